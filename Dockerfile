@@ -1,0 +1,46 @@
+# One image for every role: `gridfleet db upgrade`, `scheduler`, `worker`, `watch`, `submit`.
+# docker-compose.yml says which role runs how.
+
+FROM python:3.13-slim-trixie AS build
+# a mirror of your own; pip's default without it, and no trace of it in the final image
+ARG PIP_INDEX_URL
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+# without pip: nothing is installed into a running container
+RUN python -m venv --without-pip /opt/gridfleet
+COPY requirements-runtime.lock .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /opt/gridfleet/bin/python install --require-hashes -r requirements-runtime.lock
+COPY pyproject.toml LICENSE ./
+COPY scheduler scheduler
+COPY worker worker
+COPY storage storage
+RUN pip --python /opt/gridfleet/bin/python install --no-deps --no-build-isolation --no-cache-dir . \
+ && pip --python /opt/gridfleet/bin/python uninstall --yes hatchling editables
+COPY data /srv/gridfleet/data
+COPY examples /srv/gridfleet/examples
+# a clone made under a strict umask is readable by its owner only
+RUN chmod -R a+rX,go-w /srv/gridfleet
+
+
+FROM python:3.13-slim-trixie
+LABEL org.opencontainers.image.title="gridfleet" \
+      org.opencontainers.image.description="The GridSearchCV you already wrote, on a fleet" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="python:3.13-slim-trixie"
+# HOME: under a read-only root, /tmp is what libraries may write to
+ENV PATH=/opt/gridfleet/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    GRIDFLEET_CACHE_DIR=/var/cache/gridfleet \
+    GRIDFLEET_HEALTH_FILE=/tmp/gridfleet-health
+RUN groupadd --gid 10001 gridfleet \
+ && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin gridfleet \
+ && install --directory --owner 10001 --group 10001 --mode 0700 /var/cache/gridfleet
+COPY --from=build /opt/gridfleet /opt/gridfleet
+COPY --from=build /srv/gridfleet /srv/gridfleet
+WORKDIR /srv/gridfleet
+USER 10001:10001
+ENTRYPOINT ["gridfleet"]
+CMD ["--help"]

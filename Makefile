@@ -1,0 +1,70 @@
+# Everything runs by one word, from a bare clone: Python 3.11 to 3.13, git and make are enough.
+# PYTHON=/path/to/python picks the interpreter, ARGS="-k lease" goes to pytest or the benchmark.
+
+PYTHON ?= python3 python3.13 python3.12 python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+UV ?= $(BIN)/uv
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-sklearn lint format compose-test bench lock secrets clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{printf "make %-13s %s\n", $$1, $$2}'
+
+# Two stamps: a changed lock file makes the environment anew, a changed pyproject.toml takes two seconds.
+$(VENV)/.dependencies: requirements.lock
+	@python=; for candidate in $(PYTHON); do \
+	  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+	  then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "gridfleet needs Python 3.11, 3.12 or 3.13 and found none as: $(PYTHON). Install one, or name it: make PYTHON=/path/to/python3.13" >&2; \
+	  exit 1; \
+	fi; \
+	echo "$(VENV): installing requirements.lock with $$("$$python" --version), about a minute the first time"; \
+	"$$python" -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/.project: $(VENV)/.dependencies pyproject.toml
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+venv: $(VENV)/.project
+
+demo: venv ## tune a Keras model on the Pima data, on a fleet of this machine
+	$(BIN)/python examples/pima_grid_search.py
+
+test: venv ## all tests that need no container engine
+	$(BIN)/python -m pytest $(ARGS)
+
+test-sklearn: venv ## scikit-learn's own tests of its searches, with our classes in place
+	$(BIN)/python -m pytest tests/scikit_learn $(ARGS)
+
+lint: venv ## ruff's rules, ruff's format, mypy's types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv ## put the code into ruff's format, with the fixes that are safe
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+compose-test: venv ## docker compose up, a search, a killed worker, down (needs an engine)
+	bash tests/compose/run.sh
+
+bench: venv ## trials per second, best-score query, memory
+	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+lock: venv ## make both lock files anew (newest versions: make lock ARGS=--upgrade)
+	$(UV) pip compile pyproject.toml --extra dev $(LOCK) $(ARGS) -o requirements.lock
+	$(UV) pip compile pyproject.toml --extra cpu --extra build $(LOCK) $(ARGS) -c requirements.lock -o requirements-runtime.lock
+
+secrets: ## passwords and the signing key that docker compose reads
+	sh deploy/make-secrets.sh
+
+clean: ## remove the environment, caches and builds; searches (.gridfleet) and secrets stay
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

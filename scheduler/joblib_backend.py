@@ -1,0 +1,153 @@
+"""joblib's seam: scikit-learn's own ``fit`` runs unchanged, its fits run on the fleet.
+
+Every call that scikit-learn's searches hand to joblib is ``_fit_and_score`` for one candidate and one
+split. The backend collects them all, makes one trial of the calls of one candidate, and gives the rows that
+the fleet recorded back as if they had been computed here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from joblib.parallel import ParallelBackendBase, SequentialBackend, register_parallel_backend
+from sklearn.model_selection._validation import _fit_and_score
+
+#: Arguments of ``_fit_and_score`` that differ from call to call, or have no meaning on a worker.
+PER_CALL = ("train", "test", "parameters", "split_progress", "candidate_progress", "caller", "callback_ctx")
+#: Arguments that the workers set themselves.
+SET_BY_WORKER = ("return_parameters", "return_n_test_samples", "return_times", "return_estimator")
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """One round of one search, as scikit-learn handed it to joblib."""
+
+    caller: Any
+    estimator: Any
+    X: Any
+    y: Any
+    splits: Sequence[tuple[Any, Any]]
+    candidates: Sequence[dict[str, Any]]
+    arguments: dict[str, Any]
+    config: dict[str, Any]
+
+
+#: Evaluates a request; returns the rows of ``_fit_and_score``, candidate by candidate, split by split.
+Evaluate = Callable[[SearchRequest], Sequence[dict[str, Any]]]
+
+
+class FleetBackend(ParallelBackendBase):
+    """A joblib backend for scikit-learn's searches; any other call runs in this process.
+
+    Parameters
+    ----------
+    evaluate : callable, default=None
+        What to do with a search; None: run it on the fleet and wait.
+    name : str, default=None
+        The search's name.
+    """
+
+    default_n_jobs = -1
+    supports_retrieve_callback = False
+    supports_sharedmem = False
+
+    def __init__(self, evaluate: Evaluate | None = None, name: str | None = None, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self._evaluate = evaluate
+        self._name = name
+        self._rounds = 0
+        self._calls: list[_Call] = []
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **keywords: Any) -> int:
+        """Take over a Parallel: all its calls are wanted before the first result."""
+        parallel.pre_dispatch = "all"
+        self._n_jobs = n_jobs
+        super().configure(n_jobs=n_jobs, parallel=parallel, **keywords)
+        return self.effective_n_jobs(n_jobs)
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return any number above 1, lest joblib runs the calls itself."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        return max(2, os.cpu_count() or 1)
+
+    def start_call(self) -> None:
+        """Forget the calls of the last round."""
+        self._calls = []
+
+    def submit(self, func: Any, callback: Any = None) -> _Call:
+        """Note a call, or run it here if it is no search's."""
+        (function, args, keywords) = func.items[0]
+        call = _Call(function, args, keywords, callback)
+        if call.is_candidate:
+            self._calls.append(call)
+        else:
+            call.result = function(*args, **keywords)
+        return call
+
+    def retrieve_result(self, out: _Call, timeout: float | None = None) -> list[Any]:
+        """Return the result of one call; the first one asked for runs the search."""
+        if out.result is None and out.is_candidate:
+            request = _request(self._calls)
+            rows = (self._evaluate or self._run_on_fleet)(request)
+            for call, row in zip(self._calls, rows, strict=True):
+                call.result = row
+        out.callback(out)  # joblib counts finished calls by it
+        return [out.result]
+
+    def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
+        """Run what is nested in a call one by one."""
+        return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
+
+    def _run_on_fleet(self, request: SearchRequest) -> Sequence[dict[str, Any]]:
+        from scheduler.submission import run_search
+
+        self._rounds += 1
+        # a halving search asks again with fewer candidates and more data: a search of its own in SQL
+        name = f"{self._name}-round-{self._rounds}" if self._name and self._rounds > 1 else self._name
+        return run_search(request, name=name, n_jobs=self._n_jobs)
+
+
+class _Call:
+    """A call that joblib handed over, and its result."""
+
+    __slots__ = ("args", "callback", "function", "keywords", "result")
+
+    def __init__(self, function: Any, args: Any, keywords: dict[str, Any], callback: Any) -> None:
+        self.function = function
+        self.args = args
+        self.keywords = keywords
+        self.callback = callback
+        self.result: Any = None
+
+    @property
+    def is_candidate(self) -> bool:
+        called = getattr(self.function, "function", self.function)
+        return called is _fit_and_score and self.keywords.get("candidate_progress") is not None
+
+
+def _request(calls: Sequence[_Call]) -> SearchRequest:
+    first = calls[0]
+    estimator, X, y = first.args
+    n_splits = first.keywords["split_progress"][1]
+    of_first_candidate = calls[:n_splits]
+    return SearchRequest(
+        caller=first.keywords.get("caller"),
+        estimator=estimator,
+        X=X,
+        y=y,
+        splits=[(call.keywords["train"], call.keywords["test"]) for call in of_first_candidate],
+        candidates=[call.keywords["parameters"] for call in calls[::n_splits]],
+        arguments={
+            name: value for name, value in first.keywords.items() if name not in PER_CALL and name not in SET_BY_WORKER
+        },
+        config=getattr(first.function, "config", {}),
+    )
+
+
+def register() -> None:
+    """Make ``joblib.parallel_config(backend="gridfleet")`` work."""
+    register_parallel_backend("gridfleet", FleetBackend)

@@ -1,0 +1,115 @@
+"""Finds what was lost or finished and puts it right. SQL is the truth; the broker only a hint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from scheduler.fleet import Fleet
+from storage import trials
+from storage.database import Database
+
+logger = logging.getLogger(__name__)
+
+#: Key of PostgreSQL's advisory lock that one reconciler holds during a pass.
+RECONCILER_LOCK = 0x67726965
+#: Trials that one pass takes back or publishes at most, so that a pass stays short.
+PER_PASS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass did."""
+
+    taken_back: int = 0
+    published: int = 0
+    finished: int = 0
+
+
+class Reconciler:
+    """Puts a fleet right, pass by pass.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        Which one.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def once(self) -> Pass:
+        """Take back trials whose lease or deadline is over, publish queued ones again, finish searches.
+
+        Returns
+        -------
+        Pass
+            What was done; nothing if another reconciler is at it.
+        """
+        with _leadership(self._fleet.database) as leads:
+            if not leads:
+                return Pass()
+            return Pass(taken_back=self._take_back(), published=self._publish(), finished=self._finish())
+
+    def try_once(self) -> Pass:
+        """Do a pass; a database or broker that fails is logged, and tried again at the next one."""
+        try:
+            return self.once()
+        except (SQLAlchemyError, RedisError) as error:
+            logger.warning("reconciler: %s: %s", type(error).__name__, str(error).splitlines()[0])
+            return Pass()
+
+    def run_for_ever(self) -> None:
+        """Do a pass every ``reconcile_s`` seconds."""
+        while True:
+            done = self.try_once()
+            if done != Pass():
+                logger.info("reconciler: %s", done)
+            time.sleep(self._fleet.settings.reconcile_s)
+
+    def _take_back(self) -> int:
+        settings, database = self._fleet.settings, self._fleet.database
+        return sum(
+            trials.lose(
+                database,
+                held,
+                outcome="lease_expired",
+                error="the worker did not prolong its lease, or the trial's time was over",
+                max_failures=settings.max_failures,
+                expired_only=True,
+            )
+            for held in trials.expired(database, limit=PER_PASS)
+        )
+
+    def _publish(self) -> int:
+        settings, database = self._fleet.settings, self._fleet.database
+        due = trials.due_for_publishing(database, republish_s=settings.republish_s, limit=PER_PASS)
+        # a queue that holds a message for every queued trial needs no copies
+        if not due or self._fleet.publisher.queue_length() >= trials.count_queued(database):
+            return 0
+        self._fleet.publisher.publish(due)
+        trials.mark_published(database, due)
+        return len(due)
+
+    def _finish(self) -> int:
+        database = self._fleet.database
+        return sum(trials.finish_search(database, search_id) for search_id in trials.unfinished_searches(database))
+
+
+@contextmanager
+def _leadership(database: Database) -> Iterator[bool]:
+    """Hold the lock of the one reconciler that acts; SQLite serialises writers by itself."""
+    if database.dialect == "sqlite":
+        yield True
+        return
+    with database.read() as connection:
+        yield bool(
+            connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": RECONCILER_LOCK}).scalar()
+        )

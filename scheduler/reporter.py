@@ -1,0 +1,269 @@
+"""Every read: best score, leaderboard, progress, the rows of ``cv_results_``. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, extract, func, select
+
+from storage.database import Database, now
+from storage.errors import SearchNotFoundError
+from storage.schema import Search, SplitScore, Trial, TrialState
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSummary:
+    """A search as the table ``searches`` has it."""
+
+    id: int
+    name: str
+    strategy: str
+    state: str
+    scoring: str | None
+    refit_metric: str
+    n_trials: int
+    n_splits: int
+    estimator: str
+    candidates_digest: str
+    submitted_by: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all its trials are final."""
+        return self.finished_at is not None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it ran, from its first trial's start to its last one's end."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search is."""
+
+    total: int
+    queued: int
+    running: int
+    completed: int
+    failed: int
+    pruned: int
+    cancelled: int
+    seconds_running: float | None
+    best_score: float | None
+
+    @property
+    def done(self) -> int:
+        """Trials in a final state."""
+        return self.completed + self.failed + self.pruned + self.cancelled
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no trial is open."""
+        return self.done >= self.total
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from the pace so far; None as long as there is none."""
+        if not self.done or self.seconds_running is None or self.is_finished:
+            return None
+        return self.seconds_running / self.done * (self.total - self.done)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedTrial:
+    """A trial with its rank, 1 for the best; equal scores share a rank, as in scikit-learn."""
+
+    rank: int
+    number: int
+    mean_test_score: float
+    std_test_score: float | None
+    params: dict[str, Any]
+    mean_fit_time: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTrial:
+    """A trial that failed, and why."""
+
+    number: int
+    params: dict[str, Any]
+    error_type: str | None
+    error: str | None
+    attempt: int
+
+
+_SUMMARY = (
+    Search.id,
+    Search.name,
+    Search.strategy,
+    Search.state,
+    Search.scoring,
+    Search.refit_metric,
+    Search.n_trials,
+    Search.n_splits,
+    Search.estimator,
+    Search.candidates_digest,
+    Search.submitted_by,
+    Search.created_at,
+    Search.started_at,
+    Search.finished_at,
+)
+
+
+def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
+    """Find a search by its name or its id.
+
+    Parameters
+    ----------
+    database : Database
+        Where to look.
+    name_or_id : str or int
+        The name, without regard to case, or the id.
+
+    Returns
+    -------
+    SearchSummary
+
+    Raises
+    ------
+    SearchNotFoundError
+        If there is none.
+    """
+    by_id = isinstance(name_or_id, int)
+    condition = Search.id == name_or_id if by_id else func.lower(Search.name) == str(name_or_id).lower()
+    with database.read() as connection:
+        row = connection.execute(select(*_SUMMARY).where(condition)).one_or_none()
+        if row is None:
+            newest = connection.execute(select(Search.name).order_by(Search.id.desc()).limit(5)).scalars().all()
+            known = f"the newest are {', '.join(map(repr, newest))}" if newest else "there are none yet"
+            raise SearchNotFoundError(f"no search has the {'id' if by_id else 'name'} {name_or_id!r}; {known}")
+    return SearchSummary(**row._mapping)
+
+
+def list_searches(database: Database, *, limit: int = 50) -> list[SearchSummary]:
+    """List searches, the newest first."""
+    with database.read() as connection:
+        rows = connection.execute(select(*_SUMMARY).order_by(Search.id.desc()).limit(limit))
+        return [SearchSummary(**row._mapping) for row in rows]
+
+
+def progress(database: Database, search_id: int) -> Progress:
+    """Count the trials of a search by state."""
+    with database.read() as connection:
+        counts = {
+            str(row.state): int(row.n)
+            for row in connection.execute(
+                select(Trial.state, func.count().label("n")).where(Trial.search_id == search_id).group_by(Trial.state)
+            )
+        }
+        running_for = connection.execute(
+            select(_seconds_between(database, Search.started_at, func.coalesce(Search.finished_at, now()))).where(
+                Search.id == search_id
+            )
+        ).scalar()
+        best = connection.execute(_best_first(search_id).limit(1)).first()
+    return Progress(
+        total=sum(counts.values()),
+        **{str(state): counts.get(state, 0) for state in TrialState},
+        seconds_running=None if running_for is None else float(running_for),
+        best_score=None if best is None else best.mean_test_score,
+    )
+
+
+def best_trial(database: Database, search_id: int) -> RankedTrial | None:
+    """Return the trial with the best mean score, the lower number among equals; None without any."""
+    ranked = leaderboard(database, search_id, limit=1)
+    return ranked[0] if ranked else None
+
+
+def leaderboard(database: Database, search_id: int, *, limit: int = 10) -> list[RankedTrial]:
+    """List the best trials of a search.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is.
+    search_id : int
+        Which search.
+    limit : int, default=10
+        How many trials.
+
+    Returns
+    -------
+    list of RankedTrial
+        Best score first, the lower number first among equals.
+    """
+    with database.read() as connection:
+        rows = connection.execute(_best_first(search_id).limit(limit)).all()
+    ranked: list[RankedTrial] = []
+    for place, row in enumerate(rows, start=1):
+        ties = ranked and ranked[-1].mean_test_score == row.mean_test_score
+        ranked.append(RankedTrial(rank=ranked[-1].rank if ties else place, **row._mapping))
+    return ranked
+
+
+def failures(database: Database, search_id: int, *, limit: int = 10) -> list[FailedTrial]:
+    """List the failed trials of a search, by number."""
+    with database.read() as connection:
+        rows = connection.execute(
+            select(Trial.number, Trial.params, Trial.error_type, Trial.error, Trial.attempt)
+            .where(Trial.search_id == search_id, Trial.state == TrialState.FAILED)
+            .order_by(Trial.number)
+            .limit(limit)
+        )
+        return [FailedTrial(**row._mapping) for row in rows]
+
+
+def trial_rows(database: Database, search_id: int) -> Sequence[Any]:
+    """Return one row per trial, split and metric, in the order of ``cv_results_``.
+
+    Trials without scores have one row, whose split is None.
+    """
+    query = (
+        select(
+            Trial.number,
+            Trial.state,
+            Trial.error_type,
+            Trial.error.label("trial_error"),
+            SplitScore.split,
+            SplitScore.metric,
+            SplitScore.test_score,
+            SplitScore.train_score,
+            SplitScore.test_score_reason,
+            SplitScore.train_score_reason,
+            SplitScore.fit_time,
+            SplitScore.score_time,
+            SplitScore.n_test,
+            SplitScore.error,
+        )
+        .select_from(Trial)
+        .outerjoin(SplitScore, SplitScore.trial_id == Trial.id)
+        .where(Trial.search_id == search_id)
+        .order_by(Trial.number, SplitScore.split)
+    )
+    with database.read() as connection:
+        return connection.execute(query).all()
+
+
+def _best_first(search_id: int) -> Select[Any]:
+    # exactly the order of ix_trials_best, so the best of a million trials is one step in the index
+    return (
+        select(Trial.number, Trial.mean_test_score, Trial.std_test_score, Trial.params, Trial.mean_fit_time)
+        .where(Trial.search_id == search_id, Trial.mean_test_score.is_not(None))
+        .order_by(Trial.mean_test_score.desc(), Trial.number)
+    )
+
+
+def _seconds_between(database: Database, start: Any, end: Any) -> Any:
+    if database.dialect == "sqlite":
+        return (func.julianday(end) - func.julianday(start)) * 86_400.0
+    return extract("epoch", end - start)

@@ -1,0 +1,151 @@
+"""From SQL rows back to what scikit-learn's ``_fit_and_score`` returned, and on to ``cv_results_``."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from scheduler import reporter
+from storage.database import Database
+from storage.errors import SearchCancelledError, TrialFailedError
+from storage.schema import TrialState
+
+if TYPE_CHECKING:
+    from worker.cross_validation import Candidates
+
+
+def fit_and_score_rows(
+    database: Database, search_id: int, candidates: Candidates, n_splits: int
+) -> list[dict[str, Any]]:
+    """Rebuild the rows of a finished search, candidate by candidate, split by split.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is.
+    search_id : int
+        Which search.
+    candidates : Candidates
+        Its combinations and what counts for a fit that raised.
+    n_splits : int
+        Splits of each candidate.
+
+    Returns
+    -------
+    list of dict
+        As scikit-learn's ``_fit_and_score`` returned them on the workers. A trial that was lost for good
+        counts as a fit that raised.
+
+    Raises
+    ------
+    SearchCancelledError
+        If a trial was cancelled.
+    Exception
+        Under ``error_score="raise"``: the error of the first trial that failed.
+    """
+    recorded: dict[tuple[int, int], list[Any]] = {}
+    lost: dict[int, str] = {}
+    for row in reporter.trial_rows(database, search_id):
+        if row.state == TrialState.CANCELLED:
+            raise SearchCancelledError("the search was cancelled, so it has no complete result")
+        if row.state == TrialState.FAILED:
+            if candidates.error_score == "raise" and not _is_score_only(row):
+                raise rebuild_exception(row.error_type, row.trial_error)
+            lost[row.number] = row.trial_error
+        if row.split is not None:
+            recorded.setdefault((row.number, row.split), []).append(row)
+    return [
+        _recorded(recorded[number, split], candidates)
+        if (number, split) in recorded
+        else _lost(lost.get(number, "the trial has no result"), candidates)
+        for number in range(len(candidates.params))
+        for split in range(n_splits)
+    ]
+
+
+def cv_results(rows: Sequence[dict[str, Any]], candidates: Candidates, n_splits: int) -> dict[str, Any]:
+    """Return ``cv_results_`` as scikit-learn itself formats it.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        From `fit_and_score_rows`.
+    candidates : Candidates
+        The search's combinations.
+    n_splits : int
+        Splits of each candidate.
+
+    Returns
+    -------
+    dict of str to array
+    """
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.model_selection._validation import _insert_error_scores
+
+    rows = [dict(row) for row in rows]
+    _insert_error_scores(rows, candidates.error_score)
+    formatter = GridSearchCV(None, {}, return_train_score=candidates.return_train_score)
+    formatted: dict[str, Any] = formatter._format_results(candidates.params, n_splits, rows)
+    return formatted
+
+
+def rebuild_exception(error_type: str | None, error: str | None) -> Exception:
+    """Return the exception that a worker recorded, of its own class where that can be imported here."""
+    name = (error_type or "Exception").rpartition(".")
+    try:
+        module = importlib.import_module(name[0]) if name[0] else builtins
+        kind = getattr(module, name[2])
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            rebuilt = kind(_message(error_type or "", error or ""))
+            rebuilt.__cause__ = TrialFailedError(f"on a worker:\n{error}")
+            return rebuilt
+    except (ImportError, AttributeError, TypeError):  # not importable, or of another signature
+        pass
+    return TrialFailedError(f"a trial failed with {error_type} on a worker:\n{error}")
+
+
+def _message(error_type: str, error: str) -> str:
+    _, found, message = error.rpartition(f"\n{error_type}: ")
+    return message.strip() if found else error.strip()
+
+
+def _is_score_only(row: Any) -> bool:
+    # the fit did not raise, its score is NaN: scikit-learn goes on with it
+    return bool(row.error_type == "non_finite_score")
+
+
+def _recorded(metrics: Sequence[Any], candidates: Candidates) -> dict[str, Any]:
+    first = metrics[0]
+    row: dict[str, Any] = {
+        "fit_error": first.error,
+        "test_scores": _scores(metrics, "test_score", candidates),
+        "n_test_samples": first.n_test,
+        "fit_time": first.fit_time,
+        "score_time": first.score_time,
+    }
+    if candidates.return_train_score:
+        row["train_scores"] = _scores(metrics, "train_score", candidates)
+    return row
+
+
+def _scores(metrics: Sequence[Any], column: str, candidates: Candidates) -> Any:
+    values = {metric.metric: _number(metric, column) for metric in metrics}
+    # a single score and a dict with one entry of that name give the same columns in cv_results_
+    return values["score"] if list(values) == ["score"] and candidates.metrics is None else values
+
+
+def _number(metric: Any, column: str) -> float:
+    value = getattr(metric, column)
+    return float(value if value is not None else getattr(metric, f"{column}_reason") or math.nan)
+
+
+def _lost(error: str, candidates: Candidates) -> dict[str, Any]:
+    score = candidates.error_score if candidates.error_score != "raise" else math.nan
+    scores: Any = score if candidates.metrics is None else dict.fromkeys(candidates.metrics, score)
+    row = {"fit_error": error, "test_scores": scores, "n_test_samples": 0, "fit_time": 0.0, "score_time": 0.0}
+    if candidates.return_train_score:
+        row["train_scores"] = scores
+    return row

@@ -1,0 +1,219 @@
+"""GridSearchCV and RandomizedSearchCV: scikit-learn's classes, evaluated on the fleet."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, Self
+
+import joblib
+import numpy as np
+from sklearn import model_selection
+
+from scheduler.joblib_backend import FleetBackend
+from scheduler.validation import check_space
+from worker.process import is_worker_process
+
+
+class _FleetSearch:
+    """Runs a search's fits on the fleet; all else is scikit-learn's."""
+
+    _fleet_context: ExitStack
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
+        """Run the search on the fleet and, with ``refit``, fit the best estimator here.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training data; also pandas frames, scipy sparse matrices, lists and dicts of arrays.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Target.
+        **params : dict of str -> object
+            As for scikit-learn: parameters of the estimator's ``fit``, the scorer and the splitter.
+
+        Returns
+        -------
+        self : object
+            Fitted, with scikit-learn's attributes.
+
+        Raises
+        ------
+        GridfleetError
+            One sentence, before anything is stored, for a search that can't run; or if broker or
+            database do not answer.
+        """
+        check_space(self)
+        if is_worker_process():  # a search inside a trial: waiting for the fleet would wait for itself
+            return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
+        name = self.name  # type: ignore[attr-defined]
+        fit_with(FleetBackend(name=name), self, X, y, **params)
+        return self
+
+    def _run_search(self, evaluate_candidates: Any, callback_ctx: Any = None) -> None:
+        try:
+            super()._run_search(evaluate_candidates, callback_ctx=callback_ctx)  # type: ignore[misc]
+        finally:
+            # the refit that follows is the user's own: whatever it runs in parallel is not for the fleet
+            self.__dict__.pop("_fleet_context", ExitStack()).close()
+
+
+class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
+    """Exhaustive search over a grid of hyperparameters, on a fleet.
+
+    scikit-learn's ``GridSearchCV``, whose parameters and attributes it has; each combination is one Celery
+    task, and every score lands in SQL.
+
+    Parameters
+    ----------
+    estimator : estimator object
+        As in scikit-learn. Functions and classes of the script travel to the workers.
+    param_grid : dict or list of dicts
+        As in scikit-learn.
+    scoring, refit, cv, error_score, return_train_score
+        As in scikit-learn.
+    n_jobs : int, default=None
+        Worker processes of an embedded fleet; None and -1: one per core. A fleet that is configured by
+        ``GRIDFLEET_*`` or runs already has its own size.
+    verbose : int, default=1
+        0 shows nothing, 1 progress on standard error; the workers print scikit-learn's lines of higher
+        levels into their logs.
+    pre_dispatch : int or str, default='2*n_jobs'
+        Has nothing to do: all trials are enqueued at once.
+    name : str, default=None
+        Name of the search and of its view in SQL; None: ``search-<id>``.
+
+    Attributes
+    ----------
+    cv_results_, best_score_, best_params_, best_index_, best_estimator_, scorer_, n_splits_, refit_time_,
+    multimetric_, classes_, n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    See Also
+    --------
+    RandomizedSearchCV : Samples combinations from distributions.
+    submit : Returns at once, with a handle.
+
+    Examples
+    --------
+    >>> from scheduler import GridSearchCV
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.svm import SVC
+    >>> search = GridSearchCV(SVC(), {"C": [1, 10]}, n_jobs=2)
+    >>> search.fit(*load_iris(return_X_y=True)).best_params_  # doctest: +SKIP
+    {'C': 1}
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_grid: Any,
+        *,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        verbose: int = 1,
+        pre_dispatch: Any = "2*n_jobs",
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            estimator,
+            param_grid,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.name = name
+
+
+class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
+    """Randomized search over distributions of hyperparameters, on a fleet.
+
+    scikit-learn's ``RandomizedSearchCV``, whose parameters and attributes it has. The combinations are drawn
+    here, in scikit-learn's order, so a ``random_state`` gives the same ones.
+
+    Parameters
+    ----------
+    estimator : estimator object
+        As in scikit-learn. Functions and classes of the script travel to the workers.
+    param_distributions : dict or list of dicts
+        As in scikit-learn: lists, or distributions such as scipy.stats'.
+    n_iter, random_state, scoring, refit, cv, error_score, return_train_score
+        As in scikit-learn.
+    n_jobs, verbose, pre_dispatch, name
+        As in `GridSearchCV`.
+
+    Attributes
+    ----------
+    cv_results_, best_score_, best_params_, best_index_, best_estimator_, scorer_, n_splits_, refit_time_,
+    multimetric_, classes_, n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    See Also
+    --------
+    GridSearchCV : Tries every combination of a grid.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_distributions: Any,
+        *,
+        n_iter: int = 10,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        verbose: int = 1,
+        pre_dispatch: Any = "2*n_jobs",
+        random_state: Any = None,
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            estimator,
+            param_distributions,
+            n_iter=n_iter,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            random_state=random_state,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.name = name
+
+
+def fit_with(backend: FleetBackend, search: Any, X: Any, y: Any, **params: Any) -> None:
+    """Call scikit-learn's own ``fit`` of a search with a joblib backend.
+
+    Parameters
+    ----------
+    backend : FleetBackend
+        Gets the search's fits.
+    search : BaseSearchCV
+        Is fitted.
+    X, y, **params
+        As for ``fit``.
+    """
+    fit: Any = search.fit
+    if isinstance(search, _FleetSearch):
+        fit = super(_FleetSearch, search).fit  # type: ignore[misc] # scikit-learn's, next in the order of bases
+    with ExitStack() as stack:
+        stack.enter_context(joblib.parallel_config(backend=backend))
+        search._fleet_context = stack
+        try:
+            fit(X, y, **params)
+        finally:
+            search.__dict__.pop("_fleet_context", None)

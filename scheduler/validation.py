@@ -1,0 +1,133 @@
+"""What a search must be like before anything of it is stored; one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+
+from storage.errors import InvalidSearchError
+from storage.schema import Base
+
+#: What a search may be called: its name is also a view's.
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_ .-]{0,62}")
+#: Names that searches without one get.
+AUTOMATIC_NAME = re.compile(r"search-\d+", re.IGNORECASE)
+#: Names that are tables and views already.
+RESERVED_NAMES = {*Base.metadata.tables, "leaderboard", "best_trials", "search_progress", "alembic_version"}
+
+
+def check_name(name: str | None) -> None:
+    """Make sure that a search can have this name.
+
+    Raises
+    ------
+    InvalidSearchError
+        If it is no name for a view, or one of gridfleet's own.
+    """
+    if name is None:
+        return
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name != name.strip():
+        raise InvalidSearchError(
+            f"name={name!r} can't be a search's name; begin with a letter and use at most 63 letters, digits, "
+            "'_', '-', '.' and spaces"
+        )
+    lower = name.lower()
+    if lower in RESERVED_NAMES or lower.startswith(("sqlite_", "pg_")) or AUTOMATIC_NAME.fullmatch(name):
+        raise InvalidSearchError(f"name={name!r} is a name of gridfleet's own; choose another")
+
+
+def check_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
+    """Make sure that the estimator knows every hyperparameter.
+
+    Each set of names is tried once, on a clone, with the first combination that has it.
+
+    Raises
+    ------
+    InvalidSearchError
+        Naming the hyperparameter, the estimator and the nearest name that it knows.
+    """
+    seen: set[frozenset[str]] = set()
+    for params in candidates:
+        names = frozenset(params)
+        if names in seen:
+            continue
+        seen.add(names)
+        try:
+            clone(estimator).set_params(**clone(params, safe=False))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InvalidSearchError(_unknown_param(estimator, names, error)) from error
+
+
+def check_finite(estimator: Any, X: Any) -> None:
+    """Make sure that X has no NaN where the estimator says that it takes none.
+
+    Raises
+    ------
+    InvalidSearchError
+        With the number of NaN values and what to do.
+    """
+    values = X.to_numpy() if hasattr(X, "to_numpy") else X
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or _takes_nan(estimator):
+        return
+    missing = int(np.isnan(values).sum())
+    if missing:
+        raise InvalidSearchError(
+            f"X has {missing} NaN values, which {_name(estimator)} does not take; drop these rows, or put a "
+            "SimpleImputer before it in a Pipeline"
+        )
+
+
+def _takes_nan(estimator: Any) -> bool:
+    """Whether the estimator may take NaN; only libraries that fill in the tag are believed when they say no."""
+    steps = getattr(estimator, "steps", None)
+    first = steps[0][1] if steps else estimator
+    if not isinstance(first, BaseEstimator) or type(first).__module__.split(".")[0] not in ("sklearn", "scikeras"):
+        return True
+    return bool(first.__sklearn_tags__().input_tags.allow_nan) or _is_composite(first)
+
+
+def _is_composite(estimator: Any) -> bool:
+    # what such an estimator takes depends on the ones inside it
+    return any(hasattr(value, "fit") for value in estimator.get_params(deep=False).values()) or hasattr(
+        estimator, "transformers"
+    )
+
+
+def _unknown_param(estimator: Any, names: frozenset[str], error: Exception) -> str:
+    known = list(estimator.get_params(deep=True))
+    unknown = sorted(name for name in names if name not in known)
+    if not unknown:
+        return f"{_name(estimator)} refuses hyperparameters {sorted(names)}: {error}"
+    close = difflib.get_close_matches(unknown[0], known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known)[:20])}"
+    return f"{unknown[0]!r} is not a parameter of {_name(estimator)}; {hint} (Invalid parameter: {error})"
+
+
+def _name(estimator: Any) -> str:
+    return type(estimator).__name__
+
+
+def check_space(search: Any) -> None:
+    """Make sure that a search has combinations to try.
+
+    Raises
+    ------
+    InvalidSearchError
+        Naming the empty argument.
+    """
+    for argument in ("param_grid", "param_distributions"):
+        space = getattr(search, argument, None)
+        parts = [space] if isinstance(space, dict) else space
+        if isinstance(parts, (list, tuple)) and not parts:
+            raise InvalidSearchError(f"{argument}={space!r} is an empty space; give at least one combination")
+        for part in parts if isinstance(parts, (list, tuple)) else ():
+            empty = [name for name, values in part.items() if hasattr(values, "__len__") and len(values) == 0]
+            if empty:
+                raise InvalidSearchError(
+                    f"{argument}: {empty[0]!r} needs a non-empty sequence, it has no values to try"
+                )

@@ -1,0 +1,61 @@
+"""Every error that gridfleet raises by itself, one class each."""
+
+
+class GridfleetError(Exception):
+    """Base of all errors of gridfleet."""
+
+
+class SettingsError(GridfleetError, ValueError):
+    """A ``GRIDFLEET_*`` setting is missing or wrong."""
+
+
+class DatabaseUnreachableError(GridfleetError, ConnectionError):
+    """The database does not answer."""
+
+
+class BrokerUnreachableError(GridfleetError, ConnectionError):
+    """The broker does not answer."""
+
+
+class SchemaVersionError(GridfleetError):
+    """The tables were made by another release than the one that runs."""
+
+
+class PayloadError(GridfleetError):
+    """A payload is missing, damaged, or can't be loaded."""
+
+
+class PayloadSignatureError(PayloadError):
+    """A payload was not signed with this process's secret key, or was changed since."""
+
+
+class NotPicklableError(GridfleetError, TypeError):
+    """An object that has to travel to the workers can't be pickled."""
+
+
+class InvalidSearchError(GridfleetError, ValueError):
+    """A search was refused before anything of it was stored."""
+
+
+class NameTakenError(InvalidSearchError):
+    """Another search has this name already."""
+
+
+class SearchNotFoundError(GridfleetError, LookupError):
+    """No search has this name or id."""
+
+
+class SearchNotFinishedError(GridfleetError):
+    """The search has no result yet that could be asked for."""
+
+
+class SearchCancelledError(GridfleetError):
+    """The search was cancelled, so it has no complete result."""
+
+
+class TrialFailedError(GridfleetError):
+    """A trial failed under ``error_score="raise"`` and its own exception could not travel back."""
+
+
+class LocalFleetError(GridfleetError, RuntimeError):
+    """The fleet of this folder could not be started."""

@@ -1,0 +1,88 @@
+"""Alembic migrations, and the one way to apply them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from storage.database import Database
+from storage.errors import SchemaVersionError
+from storage.schema import SCHEMA_REVISION
+
+#: Key of PostgreSQL's advisory lock under which migrations run; any constant of our own will do.
+MIGRATION_LOCK = 0x67726964
+
+
+def upgrade(database: Database) -> bool:
+    """Bring the tables to this release's schema; safe to call from many processes at once.
+
+    Parameters
+    ----------
+    database : Database
+        The database to migrate.
+
+    Returns
+    -------
+    bool
+        Whether anything had to be done.
+
+    Raises
+    ------
+    SchemaVersionError
+        If the tables are of a newer release than this one.
+    """
+    if current_revision(database) == SCHEMA_REVISION:
+        return False
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    with database.write() as connection:  # SQLite: BEGIN IMMEDIATE is the lock
+        if database.dialect == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        _refuse_unknown(_revision_of(connection), config)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return True
+
+
+def current_revision(database: Database) -> str | None:
+    """Return the revision of the tables, None where there are none."""
+    with database.read() as connection:
+        return _revision_of(connection)
+
+
+def require_current(database: Database) -> None:
+    """Make sure that the tables are those of this release, without changing them.
+
+    Raises
+    ------
+    SchemaVersionError
+        If they are not; the sentence says what to do.
+    """
+    revision = current_revision(database)
+    if revision != SCHEMA_REVISION:
+        raise SchemaVersionError(
+            f"the database's schema is {revision or 'empty'}, this release of gridfleet needs {SCHEMA_REVISION}; "
+            "run `gridfleet db upgrade` with this release, or install the release that made the tables"
+        )
+
+
+def _revision_of(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return revision
+
+
+def _refuse_unknown(revision: str | None, config: object) -> None:
+    from alembic.script import ScriptDirectory
+
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}  # type: ignore[arg-type]
+    if revision is not None and revision not in known:
+        raise SchemaVersionError(
+            f"the database's schema is {revision}, which is newer than this release of gridfleet "
+            f"({SCHEMA_REVISION}); install a newer gridfleet"
+        )

@@ -1,0 +1,186 @@
+"""Objects to bytes and back: code by value, arrays out of band so that they can be memory-mapped.
+
+The content of a payload is a magic word, the length of a JSON header, the header (sizes of the parts),
+then the pickle and its out-of-band buffers (PEP 574), each aligned so that arrays can be used in place.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from storage.errors import NotPicklableError, PayloadError
+
+MAGIC = b"gridfleet1"
+#: Bytes; a cache line, and enough for every numpy dtype.
+ALIGNMENT = 64
+#: Import packages that every worker has, wherever they were installed from.
+OURS = ("scheduler", "worker", "storage")
+
+
+def dump(obj: Any, *, what: str) -> list[memoryview]:
+    """Serialise an object.
+
+    Functions and classes of the script, and of modules that lie beside it, travel by value: nobody has to
+    install them on the workers. Installed packages travel by name.
+
+    Parameters
+    ----------
+    obj : object
+        What to serialise.
+    what : str
+        What it is called in an error.
+
+    Returns
+    -------
+    list of memoryview
+        The content, in parts. Large arrays are not copied.
+
+    Raises
+    ------
+    NotPicklableError
+        Naming the attribute that can't be pickled.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    stream = io.BytesIO()
+    with _local_modules_by_value():
+        try:
+            _Pickler(stream, buffer_callback=buffers.append).dump(obj)
+        except Exception as error:
+            raise NotPicklableError(
+                f"{what} can't be pickled, so it can't travel to the workers: {_culprit(obj, error)}"
+            ) from error
+    parts = [stream.getbuffer(), *(buffer.raw() for buffer in buffers)]
+    header = json.dumps([part.nbytes for part in parts]).encode()
+    start = MAGIC + len(header).to_bytes(8, "little") + header
+    content = [memoryview(start)]
+    position = len(start)
+    for part in parts:
+        padding = -position % ALIGNMENT
+        content += [memoryview(bytes(padding)), part]
+        position += padding + part.nbytes
+    return [part for part in content if part.nbytes]
+
+
+def load(content: memoryview) -> Any:
+    """Restore an object from a payload's content; its arrays stay views of `content`.
+
+    Call it only with content whose signature holds: unpickling runs code.
+
+    Raises
+    ------
+    PayloadError
+        If the content is not one, or its code can't be loaded here.
+    """
+    if bytes(content[: len(MAGIC)]) != MAGIC:
+        raise PayloadError("this is not a payload of gridfleet, or one of another version")
+    header_start = len(MAGIC) + 8
+    header_end = header_start + int.from_bytes(content[len(MAGIC) : header_start], "little")
+    position = header_end
+    parts = []
+    for size in json.loads(bytes(content[header_start:header_end])):
+        position += -position % ALIGNMENT
+        parts.append(content[position : position + size])
+        position += size
+    try:
+        return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - signed, see storage/payloads.py
+    except ImportError as error:
+        raise PayloadError(f"a module that the payload needs is not installed on this worker: {error}") from error
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's pickler, with arrays always out of band."""
+
+    def __init__(self, stream: io.BytesIO, buffer_callback: Any) -> None:
+        super().__init__(stream, protocol=5, buffer_callback=buffer_callback)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Copy strided arrays first: numpy pickles only contiguous ones out of band."""
+        if type(obj) is np.ndarray and not obj.dtype.hasobject and not _is_contiguous(obj):
+            return np.ascontiguousarray(obj).__reduce_ex__(5)
+        return super().reducer_override(obj)
+
+
+def _is_contiguous(array: np.ndarray[Any, Any]) -> bool:
+    return bool(array.flags.c_contiguous or array.flags.f_contiguous)
+
+
+@contextmanager
+def _local_modules_by_value() -> Iterator[None]:
+    registered = [module for module in _local_modules() if module.__name__ not in _by_value()]
+    for module in registered:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _by_value() -> set[str]:
+    return set(cloudpickle.list_registry_pickle_by_value())
+
+
+def _local_modules() -> list[ModuleType]:
+    """Return the imported modules that are no installed package's: those beside the script."""
+    installed = _installed_folders()
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name == "__main__" or not file or module.__name__ != name:
+            continue
+        if name.partition(".")[0] in OURS:
+            continue
+        if not any(Path(file).is_relative_to(folder) for folder in installed):
+            found.append(module)
+    return found
+
+
+def _installed_folders() -> list[Path]:
+    folders = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages(), sys.base_prefix}
+    # the prefix of a virtual environment inside the project's folder is covered by its site-packages
+    return [Path(folder) for folder in folders] + [Path(folder).resolve() for folder in folders]
+
+
+def _culprit(obj: Any, error: Exception) -> str:
+    """Name the attribute, or the attribute of an attribute, that can't be pickled."""
+    path: list[str] = []
+    for _ in range(5):
+        inner = _first_unpicklable(obj)
+        if inner is None:
+            break
+        name, obj = inner
+        path.append(name)
+    where = f"{'.'.join(path)} is {_shown(obj)}" if path else f"it is {_shown(obj)}"
+    return f"{where} ({type(error).__name__}: {error}); make it in the function that builds the model, or leave it out"
+
+
+def _first_unpicklable(obj: Any) -> tuple[str, Any] | None:
+    items = obj.items() if isinstance(obj, dict) else getattr(obj, "__dict__", {}).items()
+    for name, value in items:
+        try:
+            cloudpickle.dumps(value)
+        except Exception:  # noqa: BLE001 - whatever a user's __reduce__ raises
+            return str(name), value
+    return None
+
+
+def _shown(obj: Any) -> str:
+    return f"a {type(obj).__name__}"
+
+
+def size_of(content: Sequence[memoryview]) -> int:
+    """Return the bytes of a dumped object."""
+    return sum(part.nbytes for part in content)

@@ -1,0 +1,272 @@
+"""The tables, as SQLAlchemy 2 declarative classes. The views are in the migrations, per search in search_views.py."""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from storage.database import UtcDateTime, now
+
+#: The newest migration; a database of another revision is migrated or refused (storage/migrations).
+SCHEMA_REVISION = "0001"
+
+#: SQLite counts rows only in a column that is exactly INTEGER.
+Id = BigInteger().with_variant(Integer(), "sqlite")
+Json = JSON().with_variant(JSONB(), "postgresql")
+
+#: The largest finite double: PostgreSQL would store NaN and Infinity and sort them above all scores.
+FINITE = "BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308"
+
+
+class SearchState(enum.StrEnum):
+    """The states of a search."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+class TrialState(enum.StrEnum):
+    """The states of a trial; DESIGN draws the ways between them."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    PRUNED = "pruned"
+    CANCELLED = "cancelled"
+
+
+#: States that never change again.
+FINAL_STATES = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED, TrialState.CANCELLED)
+OPEN_STATES = (TrialState.QUEUED, TrialState.RUNNING)
+
+
+def _one_of(column: str, states: type[enum.StrEnum]) -> str:
+    return f"{column} IN ({', '.join(repr(str(state)) for state in states)})"
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+
+
+class Payload(Base):
+    """A stored, signed object: an estimator, data, splits. Never changed once written."""
+
+    __tablename__ = "payloads"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256 of the content")
+    kind: Mapped[str] = mapped_column(String(32))
+    size: Mapped[int] = mapped_column(BigInteger, comment="bytes")
+    signature: Mapped[str] = mapped_column(String(64), comment="HMAC-SHA-256 of kind, digest and content")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
+
+
+class PayloadChunk(Base):
+    """A part of a payload's content; the parts are joined by their position."""
+
+    __tablename__ = "payload_chunks"
+
+    digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Search(Base):
+    """One call of ``fit`` or ``submit``."""
+
+    __tablename__ = "searches"
+    __table_args__ = (
+        CheckConstraint(_one_of("state", SearchState), name="state"),
+        CheckConstraint("n_trials > 0 AND n_splits > 0", name="sizes"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63))
+    strategy: Mapped[str] = mapped_column(String(128), comment="scikit-learn's class, such as GridSearchCV")
+    state: Mapped[str] = mapped_column(String(16), default=SearchState.QUEUED)
+    scoring: Mapped[str | None] = mapped_column(Text, comment="as given; NULL: the estimator's own score")
+    refit_metric: Mapped[str] = mapped_column(String(128), comment="the metric of trials.mean_test_score")
+    n_trials: Mapped[int] = mapped_column(Integer)
+    n_splits: Mapped[int] = mapped_column(Integer)
+    random_state: Mapped[str | None] = mapped_column(Text, comment="of the estimator")
+    estimator: Mapped[str] = mapped_column(Text, comment="its repr, shortened")
+    evaluation_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest), comment="estimator, scorer, fit params")
+    x_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest))
+    y_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest))
+    splits_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest))
+    candidates_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest), comment="params as Python objects")
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    python_version: Mapped[str] = mapped_column(String(32))
+    tensorflow_version: Mapped[str | None] = mapped_column(String(32))
+    keras_version: Mapped[str | None] = mapped_column(String(32))
+    scikit_learn_version: Mapped[str] = mapped_column(String(32))
+    gridfleet_version: Mapped[str] = mapped_column(String(32))
+    submitted_by: Mapped[str] = mapped_column(String(255), comment="user@host")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+# "Pima" and "pima" would name the same view in SQLite, so names are unique without regard to case
+Index("uq_searches_name", func.lower(Search.name), unique=True)
+
+
+class Trial(Base):
+    """One hyperparameter combination of one search."""
+
+    __tablename__ = "trials"
+    __table_args__ = (
+        UniqueConstraint("search_id", "number"),
+        CheckConstraint(_one_of("state", TrialState), name="state"),
+        CheckConstraint("(state = 'running') = (token IS NOT NULL)", name="token"),
+        CheckConstraint(f"mean_test_score {FINITE}", name="mean_test_score_finite"),
+        CheckConstraint(f"std_test_score {FINITE}", name="std_test_score_finite"),
+        CheckConstraint("mean_test_score IS NULL OR state IN ('completed', 'failed', 'pruned')", name="score_is_final"),
+        CheckConstraint("(finished_at IS NULL) = (state IN ('queued', 'running'))", name="finished_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, Identity(), primary_key=True)
+    search_id: Mapped[int] = mapped_column(ForeignKey(Search.id))
+    number: Mapped[int] = mapped_column(Integer, comment="index in cv_results_")
+    params: Mapped[dict[str, Any]] = mapped_column(Json)
+    params_digest: Mapped[str] = mapped_column(String(64), comment="SHA-256 of params: equal params, equal digest")
+    state: Mapped[str] = mapped_column(String(16), default=TrialState.QUEUED)
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    worker_id: Mapped[str | None] = mapped_column(String(128))
+    token: Mapped[str | None] = mapped_column(String(32), comment="only its holder may write")
+    failures: Mapped[int] = mapped_column(Integer, default=0)
+    lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    deadline_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    published_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    publish_count: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    mean_test_score: Mapped[float | None] = mapped_column(Double)
+    std_test_score: Mapped[float | None] = mapped_column(Double)
+    mean_fit_time: Mapped[float | None] = mapped_column(Double, comment="seconds")
+    error_type: Mapped[str | None] = mapped_column(String(255))
+    error: Mapped[str | None] = mapped_column(Text, comment="message and traceback")
+
+
+# the order of the reporter: best score first, the lower number among equals, as scikit-learn's best_index_
+Index(
+    "ix_trials_best",
+    Trial.search_id,
+    Trial.mean_test_score.desc(),
+    Trial.number,
+    postgresql_where=text("mean_test_score IS NOT NULL"),
+    sqlite_where=text("mean_test_score IS NOT NULL"),
+)
+Index("ix_trials_search_id_state", Trial.search_id, Trial.state)
+Index("ix_trials_queued", Trial.id, postgresql_where=text("state = 'queued'"), sqlite_where=text("state = 'queued'"))
+Index(
+    "ix_trials_running",
+    Trial.lease_expires_at,
+    postgresql_where=text("state = 'running'"),
+    sqlite_where=text("state = 'running'"),
+)
+
+
+class SplitScore(Base):
+    """What one trial scored on one split by one metric. NULL: not a finite number; the reason says which."""
+
+    __tablename__ = "split_scores"
+    __table_args__ = (
+        CheckConstraint(f"test_score {FINITE}", name="test_score_finite"),
+        CheckConstraint(f"train_score {FINITE}", name="train_score_finite"),
+    )
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
+    split: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    metric: Mapped[str] = mapped_column(String(128), primary_key=True)
+    test_score: Mapped[float | None] = mapped_column(Double)
+    train_score: Mapped[float | None] = mapped_column(Double)
+    test_score_reason: Mapped[str | None] = mapped_column(String(8), comment="nan, inf or -inf where it is NULL")
+    train_score_reason: Mapped[str | None] = mapped_column(String(8), comment="nan, inf or -inf where it is NULL")
+    fit_time: Mapped[float] = mapped_column(Double, comment="seconds")
+    score_time: Mapped[float] = mapped_column(Double, comment="seconds")
+    n_train: Mapped[int] = mapped_column(Integer)
+    n_test: Mapped[int] = mapped_column(Integer)
+    error: Mapped[str | None] = mapped_column(Text, comment="traceback of the fit; the scores are then error_score")
+
+
+class Epoch(Base):
+    """A point of a learning curve: Keras' History, long."""
+
+    __tablename__ = "epochs"
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
+    split: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    metric: Mapped[str] = mapped_column(String(128), primary_key=True)
+    value: Mapped[float | None] = mapped_column(Double, comment="NULL: not finite")
+
+
+class Attempt(Base):
+    """One try of one worker at one trial: the story of every try."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="outcome"),)
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    token: Mapped[str] = mapped_column(String(32))
+    worker_id: Mapped[str] = mapped_column(String(128))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    outcome: Mapped[str | None] = mapped_column(String(32), comment="NULL while it runs")
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class Worker(Base):
+    """One worker process."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    hostname: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int] = mapped_column(Integer)
+    python_version: Mapped[str] = mapped_column(String(32))
+    tensorflow_version: Mapped[str | None] = mapped_column(String(32))
+    keras_version: Mapped[str | None] = mapped_column(String(32))
+    scikit_learn_version: Mapped[str] = mapped_column(String(32))
+    gridfleet_version: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
+    last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())

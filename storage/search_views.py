@@ -1,0 +1,101 @@
+"""The view of one search: named after it, one typed column per hyperparameter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from sqlalchemy import Connection
+
+from storage.params import Kind
+
+#: Columns that every search's view has; a hyperparameter of such a name is shown as ``param_<name>``.
+BEFORE_PARAMS = ("trial_id", "number", "state", "rank_test_score", "mean_test_score", "std_test_score", "mean_fit_time")
+AFTER_PARAMS = ("worker_id", "attempt", "started_at", "finished_at", "error_type")
+
+#: PostgreSQL cuts longer names silently.
+MAX_IDENTIFIER_BYTES = 63
+
+_RANK = "CASE WHEN mean_test_score IS NOT NULL THEN RANK() OVER (ORDER BY mean_test_score DESC NULLS LAST) END"
+
+_SQLITE_TYPES: dict[Kind, str] = {
+    "bigint": "INTEGER",
+    "double precision": "REAL",
+    "boolean": "INTEGER",
+    "text": "TEXT",
+}
+
+
+def create_search_view(connection: Connection, search_id: int, name: str, kinds: Mapping[str, Kind]) -> None:
+    """Create the view of a search.
+
+    Parameters
+    ----------
+    connection : Connection
+        An open writing transaction: the view appears with the search or not at all.
+    search_id : int
+        Whose trials it shows.
+    name : str
+        Its name, any text.
+    kinds : mapping of str to str
+        The SQL type of each hyperparameter (`column_kinds`).
+    """
+    value = _sqlite_value if connection.dialect.name == "sqlite" else _postgresql_value
+    columns = [
+        "id AS trial_id",
+        "number",
+        "state",
+        f"{_RANK} AS rank_test_score",
+        "mean_test_score",
+        "std_test_score",
+        "mean_fit_time",
+        *(f"{value(param, kind)} AS {quote(column)}" for param, column, kind in _param_columns(kinds)),
+        *AFTER_PARAMS,
+    ]
+    query = f"SELECT {', '.join(columns)} FROM trials WHERE search_id = {int(search_id)}"  # noqa: S608 - all quoted
+    connection.exec_driver_sql(f"CREATE VIEW {quote(name)} AS {query}".replace("%", "%%"), {})
+
+
+def quote(identifier: str) -> str:
+    """Quote a name for SQL."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def _param_columns(kinds: Mapping[str, Kind]) -> list[tuple[str, str, Kind]]:
+    taken = {*BEFORE_PARAMS, *AFTER_PARAMS}
+    columns = []
+    for param, kind in kinds.items():
+        column = _fitting(param)
+        if column.lower() in taken:
+            column = _fitting(f"param_{param}")
+        if column.lower() in taken:  # differs only in case from another, which SQLite takes for the same
+            column = _fitting(f"{param}_{_short_digest(param)}")
+        taken.add(column.lower())
+        columns.append((param, column, kind))
+    return columns
+
+
+def _fitting(identifier: str) -> str:
+    clean = identifier.replace("\x00", "")
+    encoded = clean.encode("utf-8", "replace")
+    if len(encoded) <= MAX_IDENTIFIER_BYTES:
+        return encoded.decode()
+    return encoded[:54].decode("utf-8", "ignore") + "_" + _short_digest(identifier)
+
+
+def _short_digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("\x00", "").replace("'", "''") + "'"
+
+
+def _sqlite_value(param: str, kind: Kind) -> str:
+    # json_each and not json_extract: a path can't hold every name
+    value = f"(SELECT value FROM json_each(trials.params) WHERE key = {_literal(param)})"  # noqa: S608 - quoted
+    return f"CAST({value} AS {_SQLITE_TYPES[kind]})"
+
+
+def _postgresql_value(param: str, kind: Kind) -> str:
+    return f"CAST(params ->> {_literal(param)} AS {kind})"

@@ -1,0 +1,168 @@
+"""Every setting, from ``GRIDFLEET_*`` variables and secret files, typed, with its default."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from storage.errors import SettingsError
+
+PREFIX = "GRIDFLEET_"
+
+
+class Settings(BaseSettings):
+    """The settings of one process.
+
+    Each comes from the variable ``GRIDFLEET_<NAME>`` or, where that is not set, from the file
+    ``gridfleet_<name>`` in ``GRIDFLEET_SECRETS_DIR`` (default ``/run/secrets``). With neither
+    ``database_url`` nor ``broker_url`` the fleet is embedded: SQLite, a broker and worker processes of
+    its own in ``home``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    home: Path = Field(Path(".gridfleet"), description="Folder of the embedded fleet.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL: postgresql+psycopg://… or sqlite:///….")
+    database_password: SecretStr | None = Field(None, description="Password for database_url, kept apart from it.")
+    broker_url: str | None = Field(None, description="redis://… or rediss://….")
+    broker_password: SecretStr | None = Field(None, description="Password for broker_url, kept apart from it.")
+    secret_key: SecretStr | None = Field(None, description="Signs and checks payloads; the same on the whole fleet.")
+    cache_dir: Path | None = Field(None, description="Where workers keep payloads; a private folder of this user.")
+    cache_size_mb: int = Field(4096, ge=1, description="Bound of cache_dir, in MB.")
+    health_file: Path | None = Field(None, description="File that a living service touches every 10 s.")
+    lease_s: float = Field(60, gt=0, description="Seconds that a claimed trial is held without a heartbeat.")
+    heartbeat_s: float = Field(10, gt=0, description="Seconds between heartbeats of a running trial.")
+    reconcile_s: float = Field(15, gt=0, description="Seconds between passes of the reconciler.")
+    republish_s: float = Field(60, gt=0, description="Seconds after which a queued trial is published again.")
+    max_failures: int = Field(3, ge=1, description="Deaths, time-outs and lost leases after which a trial fails.")
+    max_runtime_s: float = Field(86_400, gt=0, description="Seconds that one attempt at a trial may take.")
+    max_memory_mb: int = Field(2_000, ge=100, description="A worker process above this is replaced after its trial.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read variables first, then the files of the secrets folder, if there is one."""
+        folder = Path(os.environ.get(PREFIX + "SECRETS_DIR", "/run/secrets"))
+        if not folder.is_dir():
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether broker, database and workers are this folder's own."""
+        return self.database_url is None and self.broker_url is None
+
+    @property
+    def health_path(self) -> Path:
+        """The health file, with its default."""
+        return self.health_file or Path(tempfile.gettempdir()) / "gridfleet-health"
+
+    def database(self) -> URL:
+        """Return the database's URL, password included.
+
+        Raises
+        ------
+        SettingsError
+            If ``database_url`` is missing, malformed or of a database that gridfleet does not speak.
+        """
+        if self.database_url is None:
+            raise SettingsError(
+                f"{PREFIX}DATABASE_URL is not set but {PREFIX}BROKER_URL is; set both for a fleet, or neither "
+                "for an embedded one"
+            )
+        try:
+            url = make_url(self.database_url)
+        except ArgumentError as error:
+            raise SettingsError(
+                f"{PREFIX}DATABASE_URL is not a URL; write postgresql+psycopg://user@host:5432/name or "
+                "sqlite:///path/to/file.db"
+            ) from error
+        backend = url.get_backend_name()
+        if backend not in ("postgresql", "sqlite"):
+            raise SettingsError(
+                f"{PREFIX}DATABASE_URL names the database {backend!r}; gridfleet speaks postgresql and sqlite"
+            )
+        if url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        if self.database_password is not None and url.password is None:
+            url = url.set(password=self.database_password.get_secret_value())
+        return url
+
+    def broker(self) -> str:
+        """Return the broker's URL, password included.
+
+        Raises
+        ------
+        SettingsError
+            If ``broker_url`` is missing or not a Redis URL.
+        """
+        if self.broker_url is None:
+            raise SettingsError(
+                f"{PREFIX}BROKER_URL is not set but {PREFIX}DATABASE_URL is; set both for a fleet, or neither "
+                "for an embedded one"
+            )
+        try:
+            url = make_url(self.broker_url)
+        except ArgumentError as error:
+            raise SettingsError(f"{PREFIX}BROKER_URL is not a URL; write redis://host:6379/0") from error
+        if url.drivername not in ("redis", "rediss"):
+            raise SettingsError(
+                f"{PREFIX}BROKER_URL begins with {url.drivername!r}; write redis://host:6379/0, or rediss:// for TLS"
+            )
+        if self.broker_password is not None and url.password is None:
+            url = url.set(password=self.broker_password.get_secret_value())
+        return url.render_as_string(hide_password=False)
+
+    def key(self) -> bytes:
+        """Return the secret key.
+
+        Raises
+        ------
+        SettingsError
+            If it is missing or shorter than 16 characters.
+        """
+        if self.secret_key is None:
+            raise SettingsError(
+                f"{PREFIX}SECRET_KEY is not set; put the fleet's key there, or into the file "
+                "gridfleet_secret_key of the secrets folder"
+            )
+        key = self.secret_key.get_secret_value().strip().encode()
+        if len(key) < 16:
+            raise SettingsError(
+                f"{PREFIX}SECRET_KEY has {len(key)} characters; it needs at least 16 (make one with "
+                "`python -c 'import secrets; print(secrets.token_hex(32))'`)"
+            )
+        return key
+
+    def replace(self, **changes: Any) -> Settings:
+        """Return a copy with some settings changed."""
+        return self.model_copy(update=changes)
+
+
+def load_settings() -> Settings:
+    """Read the settings of this process.
+
+    Raises
+    ------
+    SettingsError
+        One sentence that names the first wrong variable, its value and what is expected.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise SettingsError(f"{name}={first['input']!r} is not valid: {first['msg'].lower()}") from error

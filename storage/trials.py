@@ -1,0 +1,522 @@
+"""The only code that changes a trial's state. Each change is one statement, guarded by id, state and token."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import CursorResult, Update, and_, case, extract, func, insert, literal, null, or_, select, update
+from sqlalchemy.engine import Connection
+
+from storage.database import Database, now
+from storage.params import params_digest, params_to_json
+from storage.schema import (
+    FINAL_STATES,
+    OPEN_STATES,
+    Attempt,
+    Epoch,
+    Search,
+    SearchState,
+    SplitScore,
+    Trial,
+    TrialState,
+)
+
+#: Seconds before a trial is tried again after its first, second, third … failure: 0, 10, 30, 70 …
+BACKOFF_S = 10
+#: Characters of a stored traceback; the end is kept, for there the error stands.
+MAX_ERROR = 8_192
+#: Rows of one INSERT statement's parameter list.
+INSERT_ROWS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A trial that a worker holds: what it needs to evaluate it, and the token to write with."""
+
+    trial_id: int
+    number: int
+    attempt: int
+    token: str
+    search_id: int
+    n_splits: int
+    refit_metric: str
+    evaluation_digest: str
+    x_digest: str
+    y_digest: str
+    splits_digest: str
+    candidates_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A running trial as the reaper or a dying worker sees it."""
+
+    trial_id: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class SplitResult:
+    """One metric on one split; scores may be NaN or infinite."""
+
+    split: int
+    metric: str
+    test_score: float
+    train_score: float | None
+    fit_time: float
+    score_time: float
+    n_train: int
+    n_test: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """One point of a learning curve."""
+
+    split: int
+    epoch: int
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """What a worker found out about a trial.
+
+    ``error_type`` and ``error`` are those of the first split whose fit raised; the trial is then ``failed``,
+    and its scores, if any, are made of ``error_score`` as scikit-learn does it.
+    """
+
+    splits: Sequence[SplitResult]
+    epochs: Sequence[EpochResult] = field(default_factory=tuple)
+    mean_test_score: float | None = None
+    std_test_score: float | None = None
+    mean_fit_time: float | None = None
+    error_type: str | None = None
+    error: str | None = None
+
+
+def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
+    """Insert the trials of a search, all queued, in the transaction that inserts the search."""
+    shown = [params_to_json(params) for params in candidates]
+    rows = [
+        {"search_id": search_id, "number": number, "params": params, "params_digest": params_digest(params)}
+        for number, params in enumerate(shown)
+    ]
+    _insert_all(connection, Trial, rows)
+
+
+def claim(database: Database, trial_id: int, worker_id: str, *, lease_s: float, max_runtime_s: float) -> Claim | None:
+    """Take a queued trial for one worker.
+
+    Parameters
+    ----------
+    database : Database
+        Where the trial is.
+    trial_id : int
+        Which one.
+    worker_id : str
+        Who takes it.
+    lease_s : float
+        Seconds for which it is held without a heartbeat.
+    max_runtime_s : float
+        Seconds after which it is taken back, heartbeat or not.
+
+    Returns
+    -------
+    Claim or None
+        None if it is not there, not queued, or not to be tried yet.
+    """
+    token = secrets.token_hex(16)
+    with database.write() as connection:
+        row = connection.execute(
+            update(Trial)
+            .where(
+                Trial.id == trial_id,
+                Trial.state == TrialState.QUEUED,
+                or_(Trial.not_before.is_(None), Trial.not_before <= now()),
+            )
+            .values(
+                state=TrialState.RUNNING,
+                attempt=Trial.attempt + 1,
+                token=token,
+                worker_id=worker_id,
+                lease_expires_at=now(lease_s),
+                deadline_at=now(max_runtime_s),
+                started_at=now(),
+            )
+            .returning(Trial.search_id, Trial.number, Trial.attempt)
+        ).one_or_none()
+        if row is None:
+            return None
+        search = connection.execute(
+            select(
+                Search.state,
+                Search.n_splits,
+                Search.refit_metric,
+                Search.evaluation_digest,
+                Search.x_digest,
+                Search.y_digest,
+                Search.splits_digest,
+                Search.candidates_digest,
+            ).where(Search.id == row.search_id)
+        ).one()
+        connection.execute(
+            insert(Attempt).values(trial_id=trial_id, attempt=row.attempt, token=token, worker_id=worker_id)
+        )
+        if search.state == SearchState.QUEUED:
+            connection.execute(
+                update(Search)
+                .where(Search.id == row.search_id, Search.state == SearchState.QUEUED)
+                .values(state=SearchState.RUNNING, started_at=now())
+            )
+    facts = search._mapping
+    return Claim(
+        trial_id=trial_id,
+        number=row.number,
+        attempt=row.attempt,
+        token=token,
+        search_id=row.search_id,
+        **{name: facts[name] for name in facts if name != "state"},
+    )
+
+
+def heartbeat(database: Database, held: Held, *, lease_s: float) -> bool | None:
+    """Prolong the lease of a running trial.
+
+    Returns
+    -------
+    bool or None
+        Whether it should be cancelled; None if it is no longer held with this token.
+    """
+    with database.write() as connection:
+        return connection.execute(
+            _held(held).values(lease_expires_at=now(lease_s)).returning(Trial.cancel_requested)
+        ).scalar_one_or_none()
+
+
+def record(database: Database, held: Held, result: TrialResult) -> bool:
+    """Write the result of a trial and finish it, in one transaction: exactly once.
+
+    Returns
+    -------
+    bool
+        False if the trial is no longer held with this token; nothing was written then.
+    """
+    state = TrialState.COMPLETED if result.error is None else TrialState.FAILED
+    with database.write() as connection:
+        finished = connection.execute(
+            _finish(held, state).values(
+                mean_test_score=_finite(result.mean_test_score),
+                std_test_score=_finite(result.std_test_score),
+                mean_fit_time=_finite(result.mean_fit_time),
+                error_type=result.error_type,
+                error=shorten(result.error),
+            )
+        )
+        if not _changed(finished):
+            return False
+        _insert_all(connection, SplitScore, [_split_row(held.trial_id, split) for split in result.splits])
+        _insert_all(connection, Epoch, [_epoch_row(held.trial_id, epoch) for epoch in result.epochs])
+        _close_attempt(connection, held, str(state), result.error)
+    _finish_search_of(database, held.trial_id)
+    return True
+
+
+def release(database: Database, held: Held) -> bool:
+    """Give a running trial back unharmed, as at a deploy; does not count as a failure."""
+    with database.write() as connection:
+        released = connection.execute(
+            _held(held).values(
+                state=case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED),
+                finished_at=case((Trial.cancel_requested, now()), else_=null()),
+                published_at=None,
+                not_before=None,
+                **_NOT_HELD,
+            )
+        )
+        if not _changed(released):
+            return False
+        _close_attempt(connection, held, "released", None)
+    _finish_search_of(database, held.trial_id)
+    return True
+
+
+def lose(
+    database: Database, held: Held, *, outcome: str, error: str, max_failures: int, expired_only: bool = False
+) -> bool:
+    """Take a trial back after a death, a time-out or a lost lease: to be tried again, or failed for good.
+
+    Parameters
+    ----------
+    database : Database
+        Where the trial is.
+    held : Held
+        The trial and the token of the attempt that is over.
+    outcome : str
+        What the attempt came to: ``worker_lost``, ``timeout``, ``lease_expired`` …
+    error : str
+        The reason, as a sentence.
+    max_failures : int
+        At this many failures the trial is ``failed``.
+    expired_only : bool, default=False
+        Only if its lease or deadline is over at the moment of the statement.
+
+    Returns
+    -------
+    bool
+        Whether it was held with this token.
+    """
+    spent = Trial.failures + 1 >= max_failures
+    over = or_(Trial.cancel_requested, spent)
+    statement = _held(held)
+    if expired_only:
+        statement = statement.where(_expired())
+    with database.write() as connection:
+        lost = connection.execute(
+            statement.values(
+                state=case(
+                    (Trial.cancel_requested, TrialState.CANCELLED), (spent, TrialState.FAILED), else_=TrialState.QUEUED
+                ),
+                failures=Trial.failures + 1,
+                finished_at=case((over, now()), else_=null()),
+                not_before=case(
+                    (over, null()), else_=now(BACKOFF_S * (literal(1).op("<<")(Trial.failures) - literal(1)))
+                ),
+                published_at=None,
+                error_type=outcome,
+                error=shorten(error),
+                **_NOT_HELD,
+            )
+        )
+        if not _changed(lost):
+            return False
+        _close_attempt(connection, held, outcome, error)
+    _finish_search_of(database, held.trial_id)
+    return True
+
+
+def cancel(database: Database, held: Held) -> bool:
+    """End a running trial whose cancellation was requested."""
+    with database.write() as connection:
+        if not _changed(connection.execute(_finish(held, TrialState.CANCELLED))):
+            return False
+        _close_attempt(connection, held, "cancelled", None)
+    _finish_search_of(database, held.trial_id)
+    return True
+
+
+def cancel_search(database: Database, search_id: int) -> bool:
+    """Cancel a search: its queued trials at once, its running ones as soon as their workers see it.
+
+    Returns
+    -------
+    bool
+        False if it was finished already.
+    """
+    with database.write() as connection:
+        open_search = connection.execute(
+            update(Search)
+            .where(Search.id == search_id, Search.finished_at.is_(None))
+            .values(state=SearchState.CANCELLED)
+        )
+        if not _changed(open_search):
+            return False
+        connection.execute(
+            update(Trial)
+            .where(Trial.search_id == search_id, Trial.state == TrialState.QUEUED)
+            .values(state=TrialState.CANCELLED, cancel_requested=True, finished_at=now())
+        )
+        connection.execute(
+            update(Trial)
+            .where(Trial.search_id == search_id, Trial.state == TrialState.RUNNING)
+            .values(cancel_requested=True)
+        )
+    finish_search(database, search_id)
+    return True
+
+
+def expired(database: Database, *, limit: int = 500) -> list[Held]:
+    """List running trials whose lease or deadline is over."""
+    with database.read() as connection:
+        rows = connection.execute(
+            select(Trial.id, Trial.token).where(Trial.state == TrialState.RUNNING, _expired()).limit(limit)
+        )
+        return [Held(row.id, row.token) for row in rows]
+
+
+def held_by(database: Database, node: str | None, *, trial_id: int | None = None) -> list[Held]:
+    """List the running trials of a node's worker processes, or of all nodes.
+
+    The id of a worker process begins with the name of its node.
+    """
+    condition = Trial.state == TrialState.RUNNING
+    if node is not None:
+        condition = and_(condition, Trial.worker_id.startswith(node + "/", autoescape=True))
+    if trial_id is not None:
+        condition = and_(condition, Trial.id == trial_id)
+    with database.read() as connection:
+        rows = connection.execute(select(Trial.id, Trial.token).where(condition))
+        return [Held(row.id, row.token) for row in rows]
+
+
+def due_for_publishing(database: Database, *, republish_s: float, limit: int = 500) -> list[int]:
+    """List queued trials that no message can be expected of any more: never published, or long ago.
+
+    The wait doubles with each publication, up to an hour.
+    """
+    wait = case(
+        (Trial.publish_count > 6, literal(3600.0)),
+        else_=literal(float(republish_s)) * literal(1).op("<<")(Trial.publish_count - 1),
+    )
+    with database.read() as connection:
+        return list(
+            connection.execute(
+                select(Trial.id)
+                .where(
+                    Trial.state == TrialState.QUEUED,
+                    or_(Trial.not_before.is_(None), Trial.not_before <= now()),
+                    or_(Trial.published_at.is_(None), _seconds_since(database, Trial.published_at) > wait),
+                )
+                .order_by(Trial.id)
+                .limit(limit)
+            ).scalars()
+        )
+
+
+def count_queued(database: Database) -> int:
+    """Count the queued trials of all searches."""
+    with database.read() as connection:
+        return int(connection.execute(select(func.count()).where(Trial.state == TrialState.QUEUED)).scalar_one())
+
+
+def mark_published(database: Database, trial_ids: Sequence[int]) -> None:
+    """Note that messages were sent; changes no state."""
+    with database.write() as connection:
+        for start in range(0, len(trial_ids), INSERT_ROWS):
+            connection.execute(
+                update(Trial)
+                .where(Trial.id.in_(trial_ids[start : start + INSERT_ROWS]), Trial.state == TrialState.QUEUED)
+                .values(published_at=now(), publish_count=Trial.publish_count + 1)
+            )
+
+
+def finish_search(database: Database, search_id: int) -> bool:
+    """Finish a search if all its trials are final; returns whether this call did it."""
+    is_open = select(Trial.id).where(Trial.search_id == search_id, Trial.state.in_(OPEN_STATES)).exists()
+    with database.read() as connection:
+        if connection.execute(select(is_open)).scalar():
+            return False
+    with database.write() as connection:
+        finished = connection.execute(
+            update(Search)
+            .where(Search.id == search_id, Search.finished_at.is_(None), ~is_open)
+            .values(
+                state=case((Search.state == SearchState.CANCELLED, SearchState.CANCELLED), else_=SearchState.COMPLETED),
+                finished_at=now(),
+            )
+        )
+        return _changed(finished)
+
+
+def unfinished_searches(database: Database) -> list[int]:
+    """List the searches that are not marked as finished."""
+    with database.read() as connection:
+        return list(connection.execute(select(Search.id).where(Search.finished_at.is_(None))).scalars())
+
+
+def shorten(error: str | None) -> str | None:
+    """Cut a traceback to what is stored, keeping its end; NUL, which PostgreSQL refuses, is shown."""
+    if error is None:
+        return None
+    clean = error.replace("\x00", "\\x00")
+    return clean if len(clean) <= MAX_ERROR else "…" + clean[-(MAX_ERROR - 1) :]
+
+
+#: What a trial that no worker holds has in its columns.
+_NOT_HELD: dict[str, Any] = {"token": None, "worker_id": None, "lease_expires_at": None, "deadline_at": None}
+
+
+def _held(held: Held) -> Update:
+    return update(Trial).where(Trial.id == held.trial_id, Trial.state == TrialState.RUNNING, Trial.token == held.token)
+
+
+def _finish(held: Held, state: TrialState) -> Update:
+    # worker_id stays: it tells who did it
+    return _held(held).values(state=state, token=None, lease_expires_at=None, deadline_at=None, finished_at=now())
+
+
+def _expired() -> Any:
+    return or_(Trial.lease_expires_at < now(), Trial.deadline_at < now())
+
+
+def _seconds_since(database: Database, column: Any) -> Any:
+    if database.dialect == "sqlite":
+        return (func.julianday(now()) - func.julianday(column)) * 86_400.0
+    return extract("epoch", now() - column)
+
+
+def _close_attempt(connection: Connection, held: Held, outcome: str, error: str | None) -> None:
+    connection.execute(
+        update(Attempt)
+        .where(Attempt.trial_id == held.trial_id, Attempt.token == held.token, Attempt.ended_at.is_(None))
+        .values(ended_at=now(), outcome=outcome, error=shorten(error))
+    )
+
+
+def _finish_search_of(database: Database, trial_id: int) -> None:
+    # a transaction of its own: of two workers that record the last two trials at once, each sees the
+    # other's as open until both have committed
+    with database.read() as connection:
+        row = connection.execute(select(Trial.search_id, Trial.state).where(Trial.id == trial_id)).one()
+    if row.state in FINAL_STATES:
+        finish_search(database, row.search_id)
+
+
+def _changed(result: CursorResult[Any]) -> bool:
+    return result.rowcount == 1
+
+
+def _insert_all(connection: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> None:
+    for start in range(0, len(rows), INSERT_ROWS):
+        connection.execute(insert(table), rows[start : start + INSERT_ROWS])
+
+
+def _split_row(trial_id: int, result: SplitResult) -> dict[str, Any]:
+    return {
+        "trial_id": trial_id,
+        "split": result.split,
+        "metric": result.metric,
+        "test_score": _finite(result.test_score),
+        "train_score": _finite(result.train_score),
+        "test_score_reason": _reason(result.test_score),
+        "train_score_reason": _reason(result.train_score),
+        "fit_time": result.fit_time,
+        "score_time": result.score_time,
+        "n_train": result.n_train,
+        "n_test": result.n_test,
+        "error": shorten(result.error),
+    }
+
+
+def _epoch_row(trial_id: int, result: EpochResult) -> dict[str, Any]:
+    return {
+        "trial_id": trial_id,
+        "split": result.split,
+        "epoch": result.epoch,
+        "metric": result.metric,
+        "value": _finite(result.value),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _reason(value: float | None) -> str | None:
+    return None if value is None or math.isfinite(value) else str(float(value))

@@ -1,0 +1,37 @@
+"""Which releases a search or a worker ran with."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+#: Distribution names of TensorFlow, in the order in which they are looked for.
+TENSORFLOW = ("tensorflow-cpu", "tensorflow")
+
+
+@cache
+def installed_versions() -> dict[str, str | None]:
+    """Return the versions of Python and of the packages that results depend on.
+
+    Nothing is imported for it.
+
+    Returns
+    -------
+    dict
+        Keys as the columns of ``searches`` and ``workers``; None for a package that is not installed.
+    """
+    return {
+        "python_version": platform.python_version(),
+        "tensorflow_version": next(filter(None, map(_version, TENSORFLOW)), None),
+        "keras_version": _version("keras"),
+        "scikit_learn_version": _version("scikit-learn"),
+        "gridfleet_version": _version("gridfleet") or "unknown",
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,70 @@
+"""The one Celery app and all its settings: the broker is a hint, SQL is the truth."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from storage.settings import Settings
+
+#: Celery's default queue; the broker's ACL names it.
+QUEUE = "celery"
+TASK = "gridfleet.evaluate"
+#: Seconds beyond ``max_runtime_s`` after which Celery kills the process that did not stop by itself.
+KILL_AFTER_S = 30
+
+
+def create_app(settings: Settings) -> Celery:
+    """Create the Celery app of a worker or a publisher.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where the broker is, and how long a trial may run.
+
+    Returns
+    -------
+    Celery
+        Configured after the measurements that docs/architecture.md lists.
+    """
+    app = Celery("gridfleet", broker=settings.broker(), include=["worker.tasks"])
+    app.conf.update(
+        # no redelivery by the broker: it ran a 14 s task three times; the lease in SQL replaces it
+        task_acks_late=False,
+        task_reject_on_worker_lost=False,
+        broker_transport_options={
+            "ack_emulation": False,
+            # without these a half-open connection stops a worker for ever
+            "socket_timeout": 3,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 5,
+            "max_connections": 20,
+            "client_name": "gridfleet",
+        },
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_pool_acquire_timeout=5,
+        # a broker's blip must not kill hours of training
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # a trial hidden in a busy worker's buffer would wait for it
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        # nothing but ids travels, and no results: Celery's result backend would grow for ever
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        result_backend=None,
+        task_store_errors_even_if_ignored=False,
+        # children are fresh interpreters: TensorFlow is not fork-safe
+        worker_pool="prefork",
+        worker_pool_start_method="spawn",
+        worker_proc_alive_timeout=60,
+        worker_max_memory_per_child=settings.max_memory_mb * 1000,
+        task_time_limit=settings.max_runtime_s + KILL_AFTER_S,
+        # SIGTERM lets go of trials at once (worker/service.py), so nothing is waited for
+        worker_soft_shutdown_timeout=0.0,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=True,
+    )
+    return app

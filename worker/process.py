@@ -1,0 +1,120 @@
+"""The state of one worker process: its connections, its name, the heartbeat of the trial it holds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from storage import trials, workers
+from storage.database import Database
+from storage.payloads import PayloadStore
+from storage.settings import Settings, load_settings
+from storage.trials import Held
+
+logger = logging.getLogger(__name__)
+
+#: Variable through which a worker's main process gives its children its name.
+NODE_VARIABLE = "GRIDFLEET_NODE"
+#: Raised in the process itself to stop a fit; no library of ours uses it.
+INTERRUPT = signal.SIGUSR2
+
+
+class TrialInterrupted(BaseException):
+    """The running trial is to stop: its lease is lost, its time is over, or it was cancelled.
+
+    Not an ``Exception``, for scikit-learn and users' code catch those and would go on.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class WorkerProcess:
+    """One child of a worker: what it keeps between trials.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where database and cache are, and the lease's times.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings)
+        self.payloads = PayloadStore(self.database, settings)
+        node = os.environ.get(NODE_VARIABLE) or socket.gethostname()
+        self.id = f"{node}/{os.getpid()}"
+        self._held: Held | None = None
+        self._claimed_at = 0.0
+        self._interrupt: str | None = None
+        workers.register(self.database, self.id, hostname=socket.gethostname(), pid=os.getpid())
+        signal.signal(INTERRUPT, self._on_interrupt)
+        threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True).start()
+
+    @contextmanager
+    def holding(self, held: Held) -> Iterator[None]:
+        """Keep the lease of a trial alive; the block is left by `TrialInterrupted` when it has to stop."""
+        self._interrupt = None
+        self._claimed_at = time.monotonic()
+        self._held = held
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def _beat_for_ever(self) -> None:
+        while True:
+            time.sleep(self.settings.heartbeat_s)
+            held = self._held
+            try:
+                workers.seen(self.database, self.id)
+                if held is not None:
+                    self._beat(held)
+            except SQLAlchemyError as error:  # the next beat tries again; the lease outlives several
+                logger.warning("heartbeat failed: %s", type(error).__name__)
+
+    def _beat(self, held: Held) -> None:
+        if time.monotonic() - self._claimed_at > self.settings.max_runtime_s:
+            self._stop(held, "timeout")
+            return
+        cancel = trials.heartbeat(self.database, held, lease_s=self.settings.lease_s)
+        if cancel is None:
+            self._stop(held, "lease_lost")
+        elif cancel:
+            self._stop(held, "cancelled")
+
+    def _stop(self, held: Held, reason: str) -> None:
+        if self._held is held:
+            self._interrupt = reason
+            signal.pthread_kill(threading.main_thread().ident or 0, INTERRUPT)
+
+    def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        reason, self._interrupt = self._interrupt, None
+        if self._held is not None and reason is not None:
+            raise TrialInterrupted(reason)
+
+
+_process: WorkerProcess | None = None
+
+
+def this_process() -> WorkerProcess:
+    """Return this process's state, created at its first trial."""
+    global _process
+    if _process is None:
+        _process = WorkerProcess(load_settings())
+    return _process
+
+
+def is_worker_process() -> bool:
+    """Whether this process evaluates trials: a search inside a trial must not wait for the fleet."""
+    return _process is not None

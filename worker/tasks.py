@@ -1,0 +1,88 @@
+"""The one task: claim, evaluate, record."""
+
+from __future__ import annotations
+
+import logging
+import os
+from traceback import format_exc
+
+from celery import shared_task, signals
+
+from storage import trials
+from storage.errors import PayloadError
+from storage.trials import Claim, Held, TrialResult
+from worker.celery_app import TASK
+from worker.parent_death import die_with_parent
+from worker.process import TrialInterrupted, WorkerProcess, this_process
+
+logger = logging.getLogger(__name__)
+
+
+@signals.worker_process_init.connect
+def _leave_no_orphan(**_: object) -> None:
+    die_with_parent(os.getppid())
+
+
+@shared_task(name=TASK, ignore_result=True)
+def evaluate(trial_id: int) -> None:
+    """Evaluate a trial if it is still to be done.
+
+    A message only says that the trial may be worth a look; late and repeated ones end at the claim.
+
+    Parameters
+    ----------
+    trial_id : int
+        The trial's id in the database.
+    """
+    process = this_process()
+    settings = process.settings
+    claim = trials.claim(
+        process.database, trial_id, process.id, lease_s=settings.lease_s, max_runtime_s=settings.max_runtime_s
+    )
+    if claim is not None:
+        _evaluate(process, claim)
+
+
+def _evaluate(process: WorkerProcess, claim: Claim) -> None:
+    held = Held(claim.trial_id, claim.token)
+    try:
+        with process.holding(held):
+            result = _cross_validate(process, claim)
+    except TrialInterrupted as interrupted:
+        _give_up(process, held, interrupted.reason)
+    except PayloadError as error:
+        _lose(process, held, "payload_error", str(error))
+    except MemoryError:
+        _lose(process, held, "out_of_memory", format_exc())
+    else:
+        if not trials.record(process.database, held, result):
+            logger.warning("trial %d, attempt %d: stale result discarded", claim.trial_id, claim.attempt)
+
+
+def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
+    from worker.cross_validation import cross_validate_trial  # claim first: importing scikit-learn takes a second
+
+    candidates = process.payloads.get("candidates", claim.candidates_digest)
+    return cross_validate_trial(
+        process.payloads.get("evaluation", claim.evaluation_digest),
+        process.payloads.get("X", claim.x_digest),
+        process.payloads.get("y", claim.y_digest),
+        process.payloads.get("splits", claim.splits_digest),
+        candidates.params[claim.number],
+        number=claim.number,
+        n_trials=len(candidates.params),
+        refit_metric=claim.refit_metric,
+    )
+
+
+def _give_up(process: WorkerProcess, held: Held, reason: str) -> None:
+    if reason == "cancelled":
+        trials.cancel(process.database, held)
+    elif reason == "timeout":
+        limit = process.settings.max_runtime_s
+        _lose(process, held, reason, f"the attempt took longer than GRIDFLEET_MAX_RUNTIME_S ({limit:g} s)")
+    logger.warning("trial %d: stopped, %s", held.trial_id, reason)
+
+
+def _lose(process: WorkerProcess, held: Held, outcome: str, error: str) -> None:
+    trials.lose(process.database, held, outcome=outcome, error=error, max_failures=process.settings.max_failures)
