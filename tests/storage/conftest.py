@@ -1,0 +1,121 @@
+"""What storage's tests share: stored searches without a scheduler, and the rows of their trials."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from sqlalchemy import Row, insert, select
+
+from storage import trials
+from storage.database import Database, now
+from storage.schema import Payload, Search, Trial
+from storage.trials import Claim, Held, SplitResult, TrialResult
+from storage.versions import installed_versions
+
+#: The digest of a payload that nobody loads.
+DIGEST = "0" * 64
+N_SPLITS = 2
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class StoredSearch:
+    """A search in the database, all its trials queued."""
+
+    database: Database
+    id: int
+    name: str
+    trial_ids: list[int]
+
+    def row(self) -> Row[Any]:
+        """Return the search."""
+        with self.database.read() as connection:
+            return connection.execute(select(*Search.__table__.columns).where(Search.id == self.id)).one()
+
+    def trial(self, number: int = 0) -> Row[Any]:
+        """Return a trial by its number."""
+        with self.database.read() as connection:
+            statement = select(*Trial.__table__.columns).where(Trial.search_id == self.id, Trial.number == number)
+            return connection.execute(statement).one()
+
+    def claim(self, number: int = 0, *, worker_id: str = "node/1", lease_s: float = 60) -> Claim | None:
+        """Claim a trial by its number."""
+        return trials.claim(self.database, self.trial_ids[number], worker_id, lease_s=lease_s, max_runtime_s=3_600)
+
+    def held(self, number: int = 0, **options: Any) -> Held:
+        """Claim a trial, which must succeed."""
+        claim = self.claim(number, **options)
+        assert claim is not None, f"trial {number} can't be claimed"
+        return Held(claim.trial_id, claim.token)
+
+
+def store_search(
+    database: Database, candidates: Sequence[dict[str, Any]] | int = 1, *, name: str | None = None
+) -> StoredSearch:
+    """Store a search whose payloads exist in name only."""
+    if isinstance(candidates, int):
+        candidates = [{"units": number} for number in range(candidates)]
+    name = name or f"search {next(_numbers)}"
+    with database.write() as connection:
+        if connection.execute(select(Payload.digest).where(Payload.digest == DIGEST)).first() is None:
+            connection.execute(
+                insert(Payload).values(digest=DIGEST, kind="none", size=0, signature=DIGEST, created_at=now())
+            )
+        digests = dict.fromkeys(
+            ("evaluation_digest", "x_digest", "y_digest", "splits_digest", "candidates_digest"), DIGEST
+        )
+        search_id = connection.execute(
+            insert(Search)
+            .values(
+                name=name,
+                strategy="GridSearchCV",
+                refit_metric="score",
+                n_trials=len(candidates),
+                n_splits=N_SPLITS,
+                estimator="Estimator()",
+                submitted_by="somebody@host",
+                **digests,
+                **installed_versions(),
+            )
+            .returning(Search.id)
+        ).scalar_one()
+        trials.create_trials(connection, search_id, candidates)
+        ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
+        return StoredSearch(database, search_id, name, list(ids))
+
+
+def result_of(score: float, *, error: str | None = None, n_splits: int = N_SPLITS) -> TrialResult:
+    """Return what a worker records about a trial with equal scores on all splits."""
+    splits = [
+        SplitResult(
+            split=split,
+            metric="score",
+            test_score=score,
+            train_score=None,
+            fit_time=0.5,
+            score_time=0.1,
+            n_train=8,
+            n_test=4,
+            error=error,
+        )
+        for split in range(n_splits)
+    ]
+    return TrialResult(
+        splits=splits,
+        mean_test_score=score,
+        std_test_score=0.0,
+        mean_fit_time=0.5,
+        error_type=None if error is None else "ValueError",
+        error=error,
+    )
+
+
+@pytest.fixture
+def search(database: Database) -> StoredSearch:
+    """Store a search of three trials."""
+    return store_search(database, 3)

@@ -1,0 +1,439 @@
+"""The states of trials under any order of events: RELIABILITY's invariants, searched for a counterexample."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Row, delete, event, select, text
+from sqlalchemy.exc import IntegrityError
+
+from storage import trials
+from storage.database import Database
+from storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial
+from storage.settings import Settings
+from tests.storage.conftest import N_SPLITS, StoredSearch, result_of, store_search
+
+# Times are large, and differ from all sums of ticks by far more than an example takes in real seconds.
+LEASE_S = 6_050
+MAX_RUNTIME_S = 20_050
+BACKOFF_S = 1_050
+TICKS_S = (100, 3_000, 6_100, 60_000)
+REPUBLISH_S = 550
+MAX_FAILURES = 3
+
+#: Outcomes that count against the budget.
+COUNTED = ("worker_lost", "lease_expired")
+#: Columns of a trial that publishing may change.
+PUBLISHING = ("published_at", "publish_count")
+
+
+class InvariantError(AssertionError):
+    """An invariant does not hold."""
+
+
+def hold(condition: bool, invariant_name: str, *details: object) -> None:
+    if not condition:
+        raise InvariantError(f"{invariant_name}: {details}")
+
+
+class Trials(RuleBasedStateMachine):
+    """Searches, a broker that loses, repeats and reorders, workers that never really die, a clock."""
+
+    database: Database
+    trials: types.ModuleType = trials
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broker: list[int] = []
+        self.zombies: list[Any] = []  # every claim ever made: each may act at any later time
+        self.seen_expired: list[Any] = []  # what a reaper has read and not yet acted upon
+        self.now_s = 0
+        self.lease_until: dict[str, float] = {}
+        self.deadline: dict[str, float] = {}
+        self.not_before: dict[int, float] = {}
+        self.final: dict[int, tuple[Row[Any], int]] = {}
+        self.closed: dict[tuple[int, int], Row[Any]] = {}
+        self.attempts: dict[int, int] = {}
+        self.searches: list[StoredSearch] = []
+        self.params: dict[int, Any] = {}
+        with self.database.write() as connection:
+            for table in (Epoch, SplitScore, Attempt, Trial, Search):
+                connection.execute(delete(table))
+
+    @initialize(sizes=st.lists(st.integers(1, 3), min_size=1, max_size=2))
+    def submit(self, sizes: list[int]) -> None:
+        self.searches = [store_search(self.database, size) for size in sizes]
+        self.params = {row.id: row.params for row in self.rows().values()}
+
+    # what the broker does
+
+    @rule(noted=st.booleans())
+    def publish(self, noted: bool) -> None:
+        due = self.trials.due_for_publishing(self.database, republish_s=REPUBLISH_S)
+        before = self.rows()
+        self.broker += due
+        if noted:  # else: killed between the broker and the database
+            self.trials.mark_published(self.database, due)
+        after = self.rows()
+        hold(_without(before, PUBLISHING) == _without(after, PUBLISHING), "I9: publishing changed a state")
+        for trial_id in due:
+            hold(before[trial_id].state == "queued", "I9: published what is not queued", before[trial_id])
+            hold(self.is_due(trial_id), "published before its time", before[trial_id])
+
+    @precondition(lambda self: self.broker)
+    @rule()
+    def erase_broker(self) -> None:
+        self.broker.clear()
+
+    @precondition(lambda self: self.broker)
+    @rule(data=st.data(), again=st.booleans())
+    def deliver(self, data: st.DataObject, again: bool) -> None:
+        index = data.draw(st.integers(0, len(self.broker) - 1))
+        self.claim(self.broker[index] if again else self.broker.pop(index))
+
+    @rule(data=st.data())
+    def deliver_forged(self, data: st.DataObject) -> None:
+        self.claim(data.draw(st.sampled_from([*self.params, 2**40])))
+
+    def claim(self, trial_id: int) -> None:
+        before = self.rows().get(trial_id)
+        claim = self.trials.claim(self.database, trial_id, "node/1", lease_s=LEASE_S, max_runtime_s=MAX_RUNTIME_S)
+        may_start = before is not None and before.state == "queued" and self.is_due(trial_id)
+        hold((claim is not None) == may_start, "I10: claimed what may not start, or not what may", before, claim)
+        if claim is None:
+            return
+        hold(claim.attempt == before.attempt + 1, "I4: an attempt is not the next one", before, claim)
+        self.zombies.append(self.trials.Held(trial_id, claim.token))
+        self.lease_until[claim.token] = self.now_s + LEASE_S
+        self.deadline[claim.token] = self.now_s + MAX_RUNTIME_S
+
+    # what workers do, those that lost their lease included
+
+    def act(self, data: st.DataObject, action: Callable[[Any, Row[Any]], Any]) -> tuple[Any, bool]:
+        """Let one of all workers act; what it does must work exactly if it holds the trial."""
+        held = data.draw(st.sampled_from(self.zombies))
+        before = self.rows()
+        is_held = before[held.trial_id].token == held.token
+        answer = action(held, before[held.trial_id])
+        if not is_held:
+            hold(answer in (False, None), "I8: an old token wrote", held, answer)
+            hold(before == self.rows(), "I8: an old token changed a row", held)
+        return held, is_held
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def heartbeat(self, data: st.DataObject) -> None:
+        def beat(held: Any, before: Row[Any]) -> bool | None:
+            answer = self.trials.heartbeat(self.database, held, lease_s=LEASE_S)
+            if before.token == held.token:
+                hold(answer == before.cancel_requested, "a heartbeat hides or makes up a cancellation", before)
+            return answer
+
+        held, is_held = self.act(data, beat)
+        if is_held:
+            self.lease_until[held.token] = self.now_s + LEASE_S
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data(), outcome=st.sampled_from(["completed", "failed", "nan"]))
+    def record(self, data: st.DataObject, outcome: str) -> None:
+        def write(held: Any, before: Row[Any]) -> bool:
+            score = math.nan if outcome == "nan" else float(before.attempt)
+            result = result_of(score, error=None if outcome == "completed" else "it raised")
+            return self.trials.record(self.database, held, result)
+
+        held, is_held = self.act(data, write)
+        if is_held:
+            after = self.rows()[held.trial_id]
+            hold(after.state == ("completed" if outcome == "completed" else "failed"), "recorded as another", after)
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        held, is_held = self.act(data, lambda held, _: self.trials.release(self.database, held))
+        if is_held:
+            self.not_before.pop(held.trial_id, None)
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        held, is_held = self.act(data, lambda held, _: self.lose_as(held, "worker_lost"))
+        if is_held:
+            self.back_off(held.trial_id)
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def end_cancelled(self, data: st.DataObject) -> None:
+        def end(held: Any, before: Row[Any]) -> bool | None:
+            # a worker cancels only what it was told to
+            return self.trials.cancel(self.database, held) if before.cancel_requested else None
+
+        self.act(data, end)
+
+    # what the reconciler and users do
+
+    @rule()
+    def look_for_expired(self) -> None:
+        self.seen_expired = self.trials.expired(self.database)
+        running = {row.token for row in self.rows().values() if row.state == "running"}
+        over = {token for token in running if self.is_over(token)}
+        hold({held.token for held in self.seen_expired} == over, "the reaper sees others than the expired ones")
+
+    @precondition(lambda self: self.seen_expired)
+    @rule()
+    def reap(self) -> None:
+        for held in self.seen_expired:  # read some steps ago: a heartbeat may have come since
+            before = self.rows()[held.trial_id]
+            taken = self.lose_as(held, "lease_expired", expired_only=True)
+            due = before.token == held.token and self.is_over(held.token)
+            hold(taken == due, "the reaper took a living trial back, or left a dead one", before)
+            if taken:
+                self.back_off(held.trial_id)
+        self.seen_expired = []
+
+    @rule(index=st.integers(0, 1))
+    def cancel_search(self, index: int) -> None:
+        search = self.searches[index % len(self.searches)]
+        was_finished = search.row().finished_at is not None
+        cancelled = self.trials.cancel_search(self.database, search.id)
+        hold(cancelled != was_finished, "a finished search was cancelled, or an open one was not", search.row())
+        for row in self.rows().values():
+            if row.search_id == search.id and not was_finished:
+                hold(row.state != "queued", "a cancelled search has queued trials", row)
+                hold(row.state != "running" or row.cancel_requested, "a running trial was not told", row)
+
+    @rule()
+    def finish_searches(self) -> None:
+        for search_id in self.trials.unfinished_searches(self.database):
+            hold(not self.trials.finish_search(self.database, search_id), "a search was left unfinished", search_id)
+
+    @rule(dt_s=st.sampled_from(TICKS_S))
+    def tick(self, dt_s: int) -> None:
+        """Move all open times into the past, which is the same as moving the clock on."""
+        self.now_s += dt_s
+        with self.database.write() as connection:
+            for table, columns, where in _OPEN_TIMES:
+                moved = ", ".join(f"{column} = {self._earlier(column)}" for column in columns)
+                connection.execute(text(f"UPDATE {table} SET {moved} WHERE {where}"), {"dt": dt_s})
+
+    def _earlier(self, column: str) -> str:
+        if self.database.dialect == "postgresql":
+            return f"{column} - CAST(:dt AS integer) * interval '1 second'"
+        return f"strftime('%Y-%m-%d %H:%M:%f+00:00', {column}, '-' || :dt || ' seconds')"
+
+    # what must hold after each step
+
+    @invariant()
+    def trials_are_sound(self) -> None:
+        rows, attempts, results = self.rows(), self.attempt_rows(), self.result_counts()
+        hold({row.id: row.params for row in rows.values()} == self.params, "I7: trials appeared, vanished or changed")
+        for row in rows.values():
+            tries = attempts.get(row.id, [])
+            self._check_final(row, results.get(row.id, 0))
+            self._check_attempts(row, tries)
+            hold((row.token is not None) == (row.state == "running"), "I3", row)
+            hold((row.lease_expires_at is not None) == (row.state == "running"), "I3: lease", row)
+            hold(row.attempt >= self.attempts.get(row.id, 0), "I4: attempt fell", row)
+            self.attempts[row.id] = row.attempt
+            hold(row.failures == sum(one.outcome in COUNTED for one in tries), "I5: miscounted", row, tries)
+            hold(row.failures < MAX_FAILURES or row.state in FINAL_STATES, "I5: beyond the budget", row)
+
+    def _check_final(self, row: Row[Any], n_results: int) -> None:
+        if row.id in self.final:
+            hold((row, n_results) == self.final[row.id], "I1: a final trial changed", row, self.final[row.id])
+        if row.state in FINAL_STATES:
+            self.final[row.id] = (row, n_results)
+        hold((row.finished_at is not None) == (row.state in FINAL_STATES), "I1: finished_at", row)
+        if row.state == "completed":
+            hold(row.mean_test_score == row.attempt, "I2, I4: not the score of the last attempt", row)
+            hold(n_results == N_SPLITS, "I2: not exactly one result", row, n_results)
+        elif row.state != "failed":
+            hold(row.mean_test_score is None and n_results == 0, "I2: a score without a result", row)
+
+    def _check_attempts(self, row: Row[Any], tries: list[Row[Any]]) -> None:
+        hold([one.attempt for one in tries] == list(range(1, row.attempt + 1)), "I6: attempts not told", row, tries)
+        open_tries = [one for one in tries if one.ended_at is None]
+        hold(len(open_tries) == (row.state == "running"), "I6: open attempts", row, tries)
+        hold(all(one.token == row.token == tries[-1].token for one in open_tries), "I4: another's attempt", row)
+        for one in tries:
+            key = (row.id, one.attempt)
+            hold(self.closed.get(key, one) == one, "I11: a closed attempt changed", one)
+            if one.ended_at is not None:
+                hold(one.ended_at >= one.started_at, "I11: ended before it began", one)
+                self.closed[key] = one
+
+    @invariant()
+    def searches_are_sound(self) -> None:
+        rows = self.rows().values()
+        for search in self.searches:
+            mine, row = [trial for trial in rows if trial.search_id == search.id], search.row()
+            all_final = all(trial.state in FINAL_STATES for trial in mine)
+            hold((row.finished_at is not None) == all_final, "a search is finished exactly when its trials are", row)
+            hold(row.state != "completed" or all_final, "completed too early", row)
+            hold(row.state != "queued" or not any(trial.attempt for trial in mine), "still queued", row)
+
+    def teardown(self) -> None:
+        """I12, I14: when the faults stop, one round of the reconciler and of the workers ends everything."""
+        self.broker.clear()
+        self.tick(60_000)
+        self.look_for_expired()
+        self.reap()
+        self.tick(60_000)
+        self.publish(noted=True)
+        for trial_id in self.broker:
+            self.claim(trial_id)
+        for held in self.zombies:
+            self.trials.record(self.database, held, result_of(float(self.rows()[held.trial_id].attempt)))
+        self.trials_are_sound()
+        self.searches_are_sound()
+        left = [row for row in self.rows().values() if row.state not in FINAL_STATES]
+        hold(not left, "I12: trials without end", left)
+
+    # the model's own view
+
+    def is_due(self, trial_id: int) -> bool:
+        return self.not_before.get(trial_id, 0) <= self.now_s
+
+    def is_over(self, token: str) -> bool:
+        return min(self.lease_until[token], self.deadline[token]) < self.now_s
+
+    def back_off(self, trial_id: int) -> None:
+        failures = self.rows()[trial_id].failures
+        self.not_before[trial_id] = self.now_s + BACKOFF_S * (2 ** (failures - 1) - 1)
+
+    def lose_as(self, held: Any, outcome: str, **options: Any) -> bool:
+        return self.trials.lose(
+            self.database, held, outcome=outcome, error="the test says so", max_failures=MAX_FAILURES, **options
+        )
+
+    def rows(self) -> dict[int, Row[Any]]:
+        with self.database.read() as connection:
+            rows = connection.execute(select(*Trial.__table__.columns).order_by(Trial.id))
+            return {row.id: row for row in rows}
+
+    def attempt_rows(self) -> dict[int, list[Row[Any]]]:
+        tries: dict[int, list[Row[Any]]] = {}
+        with self.database.read() as connection:
+            statement = select(*Attempt.__table__.columns).order_by(Attempt.trial_id, Attempt.attempt)
+            for row in connection.execute(statement):
+                tries.setdefault(row.trial_id, []).append(row)
+        return tries
+
+    def result_counts(self) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        with self.database.read() as connection:
+            for trial_id in connection.execute(select(SplitScore.trial_id)).scalars():
+                counts[trial_id] = counts.get(trial_id, 0) + 1
+        return counts
+
+
+_OPEN_TIMES = (
+    (
+        "trials",
+        ("lease_expires_at", "deadline_at", "not_before", "published_at", "started_at"),
+        "state IN ('queued', 'running')",
+    ),
+    ("attempts", ("started_at",), "ended_at IS NULL"),
+)
+
+
+def _without(rows: dict[int, Row[Any]], columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row._mapping.items() if name not in columns} for row in rows.values()]
+
+
+@pytest.fixture
+def open_database(make_settings: Callable[..., Settings]) -> Iterator[Callable[[str], Database]]:
+    """Open a database that does not wait for its disk."""
+    opened: list[Database] = []
+
+    def open_one(backend: str) -> Database:
+        database = Database(make_settings(backend))
+        if backend == "sqlite":
+            event.listen(database.engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=OFF"))
+        opened.append(database)
+        return database
+
+    yield open_one
+    for database in opened:
+        with closing(database):
+            pass
+
+
+def explore(opened: Database, module: types.ModuleType, *, examples: int, **options: Any) -> None:
+    machine = type("Trials", (Trials,), {"database": opened, "trials": module})
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=checks, **options
+        ),
+    )
+
+
+@pytest.mark.parametrize(("backend_name", "examples"), [("sqlite", 200), ("postgresql", 30)])
+def test_no_order_of_events_breaks_an_invariant(
+    backend_name: str, examples: int, open_database: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "BACKOFF_S", BACKOFF_S)
+    explore(open_database(backend_name), trials, examples=examples, print_blob=True)
+
+
+MUTATIONS = {
+    "writes without the token": ("Trial.state == TrialState.RUNNING, Trial.token == held.token)", "Trial.state != '')"),
+    "a token that is not asked for": (", Trial.token == held.token)", ")"),
+    "claims whatever the state": ("                Trial.state == TrialState.QUEUED,\n                or_", "or_"),
+    "claims before the backoff is over": (
+        "or_(Trial.not_before.is_(None), Trial.not_before <= now()),\n            )",
+        ")",
+    ),
+    "failures not counted": ("failures=Trial.failures + 1", "failures=Trial.failures"),
+    "a budget without end": ("spent = Trial.failures + 1 >= max_failures", "spent = Trial.failures < 0"),
+    "a reaper that trusts what it read": ("statement = statement.where(_expired())", "pass"),
+    "deadlines not watched": (
+        "or_(Trial.lease_expires_at < now(), Trial.deadline_at < now())",
+        "Trial.lease_expires_at < now()",
+    ),
+    "attempts not numbered": ("attempt=Trial.attempt + 1", "attempt=Trial.attempt"),
+    "cancelled trials queued again": (
+        "state=case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED)",
+        "state=TrialState.QUEUED",
+    ),
+    "attempts left open": ('_close_attempt(connection, held, "released", None)', "pass"),
+    "searches finished early": (", ~is_open)", ")"),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_the_machine_finds_a_guard_that_is_missing(mutation: str, open_database: Callable[[str], Database]) -> None:
+    old, new = MUTATIONS[mutation]
+    source = Path(trials.__file__).read_text()
+    assert source.count(old) == 1, f"storage/trials.py does not contain once: {old}"
+    mutant = types.ModuleType("mutant")
+    mutant.__dict__["__name__"] = "storage.trials"  # its dataclasses look their module up
+    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
+    mutant.BACKOFF_S = BACKOFF_S
+    with pytest.raises((InvariantError, IntegrityError)):
+        explore(
+            open_database("sqlite"),
+            mutant,
+            examples=300,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            report_multiple_bugs=False,
+        )
