@@ -215,7 +215,7 @@ def fleet_on(kind: str, folder: Path) -> Iterator[Fleet]:
 @contextmanager
 def workers_of(fleet: Fleet) -> Iterator[subprocess.Popen[bytes]]:
     """Start one worker of two processes."""
-    environment = {**os.environ, **local_fleet._as_variables(fleet.settings)}
+    environment = {**os.environ, **fleet.settings.as_variables()}
     worker = subprocess.Popen(
         [sys.executable, "-m", "worker", str(WORKERS)], env=environment, stderr=subprocess.DEVNULL
     )

@@ -87,6 +87,11 @@ def is_running(settings: Settings) -> bool:
     return _Folder(settings.home).running() is not None
 
 
+def has_database(settings: Settings) -> bool:
+    """Whether a fleet ever ran in this folder, so that there is something to read."""
+    return _Folder(settings.home).database.exists()
+
+
 def run(settings: Settings, *, n_workers: int, owner: int | None = None) -> None:
     """Be the supervisor: start broker and workers, reconcile, and stop all when the owner is gone.
 
@@ -217,7 +222,7 @@ class _Supervisor:
         self._folder.announce({"pid": os.getpid(), "broker_url": url, "n_workers": self._n_workers})
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, **_as_variables(self._settings)}
+        environment = {**os.environ, **self._settings.as_variables()}
         command = [sys.executable, "-m", "worker", str(self._n_workers)]
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **_dies_with_us(signal.SIGTERM))
 
@@ -225,6 +230,8 @@ class _Supervisor:
         from scheduler.fleet import Fleet
         from scheduler.reconciler import Reconciler
 
+        # messages of before died with the last broker, so queued trials are published again at once
+        Reconciler(Fleet(self._settings.replace(republish_s=0), is_embedded=True)).try_once()
         reconciler = Reconciler(Fleet(self._settings, is_embedded=True))
         while not self._stop and self._has_owner():
             if self._broker is not None and self._broker.poll() is not None:
@@ -351,17 +358,6 @@ def _with_urls(settings: Settings, folder: _Folder, broker_url: str | None) -> S
         cache_dir=settings.cache_dir or folder.home / "cache",
         health_file=settings.health_file or folder.home / "worker.health",
     )
-
-
-def _as_variables(settings: Settings) -> dict[str, str]:
-    """Return settings as the variables that a child process reads."""
-    values: dict[str, str] = {}
-    for name, value in settings:
-        if value is not None:
-            values[PREFIX + name.upper()] = (
-                value.get_secret_value() if hasattr(value, "get_secret_value") else str(value)
-            )
-    return values
 
 
 if __name__ == "__main__":

@@ -53,6 +53,10 @@ class SearchCancelledError(GridfleetError):
     """The search was cancelled, so it has no complete result."""
 
 
+class QueryError(GridfleetError):
+    """The database refuses a query that somebody wrote, or it takes too long."""
+
+
 class TrialFailedError(GridfleetError):
     """A trial failed under ``error_score="raise"`` and its own exception could not travel back."""
 

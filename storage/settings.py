@@ -147,6 +147,14 @@ class Settings(BaseSettings):
             )
         return key
 
+    def as_variables(self) -> dict[str, str]:
+        """Return the settings as the variables that a child process reads, secrets included."""
+        return {
+            PREFIX + name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in self
+            if value is not None
+        }
+
     def replace(self, **changes: Any) -> Settings:
         """Return a copy with some settings changed."""
         return self.model_copy(update=changes)

@@ -237,7 +237,6 @@ class RunningWorker:
 @pytest.fixture
 def start_worker(tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
     """Start real workers, ``start_worker(settings, concurrency=2)``; they are stopped at the end."""
-    from scheduler.local_fleet import _as_variables
     from worker.process import NODE_VARIABLE
 
     started: list[RunningWorker] = []
@@ -247,7 +246,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
         health = tmp_path / f"{node}.health"
         environment = {
             **os.environ,
-            **_as_variables(settings.replace(health_file=health)),
+            **settings.replace(health_file=health).as_variables(),
             NODE_VARIABLE: node,
             **variables,
         }

@@ -1,0 +1,68 @@
+"""A fleet with real workers for each database, and the scripts of users."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scheduler import fleet as fleets
+from storage.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def use_fleet(monkeypatch: pytest.MonkeyPatch) -> Callable[[Settings], None]:
+    """Point this process's GRIDFLEET_* variables to a fleet."""
+
+    def use(settings: Settings) -> None:
+        for name, value in settings.as_variables().items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+@pytest.fixture
+def configured(database_settings: Settings, use_fleet: Callable[[Settings], None]) -> Settings:
+    """Use a configured fleet, on SQLite and on PostgreSQL; its workers are the test's to start."""
+    use_fleet(database_settings)
+    return database_settings
+
+
+@pytest.fixture
+def fleet(configured: Settings) -> fleets.Fleet:
+    """Connect to the configured fleet."""
+    return fleets.connect()
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a user's script in a folder, ``run_script(folder, code)``."""
+
+    def run(folder: Path, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        with start_script(folder, code, **variables) as process:
+            output, errors = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    return run
+
+
+def start_script(folder: Path, code: str, **variables: str) -> subprocess.Popen[str]:
+    """Start a user's script in a folder, with nothing of the tests in its path."""
+    script = folder / "script.py"
+    script.write_text(textwrap.dedent(code))
+    return subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=folder,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
