@@ -270,7 +270,9 @@ def submit(
 
     from scheduler.joblib_backend import FleetBackend
     from scheduler.search_cv import fit_with
+    from scheduler.validation import check_space
 
+    check_space(search)
     name = name if name is not None else getattr(search, "name", None)
     if groups is not None:
         fit_params["groups"] = groups

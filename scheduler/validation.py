@@ -124,10 +124,3 @@ def check_space(search: Any) -> None:
         space = getattr(search, argument, None)
         if isinstance(space, (list, tuple)) and not space:
             raise InvalidSearchError(f"{argument}={space!r} is an empty space; give at least one combination")
-        # ParameterGrid says it clearly itself, ParameterSampler does not
-        for part in [space] if argument == "param_distributions" and isinstance(space, dict) else ():
-            empty = [name for name, values in part.items() if hasattr(values, "__len__") and len(values) == 0]
-            if empty:
-                raise InvalidSearchError(
-                    f"{argument}: {empty[0]!r} needs a non-empty sequence, it has no values to try"
-                )

@@ -12,7 +12,7 @@ import pickle
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -30,14 +30,16 @@ ALIGNMENT = 64
 OURS = ("scheduler", "worker", "storage")
 
 
-def dump(obj: Any, *, what: str) -> list[memoryview]:
-    """Serialise an object.
+def dump(kind: str, obj: Any, *, what: str) -> list[memoryview]:
+    """Serialise an object and what it is.
 
     Functions and classes of the script, and of modules that lie beside it, travel by value: nobody has to
     install them on the workers. Installed packages travel by name.
 
     Parameters
     ----------
+    kind : str
+        What `load` has to find it to be.
     obj : object
         What to serialise.
     what : str
@@ -57,7 +59,7 @@ def dump(obj: Any, *, what: str) -> list[memoryview]:
     stream = io.BytesIO()
     with _local_modules_by_value():
         try:
-            _Pickler(stream, buffer_callback=buffers.append).dump(obj)
+            _Pickler(stream, buffer_callback=buffers.append).dump((kind, obj))
         except Exception as error:
             raise NotPicklableError(
                 f"{what} can't be pickled, so it can't travel to the workers: {_culprit(obj, error)}"
@@ -74,8 +76,8 @@ def dump(obj: Any, *, what: str) -> list[memoryview]:
     return [part for part in content if part.nbytes]
 
 
-def load(content: memoryview) -> Any:
-    """Restore an object from a payload's content; its arrays stay views of `content`.
+def load(content: memoryview) -> tuple[str, Any]:
+    """Restore kind and object from a payload's content; its arrays stay views of `content`.
 
     Call it only with content whose signature holds: unpickling runs code.
 
@@ -95,9 +97,15 @@ def load(content: memoryview) -> Any:
         parts.append(content[position : position + size])
         position += size
     try:
-        return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - signed, see storage/payloads.py
+        kind, obj = pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - signed, see storage/payloads.py
     except ImportError as error:
         raise PayloadError(f"a module that the payload needs is not installed on this worker: {error}") from error
+    except Exception as error:
+        raise PayloadError(
+            f"the payload can't be loaded on this worker ({type(error).__name__}: {error}); "
+            "install the same releases of its packages where searches are submitted and where they run"
+        ) from error
+    return kind, obj
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -162,13 +170,20 @@ def _culprit(obj: Any, error: Exception) -> str:
         if inner is None:
             break
         name, obj = inner
-        path.append(name)
+        if not name.isdecimal():  # a place in a list tells nobody anything
+            path.append(name)
     where = f"{'.'.join(path)} is {_shown(obj)}" if path else f"it is {_shown(obj)}"
     return f"{where} ({type(error).__name__}: {error}); make it in the function that builds the model, or leave it out"
 
 
 def _first_unpicklable(obj: Any) -> tuple[str, Any] | None:
-    items = obj.items() if isinstance(obj, dict) else getattr(obj, "__dict__", {}).items()
+    items: Iterable[tuple[Any, Any]]
+    if isinstance(obj, dict):
+        items = obj.items()
+    elif isinstance(obj, (list, tuple)):
+        items = enumerate(obj)
+    else:
+        items = getattr(obj, "__dict__", {}).items()
     for name, value in items:
         try:
             cloudpickle.dumps(value)

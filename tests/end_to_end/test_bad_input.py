@@ -1,0 +1,197 @@
+"""Bad input gets one clear sentence and leaves nothing behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import SecretStr
+from scikeras.wrappers import KerasClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
+from sqlalchemy import func, select, text
+
+from scheduler import GridfleetError, GridSearchCV, RandomizedSearchCV, submit
+from scheduler import fleet as fleets
+from scheduler.fleet import Fleet
+from storage.database import Database
+from storage.schema import Payload, Search, Trial
+from storage.settings import Settings
+from tests.end_to_end.models import Touching, create_model
+
+X, Y = np.arange(24.0).reshape(12, 2), np.arange(12) % 2
+
+
+def stored(database: Database) -> tuple[int, int]:
+    with database.read() as connection:
+        counts = [connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (Search, Trial)]
+    return counts[0], counts[1]
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "an unknown hyperparameter": (
+        lambda: submit(GridSearchCV(SVC(), {"gama": [1]}), X, Y),
+        "'gama' is not a parameter of SVC; did you mean 'gamma'",
+    ),
+    "an unknown hyperparameter of a Keras model": (
+        lambda: submit(GridSearchCV(KerasClassifier(model=create_model), {"optimiser": ["adam"]}), X, Y),
+        "'optimiser' is not a parameter of KerasClassifier; did you mean 'optimizer'",
+    ),
+    "an empty list of grids": (lambda: submit(GridSearchCV(SVC(), []), X, Y), r"param_grid=\[\] is an empty space"),
+    "a hyperparameter without values": (
+        lambda: submit(GridSearchCV(SVC(), {"C": []}), X, Y),
+        "'C' need to be a non-empty sequence",
+    ),
+    "a distribution without values": (
+        lambda: submit(RandomizedSearchCV(SVC(), {"C": []}), X, Y),
+        "'C' need to be a non-empty sequence",
+    ),
+    "X and y of different length": (
+        lambda: submit(GridSearchCV(SVC(), {"C": [1]}), X, Y[:-1]),
+        r"inconsistent numbers of samples: \[12, 11\]",
+    ),
+    "NaN": (
+        lambda: submit(GridSearchCV(SVC(), {"C": [1]}), np.where(X == 3, np.nan, X), Y),
+        "X has 1 NaN values, which SVC does not take",
+    ),
+    "a name that is no name": (
+        lambda: submit(GridSearchCV(SVC(), {"C": [1]}), X, Y, name="1; DROP TABLE trials"),
+        "can't be a search's name",
+    ),
+    "a name of gridfleet's own": (
+        lambda: submit(GridSearchCV(SVC(), {"C": [1]}), X, Y, name="Trials"),
+        "name='Trials' is a name of gridfleet's own",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_in_a_sentence_and_nothing_is_stored(fleet: Fleet, case: str) -> None:
+    call, sentence = BAD[case]
+
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+    assert stored(fleet.database) == (0, 0)
+    assert fleet.publisher.queue_length() == 0
+
+
+class Unpicklable(Touching):
+    """Keeps its lock through ``clone``."""
+
+    def __sklearn_clone__(self) -> Unpicklable:
+        return self
+
+
+def test_an_estimator_that_cannot_be_pickled_names_the_attribute(fleet: Fleet) -> None:
+    estimator = Unpicklable()
+    estimator.connection = threading.Lock()
+
+    with pytest.raises(TypeError, match="connection is a lock"):
+        submit(GridSearchCV(estimator, {"value": [1]}), X, Y)
+
+    assert stored(fleet.database) == (0, 0)
+
+
+def test_a_taken_name_is_refused_and_the_first_search_stays(fleet: Fleet) -> None:
+    submit(GridSearchCV(SVC(), {"C": [1]}), X, Y, name="pima")
+
+    with pytest.raises(GridfleetError, match=r"name='Pima' is taken by search 1 \(queued.*open_search\('pima'\)"):
+        submit(GridSearchCV(SVC(), {"C": [1]}), X, Y, name="Pima")
+
+    assert stored(fleet.database) == (1, 1)
+
+
+def test_nan_is_accepted_where_the_estimator_takes_it(fleet: Fleet) -> None:
+    submit(GridSearchCV(make_pipeline(SimpleImputer(), SVC()), {"svc__C": [1]}), np.where(X == 3, np.nan, X), Y)
+
+    assert stored(fleet.database) == (1, 1)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"broker_url": "redis://127.0.0.1:1/0"},
+            "the broker redis://127.0.0.1:1 does not answer.*GRIDFLEET_BROKER_URL",
+        ),
+        (
+            {"database_url": "postgresql+psycopg://nobody:hidden@127.0.0.1:1/none"},
+            r"127.0.0.1:1/none does not answer.*GRIDFLEET_DATABASE_URL",
+        ),
+        ({"database_url": "mysql://localhost/x"}, "names the database 'mysql'; gridfleet speaks postgresql and sqlite"),
+        ({"broker_url": "amqp://localhost"}, "GRIDFLEET_BROKER_URL begins with 'amqp'"),
+        ({"secret_key": None}, "GRIDFLEET_SECRET_KEY is not set"),
+        ({"secret_key": SecretStr("short")}, "GRIDFLEET_SECRET_KEY has 5 characters; it needs at least 16"),
+        ({"broker_url": None}, "GRIDFLEET_BROKER_URL is not set but GRIDFLEET_DATABASE_URL is"),
+    ],
+)
+def test_wrong_settings_are_named(
+    database_settings: Settings,
+    use_fleet: Callable[[Settings], None],
+    change: dict[str, Any],
+    sentence: str,
+) -> None:
+    use_fleet(database_settings.replace(**change))
+
+    with pytest.raises(GridfleetError, match=sentence) as refused:
+        submit(GridSearchCV(SVC(), {"C": [1]}), X, Y)
+
+    assert "hidden" not in str(refused.value)
+
+
+def test_another_secret_key_is_refused_when_submitting_and_when_working(
+    fleet: Fleet, configured: Settings, use_fleet: Callable[[Settings], None], start_worker: Callable[..., Any]
+) -> None:
+    submit(GridSearchCV(SVC(), {"C": [1]}), X, Y)
+    other = configured.replace(secret_key=SecretStr("another key, long enough"), cache_dir=configured.home / "other")
+
+    with pytest.raises(pytest.fail.Exception, match="was not signed with this process's key"):
+        start_worker(other)
+    use_fleet(other)
+    with pytest.raises(GridfleetError, match="GRIDFLEET_SECRET_KEY"):
+        submit(GridSearchCV(SVC(), {"C": [2]}), X, Y)
+
+    assert stored(fleet.database) == (1, 1)
+
+
+def test_a_changed_payload_is_not_run(fleet: Fleet, configured: Settings, start_worker: Callable[..., Any]) -> None:
+    start_worker(configured.replace(max_failures=1))
+    with fleet.database.write() as connection:
+        before = connection.execute(select(func.count()).select_from(Payload)).scalar_one()
+    assert before == 0
+    fleet.publish = lambda _: True  # the payload is changed before anybody looks at it
+    handle = submit(GridSearchCV(SVC(), {"C": [1]}), X, Y)
+    with fleet.database.write() as connection:
+        connection.execute(
+            text(
+                "UPDATE payload_chunks SET content = :other "
+                "WHERE digest IN (SELECT digest FROM payloads WHERE kind = 'X')"
+            ),
+            {"other": b"not what was signed"},
+        )
+    del fleet.publish
+
+    fleet.publish([1])
+    handle.wait(60)
+
+    with fleet.database.read() as connection:
+        trial = connection.execute(select(Trial.state, Trial.error)).one()
+    assert trial.state == "failed"
+    assert "damaged" in trial.error
+
+
+def test_a_newer_schema_is_refused(configured: Settings) -> None:
+    database = Database(configured)
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(GridfleetError, match="9999, which is newer than this release"):
+        fleets.connect()
+
+    database.close()

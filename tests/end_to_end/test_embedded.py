@@ -1,0 +1,215 @@
+"""The fleet of a folder: started by the first fit, shared by its scripts, gone with its owner."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from scheduler import GridSearchCV, open_search
+from tests.end_to_end.conftest import start_script
+from tests.end_to_end.models import Touching
+
+#: A user's script: a model in the script, one import from gridfleet.
+SCRIPT = """
+    import numpy
+    from sklearn.base import BaseEstimator
+    from scheduler import GridSearchCV
+
+    def create_model(units):
+        return units * 2
+
+    class Model(BaseEstimator):
+        def __init__(self, build=create_model, units=1):
+            self.build = build
+            self.units = units
+        def fit(self, X, y):
+            self.built_ = self.build(self.units)
+            return self
+        def score(self, X, y):
+            return self.built_ / 10
+
+    grid = GridSearchCV(Model(), {"units": [1, 3, 2]}, n_jobs=2, cv=2)
+    result = grid.fit(numpy.zeros((10, 2)), numpy.arange(10) % 2)
+    print("best score: %f, best params: %s" % (result.best_score_, result.best_params_))
+"""
+
+WAITING = """
+    import sys
+    import numpy
+    from scheduler import GridSearchCV
+    import models
+
+    model = models.Touching({folder!r}, then="wait")
+    grid = GridSearchCV(model, {{"value": [1, 2]}}, n_jobs=2, cv=2, refit=False, name="waiting")
+    print(grid.fit(numpy.zeros((12, 2)), numpy.arange(12) % 2).cv_results_["mean_test_score"])
+"""
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Find the processes that a folder's fleet consists of, by what they were started with."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            told = " ".join(process.cmdline()) + process.environ().get("GRIDFLEET_HOME", "")
+        except psutil.Error:
+            continue
+        if str(home) in told and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until, what
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def waiting_script(embedded_home: Path) -> str:
+    """Lay a script and the module of its model into the folder; the model waits for a file named go."""
+    (embedded_home / "models.py").write_text((Path(__file__).parent / "models.py").read_text())
+    return WAITING.format(folder=str(embedded_home))
+
+
+def test_a_script_with_one_changed_import_runs_on_a_fleet_of_its_own(
+    embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = run_script(embedded_home, SCRIPT)
+
+    assert done.returncode == 0, done.stderr
+    assert "best score: 0.600000, best params: {'units': 3}" in done.stdout
+    assert "3/3 trials" in done.stderr
+    assert processes_of(embedded_home / ".gridfleet") == []
+    assert open_search("search-1").best_params_ == {"units": 3}
+
+
+def test_secrets_of_the_folder_are_for_its_user_only(
+    embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    run_script(embedded_home, SCRIPT)
+
+    home = embedded_home / ".gridfleet"
+    assert home.stat().st_mode & 0o077 == 0
+    assert (home / "secret.key").stat().st_mode & 0o077 == 0
+
+
+def test_nothing_is_left_of_a_fleet_whose_owner_was_killed_and_the_search_can_be_resumed(
+    embedded_home: Path, waiting_script: str
+) -> None:
+    home = embedded_home / ".gridfleet"
+    with start_script(embedded_home, waiting_script) as script:
+        wait_until(lambda: list(embedded_home.glob("began-*")), "no trial began")
+        assert processes_of(home)
+        script.send_signal(signal.SIGKILL)
+    wait_until(lambda: not processes_of(home), "processes are left of the killed script's fleet")
+
+    (embedded_home / "go").touch()
+    handle = open_search("waiting").wait(120)
+
+    assert handle.progress().completed == 2
+    assert list(handle.cv_results_["mean_test_score"]) == [1.0, 2.0]
+
+
+def test_nothing_is_left_when_the_supervisor_itself_is_killed(embedded_home: Path, waiting_script: str) -> None:
+    home = embedded_home / ".gridfleet"
+    with start_script(embedded_home, waiting_script) as script:
+        wait_until(lambda: list(embedded_home.glob("began-*")), "no trial began")
+        supervisor = next(p for p in processes_of(home) if "scheduler.local_fleet" in p.cmdline())
+        family = supervisor.children(recursive=True)
+        supervisor.kill()
+        wait_until(
+            lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family),
+            "a process outlived the supervisor",
+        )
+        (embedded_home / "go").touch()  # the script starts another fleet and ends well
+        output, errors = script.communicate(timeout=120)
+    assert "[1. 2.]" in output, errors
+
+
+def test_two_scripts_of_a_folder_share_one_fleet(embedded_home: Path, waiting_script: str) -> None:
+    home = embedded_home / ".gridfleet"
+    with start_script(embedded_home, waiting_script) as first:
+        wait_until(lambda: len(list(embedded_home.glob("began-*"))) == 2, "the trials did not begin")
+        (embedded_home / "go").touch()
+
+        GridSearchCV(Touching(str(embedded_home)), {"value": [5]}, cv=2, refit=False, verbose=0).fit(
+            [[0.0]] * 12, [0, 1] * 6
+        )
+
+        supervisors = [p for p in processes_of(home) if "scheduler.local_fleet" in p.cmdline()]
+        assert len(supervisors) <= 1
+        output, errors = first.communicate(timeout=120)
+    assert "[1. 2.]" in output, errors
+
+
+def test_ctrl_c_stops_the_fleet_and_says_how_to_go_on(embedded_home: Path, waiting_script: str) -> None:
+    with start_script(embedded_home, waiting_script) as script:
+        wait_until(lambda: list(embedded_home.glob("began-*")), "no trial began")
+        script.send_signal(signal.SIGINT)
+        _, errors = script.communicate(timeout=120)
+
+    assert script.returncode != 0
+    assert "open_search('waiting').wait()" in errors
+    assert processes_of(embedded_home / ".gridfleet") == []
+    assert open_search("waiting").progress().queued == 2
+
+
+def test_fit_shows_a_bar_on_a_terminal_and_nothing_with_verbose_0(embedded_home: Path) -> None:
+    (embedded_home / "models.py").write_text((Path(__file__).parent / "models.py").read_text())
+    code = f"""
+import models
+from scheduler import GridSearchCV
+for verbose in (0, 1):
+    print("verbose", verbose, flush=True)
+    options = dict(cv=2, refit=False, verbose=verbose, n_jobs=1, name=f"verbose{{verbose}}")
+    model = models.Touching({str(embedded_home)!r})
+    GridSearchCV(model, {{"value": [1, 2]}}, **options).fit([[0.0]] * 12, [0, 1] * 6)
+"""
+    (embedded_home / "script.py").write_text(code)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([sys.executable, "script.py"], stdout=theirs, stderr=theirs, cwd=embedded_home) as script:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            shown += part
+        assert script.wait(60) == 0
+    os.close(ours)
+    silent, _, loud = shown.decode().partition("verbose 1")
+    assert silent.split() == ["verbose", "0"]
+    assert "2/2" in loud
+    assert "verbose1" in loud
+    assert "━" in loud
+
+
+def test_importing_the_public_api_imports_neither_tensorflow_nor_scikit_learn(tmp_path: Path) -> None:
+    code = "import sys, scheduler; print([m for m in ('tensorflow', 'keras', 'sklearn', 'celery') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_submitting_does_not_import_tensorflow(embedded_home: Path) -> None:
+    code = """
+import sys
+from scheduler import GridSearchCV, submit
+from sklearn.svm import SVC
+handle = submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, n_jobs=1), [[0.0], [1.0]] * 6, [0, 1] * 6)
+handle.wait(60)
+print(handle.best_score_, "tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=embedded_home)
+    assert done.stdout.split() == ["1.0", "False"], done.stderr
