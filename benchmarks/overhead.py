@@ -170,8 +170,8 @@ def best_score_query(fleet: Fleet, rows: int) -> dict[str, Any]:
         started = time.perf_counter()
         assert reporter.best_trial(fleet.database, handle.id) is not None
         times.append((time.perf_counter() - started) * 1000)
-    query = reporter._best_first(handle.id).limit(1).compile(
-        fleet.database.engine, compile_kwargs={"literal_binds": True}
+    query = (
+        reporter._best_first(handle.id).limit(1).compile(fleet.database.engine, compile_kwargs={"literal_binds": True})
     )
     explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
     with fleet.database.read() as connection:

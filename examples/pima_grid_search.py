@@ -26,7 +26,8 @@ X, Y = dataset[:, 0:8], dataset[:, 8]
 X_train, X_test, y_train, y_test = train_test_split(X, Y, test_size=0.33, random_state=42)
 
 model = KerasClassifier(model=create_model, epochs=100, batch_size=10, verbose=0, random_state=42)
-grid = GridSearchCV(estimator=model, param_grid=dict(optimizer=["adam", "rmsprop"]), n_jobs=-1, cv=3)
+# model__ is scikeras' way to say "for create_model": a plain `optimizer` it would keep to itself
+grid = GridSearchCV(estimator=model, param_grid=dict(model__optimizer=["adam", "rmsprop"]), n_jobs=-1, cv=3)
 result = grid.fit(X_train, y_train)
 
 print("best score: %f, best params: %s" % (result.best_score_, result.best_params_))

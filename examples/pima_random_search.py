@@ -28,7 +28,7 @@ X_train, X_test, y_train, y_test = train_test_split(X, Y, test_size=0.33, random
 
 distributions = dict(
     batch_size=randint(16, 65),
-    optimizer=["adam", "rmsprop", "sgd"],
+    model__optimizer=["adam", "rmsprop", "sgd"],
     model__units=randint(4, 33),
 )
 model = KerasClassifier(model=create_model, epochs=20, verbose=0, random_state=42)

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from scheduler.submission import SearchHandle, open_search, submit
     from storage.errors import GridfleetError
 
-__all__ = ["GridSearchCV", "GridfleetError", "RandomizedSearchCV", "SearchHandle", "open_search", "register_joblib_backend", "submit"]
+__all__ = [
+    "GridSearchCV",
+    "GridfleetError",
+    "RandomizedSearchCV",
+    "SearchHandle",
+    "open_search",
+    "register_joblib_backend",
+    "submit",
+]
 
 #: Where each public name lives; imported when it is asked for, so that reading results needs no scikit-learn.
 _HOMES = {

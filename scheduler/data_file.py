@@ -119,9 +119,11 @@ def _read_table(path: Path, data: DataFile) -> tuple[Array, Array]:
     position = _position(data.target, list(frame.columns), path)
     if len(frame.columns) < 2:
         raise InvalidSearchError(f"`data.file`: {path} has a single column; the columns must be separated by commas")
+    if frame.empty:
+        raise InvalidSearchError(f"`data.file`: {path} has no rows")
     y = frame.iloc[:, position]
     features = frame.drop(columns=frame.columns[position])
-    return _numbers(features, path, first_line=1 + has_header), _target(y, path, first_line=1 + has_header)
+    return _numbers(features, path, first_line=1 + has_header), _target(y, path)
 
 
 def _read_csv(path: Path, *, has_header: bool) -> pd.DataFrame:
@@ -178,17 +180,14 @@ def _numbers(features: pd.DataFrame, path: Path, *, first_line: int) -> Array:
     for name, column in features.items():
         if is_numeric_dtype(column) or is_bool_dtype(column):
             continue
-        row, value = next(
-            ((row, value) for row, value in enumerate(column) if not _is_number(value)), (0, column.dtype)
-        )
-        hint = "; the first line seems to name the columns, leave out `header: false`" if first_line + row == 1 else ""
-        raise InvalidSearchError(
-            f"`data.file`: column {str(name)!r} of {path} is not numeric, row {row + 1} has {value!r}{hint}"
-        )
+        row, value = next(((row, value) for row, value in enumerate(column) if not _is_number(value)), (None, None))
+        problem = f"it holds {column.dtype}" if row is None else f"row {row + 1} has {value!r}"
+        hint = "; the first line seems to name the columns, leave out `header: false`" if row == 1 - first_line else ""
+        raise InvalidSearchError(f"`data.file`: column {str(name)!r} of {path} is not numeric, {problem}{hint}")
     return features.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _target(column: pd.Series[Any], path: Path, *, first_line: int) -> Array:
+def _target(column: pd.Series[Any], path: Path) -> Array:
     import numpy as np
 
     missing = np.flatnonzero(column.isna())

@@ -11,7 +11,7 @@ from sqlalchemy import Select, extract, func, select
 
 from storage.database import Database, now
 from storage.errors import SearchNotFoundError
-from storage.schema import Search, SplitScore, Trial, TrialState
+from storage.schema import Search, SplitScore, Trial, TrialState, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,18 @@ class FailedTrial:
     error_type: str | None
     error: str | None
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWorker:
+    """A worker process and the releases it runs."""
+
+    id: str
+    python_version: str
+    tensorflow_version: str | None
+    keras_version: str | None
+    scikit_learn_version: str
+    gridfleet_version: str
 
 
 _SUMMARY = (
@@ -221,6 +233,21 @@ def failures(database: Database, search_id: int, *, limit: int = 10) -> list[Fai
             .limit(limit)
         )
         return [FailedTrial(**row._mapping) for row in rows]
+
+
+def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
+    """List the worker processes that were seen in the last seconds."""
+    columns = (
+        Worker.id,
+        Worker.python_version,
+        Worker.tensorflow_version,
+        Worker.keras_version,
+        Worker.scikit_learn_version,
+        Worker.gridfleet_version,
+    )
+    with database.read() as connection:
+        rows = connection.execute(select(*columns).where(Worker.last_seen_at > now(-within_s)).order_by(Worker.id))
+        return [SeenWorker(**row._mapping) for row in rows]
 
 
 def trial_rows(database: Database, search_id: int) -> Sequence[Any]:

@@ -215,7 +215,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _problem(place: Place, sentence: str) -> PydanticCustomError:
-    return PydanticCustomError("gridfleet", sentence.replace("{", "{{").replace("}", "}}"), {"place": place})  # type: ignore[arg-type]
+    return PydanticCustomError("gridfleet", sentence.replace("{", "{{").replace("}", "}}"), {"place": place})
 
 
 def _place(loc: Sequence[str | int], content: Any) -> Place:
@@ -314,9 +314,9 @@ def _check_wrapped_name(key: str, name: str, described: SearchFile, arguments: M
         )
     own = _wrapper_parameters()
     known = name in own or (bool(separated) and prefix in WRAPPER_PREFIXES)
-    if not known and key == f"fit.{name}" and name in arguments:
+    if not known and name in described.fit and (name in arguments or takes_all):
         return  # scikeras passes the constructor's further arguments to the model function
-    if not known and name not in described.fit:
+    if not known:
         candidates = [*own, *(f"model__{argument}" for argument in arguments)]
         raise InvalidSearchError(
             f"`{key}` is no parameter of the {described.wrapper} wrapper; {nearest(name, candidates)}"

@@ -356,6 +356,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None) -> SearchHa
     validation.check_name(name)
     validation.check_params(request.estimator, request.candidates)
     validation.check_finite(request.estimator, request.X)
+    validation.warn_of_params_that_do_not_arrive(request.estimator, request.candidates)
     _check_name_is_free(fleet, name)
     candidates = Candidates(
         params=list(request.candidates),

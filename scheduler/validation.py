@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +63,26 @@ def check_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
             clone(estimator).set_params(**clone(params, safe=False))
         except (ValueError, TypeError, AttributeError) as error:
             raise InvalidSearchError(_unknown_param(estimator, names, error)) from error
+
+
+def warn_of_params_that_do_not_arrive(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
+    """Warn of hyperparameters that scikeras keeps though the function that builds the model has them too.
+
+    ``KerasClassifier(model=create_model)`` passes on only ``model__optimizer`` to ``create_model(optimizer=…)``;
+    a search over ``optimizer`` would train the same model again and again.
+    """
+    build = getattr(estimator, "model", None)
+    if not type(estimator).__module__.startswith("scikeras") or not inspect.isfunction(build):
+        return
+    kept = set(inspect.signature(type(estimator).__init__).parameters) & set(inspect.signature(build).parameters)
+    for name in sorted(kept.intersection(set().union(*candidates))):
+        warnings.warn(
+            f"{name!r} does not reach {build.__name__}({name}=…), as {_name(estimator)} keeps it for itself: unless "
+            f"{build.__name__} leaves compiling to it, all its values train the same model; search over "
+            f"'model__{name}' instead",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def check_finite(estimator: Any, X: Any) -> None:

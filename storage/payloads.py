@@ -75,7 +75,7 @@ class PayloadStore:
         NotPicklableError
             If it can't travel.
         """
-        content = pickling.dump((kind, obj), what=what)
+        content = pickling.dump(kind, obj, what=what)
         digest = _sha256(content)
         signature = self._sign(kind, digest, content)
         with self._database.read() as connection:
@@ -101,15 +101,24 @@ class PayloadStore:
         if digest in self._loaded:
             self._loaded.move_to_end(digest)
             return self._loaded[digest]
-        with self._cache.opened(digest, lambda file: self._download(kind, digest, file)) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        found_kind, obj = pickling.load(memoryview(mapped))
+        found_kind, obj = pickling.load(self._mapped(kind, digest))
         if found_kind != kind:
             raise PayloadError(f"payload {digest[:12]} is a {found_kind!r}, not a {kind!r}")
         self._loaded[digest] = obj
         while len(self._loaded) > LOADED_OBJECTS:
             self._loaded.popitem(last=False)
         return obj
+
+    def _mapped(self, kind: str, digest: str) -> memoryview:
+        for _ in range(2):
+            with self._cache.opened(digest, lambda file: self._download(kind, digest, file)) as file:
+                # a power cut may leave an empty file, which can't be mapped
+                if os.fstat(file.fileno()).st_size:
+                    mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+                    if _sha256([mapped]) == digest:
+                        return mapped
+            self._cache.forget(digest)
+        raise PayloadError(f"payload {digest[:12]} ({kind}) is damaged in the local cache, time and again")
 
     def check_key(self) -> None:
         """Make sure that this process's key is the one that the newest payload was signed with.
@@ -133,12 +142,9 @@ class PayloadStore:
         # a transaction of its own, before the search's: hundreds of MB would hold SQLite's only write lock
         # for seconds. Killed in between, what stays is a payload that nobody names and the next one reuses.
         with self._database.write() as connection:
-            inserted = connection.execute(
-                self._insert_once(Payload).values(
-                    digest=digest, kind=kind, size=pickling.size_of(content), signature=signature
-                )
-            )
-            if inserted.rowcount == 0:  # another process was faster
+            row = {"digest": digest, "kind": kind, "size": pickling.size_of(content), "signature": signature}
+            inserted = connection.execute(self._insert_once(Payload).values(row).returning(Payload.digest)).scalar()
+            if inserted is None:  # another process was faster
                 return
             for position, chunk in enumerate(_chunks(content)):
                 connection.execute(insert(PayloadChunk).values(digest=digest, position=position, content=chunk))
@@ -203,35 +209,47 @@ class _Cache:
     def opened(self, digest: str, fill: Any) -> Iterator[Any]:
         """Open a cached file; where it is missing, `fill` writes it, in one process of the host only."""
         path = self._folder / digest
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._refuse_another_users_folder()
         try:
             file = path.open("rb")
         except FileNotFoundError:
-            self._fetch(path, fill)
-            file = path.open("rb")
+            file = self._fetch(path, fill)
         with file:
-            os.utime(path)
+            os.utime(file.fileno())
             yield file
 
-    def _fetch(self, path: Path, fill: Any) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._folder.stat().st_uid != os.geteuid():
+    def forget(self, digest: str) -> None:
+        """Remove a file."""
+        (self._folder / digest).unlink(missing_ok=True)
+
+    def _refuse_another_users_folder(self) -> None:
+        stat = self._folder.stat()
+        if stat.st_uid != os.geteuid() or stat.st_mode & 0o002:
             raise PayloadError(
-                f"the cache folder {self._folder} belongs to another user, who could put code there; "
-                f"set {PREFIX}CACHE_DIR to a private one"
+                f"the cache folder {self._folder} belongs to another user, or others may write to it, who could put "
+                f"code there; set {PREFIX}CACHE_DIR to a private one"
             )
+
+    def _fetch(self, path: Path, fill: Any) -> Any:
         with (self._folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.exists():
-                return
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix="part-", delete=False) as part:
-                try:
-                    fill(part)
-                    part.flush()
-                    Path(part.name).replace(path)
-                except BaseException:
-                    Path(part.name).unlink()
-                    raise
-            self._evict(keep=path)
+            for part in self._folder.glob("part-*"):  # of processes that were killed in here
+                part.unlink()
+            if not path.exists():
+                self._write(path, fill)
+                self._evict(keep=path)
+            return path.open("rb")
+
+    def _write(self, path: Path, fill: Any) -> None:
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix="part-", delete=False) as part:
+            try:
+                fill(part)
+                part.flush()
+                Path(part.name).replace(path)
+            except BaseException:
+                Path(part.name).unlink()
+                raise
 
     def _evict(self, keep: Path) -> None:
         # mapped files live on until their last process lets go of them

@@ -53,7 +53,10 @@ def create_search_view(connection: Connection, search_id: int, name: str, kinds:
         *AFTER_PARAMS,
     ]
     query = f"SELECT {', '.join(columns)} FROM trials WHERE search_id = {int(search_id)}"  # noqa: S608 - all quoted
-    connection.exec_driver_sql(f"CREATE VIEW {quote(name)} AS {query}".replace("%", "%%"), {})
+    statement = f"CREATE VIEW {quote(name)} AS {query}"
+    if connection.dialect.name == "postgresql":  # psycopg reads % as a placeholder, SQLite's driver does not
+        statement = statement.replace("%", "%%")
+    connection.exec_driver_sql(statement, {})
 
 
 def quote(identifier: str) -> str:
@@ -93,7 +96,9 @@ def _literal(text: str) -> str:
 
 def _sqlite_value(param: str, kind: Kind) -> str:
     # json_each and not json_extract: a path can't hold every name
-    value = f"(SELECT value FROM json_each(trials.params) WHERE key = {_literal(param)})"  # noqa: S608 - quoted
+    # as in PostgreSQL, where the text of a JSON boolean is not a digit
+    shown = "CASE WHEN type IN ('true', 'false') THEN type ELSE value END" if kind == "text" else "value"
+    value = f"(SELECT {shown} FROM json_each(trials.params) WHERE key = {_literal(param)})"  # noqa: S608 - quoted
     return f"CAST({value} AS {_SQLITE_TYPES[kind]})"
 
 

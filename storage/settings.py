@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,22 @@ class Settings(BaseSettings):
             if value is not None
         }
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, _without_password(value) if name in ("database_url", "broker_url") else value
+
     def replace(self, **changes: Any) -> Settings:
         """Return a copy with some settings changed."""
         return self.model_copy(update=changes)
+
+
+def _without_password(url: str | None) -> str | None:
+    if url is None:
+        return None
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return "***"
 
 
 def load_settings() -> Settings:

@@ -58,6 +58,8 @@ class WorkerProcess:
         self._claimed_at = 0.0
         self._interrupt: str | None = None
         workers.register(self.database, self.id, hostname=socket.gethostname(), pid=os.getpid())
+        # a search makes many models, each traced once: TensorFlow warns of every one
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         signal.signal(INTERRUPT, self._on_interrupt)
         threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True).start()
 

@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 @signals.worker_process_init.connect
-def _leave_no_orphan(**_: object) -> None:
+def _begin(**_: object) -> None:
     die_with_parent(os.getppid())
+    this_process()  # so that the table of workers has it before its first trial
 
 
 @shared_task(name=TASK, ignore_result=True)

@@ -1,9 +1,9 @@
 #!/bin/bash
-# The three roles of a fleet and what each may do. PostgreSQL's image runs this once, when the database is new;
-# run again, it sets the passwords to those of the secret files.
+# The roles of a fleet and what each may do. PostgreSQL's image runs this once, when the database is new; run again,
+# it sets all passwords to those of the secret files.
 set -eu
 
-for name in database database_worker database_reporter; do
+for name in database database_worker database_reporter database_superuser; do
   if [ ! -s "/run/secrets/gridfleet_${name}_password" ]; then
     echo "the secret gridfleet_${name}_password is missing or empty; make it with 'make secrets'" >&2
     exit 1
@@ -16,6 +16,7 @@ SET log_min_error_statement = panic;
 \set owner_password `cat /run/secrets/gridfleet_database_password`
 \set worker_password `cat /run/secrets/gridfleet_database_worker_password`
 \set reporter_password `cat /run/secrets/gridfleet_database_reporter_password`
+\set superuser_password `cat /run/secrets/gridfleet_database_superuser_password`
 SELECT current_database() AS database \gset
 
 SELECT format('CREATE ROLE %I', name)
@@ -23,6 +24,7 @@ FROM unnest(ARRAY['gridfleet', 'gridfleet_worker', 'gridfleet_reporter']) AS nam
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 
 BEGIN;
+ALTER ROLE CURRENT_USER PASSWORD :'superuser_password';
 -- migrates and submits: a search makes a view
 ALTER ROLE gridfleet LOGIN PASSWORD :'owner_password';
 -- workers and the scheduler
@@ -60,6 +62,7 @@ BEGIN
   END LOOP;
 END
 $$;
+SET LOCAL client_min_messages = warning;
 DROP EVENT TRIGGER IF EXISTS guard_new_tables;
 CREATE EVENT TRIGGER guard_new_tables ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION guard_new_tables();
 COMMIT;

@@ -74,9 +74,10 @@ no_secret_shows() {
 
 # --- what the fleet does
 
-reporter_ends_with_a_score() {
-  docker compose logs --no-log-prefix --tail 1 reporter | grep -E '^best score: 0\.[0-9]+, best params: '
-}
+# not by `docker compose logs`, which puts escape sequences before lines
+last_line_of_reporter() { docker logs --tail 1 "$(docker compose ps --quiet reporter)" 2>&1; }
+
+reporter_ends_with_a_score() { last_line_of_reporter | grep -E '^best score: 0\.[0-9]+, best params: '; }
 
 demo_has_exited() {
   [[ $(docker compose ps --all --format '{{.State}} {{.ExitCode}}' demo) == "exited 0" ]]
@@ -86,7 +87,13 @@ outside() { # NAME ARGUMENT…: the script on the host; what it prints goes to $
   GRIDFLEET_DATABASE_URL=postgresql+psycopg://gridfleet@127.0.0.1:$GRIDFLEET_DATABASE_PORT/gridfleet \
     GRIDFLEET_BROKER_URL=redis://gridfleet@127.0.0.1:$GRIDFLEET_BROKER_PORT/0 \
     GRIDFLEET_CACHE_DIR=$work/cache \
-    "$python" tests/compose/outside.py "$@" >"$seen/$1.log" 2>&1 || { cat "$seen/$1.log"; return 1; }
+    "$python" tests/compose/outside.py "$@" >"$seen/$1.log" 2>&1
+}
+
+best_score_of() { sed -n 's/^best score: \([^,]*\),.*/\1/p' "$seen/$1.log"; }
+
+has_best_score() { # NAME: the script outside has ended well
+  [[ -n $(best_score_of "$1") ]] || { cat "$seen/$1.log"; return 1; }
 }
 
 all_healthy() {
@@ -125,7 +132,7 @@ nothing_is_left() {
 reporter_sql() {
   docker compose exec -T database sh -c \
     'PGPASSWORD=$(cat /run/secrets/gridfleet_database_reporter_password) exec psql --no-psqlrc --no-align --tuples-only \
-      --set ON_ERROR_STOP=1 --host database --username gridfleet_reporter --command "$1" gridfleet' sh "$1"
+      --set ON_ERROR_STOP=1 --host database --username gridfleet_reporter --command "$1" gridfleet' sh "$1" </dev/null
 }
 
 equal() { # EXPECTED QUERY
@@ -144,7 +151,7 @@ refused() { # STATEMENT
   local output
   output=$(reporter_sql "$1") && return 1
   output=$(reporter_sql "$1" 2>&1)
-  grep -E 'permission denied|read-only transaction' <<<"$output" || { echo "$output"; return 1; }
+  grep -E 'permission denied|must be owner|read-only transaction' <<<"$output" || { echo "$output"; return 1; }
 }
 
 two_workers_run_trials() {
@@ -167,8 +174,10 @@ equal_inside() { # EXPECTED SERVICE COMMAND…
 
 CONFINED='
   test "$(id -u)" != 0 || { echo "runs as root"; exit 1; }
+  # the init and the service below it
   for pid in 1 $(cat /proc/1/task/1/children); do
-    grep -qx "CapEff:	0000000000000000" "/proc/$pid/status" || { grep CapEff "/proc/$pid/status"; exit 1; }
-    grep -qx "NoNewPrivs:	1" "/proc/$pid/status" || { echo "process $pid may gain privileges"; exit 1; }
+    grep -qE "^CapEff:\s0+$" "/proc/$pid/status" || { grep CapEff "/proc/$pid/status"; exit 1; }
+    grep -qE "^NoNewPrivs:\s1$" "/proc/$pid/status" || { echo "process $pid may gain privileges"; exit 1; }
   done
-  ! touch /written 2>/dev/null || { echo "/ is writable"; exit 1; }'
+  grep -qE "^[^ ]+ / [^ ]+ ro[, ]" /proc/mounts || { echo "/ is writable"; exit 1; }
+  ! touch /written 2>/dev/null'

@@ -106,6 +106,13 @@ def test_a_taken_name_is_refused_and_the_first_search_stays(fleet: Fleet) -> Non
     assert stored(fleet.database) == (1, 1)
 
 
+def test_a_hyperparameter_that_scikeras_keeps_from_the_model_is_warned_of(fleet: Fleet) -> None:
+    keras = KerasClassifier(model=create_model, epochs=1, verbose=0)
+
+    with pytest.warns(UserWarning, match="search over 'model__optimizer' instead"):
+        submit(GridSearchCV(keras, {"optimizer": ["adam", "rmsprop"]}), np.ones((12, 8)), Y)
+
+
 def test_nan_is_accepted_where_the_estimator_takes_it(fleet: Fleet) -> None:
     submit(GridSearchCV(make_pipeline(SimpleImputer(), SVC()), {"svc__C": [1]}), np.where(X == 3, np.nan, X), Y)
 

@@ -54,7 +54,7 @@ def test_keras_scores_equal_those_of_scikit_learn_split_by_split(
     configured: Settings, start_worker: Callable[..., Any], concurrency: int
 ) -> None:
     start_worker(configured, concurrency=concurrency)
-    space = {"optimizer": ["adam", "rmsprop"], "model__units": [3]}
+    space = {"model__optimizer": ["adam", "rmsprop"], "model__units": [3]}
     options = {"cv": 3, "scoring": ["accuracy", "neg_log_loss"], "refit": "accuracy", "return_train_score": True}
     theirs = model_selection.GridSearchCV(keras(), space, **options).fit(*PIMA)
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Row, insert, select
 
 from storage import trials
 from storage.database import Database, now
+from storage.payloads import PayloadStore
 from storage.schema import Payload, Search, Trial
+from storage.settings import Settings
 from storage.trials import Claim, Held, SplitResult, TrialResult
 from storage.versions import installed_versions
 
 #: The digest of a payload that nobody loads.
 DIGEST = "0" * 64
 N_SPLITS = 2
+#: Seconds that processes on a busy machine may take to be ready for a race.
+READY_S = 90
 
 _numbers = itertools.count()
 
@@ -113,6 +120,49 @@ def result_of(score: float, *, error: str | None = None, n_splits: int = N_SPLIT
         error_type=None if error is None else "ValueError",
         error=error,
     )
+
+
+def _race(settings: Settings, action: Callable[[Database, Any], Any], argument: Any, start: Any, answers: Any) -> None:
+    with closing(Database(settings)) as database:
+        database.check()  # connected: what follows is the race alone
+        start.wait(READY_S)
+        try:
+            answers.put(action(database, argument))
+        except Exception as error:
+            answers.put(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def race(settings: Settings, action: Callable[[Database, Any], Any], arguments: list[Any]) -> list[Any]:
+    """Let as many processes as arguments do something at the same moment; returns their answers."""
+    context = multiprocessing.get_context("spawn")
+    start, answers = context.Barrier(len(arguments)), context.Queue()
+    racers = [
+        context.Process(target=_race, args=(settings, action, argument, start, answers)) for argument in arguments
+    ]
+    for racer in racers:
+        racer.start()
+    try:
+        found = [answers.get(timeout=READY_S) for _ in racers]
+    finally:
+        for racer in racers:
+            racer.join(60)
+    for answer in found:
+        if isinstance(answer, RuntimeError):
+            raise answer
+    assert [racer.exitcode for racer in racers] == [0] * len(racers)
+    return found
+
+
+def put_array(database: Database, arguments: tuple[Settings, int]) -> str:
+    """Store an array of 2 MB; here, so that racing processes need not import what a test file does."""
+    settings, seed = arguments
+    return PayloadStore(database, settings).put("X", np.random.default_rng(seed).normal(size=(500, 500)), what="X")
+
+
+def get_sum(database: Database, arguments: tuple[Settings, str]) -> float:
+    """Load an array and add it up."""
+    settings, digest = arguments
+    return float(PayloadStore(database, settings).get("X", digest).sum())
 
 
 @pytest.fixture

@@ -1,0 +1,86 @@
+"""Does a worker process stay flat over hundreds of Keras trials?
+
+    python benchmarks/memory.py [--trials 500] [--json FILE]
+
+Runs the trials in one process, without the limit that replaces a process that grew, and prints its memory
+every tenth of the way. The slope is fitted to the second half, when every cache is warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from overhead import fleet_on
+from sqlalchemy import select
+
+from scheduler import GridSearchCV, submission
+from scheduler.joblib_backend import FleetBackend
+from scheduler.search_cv import fit_with
+from storage.schema import Trial
+
+
+def create_model(units: int = 4) -> Any:
+    from keras import Input, Sequential
+    from keras.layers import Dense
+
+    model = Sequential([Input((8,)), Dense(units, activation="relu"), Dense(1, activation="sigmoid")])
+    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=500)
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/memory.json"), help="where figures go")
+    options = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with tempfile.TemporaryDirectory() as folder, fleet_on("sqlite", Path(folder) / "fleet") as fleet:
+        os.environ.update(fleet.settings.as_variables())
+        submit(fleet, options.trials)
+        with fleet.database.read() as connection:
+            ids = list(connection.execute(select(Trial.id).order_by(Trial.id)).scalars())
+        figures = run(ids)
+    options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def submit(fleet: Any, n_trials: int) -> None:
+    from scikeras.wrappers import KerasClassifier
+
+    def store(request: Any) -> Any:
+        raise submission._Submitted(submission.store(fleet, request, name=None))
+
+    model = KerasClassifier(model=create_model, epochs=1, batch_size=32, verbose=0, random_state=1)
+    search = GridSearchCV(model, {"model__units": list(range(2, 2 + n_trials))}, cv=2, verbose=0)
+    rng = np.random.default_rng(0)
+    try:
+        fit_with(FleetBackend(store), search, rng.normal(size=(64, 8)), rng.integers(0, 2, 64))
+    except submission._Submitted:
+        return
+
+
+def run(ids: list[int]) -> dict[str, Any]:
+    from worker.tasks import evaluate
+
+    process = psutil.Process()
+    points: list[tuple[int, float]] = []
+    every = max(1, len(ids) // 10)
+    for done, trial_id in enumerate(ids, start=1):
+        evaluate(trial_id)
+        if done % every == 0:
+            points.append((done, process.memory_info().rss / 2**20))
+            print(f"{done:5d} trials  {points[-1][1]:8.1f} MB", flush=True)
+    half = points[len(points) // 2 :]
+    slope = float(np.polyfit([done for done, _ in half], [size for _, size in half], 1)[0])
+    print(f"slope over the second half: {slope * 1000:.1f} KB per trial")
+    return {"points": points, "slope_mb_per_trial": slope}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""docs/cli.md has the help of every command, word by word."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from scheduler.cli import app
+from scheduler.search_file import SearchFile
+
+TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+#: What follows each ``$ gridfleet … --help``.
+HELPS = {
+    tuple(command.split()): output
+    for command, output in re.findall(r"```console\n\$ (.*?)\n(.*?)\n```", TEXT, re.DOTALL)
+}
+
+
+def _commands() -> list[tuple[str, ...]]:
+    def walk(command, path):
+        yield path
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, (*path, name))
+
+    return list(walk(get_command(app), ("gridfleet",)))
+
+
+def test_every_command_is_documented_and_no_other():
+    assert {command[:-1] for command in HELPS} == set(_commands())
+
+
+@pytest.mark.parametrize("command", _commands(), ids=" ".join)
+def test_the_documented_help_is_what_the_command_prints(command):
+    program = [sys.executable, "-c", "from scheduler.cli import main; main()"]
+    environment = {**os.environ, "COLUMNS": "100"}
+    printed = subprocess.run([*program, *command[1:], "--help"], capture_output=True, text=True, env=environment)
+
+    assert printed.returncode == 0, printed.stderr
+    assert HELPS[(*command, "--help")] == printed.stdout.rstrip()
+
+
+def test_every_key_of_the_search_file_is_documented():
+    table = TEXT.partition("## The search file")[2]
+    for key in SearchFile.model_fields:
+        assert f"`{key}" in table

@@ -1,0 +1,526 @@
+"""The command ``gridfleet``, on real databases, and on a real embedded fleet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text, update
+
+from scheduler import cli, read_only_sql, reporter
+from scheduler.watching import Watcher
+from storage import trials
+from storage.errors import QueryError
+from storage.schema import SCHEMA_REVISION, Search, Worker
+from tests.stored_searches import WORKERS, claim, record, store_pima, store_search
+
+#: pydantic is not among them: typer imports it by itself where it is installed.
+HEAVY = (
+    "sqlalchemy",
+    "pydantic_settings",
+    "sklearn",
+    "celery",
+    "numpy",
+    "pandas",
+    "keras",
+    "tensorflow",
+    "redis",
+    "alembic",
+)
+COMMANDS = (
+    "up",
+    "worker",
+    "scheduler",
+    "health",
+    "submit",
+    "list",
+    "watch",
+    "report",
+    "best",
+    "cancel",
+    "sql",
+    "doctor",
+)
+SEARCH_FILE = """
+model: sklearn.tree:DecisionTreeClassifier
+random_state: 0
+data: {file: flowers.csv, target: kind}
+space: {max_depth: [1, 2], criterion: [gini, entropy]}
+cv: 2
+"""
+FLOWERS = "width,height,kind\n" + "".join(f"{n % 7},{n % 5},{n % 2}\n" for n in range(40))
+
+
+@pytest.fixture
+def gridfleet(capsys):
+    """Run the command in this process: ``gridfleet("best", "pima")`` gives status, output and errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main(list(arguments))
+        return (left.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def fleet(database_settings, database, monkeypatch):
+    """Configure a fleet by its variables, as a shell would."""
+    for name, value in database_settings.as_variables().items():
+        monkeypatch.setenv(name, value)
+    return database_settings
+
+
+@pytest.fixture
+def pima(fleet, database):
+    """Store the finished search ``pima``."""
+    return store_pima(fleet, database)
+
+
+@pytest.fixture
+def search_file(tmp_path):
+    """Write a search file of four trials and its data."""
+    (tmp_path / "flowers.csv").write_text(FLOWERS)
+    file = tmp_path / "trees.yaml"
+    file.write_text(SEARCH_FILE)
+    return file
+
+
+def _program(*arguments: str, before: str = "", after: str = "") -> list[str]:
+    return [sys.executable, "-c", f"{before}\nfrom scheduler.cli import main\n{after or 'main()'}", *arguments]
+
+
+@pytest.mark.parametrize("command", [(), ("db",), ("db", "upgrade"), *((name,) for name in COMMANDS)], ids=str)
+def test_help_imports_nothing_heavy(command):
+    after = (
+        "import sys\ntry:\n    main()\nfinally:\n"
+        f"    print('IMPORTED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    printed = subprocess.run(_program(*command, "--help", after=after), capture_output=True, text=True)
+
+    assert printed.returncode == 0
+    assert "Usage: gridfleet" in printed.stdout
+    assert printed.stdout.endswith("IMPORTED []\n")
+
+
+def test_health_imports_nothing_heavy_and_believes_a_young_file_only(tmp_path, monkeypatch, gridfleet):
+    file = tmp_path / "health"
+    monkeypatch.setenv("GRIDFLEET_HEALTH_FILE", str(file))
+
+    assert gridfleet("health")[0] == 1
+    file.touch()
+    assert gridfleet("health") == (0, "", "")
+    os.utime(file, (0, 0))
+    status, _, said = gridfleet("health")
+
+    assert status == 1
+    assert "the service does not live" in said
+
+
+def test_wrong_usage_has_status_2(gridfleet):
+    assert gridfleet("best")[0] == 2
+    assert gridfleet("nonsense")[0] == 2
+    assert gridfleet("up", "--workers", "0")[0] == 2
+
+
+def test_list_shows_state_progress_and_best_score(gridfleet, pima):
+    status, shown, _ = gridfleet("list")
+
+    assert status == 0
+    assert shown.splitlines()[1].split()[:5] == ["pima", "completed", "5/5", "1", "0.750000"]
+
+
+def test_report_tells_what_was_searched_the_best_the_leaderboard_and_the_failures(gridfleet, pima):
+    status, shown, _ = gridfleet("report", "PIMA")
+
+    assert status == 0
+    assert "pima: completed" in shown
+    assert "GridSearchCV, 5 trials of 2 splits, over " in shown
+    assert "5 of 5 done: 4 completed, 1 failed" in shown
+    assert "best score   0.750000 ± 0.015625" in shown
+    ranks = [line.split()[0] for line in shown.partition("mean_test_score")[2].splitlines()[1:5]]
+    assert ranks == ["1", "2", "3", "4"]
+    assert "ValueError: Could not interpret optimizer identifier: adan" in shown
+    assert "Traceback" not in shown
+
+
+def test_best_as_a_line_and_as_json(gridfleet, pima):
+    _, line, _ = gridfleet("best", "pima")
+    _, shown, _ = gridfleet("best", "pima", "--json")
+
+    assert line.startswith("best score: 0.750000, best params: {")
+    assert line.endswith(" (search pima)\n")
+    assert json.loads(shown) == {
+        "search": "pima",
+        "state": "completed",
+        "metric": "score",
+        "best_score": 0.75,
+        "std_test_score": 0.015625,
+        "best_params": {"optimizer": "adam", "batch_size": 20},
+        "number": 1,
+    }
+
+
+def test_a_search_without_a_score_has_no_best(gridfleet, fleet, database):
+    store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
+
+    status, line, _ = gridfleet("best", "new")
+    assert (status, line) == (1, "no score: 0 of 2 trials failed, 0 were cancelled, 2 are open (search new)\n")
+    status, _, said = gridfleet("best", "new", "--json")
+    assert (status, said) == (1, "gridfleet: search 'new' has no score yet; it is queued\n")
+
+
+def test_an_unknown_search_is_one_sentence(gridfleet, pima):
+    for command in ("best", "report", "cancel", "watch"):
+        assert gridfleet(command, "prima") == (
+            1,
+            "",
+            "gridfleet: no search has the name 'prima'; the newest are 'pima'\n",
+        )
+
+
+def test_cancel_ends_queued_trials_once(gridfleet, fleet, database):
+    search_id = store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
+
+    assert gridfleet("cancel", "new")[:2] == (0, "search new is cancelled\n")
+    assert reporter.progress(database, search_id).cancelled == 2
+    assert "has ended already (cancelled)" in gridfleet("cancel", "new")[1]
+
+
+def test_watch_of_a_finished_search_ends_with_its_best_line(gridfleet, pima):
+    status, shown, progress = gridfleet("watch", "pima")
+
+    assert status == 0
+    assert progress == "pima: 5/5 trials, 1 failed, best 0.75\n"
+    assert shown.startswith("best score: 0.750000")
+
+
+def test_a_watcher_tells_each_change_once_and_each_end_once(fleet, database, pima):
+    watcher = Watcher(database)
+    assert [line.partition(",")[0] for line in watcher.look()] == ["best score: 0.750000"]
+    assert watcher.look() == []
+
+    search_id = store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
+    assert watcher.look() == ["new: 0/2 trials"]
+    record(database, claim(database, search_id, 0, WORKERS[0]), (0.5, 0.75))
+    (line,) = watcher.look()
+    assert line.startswith("new: 1/2 trials, best 0.625")
+    assert watcher.look() == []
+    record(database, claim(database, search_id, 1, WORKERS[0]), (0.5, 0.5))
+    assert watcher.look() == ["best score: 0.625000, best params: {'C': 1} (search new)"]
+    assert watcher.look() == []
+
+
+def test_a_large_search_is_told_in_few_lines(fleet, database):
+    search_id = store_search(fleet, database, "large", [{"C": number} for number in range(200)])
+    watcher = Watcher(database)
+    told = watcher.look()
+    for number in range(60):
+        record(database, claim(database, search_id, number, WORKERS[0]), (0.5, 0.5))
+        told += watcher.look()
+
+    assert [line.split()[1] for line in told] == [
+        "0/200",
+        "1/200",
+        "10/200",
+        "20/200",
+        "30/200",
+        "40/200",
+        "50/200",
+        "60/200",
+    ]
+
+
+def test_a_new_watcher_tells_the_newest_ends_only(fleet, database):
+    for number in range(8):
+        search_id = store_search(fleet, database, f"s{number}", [{"C": 1}])
+        record(database, claim(database, search_id, 0, WORKERS[0]), (0.5, 0.5))
+
+    assert [line[-4:-1] for line in Watcher(database).look()] == [" s3", " s4", " s5", " s6", " s7"]
+
+
+def test_markup_and_control_characters_of_the_database_are_shown_and_not_obeyed(gridfleet, fleet, database):
+    search_id = store_search(fleet, database, "new", [{"[bold red]C": "\x1b]0;title\x07[/]"}])
+    record(database, claim(database, search_id, 0, WORKERS[0]), (0.5, 0.5))
+    with database.write() as connection:
+        connection.execute(update(Search).values(submitted_by="[red]\x1b[31mada", estimator="[link=x]y"))
+
+    for command in (["list"], ["report", "new"], ["best", "new"], ["sql", "SELECT params FROM trials"]):
+        _, shown, _ = gridfleet(*command)
+        assert "\x1b" not in shown
+        assert "\x07" not in shown
+    assert r"[red]\x1b[31mada" in gridfleet("list")[1]
+    assert "[bold red]C" in gridfleet("report", "new")[1]
+
+
+def test_sql_as_table_csv_and_json(gridfleet, pima):
+    query = 'SELECT optimizer, batch_size, mean_test_score FROM "pima" WHERE number = 1;'
+
+    assert gridfleet("sql", query)[1].split() == [
+        "optimizer", "batch_size", "mean_test_score", "adam", "20", "0.75",
+    ]  # fmt: skip
+    assert gridfleet("sql", query, "--csv")[1] == "optimizer,batch_size,mean_test_score\nadam,20,0.75\n"
+    assert json.loads(gridfleet("sql", query, "--json")[1]) == [
+        {"optimizer": "adam", "batch_size": 20, "mean_test_score": 0.75}
+    ]
+    assert gridfleet("sql", query, "--csv", "--json")[0] == 2
+
+
+def test_sql_gives_json_times_and_nulls_alike_on_both_databases(gridfleet, pima):
+    query = "SELECT params, error_type, created_at, cancel_requested AS c FROM trials WHERE number = 0"
+
+    (row,) = json.loads(gridfleet("sql", query, "--json")[1])
+
+    assert row["params"] == {"optimizer": "adam", "batch_size": 10}
+    assert row["error_type"] is None
+    assert row["created_at"][10] == " "
+    assert row["created_at"].endswith("+00:00")
+    assert not row["c"]
+
+
+def test_percent_signs_in_sql_are_no_placeholders(gridfleet, pima):
+    assert gridfleet("sql", "SELECT name FROM searches WHERE name LIKE 'p%s' OR name LIKE '%im%'", "--csv")[:2] == (
+        0,
+        "name\npima\n",
+    )
+
+
+@pytest.mark.parametrize("text_", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "plain", "it's"])
+def test_csv_cells_are_no_formulas_and_numbers_stay_numbers(gridfleet, pima, text_):
+    shown = gridfleet("sql", f"SELECT '{text_.replace(chr(39), chr(39) * 2)}' AS t, -1 AS i, -0.5 AS f", "--csv")[1]
+
+    (_, row) = csv.reader(io.StringIO(shown, newline=""))
+    assert row[0] == (text_ if text_ in ("plain", "it's") else f"'{text_}")
+    assert row[1:] == ["-1", "-0.5"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DELETE FROM trials",
+        "UPDATE searches SET name = 'x'",
+        "INSERT INTO epochs VALUES (1, 0, 0, 'x', 0)",
+        "CREATE TABLE x (y INTEGER)",
+        "DROP VIEW leaderboard",
+        "SELECT 1; DELETE FROM epochs",
+        "COMMIT; DELETE FROM epochs",
+        "COMMIT",
+        "WITH gone AS (DELETE FROM epochs RETURNING *) SELECT * FROM gone",
+        "SET default_transaction_read_only = off",
+        "SET TRANSACTION READ WRITE",
+        "COPY (SELECT 1) TO PROGRAM 'touch stolen'",
+        "COPY (SELECT 1) TO '/tmp/gridfleet-stolen'",
+        "DO $$ BEGIN DELETE FROM epochs; END $$",
+        "SELECT lo_from_bytea(0, 'x')",
+        "PRAGMA query_only = OFF",
+        "PRAGMA journal_mode = DELETE",
+        "ATTACH DATABASE 'stolen.db' AS stolen",
+        "VACUUM INTO 'stolen.db'",
+        "SELECT load_extension('x')",
+        "",
+        " ; ",
+        "SELECT * FROM nowhere",
+    ],
+)
+def test_sql_can_change_nothing(gridfleet, pima, database, query, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = _everything(database)
+
+    status, shown, said = gridfleet("sql", query)
+
+    assert (status, shown) == (1, "")
+    assert said.startswith("gridfleet: ")
+    assert said.count("\n") == 1
+    assert _everything(database) == before
+    assert not list(tmp_path.glob("stolen*"))
+
+
+def _everything(database):
+    tables = ("searches", "trials", "split_scores", "epochs", "attempts", "workers", "payloads")
+    with database.read() as connection:
+        return {table: connection.execute(text(f"SELECT * FROM {table}")).all() for table in tables}
+
+
+def test_a_query_that_takes_too_long_is_stopped(pima, database, monkeypatch):
+    monkeypatch.setattr(read_only_sql, "TIMEOUT_S", 0.05)
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c"
+
+    with pytest.raises(QueryError, match="took longer"), read_only_sql.run(database, endless) as result:
+        list(result.rows)
+
+
+def test_db_upgrade_makes_the_tables_and_says_so(gridfleet, make_settings, backend, monkeypatch):
+    for name, value in make_settings(backend, migrated=False).as_variables().items():
+        monkeypatch.setenv(name, value)
+
+    assert "run `gridfleet db upgrade`" in gridfleet("list")[2]
+    assert gridfleet("db", "current")[1] == f"the schema is empty; this release needs {SCHEMA_REVISION}\n"
+    assert gridfleet("db", "upgrade")[:2] == (0, f"the schema is {SCHEMA_REVISION}\n")
+    assert gridfleet("db", "upgrade")[1] == f"the schema is {SCHEMA_REVISION} already\n"
+    assert gridfleet("list")[1] == "there are no searches yet\n"
+
+
+def test_submit_stores_a_search_once(gridfleet, fleet, database, search_file):
+    assert gridfleet("submit", str(search_file))[:2] == (0, "search trees is queued: 4 trials\n")
+
+    status, _, said = gridfleet("submit", str(search_file))
+    assert status == 1
+    assert "name='trees' is taken by search 1" in said
+    assert gridfleet("submit", str(search_file), "--exist-ok")[1] == "search trees is there already: queued\n"
+    assert gridfleet("submit", str(search_file), "--name", "more")[1] == "search more is queued: 4 trials\n"
+    assert [search.name for search in reporter.list_searches(database)] == ["more", "trees"]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "sentence"),
+    [
+        ("max_depth", "max_dept", "did you mean 'max_depth'?"),
+        ("cv: 2", "cv: 50", "n_splits=50"),
+        ("flowers.csv", "flower.csv", "there is no file"),
+        ("cv: 2", "name: searches", "is a name of gridfleet's own"),
+    ],
+)
+def test_a_search_that_can_not_run_leaves_nothing_behind(gridfleet, fleet, database, search_file, was, now, sentence):
+    search_file.write_text(SEARCH_FILE.replace(was, now))
+
+    status, _, said = gridfleet("submit", str(search_file))
+
+    assert status == 1
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert reporter.list_searches(database) == []
+
+
+def test_doctor_finds_a_fleet_in_order(gridfleet, pima):
+    status, shown, _ = gridfleet("doctor")
+
+    assert status == 0, shown
+    assert "WRONG" not in shown
+    subjects = [line.split()[1] for line in shown.splitlines()]
+    assert subjects == ["settings", "broker", "database", "schema", "secret", "workers", "packages"]
+
+
+def test_doctor_says_what_is_wrong_and_keeps_the_secrets(gridfleet, fleet, database, pima, monkeypatch):
+    monkeypatch.setenv("GRIDFLEET_SECRET_KEY", "another-secret-key")
+    monkeypatch.setenv("GRIDFLEET_BROKER_URL", "redis://:hunter2hunter2@127.0.0.1:1/0")
+    with database.write() as connection:
+        connection.execute(update(Worker).where(Worker.id == WORKERS[0]).values(scikit_learn_version="0.1"))
+
+    status, shown, said = gridfleet("doctor")
+
+    wrong = {line.split()[1] for line in shown.splitlines() if line.startswith("WRONG")}
+    assert status == 1
+    assert wrong == {"broker", "secret", "versions"}
+    assert "workers have scikit-learn 0.1" in shown
+    assert "another-secret-key" not in shown + said
+    assert "hunter2" not in shown + said
+
+
+def test_doctor_says_that_trials_wait_for_workers(gridfleet, fleet, database):
+    store_search(fleet, database, "new", [{"C": 1}])
+
+    status, shown, _ = gridfleet("doctor")
+
+    assert status == 1
+    assert "none was seen in the last 60 s and 1 trials wait; `gridfleet worker` starts some" in shown
+
+
+def test_doctor_of_a_wrong_setting(gridfleet, no_variables, monkeypatch):
+    monkeypatch.setenv("GRIDFLEET_MAX_FAILURES", "many")
+
+    status, shown, _ = gridfleet("doctor")
+
+    assert status == 1
+    assert shown.startswith("WRONG settings  GRIDFLEET_MAX_FAILURES='many' is not valid")
+
+
+def test_an_unreachable_database_is_one_sentence_without_its_password(gridfleet, no_variables, monkeypatch):
+    monkeypatch.setenv("GRIDFLEET_DATABASE_URL", "postgresql://ada:hunter2hunter2@127.0.0.1:1/x")
+
+    for command in (["list"], ["watch"], ["sql", "SELECT 1"], ["db", "upgrade"], ["report", "pima"]):
+        status, shown, said = gridfleet(*command)
+        assert (status, shown) == (1, "")
+        assert "does not answer" in said
+        assert "hunter2" not in said
+        assert said.count("\n") == 1
+
+
+def test_a_folder_without_a_fleet_says_how_to_start_one(gridfleet, embedded_home):
+    for command in (["list"], ["watch"], ["best", "x"], ["report", "x"], ["sql", "SELECT 1"], ["cancel", "x"]):
+        status, _, said = gridfleet(*command)
+        assert status == 1
+        assert "`gridfleet up` starts" in said
+    for command in ("worker", "scheduler"):
+        assert "`gridfleet up` starts an embedded fleet" in gridfleet(command)[2]
+    assert gridfleet("doctor")[0] == 0
+    assert not (embedded_home / ".gridfleet").exists()
+
+
+def test_up_is_not_for_a_configured_fleet(gridfleet, fleet):
+    assert "`gridfleet worker` and `gridfleet scheduler`" in gridfleet("up")[2]
+
+
+def test_submit_and_wait_on_an_embedded_fleet(embedded_home, search_file):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GRIDFLEET_")}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(_program(*arguments), capture_output=True, text=True, env=environment)
+
+    done = run("submit", str(search_file), "--wait")
+    assert done.returncode == 0, done.stderr
+    queued, best = done.stdout.splitlines()
+    assert queued == "search trees is queued: 4 trials"
+    assert best.startswith("best score: ")
+    assert best.endswith("(search trees)")
+    assert run("best", "trees").stdout.strip() == best
+
+    stored = run("submit", str(search_file), "--name", "later")
+    assert "no fleet runs in this folder; `gridfleet up` starts one" in stored.stderr
+    assert "no fleet runs in this folder" in run("doctor").stdout
+
+
+def test_up_runs_what_was_queued_and_stops_at_ctrl_c(embedded_home, search_file, gridfleet):
+    gridfleet("submit", str(search_file))
+    from tests.conftest import stop_embedded_fleet
+
+    stop_embedded_fleet(embedded_home / ".gridfleet")
+    up = subprocess.Popen(_program("up", "--workers", "1"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        said = up.stderr.readline().decode()
+        assert "a fleet of 1 worker processes in" in said
+        assert str(embedded_home) in said
+        status, shown, _ = gridfleet("watch", "trees")
+        assert status == 0
+        assert shown.startswith("best score: ")
+        assert "a fleet runs in" in gridfleet("up")[2]
+    finally:
+        up.send_signal(2)
+        _, rest = up.communicate(timeout=60)
+    assert up.returncode == 0
+    assert b"the fleet has stopped" in rest
+
+
+def test_the_scheduler_takes_back_what_was_lost_and_ends_at_sigterm(fleet, database, tmp_path):
+    search_id = store_search(fleet, database, "new", [{"C": 1}])
+    claimed = claim(database, search_id, 0, WORKERS[0])
+    trials.heartbeat(database, trials.Held(claimed.trial_id, claimed.token), lease_s=-1)
+    variables = fleet.replace(reconcile_s=0.05, health_file=tmp_path / "scheduler.health").as_variables()
+
+    service = subprocess.Popen(_program("scheduler"), env={**os.environ, **variables}, stderr=subprocess.PIPE)
+    try:
+        line = next(line for line in service.stderr if b"taken_back=1" in line)
+        assert b"reconciler" in line
+        assert (tmp_path / "scheduler.health").exists()
+    finally:
+        service.terminate()
+        service.communicate(timeout=60)
+    assert service.returncode == 0
+    assert reporter.progress(database, search_id).queued == 1

@@ -1,0 +1,175 @@
+"""Migrations: from nothing to this release's tables, by many processes at once, never backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from storage import migrations, trials
+from storage.database import Database
+from storage.errors import SchemaVersionError
+from storage.schema import SCHEMA_REVISION, Base
+from storage.settings import Settings
+from tests.storage.conftest import StoredSearch, race, result_of, store_search
+
+VIEWS = {"leaderboard", "best_trials", "search_progress"}
+
+
+@pytest.fixture
+def empty_settings(backend: str, make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings(backend, migrated=False)
+
+
+@pytest.fixture
+def empty(empty_settings: Settings) -> Iterator[Database]:
+    """A database without tables."""
+    with closing(Database(empty_settings)) as database:
+        yield database
+
+
+def names(database: Database) -> tuple[set[str], set[str]]:
+    with database.read() as connection:
+        inspector = inspect(connection)
+        return set(inspector.get_table_names()), set(inspector.get_view_names())
+
+
+def set_revision(database: Database, revision: str) -> None:
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+def test_an_empty_database_is_brought_up_to_date(empty: Database) -> None:
+    assert migrations.current_revision(empty) is None
+
+    assert migrations.upgrade(empty) is True
+
+    assert names(empty) == ({*Base.metadata.tables, "alembic_version"}, VIEWS)
+    assert migrations.current_revision(empty) == SCHEMA_REVISION
+    migrations.require_current(empty)
+
+
+def test_a_second_upgrade_does_nothing(database: Database) -> None:
+    search = store_search(database, 2)
+
+    assert migrations.upgrade(database) is False
+    assert search.trial(1).state == "queued"
+
+
+def _upgrade(database: Database, _: None) -> bool:
+    return migrations.upgrade(database)
+
+
+def test_processes_that_upgrade_at_once_do_not_collide(empty: Database, empty_settings: Settings) -> None:
+    done = race(empty_settings, _upgrade, [None] * 5)
+
+    assert True in done
+    assert names(empty) == ({*Base.metadata.tables, "alembic_version"}, VIEWS)
+    store_search(empty, 1)
+
+
+def test_the_migrations_make_the_tables_of_the_schema(database: Database) -> None:
+    with database.read() as connection:
+        # SQLite has no identity columns to compare
+        options = {"compare_type": True, "compare_server_default": database.dialect == "postgresql"}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_migrations_make_the_constraints_of_the_schema(database: Database) -> None:
+    """Alembic's comparison does not look at CHECK constraints."""
+    with database.read() as connection:
+        inspector = inspect(connection)
+        for table in Base.metadata.tables.values():
+            expected = {constraint.name for constraint in table.constraints if constraint.name.startswith("ck_")}
+            assert {check["name"] for check in inspector.get_check_constraints(table.name)} == expected, table.name
+            assert inspector.get_pk_constraint(table.name)["constrained_columns"] == table.primary_key.columns.keys()
+
+
+def test_the_schema_s_revision_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+
+    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_REVISION
+
+
+def test_a_newer_schema_is_refused_and_left_alone(database: Database) -> None:
+    set_revision(database, "9999")
+
+    for refuse in (migrations.upgrade, migrations.require_current):
+        with pytest.raises(SchemaVersionError, match=f"schema is 9999.*{SCHEMA_REVISION}"):
+            refuse(database)
+    assert migrations.current_revision(database) == "9999"
+
+
+def test_an_empty_schema_is_refused_where_nothing_may_be_changed(empty: Database) -> None:
+    with pytest.raises(SchemaVersionError, match=r"schema is empty.*gridfleet db upgrade"):
+        migrations.require_current(empty)
+
+    assert names(empty) == (set(), set())
+
+
+def test_a_migration_that_fails_leaves_nothing(empty: Database) -> None:
+    with empty.write() as connection:
+        connection.execute(text("CREATE TABLE workers (id INTEGER)"))
+
+    with pytest.raises(Exception, match="workers"):
+        migrations.upgrade(empty)
+
+    assert names(empty) == ({"workers"}, set())
+
+
+# the views
+
+
+@pytest.fixture
+def two_searches(database: Database) -> StoredSearch:
+    """A search with all kinds of trials, and one that waits."""
+    search = store_search(database, 5, name="pima")
+    for number, score in enumerate((0.7, 0.9, 0.9)):
+        trials.record(database, search.held(number), result_of(score))
+    trials.record(database, search.held(3), result_of(0.1, error="it raised"))
+    store_search(database, 2, name="waiting")
+    return search
+
+
+def query(database: Database, statement: str) -> list[tuple[object, ...]]:
+    with database.read() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
+@pytest.mark.parametrize("view", sorted(VIEWS))
+def test_a_view_of_an_empty_database_is_empty(view: str, database: Database) -> None:
+    assert query(database, f"SELECT * FROM {view}") == []
+
+
+def test_the_leaderboard_ranks_as_scikit_learn_does(database: Database, two_searches: StoredSearch) -> None:
+    rows = query(
+        database,
+        "SELECT search, rank_test_score, number, mean_test_score FROM leaderboard ORDER BY rank_test_score, number",
+    )
+
+    assert rows == [("pima", 1, 1, 0.9), ("pima", 1, 2, 0.9), ("pima", 3, 0, 0.7), ("pima", 4, 3, 0.1)]
+
+
+def test_the_best_trial_of_equals_is_the_first(database: Database, two_searches: StoredSearch) -> None:
+    rows = query(database, "SELECT search, state, metric, best_score, number FROM best_trials ORDER BY search_id")
+
+    assert rows == [("pima", "running", "score", 0.9, 1), ("waiting", "queued", "score", None, None)]
+
+
+def test_the_progress_counts_trials_by_state(database: Database, two_searches: StoredSearch) -> None:
+    rows = query(
+        database,
+        "SELECT search, total, done, queued, running, completed, failed, cancelled, "
+        "seconds_running >= 0, seconds_left >= 0 FROM search_progress ORDER BY search_id",
+    )
+
+    assert rows == [("pima", 5, 4, 1, 0, 3, 1, 0, True, True), ("waiting", 2, 0, 2, 0, 0, 0, 0, None, None)]

@@ -1,0 +1,235 @@
+"""Every setting, from its variable and its secret file; wrong ones are named; passwords are never shown."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from storage.errors import SettingsError
+from storage.settings import Settings, load_settings
+
+PASSWORD = "correct-horse"
+KEY = "0123456789abcdef"
+
+#: Each setting as text, and as what it is read.
+VALUES = {
+    "home": ("/somewhere/else", Path("/somewhere/else")),
+    "database_url": ("postgresql+psycopg://user@host/name", "postgresql+psycopg://user@host/name"),
+    "database_password": (PASSWORD, PASSWORD),
+    "broker_url": ("redis://host:6379/0", "redis://host:6379/0"),
+    "broker_password": (PASSWORD, PASSWORD),
+    "secret_key": (KEY, KEY),
+    "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
+    "cache_size_mb": ("17", 17),
+    "health_file": ("/somewhere/health", Path("/somewhere/health")),
+    "lease_s": ("1.5", 1.5),
+    "heartbeat_s": ("0.5", 0.5),
+    "reconcile_s": ("2", 2.0),
+    "republish_s": ("3", 3.0),
+    "max_failures": ("5", 5),
+    "max_runtime_s": ("3600", 3600.0),
+    "max_memory_mb": ("500", 500),
+}
+NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float))]
+
+pytestmark = pytest.mark.usefixtures("no_variables")
+
+
+@pytest.fixture
+def secrets_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    monkeypatch.setenv("GRIDFLEET_SECRETS_DIR", str(folder))
+    return folder
+
+
+def plain(value: object) -> object:
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else value
+
+
+def test_every_setting_is_tested_here() -> None:
+    assert set(VALUES) == set(Settings.model_fields)
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_setting_is_read_from_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, expected = VALUES[name]
+    assert plain(getattr(load_settings(), name)) != expected
+
+    monkeypatch.setenv(f"GRIDFLEET_{name.upper()}", written)
+
+    assert plain(getattr(load_settings(), name)) == expected
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_setting_is_read_from_its_secret_file(name: str, secrets_dir: Path) -> None:
+    written, expected = VALUES[name]
+
+    (secrets_dir / f"gridfleet_{name}").write_text(f"{written}\n")
+
+    assert plain(getattr(load_settings(), name)) == expected
+
+
+def test_a_variable_wins_over_a_secret_file(secrets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (secrets_dir / "gridfleet_max_failures").write_text("5")
+    monkeypatch.setenv("GRIDFLEET_MAX_FAILURES", "7")
+
+    assert load_settings().max_failures == 7
+
+
+def test_a_missing_secrets_folder_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDFLEET_SECRETS_DIR", str(tmp_path / "missing"))
+
+    assert load_settings().secret_key is None
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("wrong", ["many", "0", "-1", ""])
+def test_a_wrong_number_is_named(name: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"GRIDFLEET_{name.upper()}", wrong)
+
+    with pytest.raises(SettingsError, match=f"GRIDFLEET_{name.upper()}={wrong!r} is not valid: "):
+        load_settings()
+
+
+def test_settings_can_not_be_changed_by_accident() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().lease_s = 1
+
+
+def test_without_addresses_the_fleet_is_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().is_embedded
+
+    monkeypatch.setenv("GRIDFLEET_BROKER_URL", "redis://host")
+
+    assert not load_settings().is_embedded
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [({"broker_url": "redis://host"}, "DATABASE_URL"), ({"database_url": "sqlite:///a.db"}, "BROKER_URL")],
+)
+def test_half_a_fleet_is_refused(given: dict[str, str], missing: str) -> None:
+    settings = Settings(**given)
+
+    read = settings.database if missing == "DATABASE_URL" else settings.broker
+    with pytest.raises(SettingsError, match=f"GRIDFLEET_{missing} is not set but GRIDFLEET_"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("host:5432", "is not a URL"),
+        ("mysql://user@host/name", "names the database 'mysql'"),
+        ("oracle://host", "speaks postgresql and sqlite"),
+    ],
+)
+def test_a_wrong_database_url_is_named(url: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match="GRIDFLEET_DATABASE_URL") as refused:
+        Settings(database_url=url).database()
+
+    assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"), [("host:6379", "is not a URL"), ("amqp://host", "begins with 'amqp'"), ("http://host", "rediss")]
+)
+def test_a_wrong_broker_url_is_named(url: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match="GRIDFLEET_BROKER_URL") as refused:
+        Settings(broker_url=url).broker()
+
+    assert reason in str(refused.value)
+
+
+def test_postgresql_means_psycopg() -> None:
+    assert Settings(database_url="postgresql://host/name").database().drivername == "postgresql+psycopg"
+
+
+def test_passwords_kept_apart_are_put_into_the_urls() -> None:
+    odd = "a@b:c/d%e #f"
+    settings = Settings(
+        database_url="postgresql://user@host/name",
+        database_password=odd,
+        broker_url="redis://user@host:6379/1",
+        broker_password=odd,
+    )
+
+    assert settings.database().password == odd
+    from redis import Redis
+
+    with Redis.from_url(settings.broker()) as client:
+        arguments = client.connection_pool.connection_kwargs
+    assert (arguments["username"], arguments["password"], arguments["db"]) == ("user", odd, 1)
+
+
+def test_a_password_in_the_url_wins() -> None:
+    settings = Settings(database_url=f"postgresql://user:{PASSWORD}@host/name", database_password="other")
+
+    assert settings.database().password == PASSWORD
+
+
+@pytest.mark.parametrize("key", ["", "short", "             spaces             "])
+def test_a_short_key_is_refused(key: str) -> None:
+    with pytest.raises(SettingsError, match=f"GRIDFLEET_SECRET_KEY has {len(key.strip())} characters"):
+        Settings(secret_key=key).key()
+
+
+def test_a_missing_key_is_refused() -> None:
+    with pytest.raises(SettingsError, match="GRIDFLEET_SECRET_KEY is not set"):
+        Settings().key()
+
+
+def test_a_key_is_read_without_the_line_end_of_its_file() -> None:
+    assert Settings(secret_key=f"{KEY}\n").key() == KEY.encode()
+
+
+@pytest.mark.parametrize("show", [repr, str, "{}".format, lambda settings: repr([settings])])
+def test_no_password_is_shown(show: object) -> None:
+    settings = Settings(
+        database_url=f"postgresql://user:{PASSWORD}@host/name",
+        database_password=PASSWORD,
+        broker_url=f"redis://:{PASSWORD}@host:6379/0",
+        broker_password=PASSWORD,
+        secret_key=PASSWORD,
+    )
+
+    shown = show(settings)
+
+    assert PASSWORD not in shown
+    assert "host:6379" in shown
+    assert "user" in shown
+
+
+def test_no_password_is_shown_of_a_url_that_is_none() -> None:
+    assert PASSWORD not in repr(Settings(database_url=f"{PASSWORD}@host", broker_url=f"redis//{PASSWORD}@host"))
+
+
+def test_a_child_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(**{name: written for name, (written, _) in VALUES.items()})
+
+    for name, value in settings.as_variables().items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings() == settings
+
+
+def test_settings_can_be_handed_to_another_process() -> None:
+    settings = Settings(secret_key=KEY, lease_s=1)
+
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_replace_leaves_the_original_alone() -> None:
+    settings = Settings(lease_s=1)
+
+    assert settings.replace(lease_s=2.0).lease_s == 2
+    assert settings.lease_s == 1
+
+
+def test_the_health_file_has_a_default() -> None:
+    assert Settings().health_path.name == "gridfleet-health"
+    assert Settings(health_file="/a/b").health_path == Path("/a/b")

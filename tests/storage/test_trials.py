@@ -1,0 +1,643 @@
+"""Each transition of a trial, its refusals, and races between real processes."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Row, delete, select, text, update
+
+from storage import trials
+from storage.database import Database
+from storage.schema import Attempt, Epoch, Search, SplitScore, Trial
+from storage.settings import Settings
+from storage.trials import EpochResult, Held, SplitResult, TrialResult
+from tests.storage.conftest import DIGEST, StoredSearch, race, result_of, store_search
+
+#: A token that nobody was given.
+OLD_TOKEN = "f" * 32
+N_RACERS = 6
+
+
+def attempts_of(database: Database, trial_id: int) -> list[Row[Any]]:
+    with database.read() as connection:
+        statement = select(*Attempt.__table__.columns).where(Attempt.trial_id == trial_id).order_by(Attempt.attempt)
+        return list(connection.execute(statement))
+
+
+def set_trial(database: Database, trial_id: int, **values: Any) -> None:
+    """Put times of a trial elsewhere, as if the clock had moved."""
+    with database.write() as connection:
+        connection.execute(update(Trial).where(Trial.id == trial_id).values(**values))
+
+
+def ago(seconds: float) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=seconds)
+
+
+def lose(database: Database, held: Held, *, max_failures: int = 3, **options: Any) -> bool:
+    return trials.lose(
+        database, held, outcome="worker_lost", error="the process died", max_failures=max_failures, **options
+    )
+
+
+# claim
+
+
+def test_a_claim_gives_the_trial_to_one_worker_and_tells_what_to_load(search: StoredSearch) -> None:
+    claim = search.claim(1, worker_id="node/7")
+
+    assert (claim.trial_id, claim.number, claim.attempt) == (search.trial_ids[1], 1, 1)
+    assert (claim.search_id, claim.n_splits, claim.refit_metric) == (search.id, 2, "score")
+    assert claim.evaluation_digest == claim.candidates_digest == DIGEST
+    row = search.trial(1)
+    assert (row.state, row.token, row.worker_id, row.attempt) == ("running", claim.token, "node/7", 1)
+    assert row.lease_expires_at < row.deadline_at
+    assert (row.lease_expires_at - row.started_at).total_seconds() == pytest.approx(60, abs=1)
+
+
+def test_the_first_claim_starts_the_search(search: StoredSearch) -> None:
+    assert search.row().state == "queued"
+
+    search.held(0)
+    started_at = search.row().started_at
+    search.held(1)
+
+    assert search.row().state == "running"
+    assert started_at is not None
+    assert search.row().started_at == started_at
+
+
+def test_each_claim_has_a_token_of_its_own(search: StoredSearch) -> None:
+    assert search.held(0).token != search.held(1).token
+
+
+def test_a_running_trial_can_not_be_claimed(search: StoredSearch) -> None:
+    held = search.held()
+
+    assert search.claim(worker_id="other/1") is None
+    assert search.trial().token == held.token
+    assert len(attempts_of(search.database, held.trial_id)) == 1
+
+
+def test_a_trial_that_is_not_there_can_not_be_claimed(search: StoredSearch) -> None:
+    assert trials.claim(search.database, 10**9, "node/1", lease_s=1, max_runtime_s=1) is None
+
+
+@pytest.mark.parametrize("end", ["recorded", "failed", "cancelled", "lost for good"])
+def test_a_final_trial_can_not_be_claimed(search: StoredSearch, end: str) -> None:
+    held = search.held()
+    if end == "recorded":
+        trials.record(search.database, held, result_of(0.5))
+    elif end == "failed":
+        trials.record(search.database, held, result_of(0.5, error="it raised"))
+    elif end == "cancelled":
+        trials.cancel(search.database, held)
+    else:
+        lose(search.database, held, max_failures=1)
+    before = search.trial()
+
+    assert search.claim() is None
+    assert search.trial() == before
+
+
+def test_a_trial_that_backs_off_can_be_claimed_only_afterwards(search: StoredSearch) -> None:
+    set_trial(search.database, search.trial_ids[0], not_before=ago(-60))
+    assert search.claim() is None
+
+    set_trial(search.database, search.trial_ids[0], not_before=ago(1))
+    assert search.claim() is not None
+
+
+# heartbeat
+
+
+def test_a_heartbeat_prolongs_the_lease_by_the_database_s_clock(search: StoredSearch) -> None:
+    held = search.held(lease_s=5)
+    before = search.trial()
+
+    assert trials.heartbeat(search.database, held, lease_s=600) is False
+
+    after = search.trial()
+    assert (after.lease_expires_at - before.lease_expires_at).total_seconds() == pytest.approx(595, abs=5)
+    assert after.deadline_at == before.deadline_at
+
+
+def test_a_heartbeat_tells_of_a_cancellation(search: StoredSearch) -> None:
+    held = search.held()
+    trials.cancel_search(search.database, search.id)
+
+    assert trials.heartbeat(search.database, held, lease_s=60) is True
+
+
+def test_a_heartbeat_of_a_lost_trial_says_so_and_changes_nothing(search: StoredSearch) -> None:
+    held = search.held()
+    trials.release(search.database, held)
+    search.held(worker_id="other/1")
+    before = search.trial()
+
+    assert trials.heartbeat(search.database, held, lease_s=6_000) is None
+    assert search.trial() == before
+
+
+# record
+
+
+def test_a_result_is_recorded_with_its_scores_and_curves(search: StoredSearch) -> None:
+    held = search.held()
+    result = TrialResult(
+        splits=[
+            SplitResult(0, "score", 0.25, 0.5, fit_time=1.5, score_time=0.25, n_train=8, n_test=4),
+            SplitResult(1, "score", 0.75, 1.0, fit_time=2.5, score_time=0.25, n_train=8, n_test=4),
+        ],
+        epochs=[EpochResult(0, 0, "loss", 0.7), EpochResult(0, 1, "loss", math.nan)],
+        mean_test_score=0.5,
+        std_test_score=0.25,
+        mean_fit_time=2.0,
+    )
+
+    assert trials.record(search.database, held, result)
+
+    row = search.trial()
+    assert (row.state, row.token, row.lease_expires_at, row.deadline_at) == ("completed", None, None, None)
+    assert (row.mean_test_score, row.std_test_score, row.mean_fit_time) == (0.5, 0.25, 2.0)
+    assert row.worker_id == "node/1"
+    assert row.finished_at >= row.started_at
+    with search.database.read() as connection:
+        splits = connection.execute(
+            select(SplitScore.split, SplitScore.test_score, SplitScore.train_score, SplitScore.fit_time)
+        ).all()
+        epochs = connection.execute(select(Epoch.epoch, Epoch.metric, Epoch.value)).all()
+    assert sorted(splits) == [(0, 0.25, 0.5, 1.5), (1, 0.75, 1.0, 2.5)]
+    assert sorted(epochs, key=lambda epoch: epoch.epoch) == [(0, "loss", 0.7), (1, "loss", None)]
+    (attempt,) = attempts_of(search.database, held.trial_id)
+    assert (attempt.outcome, attempt.worker_id) == ("completed", "node/1")
+    assert attempt.ended_at >= attempt.started_at
+
+
+@pytest.mark.parametrize(("score", "reason"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
+def test_a_score_that_is_not_finite_is_null_with_its_reason(search: StoredSearch, score: float, reason: str) -> None:
+    trials.record(search.database, search.held(), result_of(score, error="the score is not finite"))
+
+    assert search.trial().mean_test_score is None
+    with search.database.read() as connection:
+        row = connection.execute(select(SplitScore.test_score, SplitScore.test_score_reason)).first()
+    assert tuple(row) == (None, reason)
+
+
+def test_the_database_itself_refuses_infinite_scores(search: StoredSearch) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    trials.record(search.database, search.held(), result_of(0.5))
+
+    with pytest.raises(IntegrityError, match="mean_test_score_finite"):
+        set_trial(search.database, search.trial_ids[0], mean_test_score=math.inf)
+
+
+def test_an_error_fails_the_trial_and_keeps_error_score(search: StoredSearch) -> None:
+    trials.record(search.database, search.held(), result_of(-1.0, error="Traceback …\nValueError: no"))
+
+    row = search.trial()
+    assert (row.state, row.mean_test_score, row.error_type) == ("failed", -1.0, "ValueError")
+    assert row.error.endswith("ValueError: no")
+    assert row.failures == 0
+
+
+@pytest.mark.parametrize("message", ["a NUL \x00 in it", "half a surrogate pair \ud83d", "x" * 100_000 + "the end"])
+def test_an_error_of_any_text_can_be_stored(search: StoredSearch, message: str) -> None:
+    assert trials.record(search.database, search.held(), result_of(0.0, error=message))
+
+    stored = search.trial().error
+    assert len(stored) <= trials.MAX_ERROR
+    assert stored[-5:] == message.encode("utf-8", "backslashreplace").decode()[-5:]
+
+
+def test_a_result_with_an_old_token_is_refused_and_leaves_nothing(search: StoredSearch) -> None:
+    old = search.held()
+    lose(search.database, old)
+    new = search.held(worker_id="other/1")
+    before = search.trial()
+
+    assert not trials.record(search.database, old, result_of(0.9))
+    assert search.trial() == before
+
+    assert trials.record(search.database, new, result_of(0.4))
+    assert not trials.record(search.database, old, result_of(0.9))
+    assert not trials.record(search.database, new, result_of(0.9))  # said twice
+    assert search.trial().mean_test_score == 0.4
+    assert [attempt.outcome for attempt in attempts_of(search.database, old.trial_id)] == ["worker_lost", "completed"]
+
+
+def test_a_result_that_can_not_be_stored_leaves_the_trial_running(search: StoredSearch) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    held = search.held()
+    twice = result_of(0.5).splits[0]
+
+    with pytest.raises(IntegrityError):
+        trials.record(search.database, held, TrialResult(splits=[twice, twice], mean_test_score=0.5))
+
+    assert search.trial().state == "running"
+    assert trials.record(search.database, held, result_of(0.5))
+
+
+# release
+
+
+def test_a_release_gives_the_trial_back_without_a_failure(search: StoredSearch) -> None:
+    held = search.held()
+
+    assert trials.release(search.database, held)
+
+    row = search.trial()
+    assert (row.state, row.failures, row.token, row.worker_id) == ("queued", 0, None, None)
+    assert [attempt.outcome for attempt in attempts_of(search.database, held.trial_id)] == ["released"]
+    assert search.claim().attempt == 2
+
+
+def test_deploys_do_not_use_up_the_budget(search: StoredSearch) -> None:
+    for _ in range(10):
+        trials.release(search.database, search.held())
+
+    row = search.trial()
+    assert (row.state, row.failures, row.attempt) == ("queued", 0, 10)
+
+
+def test_a_released_trial_of_a_cancelled_search_is_cancelled(search: StoredSearch) -> None:
+    held = search.held()
+    trials.cancel_search(search.database, search.id)
+
+    assert trials.release(search.database, held)
+    assert search.trial().state == "cancelled"
+    assert search.row().finished_at is not None
+
+
+# lose
+
+
+def test_failures_back_off_and_end_with_the_budget(search: StoredSearch) -> None:
+    waits = []
+    for _ in range(3):
+        held = search.held()
+        assert lose(search.database, held, max_failures=4)
+        row = search.trial()
+        waits.append(round((row.not_before - attempts_of(search.database, held.trial_id)[-1].ended_at).total_seconds()))
+        set_trial(search.database, held.trial_id, not_before=ago(1))
+    assert waits == [0, 10, 30]
+    assert (row.state, row.failures, row.error_type) == ("queued", 3, "worker_lost")
+
+    lose(search.database, search.held(), max_failures=4)
+
+    row = search.trial()
+    assert (row.state, row.failures, row.not_before) == ("failed", 4, None)
+    assert row.error == "the process died"
+    assert search.claim() is None
+
+
+def test_the_backoff_is_bounded_however_large_the_budget(search: StoredSearch) -> None:
+    set_trial(search.database, search.trial_ids[0], failures=70)
+
+    assert lose(search.database, search.held(), max_failures=1_000)
+
+    row = search.trial()
+    assert row.state == "queued"
+    assert ago(0) < row.not_before < ago(-2 * 3_600)
+
+
+def test_a_lost_trial_of_a_cancelled_search_is_cancelled(search: StoredSearch) -> None:
+    held = search.held()
+    trials.cancel_search(search.database, search.id)
+
+    assert lose(search.database, held)
+    assert search.trial().state == "cancelled"
+
+
+def test_losing_a_trial_twice_counts_once(search: StoredSearch) -> None:
+    held = search.held()
+
+    assert lose(search.database, held)
+    assert not lose(search.database, held)
+    assert search.trial().failures == 1
+
+
+@pytest.mark.parametrize("column", ["lease_expires_at", "deadline_at"])
+def test_the_reaper_takes_back_what_is_over_and_nothing_else(search: StoredSearch, column: str) -> None:
+    dead, living = search.held(0), search.held(1)
+    assert trials.expired(search.database) == []
+    assert not lose(search.database, dead, expired_only=True)
+
+    set_trial(search.database, dead.trial_id, **{column: ago(1)})
+
+    assert trials.expired(search.database) == [dead]
+    assert lose(search.database, dead, expired_only=True)
+    assert not lose(search.database, living, expired_only=True)
+    assert trials.expired(search.database) == []
+
+
+def test_a_heartbeat_after_the_reaper_looked_saves_the_trial(search: StoredSearch) -> None:
+    held = search.held()
+    set_trial(search.database, held.trial_id, lease_expires_at=ago(1))
+    (seen,) = trials.expired(search.database)
+
+    trials.heartbeat(search.database, held, lease_s=60)
+
+    assert not lose(search.database, seen, expired_only=True)
+    assert search.trial().state == "running"
+
+
+def test_the_trials_of_a_node_are_its_own(search: StoredSearch) -> None:
+    mine = search.held(0, worker_id="node_1/10")
+    other = search.held(1, worker_id="nodeX1/10")
+    longer = search.held(2, worker_id="node_11/10")
+
+    assert trials.held_by(search.database, "node_1") == [mine]
+    assert trials.held_by(search.database, "node_1", trial_id=other.trial_id) == []
+    assert set(trials.held_by(search.database, None)) == {mine, other, longer}
+
+
+# cancel
+
+
+def test_cancelling_a_queued_search_ends_it_at_once(search: StoredSearch) -> None:
+    assert trials.cancel_search(search.database, search.id)
+
+    assert {search.trial(number).state for number in range(3)} == {"cancelled"}
+    assert search.row().state == "cancelled"
+    assert search.row().finished_at is not None
+    assert search.claim() is None
+
+
+def test_cancelling_a_running_search_waits_for_its_workers(search: StoredSearch) -> None:
+    held = search.held(0)
+
+    trials.cancel_search(search.database, search.id)
+
+    assert [search.trial(number).state for number in range(3)] == ["running", "cancelled", "cancelled"]
+    assert (search.row().state, search.row().finished_at) == ("cancelled", None)
+
+    assert trials.cancel(search.database, held)
+    assert search.trial().state == "cancelled"
+    assert attempts_of(search.database, held.trial_id)[0].outcome == "cancelled"
+    assert search.row().finished_at is not None
+
+
+def test_a_result_that_comes_before_the_cancellation_is_kept(search: StoredSearch) -> None:
+    held = search.held(0)
+    trials.cancel_search(search.database, search.id)
+
+    assert trials.record(search.database, held, result_of(0.5))
+
+    assert search.trial().state == "completed"
+    assert search.row().state == "cancelled"
+    assert search.row().finished_at is not None
+
+
+def test_a_finished_search_can_not_be_cancelled(database: Database) -> None:
+    search = store_search(database, 1)
+    trials.record(database, search.held(), result_of(0.5))
+    before = search.row()
+
+    assert not trials.cancel_search(database, search.id)
+    assert search.row() == before
+    assert search.trial().state == "completed"
+
+
+def test_cancelling_twice_changes_nothing_more(search: StoredSearch) -> None:
+    search.held(0)
+    trials.cancel_search(search.database, search.id)
+    before = [search.trial(number) for number in range(3)]
+
+    assert trials.cancel_search(search.database, search.id)  # still open: one trial runs
+    assert [search.trial(number) for number in range(3)] == before
+
+
+def test_cancelling_one_search_leaves_others_alone(database: Database) -> None:
+    mine, other = store_search(database, 2), store_search(database, 2)
+
+    trials.cancel_search(database, mine.id)
+
+    assert other.row().state == "queued"
+    assert other.claim() is not None
+
+
+def test_a_cancel_with_an_old_token_is_refused(search: StoredSearch) -> None:
+    search.held()
+
+    assert not trials.cancel(search.database, Held(search.trial_ids[0], OLD_TOKEN))
+    assert search.trial().state == "running"
+
+
+# publishing and finishing
+
+
+def test_queued_trials_are_due_until_they_are_published(search: StoredSearch) -> None:
+    first, second, third = search.trial_ids
+    search.held(0)
+    assert trials.due_for_publishing(search.database, republish_s=60) == [second, third]
+    assert trials.due_for_publishing(search.database, republish_s=60, limit=1) == [second]
+    assert trials.count_queued(search.database) == 2
+
+    trials.mark_published(search.database, [first, second, third])
+
+    assert trials.due_for_publishing(search.database, republish_s=60) == []
+    assert search.trial(0).publish_count == 0  # running: nothing to note
+    assert search.trial(1).publish_count == 1
+
+
+def test_the_wait_before_publishing_again_doubles_up_to_an_hour(search: StoredSearch) -> None:
+    trial_id = search.trial_ids[0]
+    trials.mark_published(search.database, search.trial_ids)
+    waits = []
+    for count in (1, 2, 3, 7, 8, 40, 200):
+        set_trial(search.database, trial_id, publish_count=count)
+        for wait in (61, 121, 241, 3_601, 7_201):
+            set_trial(search.database, trial_id, published_at=ago(wait))
+            if trial_id in trials.due_for_publishing(search.database, republish_s=60):
+                waits.append(wait)
+                break
+    assert waits == [61, 121, 241, 3_601, 3_601, 3_601, 3_601]
+
+
+def test_a_trial_given_back_is_due_at_once(search: StoredSearch) -> None:
+    trials.mark_published(search.database, search.trial_ids)
+
+    trials.release(search.database, search.held(1))
+
+    assert trials.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[1]]
+
+
+def test_a_trial_that_backs_off_is_not_due(search: StoredSearch) -> None:
+    set_trial(search.database, search.trial_ids[0], not_before=ago(-60))
+
+    assert search.trial_ids[0] not in trials.due_for_publishing(search.database, republish_s=60)
+
+
+def test_a_search_is_finished_with_its_last_trial(search: StoredSearch) -> None:
+    for number in range(3):
+        assert search.row().finished_at is None
+        assert not trials.finish_search(search.database, search.id)
+        assert trials.unfinished_searches(search.database) == [search.id]
+        trials.record(search.database, search.held(number), result_of(0.5))
+
+    assert search.row().state == "completed"
+    assert trials.unfinished_searches(search.database) == []
+    assert not trials.finish_search(search.database, search.id)
+
+
+def test_a_search_left_unfinished_by_a_killed_worker_is_finished_later(search: StoredSearch) -> None:
+    for number in range(3):
+        trials.record(search.database, search.held(number), result_of(0.5))
+    with search.database.write() as connection:  # as if the worker had died between its two transactions
+        connection.execute(update(Search).values(state="running", finished_at=None))
+
+    assert trials.finish_search(search.database, search.id)
+    assert search.row().state == "completed"
+
+
+def test_parameters_are_stored_as_json_with_a_digest(database: Database) -> None:
+    search = store_search(database, [{"units": 3, "rate": 0.5}, {"rate": 0.5, "units": 3}, {"units": 4}])
+
+    assert search.trial(0).params == {"units": 3, "rate": 0.5}
+    assert search.trial(0).params_digest == search.trial(1).params_digest != search.trial(2).params_digest
+
+
+# races, for real
+
+
+def _claim_all(database: Database, trial_ids: list[int]) -> list[int]:
+    claims = [trials.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60) for trial_id in trial_ids]
+    return [claim.trial_id for claim in claims if claim is not None]
+
+
+def test_of_processes_that_claim_the_same_trials_exactly_one_wins_each(
+    database: Database, database_settings: Settings
+) -> None:
+    search = store_search(database, 20)
+
+    winners = race(database_settings, _claim_all, [search.trial_ids] * N_RACERS)
+
+    assert sorted(trial_id for won in winners for trial_id in won) == search.trial_ids
+    assert {search.trial(number).attempt for number in range(20)} == {1}
+
+
+def test_of_threads_that_claim_the_same_trial_exactly_one_wins(database: Database) -> None:
+    search = store_search(database, 10)
+    for trial_id in search.trial_ids:
+        start = threading.Barrier(4)
+
+        def claim(_: int, trial_id: int = trial_id, start: threading.Barrier = start) -> Any:
+            start.wait()
+            return trials.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
+
+        with ThreadPoolExecutor(4) as pool:
+            claims = [found for found in pool.map(claim, range(4)) if found is not None]
+        assert len(claims) == 1
+
+
+def _record_all(database: Database, held: list[Held]) -> list[bool]:
+    return [trials.record(database, one, result_of(0.5)) for one in held]
+
+
+def test_the_last_trials_recorded_at_the_same_time_finish_each_search(
+    database: Database, database_settings: Settings
+) -> None:
+    searches = [store_search(database, 2) for _ in range(15)]
+    held = [[search.held(number) for search in searches] for number in range(2)]
+
+    answers = race(database_settings, _record_all, held)
+
+    assert answers == [[True] * 15] * 2
+    assert [search.row().state for search in searches] == ["completed"] * 15
+    assert all(search.row().finished_at for search in searches)
+
+
+def test_a_result_recorded_by_many_at_once_is_written_once(database: Database, database_settings: Settings) -> None:
+    search = store_search(database, 10)
+    held = [search.held(number) for number in range(10)]
+
+    answers = race(database_settings, _record_all, [held] * 4)
+
+    assert [sum(one) for one in zip(*answers, strict=True)] == [1] * 10
+    with database.read() as connection:
+        n_rows = len(connection.execute(select(SplitScore.trial_id)).all())
+    assert n_rows == 10 * 2
+
+
+def _cancel_searches(database: Database, searches: list[int]) -> list[Any]:
+    return [trials.cancel_search(database, search_id) for search_id in searches]
+
+
+def _live_and_release(database: Database, trial_ids: list[int]) -> list[Any]:
+    for trial_id in trial_ids:
+        claim = trials.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
+        if claim is not None:
+            trials.release(database, Held(claim.trial_id, claim.token))
+    return []
+
+
+def _cancel_or_release(database: Database, work: tuple[str, list[int]]) -> list[Any]:
+    return (_cancel_searches if work[0] == "cancel" else _live_and_release)(database, work[1])
+
+
+def test_a_cancellation_misses_no_trial_that_is_claimed_or_released_meanwhile(
+    database: Database, database_settings: Settings
+) -> None:
+    searches = [store_search(database, 2) for _ in range(25)]
+    firsts = [search.trial_ids[0] for search in searches]
+    seconds = [search.trial_ids[1] for search in searches]
+
+    race(
+        database_settings,
+        _cancel_or_release,
+        [("cancel", [search.id for search in searches]), ("release", firsts), ("release", seconds)],
+    )
+
+    states = {search.trial(number).state for search in searches for number in range(2)}
+    assert states == {"cancelled"}
+    assert {search.row().state for search in searches} == {"cancelled"}
+    assert all(search.row().finished_at for search in searches)
+
+
+def test_a_claim_and_a_cancellation_at_once_do_not_wait_for_each_other(make_settings: Callable[..., Settings]) -> None:
+    """The first claim of a search touches trial, then search; PostgreSQL kills one of two that cross."""
+    with closing(Database(make_settings("postgresql"))) as database:
+        search = store_search(database, 1)
+        cancelled = threading.Thread(target=trials.cancel_search, args=(database, search.id))
+        with database.write() as connection:  # the claim, stopped after its first statement
+            connection.execute(
+                update(Trial).where(Trial.id == search.trial_ids[0]).values(state="running", token=OLD_TOKEN, attempt=1)
+            )
+            cancelled.start()
+            _wait_for_a_blocked_session(database)
+            connection.execute(update(Search).where(Search.id == search.id).values(state="running"))
+        cancelled.join(30)
+        assert not cancelled.is_alive()
+
+        assert search.row().state == "cancelled"
+        assert search.trial().cancel_requested
+
+
+def _wait_for_a_blocked_session(database: Database) -> None:
+    statement = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    for _ in range(10_000):
+        with database.read() as connection:
+            if connection.execute(statement).scalar():
+                return
+    raise AssertionError("nobody waits for the lock")
+
+
+def test_no_trial_can_be_deleted_from_under_its_story(search: StoredSearch) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    search.held()
+
+    with pytest.raises(IntegrityError), search.database.write() as connection:
+        connection.execute(delete(Trial))

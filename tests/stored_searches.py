@@ -1,0 +1,124 @@
+"""Searches as workers leave them in the database: claimed and recorded by storage's own code, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import insert, select
+
+from storage import trials, workers
+from storage.database import Database
+from storage.params import column_kinds, params_to_json
+from storage.payloads import PayloadStore
+from storage.schema import Search, Trial
+from storage.search_views import create_search_view
+from storage.settings import Settings
+from storage.trials import Claim, EpochResult, Held, SplitResult, TrialResult
+from storage.versions import installed_versions
+
+#: The combinations of the search pima and what their two splits scored; the last one's fit raises.
+PIMA: Sequence[tuple[dict[str, Any], tuple[float, float] | None]] = (
+    ({"optimizer": "adam", "batch_size": 10}, (0.6875, 0.71875)),
+    ({"optimizer": "adam", "batch_size": 20}, (0.734375, 0.765625)),
+    ({"optimizer": "rmsprop", "batch_size": 10}, (0.65625, 0.71875)),
+    ({"optimizer": "rmsprop", "batch_size": 20}, (0.625, 0.6875)),
+    ({"optimizer": "adan", "batch_size": 10}, None),
+)
+WORKERS = ("host-a/101", "host-b/202")
+TRACEBACK = "Traceback (most recent call last):\n  …\nValueError: Could not interpret optimizer identifier: adan"
+
+
+def store_pima(settings: Settings, database: Database) -> int:
+    """Store the finished search ``pima``: five trials, one tried twice, one failed. Returns its id."""
+    search_id = store_search(settings, database, "pima", [params for params, _ in PIMA])
+    for number, worker_id in enumerate(WORKERS):
+        workers.register(database, worker_id, hostname=worker_id.partition("/")[0], pid=100 + number)
+    for number, (_, scores) in enumerate(PIMA):
+        if number == 1:
+            lost = claim(database, search_id, number, WORKERS[1])
+            lose(database, lost, "the process ended with signal 9 (SIGKILL)")
+        record(database, claim(database, search_id, number, WORKERS[number % 2]), scores)
+    return search_id
+
+
+def store_search(settings: Settings, database: Database, name: str, candidates: Sequence[dict[str, Any]]) -> int:
+    """Store a search with its trials, all queued. Returns its id."""
+    put = PayloadStore(database, settings).put
+    kinds = ("evaluation", "candidates", "x", "y", "splits")
+    digests = {f"{kind}_digest": put(kind, [kind], what=kind) for kind in kinds}
+    with database.write() as connection:
+        search_id = connection.execute(
+            insert(Search)
+            .values(
+                name=name,
+                strategy="GridSearchCV",
+                refit_metric="score",
+                n_trials=len(candidates),
+                n_splits=2,
+                random_state="42",
+                estimator="KerasClassifier(model=create_model)",
+                submitted_by="ada@host-a",
+                **digests,
+                **installed_versions(),
+            )
+            .returning(Search.id)
+        ).scalar_one()
+        trials.create_trials(connection, search_id, candidates)
+        create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates)))
+    return search_id
+
+
+def claim(database: Database, search_id: int, number: int, worker_id: str) -> Claim:
+    """Take one trial of a search for a worker."""
+    with database.read() as connection:
+        trial_id = connection.execute(
+            select(Trial.id).where(Trial.search_id == search_id, Trial.number == number)
+        ).scalar_one()
+    claimed = trials.claim(database, trial_id, worker_id, lease_s=60, max_runtime_s=600)
+    assert claimed is not None
+    return claimed
+
+
+def record(database: Database, claimed: Claim, scores: tuple[float, float] | None) -> None:
+    """Record a trial's scores and learning curves, or that its fit raised."""
+    result = _failed() if scores is None else _scored(scores, claimed.number)
+    assert trials.record(database, Held(claimed.trial_id, claimed.token), result)
+
+
+def lose(database: Database, claimed: Claim, error: str) -> None:
+    """Take a trial back from a worker that died."""
+    held = Held(claimed.trial_id, claimed.token)
+    assert trials.lose(database, held, outcome="worker_lost", error=error, max_failures=3)
+
+
+def _scored(scores: tuple[float, float], number: int) -> TrialResult:
+    mean = sum(scores) / len(scores)
+    return TrialResult(
+        splits=[
+            SplitResult(
+                split=split,
+                metric="score",
+                test_score=score,
+                train_score=None,
+                fit_time=1.5 + number / 4,
+                score_time=0.25,
+                n_train=384,
+                n_test=384,
+            )
+            for split, score in enumerate(scores)
+        ],
+        epochs=[
+            EpochResult(split=split, epoch=epoch, metric=metric, value=value / (epoch + 1))
+            for split in range(len(scores))
+            for epoch in range(3)
+            for metric, value in (("loss", 0.75 + split / 4), ("accuracy", 0.5))
+        ],
+        mean_test_score=mean,
+        std_test_score=(sum((score - mean) ** 2 for score in scores) / len(scores)) ** 0.5,
+        mean_fit_time=1.5 + number / 4,
+    )
+
+
+def _failed() -> TrialResult:
+    return TrialResult(splits=[], error_type="ValueError", error=TRACEBACK)
