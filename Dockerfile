@@ -1,7 +1,10 @@
 # One image for every role: `gridfleet db upgrade`, `scheduler`, `worker`, `watch`, `submit`.
 # docker-compose.yml says which role runs how.
 
-FROM python:3.13-slim-trixie AS build
+# that of the scripts that submit: functions travel as bytecode, which another minor version can't run
+ARG PYTHON=3.13
+
+FROM python:${PYTHON}-slim-trixie AS build
 # a mirror of your own; pip's default without it, and no trace of it in the final image
 ARG PIP_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -11,7 +14,7 @@ RUN python -m venv --without-pip /opt/gridfleet
 COPY requirements-runtime.lock .
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/gridfleet/bin/python install --require-hashes -r requirements-runtime.lock
-COPY pyproject.toml LICENSE ./
+COPY pyproject.toml LICENSE README.md ./
 COPY scheduler scheduler
 COPY worker worker
 COPY storage storage
@@ -23,11 +26,10 @@ COPY examples /srv/gridfleet/examples
 RUN chmod -R a+rX,go-w /srv/gridfleet
 
 
-FROM python:3.13-slim-trixie
+FROM python:${PYTHON}-slim-trixie
 LABEL org.opencontainers.image.title="gridfleet" \
       org.opencontainers.image.description="The GridSearchCV you already wrote, on a fleet" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.base.name="python:3.13-slim-trixie"
+      org.opencontainers.image.licenses="Apache-2.0"
 # HOME: under a read-only root, /tmp is what libraries may write to
 ENV PATH=/opt/gridfleet/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -48,8 +48,8 @@ trap 'exit 143' TERM
 check "without secrets compose says what to do" missing_secrets_are_explained
 check "secrets are made" sh deploy/make-secrets.sh
 check "secrets are kept by a second run" secrets_are_kept
-check "the image is built" docker compose build
 # what follows can't hold without a running fleet
+check "the image is built" docker compose build || exit 1
 check "docker compose up" docker compose up --detach || exit 1
 wait_for 120 "the demo has queued its search" demo_has_exited || exit 1
 wait_for 300 "the reporter's log ends with the demo's best score" reporter_ends_with_a_score || exit 1

@@ -22,7 +22,7 @@ from tests.storage.conftest import DIGEST, StoredSearch, race, result_of, store_
 
 #: A token that nobody was given.
 OLD_TOKEN = "f" * 32
-N_RACERS = 6
+N_RACERS = 4
 
 
 def attempts_of(database: Database, trial_id: int) -> list[Row[Any]]:
