@@ -89,7 +89,7 @@ class Fleet:
             self.__dict__.pop("publisher", None)
 
 
-_connected: dict[tuple[str, str, int], Fleet] = {}
+_connected: dict[tuple[Settings, str, int], Fleet] = {}
 
 
 def connect(*, n_jobs: int | None = None) -> Fleet:
@@ -108,7 +108,7 @@ def connect(*, n_jobs: int | None = None) -> Fleet:
     """
     settings = load_settings()
     # another folder, other variables or a forked child: another fleet, other connections
-    key = (repr(settings), str(settings.home.resolve()), os.getpid())
+    key = (settings, str(settings.home.resolve()), os.getpid())
     fleet = _connected.get(key)
     if fleet is None:
         n_workers = _n_processes(n_jobs)

@@ -115,10 +115,10 @@ class Search(Base):
 
     id: Mapped[int] = mapped_column(Id, Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(String(63))
-    strategy: Mapped[str] = mapped_column(String(128), comment="scikit-learn's class, such as GridSearchCV")
+    strategy: Mapped[str] = mapped_column(Text, comment="scikit-learn's class, such as GridSearchCV")
     state: Mapped[str] = mapped_column(String(16), default=SearchState.QUEUED)
     scoring: Mapped[str | None] = mapped_column(Text, comment="as given; NULL: the estimator's own score")
-    refit_metric: Mapped[str] = mapped_column(String(128), comment="the metric of trials.mean_test_score")
+    refit_metric: Mapped[str] = mapped_column(Text, comment="the metric of trials.mean_test_score")
     n_trials: Mapped[int] = mapped_column(Integer)
     n_splits: Mapped[int] = mapped_column(Integer)
     random_state: Mapped[str | None] = mapped_column(Text, comment="of the estimator")
@@ -134,7 +134,7 @@ class Search(Base):
     keras_version: Mapped[str | None] = mapped_column(String(32))
     scikit_learn_version: Mapped[str] = mapped_column(String(32))
     gridfleet_version: Mapped[str] = mapped_column(String(32))
-    submitted_by: Mapped[str] = mapped_column(String(255), comment="user@host")
+    submitted_by: Mapped[str] = mapped_column(Text, comment="user@host")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -166,7 +166,7 @@ class Trial(Base):
     params_digest: Mapped[str] = mapped_column(String(64), comment="SHA-256 of params: equal params, equal digest")
     state: Mapped[str] = mapped_column(String(16), default=TrialState.QUEUED)
     attempt: Mapped[int] = mapped_column(Integer, default=0)
-    worker_id: Mapped[str | None] = mapped_column(String(128))
+    worker_id: Mapped[str | None] = mapped_column(Text)
     token: Mapped[str | None] = mapped_column(String(32), comment="only its holder may write")
     failures: Mapped[int] = mapped_column(Integer, default=0)
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -181,7 +181,7 @@ class Trial(Base):
     mean_test_score: Mapped[float | None] = mapped_column(Double)
     std_test_score: Mapped[float | None] = mapped_column(Double)
     mean_fit_time: Mapped[float | None] = mapped_column(Double, comment="seconds")
-    error_type: Mapped[str | None] = mapped_column(String(255))
+    error_type: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text, comment="message and traceback")
 
 
@@ -215,7 +215,7 @@ class SplitScore(Base):
 
     trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
     split: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    metric: Mapped[str] = mapped_column(String(128), primary_key=True)
+    metric: Mapped[str] = mapped_column(Text, primary_key=True)
     test_score: Mapped[float | None] = mapped_column(Double)
     train_score: Mapped[float | None] = mapped_column(Double)
     test_score_reason: Mapped[str | None] = mapped_column(String(8), comment="nan, inf or -inf where it is NULL")
@@ -235,7 +235,7 @@ class Epoch(Base):
     trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
     split: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     epoch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    metric: Mapped[str] = mapped_column(String(128), primary_key=True)
+    metric: Mapped[str] = mapped_column(Text, primary_key=True)
     value: Mapped[float | None] = mapped_column(Double, comment="NULL: not finite")
 
 
@@ -248,7 +248,7 @@ class Attempt(Base):
     trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
     attempt: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     token: Mapped[str] = mapped_column(String(32))
-    worker_id: Mapped[str] = mapped_column(String(128))
+    worker_id: Mapped[str] = mapped_column(Text)
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     outcome: Mapped[str | None] = mapped_column(String(32), comment="NULL while it runs")
@@ -260,8 +260,8 @@ class Worker(Base):
 
     __tablename__ = "workers"
 
-    id: Mapped[str] = mapped_column(String(128), primary_key=True)
-    hostname: Mapped[str] = mapped_column(String(255))
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    hostname: Mapped[str] = mapped_column(Text)
     pid: Mapped[int] = mapped_column(Integer)
     python_version: Mapped[str] = mapped_column(String(32))
     tensorflow_version: Mapped[str | None] = mapped_column(String(32))

@@ -32,8 +32,8 @@ def _create_tables() -> None:
     )
     op.create_table(
         "workers",
-        sa.Column("id", sa.String(length=128), nullable=False),
-        sa.Column("hostname", sa.String(length=255), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("hostname", sa.Text(), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("python_version", sa.String(length=32), nullable=False),
         sa.Column("tensorflow_version", sa.String(length=32), nullable=True),
@@ -58,14 +58,10 @@ def _create_tables() -> None:
             "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(always=False), nullable=False
         ),
         sa.Column("name", sa.String(length=63), nullable=False),
-        sa.Column(
-            "strategy", sa.String(length=128), nullable=False, comment="scikit-learn's class, such as GridSearchCV"
-        ),
+        sa.Column("strategy", sa.Text(), nullable=False, comment="scikit-learn's class, such as GridSearchCV"),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("scoring", sa.Text(), nullable=True, comment="as given; NULL: the estimator's own score"),
-        sa.Column(
-            "refit_metric", sa.String(length=128), nullable=False, comment="the metric of trials.mean_test_score"
-        ),
+        sa.Column("refit_metric", sa.Text(), nullable=False, comment="the metric of trials.mean_test_score"),
         sa.Column("n_trials", sa.Integer(), nullable=False),
         sa.Column("n_splits", sa.Integer(), nullable=False),
         sa.Column("random_state", sa.Text(), nullable=True, comment="of the estimator"),
@@ -81,7 +77,7 @@ def _create_tables() -> None:
         sa.Column("keras_version", sa.String(length=32), nullable=True),
         sa.Column("scikit_learn_version", sa.String(length=32), nullable=False),
         sa.Column("gridfleet_version", sa.String(length=32), nullable=False),
-        sa.Column("submitted_by", sa.String(length=255), nullable=False, comment="user@host"),
+        sa.Column("submitted_by", sa.Text(), nullable=False, comment="user@host"),
         sa.Column("created_at", storage.database.UtcDateTime(), nullable=False),
         sa.Column("started_at", storage.database.UtcDateTime(), nullable=True),
         sa.Column("finished_at", storage.database.UtcDateTime(), nullable=True),
@@ -113,7 +109,7 @@ def _create_tables() -> None:
         ),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("worker_id", sa.String(length=128), nullable=True),
+        sa.Column("worker_id", sa.Text(), nullable=True),
         sa.Column("token", sa.String(length=32), nullable=True, comment="only its holder may write"),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("lease_expires_at", storage.database.UtcDateTime(), nullable=True),
@@ -128,7 +124,7 @@ def _create_tables() -> None:
         sa.Column("mean_test_score", sa.Double(), nullable=True),
         sa.Column("std_test_score", sa.Double(), nullable=True),
         sa.Column("mean_fit_time", sa.Double(), nullable=True, comment="seconds"),
-        sa.Column("error_type", sa.String(length=255), nullable=True),
+        sa.Column("error_type", sa.Text(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True, comment="message and traceback"),
         sa.CheckConstraint(
             "(finished_at IS NULL) = (state IN ('queued', 'running'))", name=op.f("ck_trials_finished_at")
@@ -185,7 +181,7 @@ def _create_tables() -> None:
         ),
         sa.Column("attempt", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("token", sa.String(length=32), nullable=False),
-        sa.Column("worker_id", sa.String(length=128), nullable=False),
+        sa.Column("worker_id", sa.Text(), nullable=False),
         sa.Column("started_at", storage.database.UtcDateTime(), nullable=False),
         sa.Column("ended_at", storage.database.UtcDateTime(), nullable=True),
         sa.Column("outcome", sa.String(length=32), nullable=True, comment="NULL while it runs"),
@@ -201,7 +197,7 @@ def _create_tables() -> None:
         ),
         sa.Column("split", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("epoch", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("metric", sa.String(length=128), nullable=False),
+        sa.Column("metric", sa.Text(), nullable=False),
         sa.Column("value", sa.Double(), nullable=True, comment="NULL: not finite"),
         sa.ForeignKeyConstraint(["trial_id"], ["trials.id"], name=op.f("fk_epochs_trial_id")),
         sa.PrimaryKeyConstraint("trial_id", "split", "epoch", "metric", name=op.f("pk_epochs")),
@@ -212,7 +208,7 @@ def _create_tables() -> None:
             "trial_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False
         ),
         sa.Column("split", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("metric", sa.String(length=128), nullable=False),
+        sa.Column("metric", sa.Text(), nullable=False),
         sa.Column("test_score", sa.Double(), nullable=True),
         sa.Column("train_score", sa.Double(), nullable=True),
         sa.Column("test_score_reason", sa.String(length=8), nullable=True, comment="nan, inf or -inf where it is NULL"),
