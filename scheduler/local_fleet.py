@@ -107,7 +107,7 @@ def run(settings: Settings, *, n_workers: int, owner: int | None = None) -> None
     """
     folder = _Folder(settings.home)
     folder.prepare()
-    with folder.locked() as got_it:
+    with folder.owned() as got_it:
         if not got_it:
             sys.exit(ALREADY_RUNNING)
         _Supervisor(settings, folder, n_workers, owner).run()
@@ -145,22 +145,23 @@ class _Folder:
                 draft.unlink()
 
     @contextmanager
-    def locked(self) -> Iterator[bool]:
+    def owned(self) -> Iterator[bool]:
         """Hold the lock that says that a fleet runs; yields False if another process does."""
+        until = time.monotonic() + LOOK_S  # a script that looks holds it for a moment
         with self._lock.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
+            while not _locks(lock, fcntl.LOCK_EX):
+                if time.monotonic() > until:
+                    yield False
+                    return
+                time.sleep(0.01)
             yield True
 
     def is_locked(self) -> bool:
         """Whether a fleet runs, starts or stops."""
         if not self._lock.exists():
             return False
-        with self.locked() as got_it:
-            return not got_it
+        with self._lock.open("a") as lock:
+            return not _locks(lock, fcntl.LOCK_SH)  # shared: scripts that look do not see each other
 
     def running(self) -> dict[str, Any] | None:
         """Return what the running fleet wrote about itself."""
@@ -185,6 +186,14 @@ class _Folder:
         """Return the last line of the log."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
         return lines[-1] if lines else f"no reason was logged in {self.log}"
+
+
+def _locks(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class _Supervisor:

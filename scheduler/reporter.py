@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, extract, func, select
+from sqlalchemy import Select, func, select
 
-from storage.database import Database, now
+from storage.database import Database, now, seconds_between
 from storage.errors import SearchNotFoundError
 from storage.schema import Search, SplitScore, Trial, TrialState, Worker
 
@@ -178,9 +178,9 @@ def progress(database: Database, search_id: int) -> Progress:
             )
         }
         running_for = connection.execute(
-            select(_seconds_between(database, Search.started_at, func.coalesce(Search.finished_at, now()))).where(
-                Search.id == search_id
-            )
+            select(
+                seconds_between(database.dialect, Search.started_at, func.coalesce(Search.finished_at, now()))
+            ).where(Search.id == search_id)
         ).scalar()
         best = connection.execute(_best_first(search_id).limit(1)).first()
     return Progress(
@@ -288,9 +288,3 @@ def _best_first(search_id: int) -> Select[Any]:
         .where(Trial.search_id == search_id, Trial.mean_test_score.is_not(None))
         .order_by(Trial.mean_test_score.desc(), Trial.number)
     )
-
-
-def _seconds_between(database: Database, start: Any, end: Any) -> Any:
-    if database.dialect == "sqlite":
-        return (func.julianday(end) - func.julianday(start)) * 86_400.0
-    return extract("epoch", end - start)

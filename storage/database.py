@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Dialect, String, create_engine, event, literal, text
+from sqlalchemy import Connection, DateTime, Dialect, String, create_engine, event, extract, func, literal, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
@@ -74,6 +74,13 @@ def _now_sqlite(element: now, compiler: Any, **keywords: Any) -> str:
 def _now_postgresql(element: now, compiler: Any, **keywords: Any) -> str:
     # clock_timestamp() and not now(): the latter stands still within a transaction
     return f"(clock_timestamp() + ({compiler.process(element.clauses, **keywords)}) * interval '1 second')"
+
+
+def seconds_between(dialect: str, start: Any, end: Any) -> Any:
+    """Return the SQL expression for the seconds from one time to another."""
+    if dialect == "sqlite":
+        return (func.julianday(end) - func.julianday(start)) * 86_400.0
+    return extract("epoch", end - start)
 
 
 class Database:

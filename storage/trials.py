@@ -15,7 +15,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    extract,
     func,
     insert,
     literal,
@@ -26,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from storage.database import Database, now
+from storage.database import Database, now, seconds_between
 from storage.params import params_digest, params_to_json
 from storage.schema import (
     FINAL_STATES,
@@ -359,7 +358,10 @@ def due_for_publishing(database: Database, *, republish_s: float, limit: int = 5
                 .where(
                     Trial.state == TrialState.QUEUED,
                     or_(Trial.not_before.is_(None), Trial.not_before <= now()),
-                    or_(Trial.published_at.is_(None), _seconds_since(database, Trial.published_at) > wait),
+                    or_(
+                        Trial.published_at.is_(None),
+                        seconds_between(database.dialect, Trial.published_at, now()) > wait,
+                    ),
                 )
                 .order_by(Trial.id)
                 .limit(limit)
@@ -428,12 +430,6 @@ def _expired() -> Any:
 def _backoff_s() -> Any:
     doublings = case((Trial.failures > BACKOFF_FAILURES, literal(BACKOFF_FAILURES)), else_=Trial.failures)
     return BACKOFF_S * (literal(1).op("<<")(doublings) - literal(1))
-
-
-def _seconds_since(database: Database, column: Any) -> Any:
-    if database.dialect == "sqlite":
-        return (func.julianday(now()) - func.julianday(column)) * 86_400.0
-    return extract("epoch", now() - column)
 
 
 def _close_attempt(connection: Connection, held: Held, outcome: str, error: str | None) -> None:

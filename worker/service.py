@@ -75,6 +75,7 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
     app.set_default()
     app.worker_main(
         [
+            "--quiet",  # no banner
             "worker",
             f"--concurrency={concurrency}",
             f"--loglevel={log_level}",

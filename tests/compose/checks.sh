@@ -37,9 +37,11 @@ poll() { # TIMEOUT_S COMMAND…
 
 show() { "$@" | sed 's/^/    /'; }
 
-summary() {
+summary() { # STATUS
   if ((${#failures[@]})); then
     printf 'compose-test: %d checks FAILED after %d s\n' ${#failures[@]} $SECONDS
+  elif (($1)); then
+    printf 'compose-test: STOPPED after %d s\n' $SECONDS
   else
     printf 'compose-test: everything ok after %d s\n' $SECONDS
   fi
@@ -83,8 +85,8 @@ demo_has_exited() {
   [[ $(docker compose ps --all --format '{{.State}} {{.ExitCode}}' demo) == "exited 0" ]]
 }
 
-outside() { # NAME ARGUMENT…: the script on the host; what it prints goes to $seen/NAME.log
-  GRIDFLEET_DATABASE_URL=postgresql+psycopg://gridfleet@127.0.0.1:$GRIDFLEET_DATABASE_PORT/gridfleet \
+outside() { # NAME ARGUMENT…: becomes the script on the host, so call it with &; it prints to $seen/NAME.log
+  exec env GRIDFLEET_DATABASE_URL=postgresql+psycopg://gridfleet@127.0.0.1:$GRIDFLEET_DATABASE_PORT/gridfleet \
     GRIDFLEET_BROKER_URL=redis://gridfleet@127.0.0.1:$GRIDFLEET_BROKER_PORT/0 \
     GRIDFLEET_CACHE_DIR=$work/cache \
     "$python" tests/compose/outside.py "$@" >"$seen/$1.log" 2>&1

@@ -36,7 +36,7 @@ finish() {
   check "down leaves no container, volume or network" nothing_is_left
   docker image rm "gridfleet:$GRIDFLEET_IMAGE_TAG" >/dev/null 2>&1
   rm -rf "$work"
-  summary
+  summary "$status"
   # said in full: a bare exit in a trap repeats the status from before it
   ((status == 0 && ${#failures[@]} > 0)) && status=1
   exit "$status"

@@ -237,9 +237,9 @@ def _create_tables() -> None:
 def _create_views() -> None:
     postgresql_now = op.get_bind().dialect.name == "postgresql"
     seconds_running = (
-        "EXTRACT(EPOCH FROM clock_timestamp() - s.started_at)"
+        "EXTRACT(EPOCH FROM COALESCE(s.finished_at, clock_timestamp()) - s.started_at)"
         if postgresql_now
-        else "(julianday('now') - julianday(s.started_at)) * 86400.0"
+        else "(julianday(COALESCE(s.finished_at, 'now')) - julianday(s.started_at)) * 86400.0"
     )
     op.execute(
         """
@@ -280,6 +280,6 @@ def _create_views() -> None:
                        COUNT(CASE WHEN t.state NOT IN ('queued', 'running') THEN 1 END) AS done,
                        {seconds_running} AS seconds_running
                   FROM searches s JOIN trials t ON t.search_id = s.id
-                 GROUP BY s.id, s.name, s.state, s.n_trials, s.started_at) c
+                 GROUP BY s.id, s.name, s.state, s.n_trials, s.started_at, s.finished_at) c
         """  # noqa: S608 - one of two constants
     )
