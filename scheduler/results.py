@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
-import importlib
 import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -94,18 +93,32 @@ def cv_results(rows: Sequence[dict[str, Any]], candidates: Candidates, n_splits:
 
 
 def rebuild_exception(error_type: str | None, error: str | None) -> Exception:
-    """Return the exception that a worker recorded, of its own class where that can be imported here."""
-    name = (error_type or "Exception").rpartition(".")
+    """Return the exception that a worker recorded.
+
+    Parameters
+    ----------
+    error_type : str
+        Name of its class, with its module unless that is ``builtins``.
+    error : str
+        Its traceback.
+
+    Returns
+    -------
+    Exception
+        Of the same class where that is a builtin or its module is imported here already (nothing is imported
+        because a table says so), else a `TrialFailedError` with the traceback.
+    """
+    module, _, name = (error_type or "Exception").rpartition(".")
+    kind = getattr(sys.modules.get(module or "builtins"), name, None)
+    told = TrialFailedError(f"a trial failed with {error_type} on a worker:\n{error}")
+    if not isinstance(kind, type) or not issubclass(kind, Exception):
+        return told
     try:
-        module = importlib.import_module(name[0]) if name[0] else builtins
-        kind = getattr(module, name[2])
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            rebuilt = kind(_message(error_type or "", error or ""))
-            rebuilt.__cause__ = TrialFailedError(f"on a worker:\n{error}")
-            return rebuilt
-    except (ImportError, AttributeError, TypeError):  # not importable, or of another signature
-        pass
-    return TrialFailedError(f"a trial failed with {error_type} on a worker:\n{error}")
+        rebuilt = kind(_message(error_type or "", error or ""))
+    except TypeError:  # its constructor wants something else
+        return told
+    rebuilt.__cause__ = told
+    return rebuilt
 
 
 def _message(error_type: str, error: str) -> str:

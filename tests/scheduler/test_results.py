@@ -1,0 +1,44 @@
+"""From what a worker recorded back to what scikit-learn expects."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+from sklearn.exceptions import NotFittedError
+
+from scheduler.results import rebuild_exception
+from storage.errors import TrialFailedError
+
+
+def recorded(error: Exception) -> str:
+    try:
+        raise error
+    except Exception:
+        return traceback.format_exc()
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (ValueError("one line"), "ValueError"),
+        (RuntimeError("two\nlines: with a colon"), "RuntimeError"),
+        (NotFittedError("of a library"), "sklearn.exceptions.NotFittedError"),
+    ],
+)
+def test_an_error_of_a_worker_is_raised_as_itself(error: Exception, name: str) -> None:
+    rebuilt = rebuild_exception(name, recorded(error))
+
+    assert type(rebuilt) is type(error)
+    assert str(rebuilt) == str(error)
+    assert "Traceback" in str(rebuilt.__cause__)
+
+
+@pytest.mark.parametrize(
+    "name", ["not.installed.Error", "os.system", "builtins.KeyboardInterrupt", "UnicodeDecodeError"]
+)
+def test_an_error_that_can_not_be_made_here_is_told_in_full(name: str) -> None:
+    rebuilt = rebuild_exception(name, "Traceback …\nthe message")
+
+    assert type(rebuilt) is TrialFailedError
+    assert "the message" in str(rebuilt)
