@@ -1,0 +1,101 @@
+"""The handle of a search, and a script that is interrupted while it waits for a fleet."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scheduler import GridfleetError, GridSearchCV, open_search, submit
+from scheduler.fleet import Fleet
+from storage.settings import Settings
+from tests.end_to_end.conftest import start_script
+from tests.end_to_end.models import Touching
+
+X, Y = np.zeros((12, 2)), np.arange(12) % 2
+
+
+def search(folder: Path, values: list[int]) -> GridSearchCV:
+    return GridSearchCV(Touching(str(folder)), {"value": values}, cv=2, refit=False)
+
+
+def test_a_handle_tells_how_far_its_search_is(
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    handle = submit(search(tmp_path, [1, 3, 2]), X, Y, name="handled")
+
+    assert (handle.state, handle.progress().done, handle.progress().total) == ("queued", 0, 3)
+    assert repr(handle) == "SearchHandle(id=1, name='handled', state='queued', done=0/3, failed=0)"
+    with pytest.raises(GridfleetError, match="'handled' is not done: 0 of 3 trials; call wait"):
+        _ = handle.best_score_
+    with pytest.raises(TimeoutError, match="0 of 3 trials; it goes on"):
+        handle.wait(timeout=0)
+
+    start_worker(configured)
+    again = open_search("HANDLED").wait(60)
+
+    assert (again.id, again.state, again.best_score_, again.best_params_) == (handle.id, "completed", 3.0, {"value": 3})
+    assert repr(handle).endswith("state='completed', done=3/3, failed=0, best_score_=3)")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_what_a_notebook_shows_is_escaped(
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    start_worker(configured)
+    grid = GridSearchCV(Touching(str(tmp_path)), {"then": ["<img src=x>"], "value": [1]}, cv=2, refit=False)
+
+    shown = submit(grid, X, Y).wait(60)._repr_html_()
+
+    assert "&lt;img src=x&gt;" in shown
+    assert "<img" not in shown
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_ctrl_c_leaves_a_search_on_the_fleet_and_says_how_to_get_it_back(
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "models.py").write_text((Path(__file__).parent / "models.py").read_text())
+    code = f"""
+        import numpy
+        import models
+        from scheduler import GridSearchCV
+
+        grid = GridSearchCV(models.Touching({str(tmp_path)!r}), {{"value": [1, 2]}}, cv=2, refit=False, name="left")
+        grid.fit(numpy.zeros((12, 2)), numpy.arange(12) % 2)
+    """
+    with start_script(tmp_path, code) as script:
+        until = time.monotonic() + 60
+        while fleet.publisher.queue_length() < 2:
+            assert time.monotonic() < until
+            assert script.poll() is None
+            time.sleep(0.02)
+        script.send_signal(signal.SIGINT)
+        _, errors = script.communicate(timeout=60)
+
+    assert "goes on on the fleet" in errors
+    assert "open_search('left').wait()" in errors
+    start_worker(configured)
+    assert open_search("left").wait(60).best_params_ == {"value": 2}
+
+
+def test_cancelled_searches_have_no_result(fleet: Fleet, tmp_path: Path) -> None:
+    handle = submit(search(tmp_path, [1, 2]), X, Y)
+
+    assert handle.cancel()
+
+    assert handle.state == "cancelled"
+    with pytest.raises(GridfleetError, match="was cancelled after 0 of 2 trials"):
+        _ = handle.cv_results_
+
+
+def test_an_unknown_name_names_those_that_exist(fleet: Fleet, tmp_path: Path) -> None:
+    submit(search(tmp_path, [1]), X, Y, name="known")
+
+    with pytest.raises(LookupError, match="no search has the name 'unknown'; the newest are 'known'"):
+        open_search("unknown")
