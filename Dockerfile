@@ -7,18 +7,19 @@ ARG PYTHON=3.13
 FROM python:${PYTHON}-slim-trixie AS build
 # a mirror of your own; pip's default without it, and no trace of it in the final image
 ARG PIP_INDEX_URL
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /src
 # without pip: nothing is installed into a running container
 RUN python -m venv --without-pip /opt/gridfleet
 COPY requirements-runtime.lock .
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /opt/gridfleet/bin/python install --require-hashes -r requirements-runtime.lock
 COPY pyproject.toml LICENSE README.md ./
 COPY scheduler scheduler
 COPY worker worker
 COPY storage storage
-RUN pip --python /opt/gridfleet/bin/python install --no-deps --no-build-isolation --no-cache-dir . \
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip --python /opt/gridfleet/bin/python install --no-deps --no-build-isolation . \
  && pip --python /opt/gridfleet/bin/python uninstall --yes hatchling editables
 COPY data /srv/gridfleet/data
 COPY examples /srv/gridfleet/examples
