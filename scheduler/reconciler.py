@@ -90,9 +90,12 @@ class Reconciler:
 
     def _publish(self) -> int:
         settings, database = self._fleet.settings, self._fleet.database
-        due = trials.due_for_publishing(database, republish_s=settings.republish_s, limit=PER_PASS)
-        # a queue that holds a message for every queued trial needs no copies
-        if not due or self._fleet.publisher.queue_length() >= trials.count_queued(database):
+        # a queue that holds a message for every queued trial needs no copies, but what never had one needs one
+        is_full = self._fleet.publisher.queue_length() >= trials.count_queued(database)
+        due = trials.due_for_publishing(
+            database, republish_s=settings.republish_s, limit=PER_PASS, only_unpublished=is_full
+        )
+        if not due:
             return 0
         self._fleet.publisher.publish(due)
         trials.mark_published(database, due)

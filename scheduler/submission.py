@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from scheduler import reporter
 from scheduler.fleet import Fleet, connect, read_only
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 #: Seconds between looks at a search: short for short ones, longer the longer it takes.
 FIRST_LOOK_S = 0.01
 LAST_LOOK_S = 0.5
+#: Seconds for which whoever waits for a search puts up with a database that does not answer.
+DATABASE_RESTART_S = 120
 #: Characters of an estimator's repr that are stored.
 MAX_REPR = 1_000
 
@@ -182,7 +184,7 @@ class SearchHandle:
         pause = FIRST_LOOK_S
         looked_at_fleet = time.monotonic()
         while True:
-            progress = self.progress()
+            progress = self._patient_progress()
             shown.show(progress)
             if progress.is_finished or (stop_at_failure and progress.failed):
                 return progress
@@ -196,6 +198,18 @@ class SearchHandle:
                 looked_at_fleet = time.monotonic()
             time.sleep(pause)
             pause = min(pause * 1.2, LAST_LOOK_S)
+
+    def _patient_progress(self) -> reporter.Progress:
+        """Count trials; a database that restarts meanwhile is waited for, as the search goes on."""
+        until = time.monotonic() + DATABASE_RESTART_S
+        while True:
+            try:
+                return self.progress()
+            except OperationalError:
+                if time.monotonic() > until:
+                    self._fleet.database.check()  # says it in a sentence
+                    raise
+                time.sleep(LAST_LOOK_S)
 
     def _summary(self) -> reporter.SearchSummary:
         return reporter.find_search(self._fleet.database, self.id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -105,6 +107,7 @@ class Database:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
+            _import_psycopg()
             self.engine = create_engine(self.url, **_postgresql_options())
 
     @contextmanager
@@ -142,6 +145,20 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def _import_psycopg() -> None:
+    """Import psycopg so that its OpenSSL finds its own symbols.
+
+    TensorFlow exports those of its BoringSSL to all that is loaded later: a script that imports Keras first
+    crashed at the first TLS connection.
+    """
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | getattr(os, "RTLD_DEEPBIND", 0))
+    try:
+        import psycopg  # noqa: F401
+    finally:
+        sys.setdlopenflags(flags)
 
 
 def _postgresql_options() -> dict[str, Any]:

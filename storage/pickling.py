@@ -1,7 +1,8 @@
 """Objects to bytes and back: code by value, arrays out of band so that they can be memory-mapped.
 
-The content of a payload is a magic word, the length of a JSON header, the header (sizes of the parts),
-then the pickle and its out-of-band buffers (PEP 574), each aligned so that arrays can be used in place.
+The content of a payload is a magic word, the length of a JSON header, the header (sizes of the parts, and
+the Python whose bytecode is in them, if any is), then the pickle and its out-of-band buffers (PEP 574), each
+aligned so that arrays can be used in place.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from storage.errors import NotPicklableError, PayloadError
 MAGIC = b"gridfleet1"
 #: Bytes; a cache line, and enough for every numpy dtype.
 ALIGNMENT = 64
+#: What a pickle contains if functions or classes travel in it by value.
+BY_VALUE = b"cloudpickle.cloudpickle"
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 #: Import packages that every worker has, wherever they were installed from.
 OURS = ("scheduler", "worker", "storage")
 
@@ -65,7 +69,8 @@ def dump(kind: str, obj: Any, *, what: str) -> list[memoryview]:
                 f"{what} can't be pickled, so it can't travel to the workers: {_culprit(obj, error)}"
             ) from error
     parts = [stream.getbuffer(), *(buffer.raw() for buffer in buffers)]
-    header = json.dumps([part.nbytes for part in parts]).encode()
+    code_of = _PYTHON if BY_VALUE in stream.getvalue() else None
+    header = json.dumps({"parts": [part.nbytes for part in parts], "python": code_of}).encode()
     start = MAGIC + len(header).to_bytes(8, "little") + header
     content = [memoryview(start)]
     position = len(start)
@@ -90,9 +95,15 @@ def load(content: memoryview) -> tuple[str, Any]:
         raise PayloadError("this is not a payload of gridfleet, or one of another version")
     header_start = len(MAGIC) + 8
     header_end = header_start + int.from_bytes(content[len(MAGIC) : header_start], "little")
+    header = json.loads(bytes(content[header_start:header_end]))
+    if header["python"] not in (None, _PYTHON):
+        raise PayloadError(
+            f"the payload has functions of a script that ran on Python {header['python']}, whose bytecode this "
+            f"Python {_PYTHON} can't run; use the same minor version where searches are submitted and where they run"
+        )
     position = header_end
     parts = []
-    for size in json.loads(bytes(content[header_start:header_end])):
+    for size in header["parts"]:
         position += -position % ALIGNMENT
         parts.append(content[position : position + size])
         position += size

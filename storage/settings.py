@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as SettingsSourceError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -123,6 +124,9 @@ class Settings(BaseSettings):
             raise SettingsError(
                 f"{PREFIX}BROKER_URL begins with {url.drivername!r}; write redis://host:6379/0, or rediss:// for TLS"
             )
+        if url.drivername == "rediss" and "ssl_cert_reqs" not in url.query:
+            # Celery's default encrypts without asking whom it talks to
+            url = url.update_query_dict({"ssl_cert_reqs": "required"})
         if self.broker_password is not None and url.password is None:
             url = url.set(password=self.broker_password.get_secret_value())
         return url.render_as_string(hide_password=False)
@@ -184,6 +188,8 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
+    except SettingsSourceError as error:  # a secret file that this user can't read, for instance
+        raise SettingsError(f"the settings can't be read: {error.__cause__ or error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()

@@ -342,31 +342,43 @@ def held_by(database: Database, node: str | None, *, trial_id: int | None = None
         return [Held(row.id, row.token) for row in rows]
 
 
-def due_for_publishing(database: Database, *, republish_s: float, limit: int = 500) -> list[int]:
+def due_for_publishing(
+    database: Database,
+    *,
+    republish_s: float,
+    limit: int = 500,
+    only_unpublished: bool = False,
+    among: Sequence[int] | None = None,
+) -> list[int]:
     """List queued trials that no message can be expected of any more: never published, or long ago.
 
-    The wait doubles with each publication, up to an hour.
+    Parameters
+    ----------
+    database : Database
+        Where to look.
+    republish_s : float
+        Seconds after which a message counts as lost; doubled with each publication, up to an hour.
+    limit : int, default=500
+        How many at most.
+    only_unpublished : bool, default=False
+        Only those that no message was ever sent for, or not since they were last taken back.
+    among : sequence of int, default=None
+        Only these trials.
     """
     wait = case(
         (Trial.publish_count > 6, literal(3600.0)),
         else_=literal(float(republish_s)) * literal(1).op("<<")(Trial.publish_count - 1),
     )
+    overdue = seconds_between(database.dialect, Trial.published_at, now()) > wait
+    due = select(Trial.id).where(
+        Trial.state == TrialState.QUEUED,
+        or_(Trial.not_before.is_(None), Trial.not_before <= now()),
+        Trial.published_at.is_(None) if only_unpublished else or_(Trial.published_at.is_(None), overdue),
+    )
+    if among is not None:
+        due = due.where(Trial.id.in_(among))
     with database.read() as connection:
-        return list(
-            connection.execute(
-                select(Trial.id)
-                .where(
-                    Trial.state == TrialState.QUEUED,
-                    or_(Trial.not_before.is_(None), Trial.not_before <= now()),
-                    or_(
-                        Trial.published_at.is_(None),
-                        seconds_between(database.dialect, Trial.published_at, now()) > wait,
-                    ),
-                )
-                .order_by(Trial.id)
-                .limit(limit)
-            ).scalars()
-        )
+        return list(connection.execute(due.order_by(Trial.id).limit(limit)).scalars())
 
 
 def count_queued(database: Database) -> int:

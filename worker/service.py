@@ -153,8 +153,8 @@ class _Hooks:
         self._publish_again([one.trial_id for one in held])
 
     def _publish_again(self, trial_ids: list[int]) -> None:
-        due = set(trials.due_for_publishing(self._database, republish_s=self._settings.republish_s))
-        ready = [trial_id for trial_id in trial_ids if trial_id in due]
+        # not those that have to wait before they are tried again: they are the reconciler's
+        ready = trials.due_for_publishing(self._database, republish_s=self._settings.republish_s, among=trial_ids)
         try:
             self._publisher.publish(ready)
         except RedisError as error:  # the reconciler will

@@ -659,3 +659,13 @@ def test_the_cache_folder_is_configured_or_the_users_own(database_settings: Sett
     assert payloads.cache_folder(embedded) == Path("somewhere/cache")
     fleet = database_settings.replace(cache_dir=None)
     assert payloads.cache_folder(fleet).name == "gridfleet"
+
+
+def test_bytecode_of_another_python_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    by_value = b"".join(pickling.dump("X", lambda: 1, what="X"))
+    data_only = b"".join(pickling.dump("X", np.arange(3), what="X"))
+    assert pickling._PYTHON.encode() not in data_only[:200]
+    foreign = by_value.replace(f'"python": "{pickling._PYTHON}"'.encode(), b'"python": "2.07"'.ljust(16))
+
+    with pytest.raises(PayloadError, match=r"ran on Python 2\.07, whose bytecode this Python .* can't run"):
+        pickling.load(memoryview(foreign))
