@@ -233,3 +233,8 @@ def test_replace_leaves_the_original_alone() -> None:
 def test_the_health_file_has_a_default() -> None:
     assert Settings().health_path.name == "gridfleet-health"
     assert Settings(health_file="/a/b").health_path == Path("/a/b")
+
+
+def test_a_broker_with_tls_has_to_show_a_valid_certificate_unless_the_url_says_otherwise() -> None:
+    assert Settings(broker_url="rediss://host:6380/0").broker() == "rediss://host:6380/0?ssl_cert_reqs=required"
+    assert Settings(broker_url="rediss://host/0?ssl_cert_reqs=none").broker() == "rediss://host/0?ssl_cert_reqs=none"
