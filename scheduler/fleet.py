@@ -123,6 +123,7 @@ def connect(*, n_jobs: int | None = None) -> Fleet:
         _connected[key] = fleet
     else:
         fleet.keep_running()
+        fleet.database.check()
         fleet.publisher.check()
     return fleet
 

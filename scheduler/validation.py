@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
 from storage.errors import InvalidSearchError
 from storage.schema import Base
@@ -132,6 +133,22 @@ def _unknown_param(estimator: Any, names: frozenset[str], error: Exception) -> s
 
 def _name(estimator: Any) -> str:
     return type(estimator).__name__
+
+
+def check_can_be_submitted(search: Any) -> None:
+    """Make sure that all combinations of a search are known from the beginning.
+
+    Raises
+    ------
+    InvalidSearchError
+        For searches that choose candidates by earlier results, such as halving ones, and for what is no search.
+    """
+    if not isinstance(search, (GridSearchCV, RandomizedSearchCV)):
+        raise InvalidSearchError(
+            f"search is a {_name(search)}, whose combinations are not all known when it is submitted; submit takes "
+            "GridSearchCV and RandomizedSearchCV, others run by `fit` inside "
+            'joblib.parallel_config(backend="gridfleet")'
+        )
 
 
 def check_space(search: Any) -> None:

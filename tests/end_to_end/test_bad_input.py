@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 from scikeras.wrappers import KerasClassifier
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.impute import SimpleImputer
+from sklearn.model_selection import HalvingGridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 from sqlalchemy import func, select, text
@@ -50,6 +52,11 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: submit(RandomizedSearchCV(SVC(), {"C": []}), X, Y),
         "'C' need to be a non-empty sequence",
     ),
+    "a halving search": (
+        lambda: submit(HalvingGridSearchCV(SVC(), {"C": [1, 2]}), X, Y),
+        "search is a HalvingGridSearchCV, whose combinations are not all known",
+    ),
+    "an estimator in place of a search": (lambda: submit(SVC(), X, Y), "search is a SVC"),
     "X and y of different length": (
         lambda: submit(GridSearchCV(SVC(), {"C": [1]}), X, Y[:-1]),
         r"inconsistent numbers of samples: \[12, 11\]",
