@@ -82,24 +82,24 @@ class FleetBackend(ParallelBackendBase):
 
     def submit(self, func: Any, callback: Any = None) -> _Call:
         """Note a call, or run it here if it is no search's."""
-        (function, args, keywords) = func.items[0]
+        function, args, keywords = func.items[0]
         call = _Call(function, args, keywords, callback)
         if call.is_candidate:
             self._calls.append(call)
-        else:
-            call.result = function(*args, **keywords)
+        else:  # joblib may put several calls into one batch
+            call.results = [function(*args, **keywords) for function, args, keywords in func.items]
         return call
 
     def retrieve_result(self, out: _Call, timeout: float | None = None) -> list[Any]:
-        """Return the result of one call; the first one asked for runs the search."""
-        if out.result is None and out.is_candidate:
+        """Return the results of one batch of calls; the first one asked for runs the search."""
+        if out.results is None:
             request = _request(self._calls)
             rows = (self._evaluate or self._run_on_fleet)(request)
             for call, row in zip(self._calls, rows, strict=True):
-                call.result = row
+                call.results = [row]
                 _tell_callbacks(call)
         out.callback(out)  # joblib counts finished calls by it
-        return [out.result]
+        return out.results or []
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
         """Run what is nested in a call one by one."""
@@ -115,16 +115,16 @@ class FleetBackend(ParallelBackendBase):
 
 
 class _Call:
-    """A call that joblib handed over, and its result."""
+    """A call that joblib handed over, and its results."""
 
-    __slots__ = ("args", "callback", "function", "keywords", "result")
+    __slots__ = ("args", "callback", "function", "keywords", "results")
 
     def __init__(self, function: Any, args: Any, keywords: dict[str, Any], callback: Any) -> None:
         self.function = function
         self.args = args
         self.keywords = keywords
         self.callback = callback
-        self.result: Any = None
+        self.results: list[Any] | None = None
 
     @property
     def is_candidate(self) -> bool:

@@ -38,13 +38,6 @@ class SearchSummary:
         """Whether all its trials are final."""
         return self.finished_at is not None
 
-    @property
-    def seconds(self) -> float | None:
-        """How long it ran, from its first trial's start to its last one's end."""
-        if self.started_at is None or self.finished_at is None:
-            return None
-        return (self.finished_at - self.started_at).total_seconds()
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:

@@ -10,6 +10,8 @@ from typing import Any
 #: A hyperparameter's values: a list, or a frozen distribution of scipy.stats.
 Values = Any
 
+_EXAMPLE = "{uniform: [0, 1]}"
+
 
 def parse_values(raw: Any) -> Values:
     """Turn what stands behind a hyperparameter into its values.
@@ -41,24 +43,6 @@ def parse_values(raw: Any) -> Values:
 def is_distribution(values: Values) -> bool:
     """Whether values have to be drawn."""
     return not isinstance(values, list)
-
-
-def combinations(spaces: list[dict[str, Values]]) -> int:
-    """Count the combinations of grids.
-
-    Parameters
-    ----------
-    spaces : list of dict
-        Grids, whose values are lists.
-
-    Returns
-    -------
-    int
-    """
-    return sum(math.prod(len(values) for values in space.values()) for space in spaces)
-
-
-_EXAMPLE = "{uniform: [0, 1]}"
 
 
 def _distribution(raw: Mapping[str, Any]) -> Values:
