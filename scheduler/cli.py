@@ -72,6 +72,7 @@ def up(
     """Run a fleet of this folder in the foreground, until Ctrl-C."""
     from scheduler import local_fleet
     from storage.errors import LocalFleetError, SettingsError
+    from worker.cores import usable_cores
 
     settings = _settings()
     if not settings.is_embedded:
@@ -83,7 +84,7 @@ def up(
     taken = LocalFleetError(f"a fleet runs in {home} already; searches of this folder use it")
     if local_fleet.is_running(settings):
         raise taken
-    n_workers = workers or _cores()
+    n_workers = workers or usable_cores()
     _say(f"a fleet of {n_workers} worker processes in {home}; Ctrl-C stops it")
     try:
         local_fleet.run(settings, n_workers=n_workers, owner=None)
@@ -103,9 +104,10 @@ def worker(
 ) -> None:
     """Run a worker of a configured fleet."""
     settings = _configured_settings()
+    from worker.cores import usable_cores
     from worker.service import run_worker
 
-    run_worker(settings, concurrency=concurrency or _cores())
+    run_worker(settings, concurrency=concurrency or usable_cores())
 
 
 @app.command()
@@ -369,10 +371,6 @@ def _note_missing_fleet(fleet: Fleet) -> None:
 
     if fleet.is_embedded and not local_fleet.is_running(_settings()):
         _say("no fleet runs in this folder; searches go on when `gridfleet up` starts one")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _exit_at_sigterm() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
+from sqlalchemy.exc import OperationalError
 
 from storage import migrations, trials
 from storage.database import Database
 from storage.payloads import PayloadStore
 from storage.settings import Settings, load_settings
+from worker.cores import usable_cores
 
 if TYPE_CHECKING:
     from worker.publishing import Publisher
@@ -74,7 +77,8 @@ class Fleet:
             self.publisher.publish(trial_ids)
         except RedisError:
             return False
-        trials.mark_published(self.database, trial_ids)
+        with contextlib.suppress(OperationalError):  # they are sent once more then, which harms nothing
+            trials.mark_published(self.database, trial_ids)
         return True
 
     def keep_running(self) -> None:
@@ -83,7 +87,9 @@ class Fleet:
             return
         from scheduler import local_fleet
 
-        running = local_fleet.ensure_running(load_settings(), n_workers=self._n_workers)
+        running = local_fleet.ensure_running(
+            load_settings().replace(home=self.settings.home), n_workers=self._n_workers
+        )
         if running.broker_url != self.settings.broker_url:
             self.settings = running
             self.__dict__.pop("publisher", None)
@@ -152,5 +158,4 @@ def read_only() -> Fleet:
 def _n_processes(n_jobs: int | None) -> int | None:
     if n_jobs is None or n_jobs == -1:
         return None
-    cores = os.cpu_count() or 1
-    return n_jobs if n_jobs > 0 else max(1, cores + 1 + n_jobs)
+    return n_jobs if n_jobs > 0 else max(1, usable_cores() + 1 + n_jobs)

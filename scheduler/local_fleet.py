@@ -26,6 +26,7 @@ from storage import migrations, trials
 from storage.database import Database
 from storage.errors import LocalFleetError
 from storage.settings import PREFIX, Settings
+from worker.cores import usable_cores
 
 #: Seconds that a fleet may take to come up.
 START_S = 60
@@ -66,7 +67,7 @@ def ensure_running(settings: Settings, *, n_workers: int | None = None) -> Setti
         if folder.is_locked():  # somebody starts or stops it right now
             time.sleep(0.02)
             continue
-        process = _start_supervisor(folder, n_workers or os.cpu_count() or 1)
+        process = _start_supervisor(folder, n_workers or usable_cores())
         while time.monotonic() < until and folder.running() is None and process.poll() is None:
             time.sleep(0.02)
         if process.poll() not in (None, ALREADY_RUNNING):

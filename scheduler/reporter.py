@@ -12,6 +12,7 @@ from sqlalchemy import Select, func, select
 from storage.database import Database, now, seconds_between
 from storage.errors import SearchNotFoundError
 from storage.schema import Search, SplitScore, Trial, TrialState, Worker
+from storage.trials import NON_FINITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,17 @@ def failures(database: Database, search_id: int, *, limit: int = 10) -> list[Fai
         return [FailedTrial(**row._mapping) for row in rows]
 
 
+def has_raised(database: Database, search_id: int) -> bool:
+    """Whether a trial of a search failed by an error, not just by a score that is no number."""
+    raised = select(Trial.id).where(
+        Trial.search_id == search_id,
+        Trial.state == TrialState.FAILED,
+        Trial.error_type.is_distinct_from(NON_FINITE),
+    )
+    with database.read() as connection:
+        return bool(connection.execute(select(raised.exists())).scalar())
+
+
 def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
     """List the worker processes that were seen in the last seconds."""
     columns = (
@@ -268,7 +280,7 @@ def trial_rows(database: Database, search_id: int) -> Sequence[Any]:
         .select_from(Trial)
         .outerjoin(SplitScore, SplitScore.trial_id == Trial.id)
         .where(Trial.search_id == search_id)
-        .order_by(Trial.number, SplitScore.split)
+        .order_by(Trial.number, SplitScore.split, SplitScore.metric)
     )
     with database.read() as connection:
         return connection.execute(query).all()

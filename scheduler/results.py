@@ -11,6 +11,7 @@ from scheduler import reporter
 from storage.database import Database
 from storage.errors import SearchCancelledError, TrialFailedError
 from storage.schema import TrialState
+from storage.trials import NON_FINITE
 
 if TYPE_CHECKING:
     from worker.cross_validation import Candidates
@@ -134,7 +135,7 @@ def _raise_first_error(rows: Sequence[Any]) -> None:
 
 def _is_score_only(row: Any) -> bool:
     # the fit did not raise, its score is NaN: scikit-learn goes on with it
-    return bool(row.error_type == "non_finite_score")
+    return bool(row.error_type == NON_FINITE)
 
 
 def _recorded(metrics: Sequence[Any], candidates: Candidates) -> dict[str, Any]:
@@ -153,6 +154,8 @@ def _recorded(metrics: Sequence[Any], candidates: Candidates) -> dict[str, Any]:
 
 def _scores(metrics: Sequence[Any], column: str, candidates: Candidates) -> Any:
     values = {metric.metric: _number(metric, column) for metric in metrics}
+    if candidates.metrics is not None:
+        values = {name: values[name] for name in candidates.metrics if name in values}
     # a single score and a dict with one entry of that name give the same columns in cv_results_
     return values["score"] if list(values) == ["score"] and candidates.metrics is None else values
 

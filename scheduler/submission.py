@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import getpass
 import html
 import os
@@ -186,7 +187,9 @@ class SearchHandle:
         while True:
             progress = self._patient_progress()
             shown.show(progress)
-            if progress.is_finished or (stop_at_failure and progress.failed):
+            if progress.is_finished:
+                return progress
+            if stop_at_failure and progress.failed and reporter.has_raised(self._fleet.database, self.id):
                 return progress
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(
@@ -280,8 +283,6 @@ def submit(
     GridfleetError
         One sentence; nothing is stored then.
     """
-    from sklearn.base import clone
-
     from scheduler.joblib_backend import FleetBackend
     from scheduler.search_cv import fit_with
     from scheduler.validation import check_can_be_submitted, check_space
@@ -296,9 +297,10 @@ def submit(
     def store_and_leave(request: SearchRequest) -> Any:
         raise _Submitted(store(fleet, request, name=name))
 
-    copy = clone(search).set_params(verbose=0)
+    shallow = copy.copy(search)  # and not a clone, which a generator as cv does not survive
+    shallow.verbose = 0
     try:
-        fit_with(FleetBackend(store_and_leave), copy, X, y, **fit_params)
+        fit_with(FleetBackend(store_and_leave), shallow, X, y, **fit_params)
     except _Submitted as submitted:
         return submitted.handle
     raise AssertionError("scikit-learn's fit ended without asking joblib for a single fit")
@@ -370,7 +372,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None) -> SearchHa
 
     validation.check_name(name)
     validation.check_params(request.estimator, request.candidates)
-    validation.check_finite(request.estimator, request.X)
+    validation.check_finite(request.estimator, request.X, request.candidates)
     validation.warn_of_params_that_do_not_arrive(request.estimator, request.candidates)
     _check_name_is_free(fleet, name)
     candidates = Candidates(

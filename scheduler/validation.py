@@ -86,7 +86,7 @@ def warn_of_params_that_do_not_arrive(estimator: Any, candidates: Sequence[dict[
         )
 
 
-def check_finite(estimator: Any, X: Any) -> None:
+def check_finite(estimator: Any, X: Any, candidates: Sequence[dict[str, Any]]) -> None:
     """Make sure that X has no NaN where the estimator says that it takes none.
 
     Raises
@@ -95,29 +95,39 @@ def check_finite(estimator: Any, X: Any) -> None:
         With the number of NaN values and what to do.
     """
     values = X.to_numpy() if hasattr(X, "to_numpy") else X
-    if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or _takes_nan(estimator):
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
         return
     missing = int(np.isnan(values).sum())
-    if missing:
-        raise InvalidSearchError(
-            f"X has {missing} NaN values, which {_name(estimator)} does not take; drop these rows, or put a "
-            "SimpleImputer before it in a Pipeline"
-        )
+    if not missing or _takes_nan(estimator) or _replaces_a_step(estimator, candidates):
+        return
+    raise InvalidSearchError(
+        f"X has {missing} NaN values, which {_name(estimator)} does not take; drop these rows, or put a "
+        "SimpleImputer before it in a Pipeline"
+    )
+
+
+def _replaces_a_step(estimator: Any, candidates: Sequence[dict[str, Any]]) -> bool:
+    steps = {name for name, _ in getattr(estimator, "steps", None) or ()}
+    return any(steps.intersection(params) for params in candidates)
 
 
 def _takes_nan(estimator: Any) -> bool:
     """Whether the estimator may take NaN; only libraries that fill in the tag are believed when they say no."""
-    steps = getattr(estimator, "steps", None)
-    first = steps[0][1] if steps else estimator
-    if not isinstance(first, BaseEstimator) or type(first).__module__.split(".")[0] not in ("sklearn", "scikeras"):
+    if getattr(estimator, "steps", None):
+        return _takes_nan(estimator.steps[0][1])
+    if not isinstance(estimator, BaseEstimator) or type(estimator).__module__.split(".")[0] not in (
+        "sklearn",
+        "scikeras",
+    ):
         return True
-    return bool(first.__sklearn_tags__().input_tags.allow_nan) or _is_composite(first)
+    tags = estimator.__sklearn_tags__()
+    return bool(tags.no_validation or tags.input_tags.allow_nan) or _is_composite(estimator)
 
 
 def _is_composite(estimator: Any) -> bool:
     # what such an estimator takes depends on the ones inside it
-    return any(hasattr(value, "fit") for value in estimator.get_params(deep=False).values()) or hasattr(
-        estimator, "transformers"
+    return any(hasattr(value, "fit") for value in estimator.get_params(deep=False).values()) or any(
+        hasattr(estimator, parts) for parts in ("transformers", "transformer_list", "estimators")
     )
 
 

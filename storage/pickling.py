@@ -168,8 +168,10 @@ def _local_modules() -> list[ModuleType]:
 
 
 def _installed_folders() -> list[Path]:
-    folders = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages(), sys.base_prefix}
-    # the prefix of a virtual environment inside the project's folder is covered by its site-packages
+    # not the prefixes: a project may lie in its virtual environment's folder, or below /usr
+    paths = sysconfig.get_paths()
+    libraries = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders = {*libraries, *site.getsitepackages(), site.getusersitepackages()}
     return [Path(folder) for folder in folders] + [Path(folder).resolve() for folder in folders]
 
 

@@ -187,10 +187,16 @@ def load_settings() -> Settings:
         One sentence that names the first wrong variable, its value and what is expected.
     """
     try:
-        return Settings()
+        settings = Settings()
     except SettingsSourceError as error:  # a secret file that this user can't read, for instance
         raise SettingsError(f"the settings can't be read: {error.__cause__ or error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()
         raise SettingsError(f"{name}={first['input']!r} is not valid: {first['msg'].lower()}") from error
+    if settings.heartbeat_s > settings.lease_s / 2:
+        raise SettingsError(
+            f"{PREFIX}HEARTBEAT_S={settings.heartbeat_s:g} must be at most half of {PREFIX}LEASE_S="
+            f"{settings.lease_s:g}, or trials are taken back from workers that live"
+        )
+    return settings

@@ -45,6 +45,8 @@ BACKOFF_S = 10
 BACKOFF_FAILURES = 8
 #: Characters of a stored traceback; the end is kept, for there the error stands.
 MAX_ERROR = 8_192
+#: ``error_type`` of a trial whose mean score is NaN or infinite though nothing was raised.
+NON_FINITE = "non_finite_score"
 #: Rows of one INSERT statement's parameter list.
 INSERT_ROWS = 5_000
 

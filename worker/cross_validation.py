@@ -14,13 +14,12 @@ import numpy as np
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import _validation
+from sklearn.pipeline import Pipeline
 
-from storage.trials import EpochResult, SplitResult, TrialResult
+from storage.trials import NON_FINITE, EpochResult, SplitResult, TrialResult
 
 #: Name of the only metric of a search with one, as in scikit-learn's ``mean_test_score``.
 SCORE = "score"
-#: ``error_type`` of a trial whose mean score is NaN or infinite though nothing was raised.
-NON_FINITE = "non_finite_score"
 
 Split = tuple[Any, Any]
 
@@ -189,7 +188,7 @@ def _length(indices: Any) -> int:
 
 def _learning_curves(index: int, estimator: Any) -> list[EpochResult]:
     """Read Keras' History off a fitted estimator, or off the last step of a pipeline."""
-    final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    final = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
     history = getattr(final, "history_", None)
     if not isinstance(history, dict):
         return []
@@ -211,7 +210,7 @@ def _summarise(
     refit_metric: str,
 ) -> TrialResult:
     if splits and refit_metric not in {split.metric for split in splits}:  # a callable named its own metrics
-        refit_metric = splits[0].metric
+        refit_metric = min(split.metric for split in splits)
     scores = [split.test_score for split in splits if split.metric == refit_metric]
     # as scikit-learn's _format_results computes them
     mean = float(np.average(scores)) if len(scores) == n_splits else math.nan

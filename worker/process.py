@@ -56,7 +56,7 @@ class WorkerProcess:
         self.id = f"{node}/{os.getpid()}"
         self._held: Held | None = None
         self._claimed_at = 0.0
-        self._interrupt: str | None = None
+        self._interrupt: tuple[Held, str] | None = None
         workers.register(self.database, self.id, hostname=socket.gethostname(), pid=os.getpid())
         # a search makes many models, each traced once: TensorFlow warns of every one
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -97,13 +97,14 @@ class WorkerProcess:
 
     def _stop(self, held: Held, reason: str) -> None:
         if self._held is held:
-            self._interrupt = reason
+            self._interrupt = held, reason
             signal.pthread_kill(threading.main_thread().ident or 0, INTERRUPT)
 
     def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        reason, self._interrupt = self._interrupt, None
-        if self._held is not None and reason is not None:
-            raise TrialInterrupted(reason)
+        interrupt, self._interrupt = self._interrupt, None
+        # the signal may come late, when the next trial runs already
+        if interrupt is not None and interrupt[0] is self._held:
+            raise TrialInterrupted(interrupt[1])
 
 
 _process: WorkerProcess | None = None

@@ -18,6 +18,7 @@ from storage import migrations, trials
 from storage.database import Database
 from storage.payloads import PayloadStore
 from storage.settings import Settings
+from worker.cores import usable_cores
 from worker.process import NODE_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -89,8 +90,7 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
 
 def threads_per_process(concurrency: int) -> int:
     """Return the threads that each of `concurrency` processes gets of this machine's cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // concurrency)
+    return max(1, usable_cores() // concurrency)
 
 
 def touch_for_ever(path: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from traceback import format_exc
 
 from celery import shared_task, signals
+from sqlalchemy.exc import OperationalError
 
 from storage import trials
 from storage.errors import PayloadError
 from storage.trials import Claim, Held, TrialResult
-from worker.celery_app import TASK
+from worker.celery_app import KILL_AFTER_S, TASK
 from worker.parent_death import die_with_parent
 from worker.process import TrialInterrupted, WorkerProcess, this_process
 
@@ -38,7 +40,12 @@ def evaluate(trial_id: int) -> None:
     process = this_process()
     settings = process.settings
     claim = trials.claim(
-        process.database, trial_id, process.id, lease_s=settings.lease_s, max_runtime_s=settings.max_runtime_s
+        process.database,
+        trial_id,
+        process.id,
+        lease_s=settings.lease_s,
+        # this process notices first, at a heartbeat, then Celery kills it; the reconciler is the last resort
+        max_runtime_s=settings.max_runtime_s + settings.heartbeat_s + 2 * KILL_AFTER_S,
     )
     if claim is not None:
         _evaluate(process, claim)
@@ -48,16 +55,31 @@ def _evaluate(process: WorkerProcess, claim: Claim) -> None:
     held = Held(claim.trial_id, claim.token)
     try:
         with process.holding(held):
-            result = _cross_validate(process, claim)
+            recorded = _record(process, held, _cross_validate(process, claim))
     except TrialInterrupted as interrupted:
         _give_up(process, held, interrupted.reason)
     except PayloadError as error:
         _lose(process, held, "payload_error", str(error))
     except MemoryError:
         _lose(process, held, "out_of_memory", format_exc())
+    except Exception:  # not the model's: a full disk, a defect of ours
+        logger.exception("trial %d, attempt %d", claim.trial_id, claim.attempt)
+        _lose(process, held, "worker_error", format_exc())
     else:
-        if not trials.record(process.database, held, result):
+        if not recorded:
             logger.warning("trial %d, attempt %d: stale result discarded", claim.trial_id, claim.attempt)
+
+
+def _record(process: WorkerProcess, held: Held, result: TrialResult) -> bool:
+    """Record a result; a database that restarts is waited for, while the heartbeat tries to hold the lease."""
+    until = time.monotonic() + process.settings.lease_s
+    while True:
+        try:
+            return trials.record(process.database, held, result)
+        except OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:

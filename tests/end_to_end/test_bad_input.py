@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 from scikeras.wrappers import KerasClassifier
+from sklearn.dummy import DummyClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.impute import SimpleImputer
-from sklearn.model_selection import HalvingGridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import HalvingGridSearchCV, KFold
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 from sqlalchemy import func, select, text
 
@@ -120,8 +122,33 @@ def test_a_hyperparameter_that_scikeras_keeps_from_the_model_is_warned_of(fleet:
         submit(GridSearchCV(keras, {"optimizer": ["adam", "rmsprop"]}), np.ones((12, 8)), Y)
 
 
-def test_nan_is_accepted_where_the_estimator_takes_it(fleet: Fleet) -> None:
-    submit(GridSearchCV(make_pipeline(SimpleImputer(), SVC()), {"svc__C": [1]}), np.where(X == 3, np.nan, X), Y)
+TAKES_NAN: dict[str, tuple[Any, dict[str, list[Any]]]] = {
+    "an imputer": (make_pipeline(SimpleImputer(), SVC()), {"svc__C": [1]}),
+    "a function": (make_pipeline(FunctionTransformer(np.nan_to_num), SVC()), {"svc__C": [1]}),
+    "a union": (make_pipeline(FeatureUnion([("a", SimpleImputer())]), SVC()), {"svc__C": [1]}),
+    "a pipeline in a pipeline": (make_pipeline(make_pipeline(SimpleImputer()), SVC()), {"svc__C": [1]}),
+    "a step that the search replaces": (
+        Pipeline([("prepare", StandardScaler()), ("svc", SVC())]),
+        {"prepare": [SimpleImputer()]},
+    ),
+    "an estimator that looks at nothing": (DummyClassifier(), {"strategy": ["prior"]}),
+    "an estimator of the user's": (Touching(), {"value": [1]}),
+}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.parametrize("case", TAKES_NAN)
+def test_nan_is_accepted_where_the_estimator_may_take_it(fleet: Fleet, case: str) -> None:
+    estimator, space = TAKES_NAN[case]
+
+    submit(GridSearchCV(estimator, space), np.where(X == 3, np.nan, X), Y)
+
+    assert stored(fleet.database) == (1, 1)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_splits_may_come_from_a_generator(fleet: Fleet) -> None:
+    submit(GridSearchCV(SVC(), {"C": [1]}, cv=KFold(3).split(X, Y)), X, Y)
 
     assert stored(fleet.database) == (1, 1)
 
@@ -142,6 +169,7 @@ def test_nan_is_accepted_where_the_estimator_takes_it(fleet: Fleet) -> None:
         ({"broker_url": "amqp://localhost"}, "GRIDFLEET_BROKER_URL begins with 'amqp'"),
         ({"secret_key": None}, "GRIDFLEET_SECRET_KEY is not set"),
         ({"secret_key": SecretStr("short")}, "GRIDFLEET_SECRET_KEY has 5 characters; it needs at least 16"),
+        ({"heartbeat_s": 50}, "GRIDFLEET_HEARTBEAT_S=50 must be at most half of GRIDFLEET_LEASE_S=60"),
         ({"broker_url": None}, "GRIDFLEET_BROKER_URL is not set but GRIDFLEET_DATABASE_URL is"),
     ],
 )

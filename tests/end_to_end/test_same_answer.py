@@ -81,6 +81,20 @@ SEARCHES: dict[str, tuple[Any, ...]] = {
     "a pipeline": (make_pipeline(StandardScaler(), SVC()), {"svc__C": [1, 10]}, IRIS, {}, {}),
     "sample weights": (SVC(), {"C": [0.1, 1.0]}, IRIS, {}, {"sample_weight": np.linspace(0.1, 1, 150)}),
     "groups": (SVC(), {"C": [0.1, 1.0]}, IRIS, {"cv": GroupKFold(3)}, {"groups": np.arange(150) % 10}),
+    "metrics in an order of their own": (
+        SVC(),
+        {"C": [0.1, 1.0]},
+        IRIS,
+        {"scoring": ["recall_macro", "accuracy"], "refit": "accuracy", "return_train_score": True},
+        {},
+    ),
+    "a score that is no number, under error_score raise": (
+        SVC(),
+        {"C": [0.1, 1.0, 10.0]},
+        IRIS,
+        {"scoring": lambda model, X, y: float("nan") if model.C == 0.1 else model.score(X, y), "error_score": "raise"},
+        {},
+    ),
     "a callable scorer of two metrics": (
         SVC(),
         {"C": [0.1, 1.0]},

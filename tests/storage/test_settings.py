@@ -24,7 +24,7 @@ VALUES = {
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "cache_size_mb": ("17", 17),
     "health_file": ("/somewhere/health", Path("/somewhere/health")),
-    "lease_s": ("1.5", 1.5),
+    "lease_s": ("90.5", 90.5),
     "heartbeat_s": ("0.5", 0.5),
     "reconcile_s": ("2", 2.0),
     "republish_s": ("3", 3.0),

@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import check_scoring
 
+from storage.trials import NON_FINITE
 from tests.end_to_end.models import create_model
-from worker.cross_validation import NON_FINITE, Evaluation, cross_validate_trial
+from worker.cross_validation import Evaluation, cross_validate_trial
 
 X, Y = np.arange(64.0).reshape(8, 8), np.arange(8) % 2
 SPLITS = [(np.arange(4), np.arange(4, 8)), (np.arange(4, 8), np.arange(4))]
@@ -55,6 +56,16 @@ def test_a_trial_has_a_score_for_each_split_and_their_mean() -> None:
     ]
     assert [(split.n_train, split.n_test) for split in result.splits] == [(4, 4), (4, 4)]
     assert (result.mean_test_score, result.std_test_score, result.error) == (0.5, 0.0, None)
+
+
+class Steps(Fails):
+    def __init__(self, steps: int = 3) -> None:
+        super().__init__(())
+        self.steps = steps
+
+
+def test_a_hyperparameter_may_be_called_steps() -> None:
+    assert evaluate(Steps(), {"steps": 4}).mean_test_score == 0.5
 
 
 def test_a_fit_that_raises_counts_with_error_score_and_keeps_its_traceback() -> None:
