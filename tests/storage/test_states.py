@@ -460,8 +460,8 @@ def test_no_order_of_events_breaks_an_invariant(
 MUTATIONS = {
     "writes without a token": (", Trial.token == token)", ")"),
     "claims whatever the state": (
-        "        Trial.state == TrialState.QUEUED,\n        or_(Trial.not_before.is_(None)",
-        "                or_(Trial.not_before.is_(None)",
+        'Trial.id == bindparam("wanted_id"),\n        Trial.state == TrialState.QUEUED,\n',
+        'Trial.id == bindparam("wanted_id"),\n',
     ),
     "claims before the backoff is over": ("Trial.not_before <= now()),\n    )", "True),\n            )"),
     "failures not counted": ("failures=Trial.failures + 1", "failures=Trial.failures"),
