@@ -38,7 +38,7 @@ def create_model(units: int = 4) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=500)
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/memory.json"), help="where figures go")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/memory.json"), help="where figures go")
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with tempfile.TemporaryDirectory() as folder, fleet_on("sqlite", Path(folder) / "fleet") as fleet:
@@ -47,6 +47,7 @@ def main() -> None:
         with fleet.database.read() as connection:
             ids = list(connection.execute(select(Trial.id).order_by(Trial.id)).scalars())
         figures = run(ids)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 

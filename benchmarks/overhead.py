@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000, help="combinations to store and enqueue")
     parser.add_argument("--finish", type=int, default=3_000, help="trials to run")
     parser.add_argument("--rows", type=int, default=1_000_000, help="trials in the table for the best-score query")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/overhead.json"), help="where figures go")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/overhead.json"), help="where figures go")
     options = parser.parse_args()
 
     figures: dict[str, dict[str, Any]] = {}
@@ -72,6 +72,7 @@ def main() -> None:
         for kind in ("sqlite", "postgresql"):
             with fleet_on(kind, Path(folder) / kind) as fleet:
                 figures[kind] = measure(fleet, options)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"cores": os.cpu_count(), "aims": AIMS, "figures": figures}, indent=2) + "\n")
     show(figures)
 
