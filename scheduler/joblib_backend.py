@@ -50,14 +50,23 @@ class FleetBackend(ParallelBackendBase):
         What to do with a search; None: run it on the fleet and wait.
     name : str, default=None
         The search's name.
+    fit_mode : str, default=None
+        How Keras models are trained; None: as the settings say.
     """
 
     default_n_jobs = -1
     supports_retrieve_callback = False
     supports_sharedmem = False
 
-    def __init__(self, evaluate: Evaluate | None = None, name: str | None = None, **keywords: Any) -> None:
+    def __init__(
+        self,
+        evaluate: Evaluate | None = None,
+        name: str | None = None,
+        fit_mode: str | None = None,
+        **keywords: Any,
+    ) -> None:
         super().__init__(**keywords)
+        self._fit_mode = fit_mode
         self._evaluate = evaluate
         self._name = name
         self._rounds = 0
@@ -111,7 +120,7 @@ class FleetBackend(ParallelBackendBase):
         self._rounds += 1
         # a halving search asks again with fewer candidates and more data: a search of its own in SQL
         name = f"{self._name}-round-{self._rounds}" if self._name and self._rounds > 1 else self._name
-        return run_search(request, name=name, n_jobs=self._n_jobs)
+        return run_search(request, name=name, n_jobs=self._n_jobs, fit_mode=self._fit_mode)
 
 
 class _Call:

@@ -10,6 +10,7 @@ import secrets
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from scheduler.fleet import Fleet, connect, read_only
 from scheduler.progress import Display, display
 from storage import trials
 from storage.errors import NameTakenError, SearchCancelledError, SearchNotFinishedError, SearchNotFoundError
+from storage.fit_mode import FitMode
 from storage.params import column_kinds, params_to_json
 from storage.schema import Search, Trial
 from storage.search_views import create_search_view
@@ -295,7 +297,7 @@ def submit(
     fleet = connect(n_jobs=search.n_jobs)
 
     def store_and_leave(request: SearchRequest) -> Any:
-        raise _Submitted(store(fleet, request, name=name))
+        raise _Submitted(store(fleet, request, name=name, fit_mode=getattr(search, "fit_mode", None)))
 
     shallow = copy.copy(search)  # and not a clone, which a generator as cv does not survive
     shallow.verbose = 0
@@ -328,7 +330,9 @@ def open_search(name_or_id: str | int) -> SearchHandle:
     return SearchHandle(fleet, summary.id, summary.name)
 
 
-def run_search(request: SearchRequest, *, name: str | None, n_jobs: int | None) -> list[dict[str, Any]]:
+def run_search(
+    request: SearchRequest, *, name: str | None, n_jobs: int | None, fit_mode: str | None = None
+) -> list[dict[str, Any]]:
     """Run one round of a search on the fleet and wait for it.
 
     Parameters
@@ -339,6 +343,8 @@ def run_search(request: SearchRequest, *, name: str | None, n_jobs: int | None) 
         The search's name; rounds after the first of a halving search get the next free one.
     n_jobs : int or None
         Worker processes of an embedded fleet.
+    fit_mode : str, default=None
+        How Keras models are trained; None: as the settings say.
 
     Returns
     -------
@@ -346,7 +352,7 @@ def run_search(request: SearchRequest, *, name: str | None, n_jobs: int | None) 
         The rows of ``_fit_and_score``.
     """
     fleet = connect(n_jobs=n_jobs)
-    handle = store(fleet, request, name=name)
+    handle = store(fleet, request, name=name, fit_mode=fit_mode)
     stop_at_failure = request.arguments.get("error_score") == "raise"
     try:
         with display(handle.name, verbose=request.arguments.get("verbose", 0)) as shown:
@@ -359,7 +365,9 @@ def run_search(request: SearchRequest, *, name: str | None, n_jobs: int | None) 
     return handle.rows()
 
 
-def store(fleet: Fleet, request: SearchRequest, *, name: str | None) -> SearchHandle:
+def store(
+    fleet: Fleet, request: SearchRequest, *, name: str | None, fit_mode: FitMode | str | None = None
+) -> SearchHandle:
     """Validate a search, store it with all its trials in one transaction, and publish the messages.
 
     Raises
@@ -371,6 +379,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None) -> SearchHa
     from worker.cross_validation import Candidates, Evaluation
 
     validation.check_name(name)
+    fit_mode = validation.check_fit_mode(fit_mode, default=fleet.settings.fit_mode)
     validation.check_params(request.estimator, request.candidates)
     validation.check_finite(request.estimator, request.X, request.candidates)
     validation.warn_of_params_that_do_not_arrive(request.estimator, request.candidates)
@@ -393,7 +402,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None) -> SearchHa
         "splits_digest": put("splits", list(request.splits), what="a split"),
     }
     with _name_taken_as_sentence(fleet, name), fleet.database.write() as connection:
-        search_id, name = _insert_search(connection, request, candidates, name, digests)
+        search_id, name = _insert_search(connection, request, candidates, name, fit_mode, digests)
         trials.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates.params)))
     _publish(fleet, search_id)
@@ -401,7 +410,12 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None) -> SearchHa
 
 
 def _insert_search(
-    connection: Connection, request: SearchRequest, candidates: Candidates, name: str | None, digests: dict[str, str]
+    connection: Connection,
+    request: SearchRequest,
+    candidates: Candidates,
+    name: str | None,
+    fit_mode: FitMode,
+    digests: dict[str, str],
 ) -> tuple[int, str]:
     scoring = getattr(request.caller, "scoring", None)
     random_state = request.estimator.get_params(deep=False).get("random_state")
@@ -416,6 +430,7 @@ def _insert_search(
             n_trials=len(candidates.params),
             n_splits=len(request.splits),
             random_state=None if random_state is None else _shown(random_state),
+            fit_mode=fit_mode,
             estimator=_shown(request.estimator),
             submitted_by=f"{_user()}@{socket.gethostname()}",
             **digests,
@@ -432,13 +447,25 @@ def _insert_search(
 def _publish(fleet: Fleet, search_id: int) -> None:
     # after the commit: a message about a trial that is not there yet would be lost
     with fleet.database.read() as connection:
-        trial_ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number))
-        ids = list(trial_ids.scalars())
+        trials_of_search = connection.execute(
+            select(Trial.id, Trial.structure_digest).where(Trial.search_id == search_id).order_by(Trial.number)
+        )
+        ids = _structures_in_turn([(row.id, row.structure_digest) for row in trials_of_search])
     if not fleet.publish(ids):
         print(  # noqa: T201 - for whoever waits at the terminal
             "gridfleet: the broker does not answer; the search is stored and starts as soon as it does",
             file=sys.stderr,
         )
+
+
+def _structures_in_turn(trials_of_search: list[tuple[int, str | None]]) -> list[int]:
+    """Order trials so that workers begin with different structures; each then stays with its own (`trials.choose`)."""
+    seen: Counter[str | None] = Counter()
+    turns = []
+    for trial_id, structure in trials_of_search:
+        turns.append((seen[structure], trial_id))
+        seen[structure] += 1
+    return [trial_id for _, trial_id in sorted(turns)]
 
 
 def _check_name_is_free(fleet: Fleet, name: str | None) -> None:

@@ -15,6 +15,8 @@ Kind = Literal["bigint", "double precision", "boolean", "text"]
 
 #: Longer texts are cut: the column is for reading and filtering.
 MAX_TEXT = 1_000
+#: Last parts of the names of hyperparameters that change no model's structure, only values in it.
+VALUES_IN_A_STRUCTURE = frozenset(("learning_rate", "lr", "epochs", "random_state", "seed"))
 #: Deeper values are shown by their repr.
 MAX_DEPTH = 4
 
@@ -39,6 +41,11 @@ def params_to_json(params: Mapping[str, Any]) -> dict[str, Any]:
 def params_digest(shown: Mapping[str, Any]) -> str:
     """Return the SHA-256 of JSON params, so that equal combinations can be found across searches."""
     return hashlib.sha256(json.dumps(shown, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def structural_params(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the params that may change a model's structure; combinations that share them share programs."""
+    return {name: value for name, value in shown.items() if name.rpartition("__")[2] not in VALUES_IN_A_STRUCTURE}
 
 
 def column_kinds(all_shown: Iterable[Mapping[str, Any]]) -> dict[str, Kind]:

@@ -27,9 +27,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from storage.database import UtcDateTime, now
+from storage.fit_mode import FitMode
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -111,6 +112,7 @@ class Search(Base):
     __table_args__ = (
         CheckConstraint(_one_of("state", SearchState), name="state"),
         CheckConstraint("n_trials > 0 AND n_splits > 0", name="sizes"),
+        CheckConstraint(_one_of("fit_mode", FitMode), name="fit_mode"),
     )
 
     id: Mapped[int] = mapped_column(Id, Identity(), primary_key=True)
@@ -129,6 +131,7 @@ class Search(Base):
     splits_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest))
     candidates_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest), comment="params as Python objects")
     priority: Mapped[int] = mapped_column(Integer, default=0)
+    fit_mode: Mapped[str] = mapped_column(String(16), default=FitMode.EXACT, server_default=FitMode.EXACT)
     python_version: Mapped[str] = mapped_column(String(32))
     tensorflow_version: Mapped[str | None] = mapped_column(String(32))
     keras_version: Mapped[str | None] = mapped_column(String(32))
@@ -164,6 +167,9 @@ class Trial(Base):
     number: Mapped[int] = mapped_column(Integer, comment="index in cv_results_")
     params: Mapped[dict[str, Any]] = mapped_column(Json)
     params_digest: Mapped[str] = mapped_column(String(64), comment="SHA-256 of params: equal params, equal digest")
+    structure_digest: Mapped[str | None] = mapped_column(
+        String(64), comment="of the params that change a model's structure: equal ones share compiled programs"
+    )
     state: Mapped[str] = mapped_column(String(16), default=TrialState.QUEUED)
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     worker_id: Mapped[str | None] = mapped_column(Text)
@@ -181,6 +187,16 @@ class Trial(Base):
     mean_test_score: Mapped[float | None] = mapped_column(Double)
     std_test_score: Mapped[float | None] = mapped_column(Double)
     mean_fit_time: Mapped[float | None] = mapped_column(Double, comment="seconds")
+    fit_mode: Mapped[str | None] = mapped_column(
+        String(16), comment="how its Keras models trained: exact, xla or keras"
+    )
+    fit_fallback_reason: Mapped[str | None] = mapped_column(Text, comment="why they trained as Keras does it")
+    build_time: Mapped[float | None] = mapped_column(Double, comment="seconds of the fits for all but what follows")
+    trace_time: Mapped[float | None] = mapped_column(Double, comment="seconds in which TensorFlow traced programs")
+    compile_time: Mapped[float | None] = mapped_column(Double, comment="seconds in which XLA compiled them")
+    train_time: Mapped[float | None] = mapped_column(Double, comment="seconds of training")
+    score_time: Mapped[float | None] = mapped_column(Double, comment="seconds of predicting and scoring")
+    record_time: Mapped[float | None] = mapped_column(Double, comment="seconds of writing scores and learning curves")
     error_type: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text, comment="message and traceback")
 
@@ -196,6 +212,15 @@ Index(
 )
 Index("ix_trials_search_id_state", Trial.search_id, Trial.state)
 Index("ix_trials_queued", Trial.id, postgresql_where=text("state = 'queued'"), sqlite_where=text("state = 'queued'"))
+# a worker asks for trials of the structure that it has a program for
+Index(
+    "ix_trials_queued_structure",
+    Trial.search_id,
+    Trial.structure_digest,
+    Trial.id,
+    postgresql_where=text("state = 'queued'"),
+    sqlite_where=text("state = 'queued'"),
+)
 Index(
     "ix_trials_running",
     Trial.lease_expires_at,

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from storage.errors import SettingsError
+from storage.fit_mode import FitMode
 
 PREFIX = "GRIDFLEET_"
 
@@ -45,6 +46,7 @@ class Settings(BaseSettings):
     republish_s: float = Field(60, gt=0, description="Seconds after which a queued trial is published again.")
     max_failures: int = Field(3, ge=1, description="Deaths, time-outs and lost leases after which a trial fails.")
     max_runtime_s: float = Field(86_400, gt=0, description="Seconds that one attempt at a trial may take.")
+    fit_mode: FitMode = Field(FitMode.EXACT, description="How Keras models are trained, unless a search says.")
     max_memory_mb: int = Field(2_000, ge=100, description="A worker process above this is replaced after its trial.")
 
     @classmethod

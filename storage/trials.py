@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 
 from storage.database import Database, now, seconds_between
-from storage.params import params_digest, params_to_json
+from storage.params import params_digest, params_to_json, structural_params
 from storage.schema import (
     FINAL_STATES,
     OPEN_STATES,
@@ -60,8 +61,10 @@ class Claim:
     attempt: int
     token: str
     search_id: int
+    structure_digest: str | None
     n_splits: int
     refit_metric: str
+    fit_mode: str
     evaluation_digest: str
     x_digest: str
     y_digest: str
@@ -117,16 +120,64 @@ class TrialResult:
     mean_fit_time: float | None = None
     error_type: str | None = None
     error: str | None = None
+    fit_mode: str | None = None
+    fit_fallback_reason: str | None = None
+    build_time: float | None = None
+    trace_time: float | None = None
+    compile_time: float | None = None
+    train_time: float | None = None
+    score_time: float | None = None
 
 
 def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
     """Insert the trials of a search, all queued, in the transaction that inserts the search."""
     shown = [params_to_json(params) for params in candidates]
     rows = [
-        {"search_id": search_id, "number": number, "params": params, "params_digest": params_digest(params)}
+        {
+            "search_id": search_id,
+            "number": number,
+            "params": params,
+            "params_digest": params_digest(params),
+            "structure_digest": params_digest(structural_params(params)),
+        }
         for number, params in enumerate(shown)
     ]
     _insert_all(connection, Trial, rows)
+
+
+def choose(database: Database, trial_id: int, structures: Collection[str]) -> int | None:
+    """Choose the trial to claim at a message: one whose structure the worker has compiled programs for, if any.
+
+    A message is a hint that its search has work; as many messages are sent as there are trials.
+
+    Parameters
+    ----------
+    database : Database
+        Where the trials are.
+    trial_id : int
+        The one that the message names.
+    structures : collection of str
+        ``structure_digest`` of trials that this worker evaluated.
+
+    Returns
+    -------
+    int or None
+        The trial of the message or another one of its search; None if no trial of the search waits.
+    """
+    with database.read() as connection:
+        hint = connection.execute(_HINT, {"wanted_id": trial_id}).one_or_none()
+        if hint is None:
+            return None
+        if hint.waits and (not structures or hint.structure_digest in structures):
+            return trial_id
+        among = {"wanted_id": hint.search_id, "structures": list(structures)}
+        known = connection.execute(_WAITING_OF_STRUCTURES, among).scalar() if structures else None
+        if known is not None:
+            return int(known)
+        if hint.waits:
+            return trial_id
+        other = connection.execute(_WAITING_OF_SEARCH, {"wanted_id": hint.search_id}).scalar()
+        return None if other is None else int(other)
 
 
 def claim(database: Database, trial_id: int, worker_id: str, *, lease_s: float, max_runtime_s: float) -> Claim | None:
@@ -169,6 +220,7 @@ def claim(database: Database, trial_id: int, worker_id: str, *, lease_s: float, 
         attempt=row.attempt,
         token=token,
         search_id=row.search_id,
+        structure_digest=row.structure_digest,
         **{name: facts[name] for name in facts if name != "state"},
     )
 
@@ -197,12 +249,15 @@ def record(database: Database, held: Held, result: TrialResult) -> bool:
     """
     state = TrialState.COMPLETED if result.error is None else TrialState.FAILED
     with database.write() as connection:
+        started = time.perf_counter()
         search_id = connection.execute(_RECORD, _result_row(held, state, result)).scalar_one_or_none()
         if search_id is None:
             return False
         _insert_all(connection, SplitScore, [_split_row(held.trial_id, split) for split in result.splits])
         _insert_all(connection, Epoch, [_epoch_row(held.trial_id, epoch) for epoch in result.epochs])
         _close_attempt(connection, held, str(state), result.error)
+        spent = {"wanted_id": held.trial_id, "with_record_time": time.perf_counter() - started}
+        connection.execute(_NOTE_RECORD_TIME, spent)
     finish_search(database, search_id)
     return True
 
@@ -477,6 +532,9 @@ def _result_row(held: Held, state: TrialState, result: TrialResult) -> dict[str,
         "with_fit_time": _finite(result.mean_fit_time),
         "with_error_type": result.error_type,
         "with_error": shorten(result.error),
+        "with_fit_mode": result.fit_mode,
+        "with_fallback_reason": shorten(result.fit_fallback_reason),
+        **{f"with_{name}": _finite(getattr(result, name)) for name in _PHASES},
     }
 
 
@@ -520,13 +578,18 @@ def _reason(value: float | None) -> str | None:
 #: What a trial that ended has in its columns; worker_id stays, it tells who did it.
 _FINISHED: dict[str, Any] = {"token": None, "lease_expires_at": None, "deadline_at": None, "finished_at": now()}
 
+#: Columns of ``trials`` that say where the time of the fits went.
+_PHASES = ("build_time", "trace_time", "compile_time", "train_time", "score_time")
+
+_WAITS = and_(Trial.state == TrialState.QUEUED, or_(Trial.not_before.is_(None), Trial.not_before <= now()))
+_HINT = select(Trial.search_id, Trial.structure_digest, _WAITS.label("waits")).where(Trial.id == bindparam("wanted_id"))
+_WAITING_OF_SEARCH = (
+    select(Trial.id).where(Trial.search_id == bindparam("wanted_id"), _WAITS).order_by(Trial.id).limit(1)
+)
+_WAITING_OF_STRUCTURES = _WAITING_OF_SEARCH.where(Trial.structure_digest.in_(bindparam("structures", expanding=True)))
 _CLAIM = (
     update(Trial)
-    .where(
-        Trial.id == bindparam("wanted_id"),
-        Trial.state == TrialState.QUEUED,
-        or_(Trial.not_before.is_(None), Trial.not_before <= now()),
-    )
+    .where(Trial.id == bindparam("wanted_id"), _WAITS)
     .values(
         state=TrialState.RUNNING,
         attempt=Trial.attempt + 1,
@@ -536,7 +599,7 @@ _CLAIM = (
         deadline_at=now(bindparam("max_runtime_s", type_=Double)),
         started_at=now(),
     )
-    .returning(Trial.search_id, Trial.number, Trial.attempt)
+    .returning(Trial.search_id, Trial.number, Trial.attempt, Trial.structure_digest)
 )
 _OPEN_ATTEMPT = insert(Attempt).values(
     trial_id=bindparam("tried_id"),
@@ -548,6 +611,7 @@ _SEARCH_FACTS = select(
     Search.state,
     Search.n_splits,
     Search.refit_metric,
+    Search.fit_mode,
     Search.evaluation_digest,
     Search.x_digest,
     Search.y_digest,
@@ -568,9 +632,15 @@ _RECORD = (
         mean_fit_time=bindparam("with_fit_time"),
         error_type=bindparam("with_error_type"),
         error=bindparam("with_error"),
+        fit_mode=bindparam("with_fit_mode"),
+        fit_fallback_reason=bindparam("with_fallback_reason"),
+        **{name: bindparam(f"with_{name}") for name in _PHASES},
         **_FINISHED,
     )
     .returning(Trial.search_id)
+)
+_NOTE_RECORD_TIME = (
+    update(Trial).where(Trial.id == bindparam("wanted_id")).values(record_time=bindparam("with_record_time"))
 )
 _CLOSE_ATTEMPT = (
     update(Attempt)

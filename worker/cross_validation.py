@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from traceback import format_exc
 from typing import Any
 
@@ -16,7 +14,10 @@ from sklearn.base import clone
 from sklearn.model_selection import _validation
 from sklearn.pipeline import Pipeline
 
+from storage.fit_mode import FitMode
 from storage.trials import NON_FINITE, EpochResult, SplitResult, TrialResult
+from worker.compiled_fit import FitReport, compiled_fit
+from worker.forgetting import forget_models
 
 #: Name of the only metric of a search with one, as in scikit-learn's ``mean_test_score``.
 SCORE = "score"
@@ -82,6 +83,7 @@ def cross_validate_trial(
     number: int,
     n_trials: int,
     refit_metric: str,
+    fit_mode: FitMode = FitMode.EXACT,
 ) -> TrialResult:
     """Fit and score one combination on every split, in order.
 
@@ -99,6 +101,8 @@ def cross_validate_trial(
         The trial's number and how many there are, for the lines that ``verbose`` prints.
     refit_metric : str
         The metric whose mean becomes ``mean_test_score``.
+    fit_mode : FitMode, default="exact"
+        How Keras models are trained.
 
     Returns
     -------
@@ -108,28 +112,49 @@ def cross_validate_trial(
     splits_done: list[SplitResult] = []
     epochs: list[EpochResult] = []
     errors: list[tuple[str, str]] = []
-    for index, split in enumerate(splits):
-        try:
-            row = _fit_and_score(
-                evaluation,
-                X,
-                y,
-                split,
-                params,
-                split_progress=(index, len(splits)),
-                candidate_progress=(number, n_trials),
-            )
-        # raised under error_score="raise", or for hyperparameters that the estimator refuses
-        except Exception as error:  # noqa: BLE001 - a user's model may raise anything
-            errors.append((_qualified_name(type(error)), format_exc()))
-            break
-        finally:
-            _forget_models()
-        if row["fit_error"] is not None:
-            errors.append((_raised_in(row["fit_error"]), row["fit_error"]))
-        splits_done += _split_results(index, split, row)
-        epochs += _learning_curves(index, row["estimator"])
-    return _summarise(splits_done, epochs, errors, n_splits=len(splits), refit_metric=refit_metric)
+    with compiled_fit(fit_mode, n_fits=len(splits)) as report:
+        for index, split in enumerate(splits):
+            try:
+                row = _fit_and_score(
+                    evaluation,
+                    X,
+                    y,
+                    split,
+                    params,
+                    split_progress=(index, len(splits)),
+                    candidate_progress=(number, n_trials),
+                )
+            # raised under error_score="raise", or for hyperparameters that the estimator refuses
+            except Exception as error:  # noqa: BLE001 - a user's model may raise anything
+                errors.append((_qualified_name(type(error)), format_exc()))
+                break
+            finally:
+                forget_models(keep_programs=report.mode is not FitMode.KERAS)
+            if row["fit_error"] is not None:
+                errors.append((_raised_in(row["fit_error"]), row["fit_error"]))
+            splits_done += _split_results(index, split, row)
+            epochs += _learning_curves(index, row["estimator"])
+            del row  # with its estimator
+    result = _summarise(splits_done, epochs, errors, n_splits=len(splits), refit_metric=refit_metric)
+    return replace(result, **_story_of(report, splits_done))
+
+
+def _story_of(report: FitReport, splits: Sequence[SplitResult]) -> dict[str, Any]:
+    """Tell how the fits ran and where their time went."""
+    times = {split.split: (split.fit_time, split.score_time) for split in splits}
+    fit_time = sum(fit for fit, _ in times.values())
+    score_time = sum(score for _, score in times.values())
+    if report.mode is None:  # no Keras model
+        return {"score_time": score_time}
+    return {
+        "fit_mode": report.mode,
+        "fit_fallback_reason": report.fallback_reason,
+        "trace_time": report.trace_time,
+        "compile_time": report.compile_time,
+        "train_time": report.train_time,
+        "build_time": max(0.0, fit_time - report.trace_time - report.compile_time - report.train_time),
+        "score_time": score_time,
+    }
 
 
 def _fit_and_score(
@@ -242,17 +267,3 @@ def _raised_in(traceback: str) -> str:
         if name and not line[0].isspace() and name.replace(".", "").isidentifier():
             return name
     return "Exception"
-
-
-def _forget_models() -> None:
-    """Drop what Keras and TensorFlow keep of every model, so that memory stays flat over hundreds of trials."""
-    if "keras" not in sys.modules:
-        return
-    sys.modules["keras"].utils.clear_session(free_memory=False)
-    # TensorFlow registers each traced custom gradient (the optimizers' clipping has one) by name, for ever; its
-    # closure holds the whole graph: 4 MB a fit. Nothing asks for the gradients of a model that is gone.
-    tensorflow_ops = sys.modules.get("tensorflow.python.framework.ops")
-    registry = getattr(getattr(tensorflow_ops, "gradient_registry", None), "_registry", {})
-    for name in [name for name in registry if name.startswith("CustomGradient-")]:
-        del registry[name]
-    gc.collect()

@@ -54,6 +54,8 @@ class WorkerProcess:
         self.payloads = PayloadStore(self.database, settings)
         node = os.environ.get(NODE_VARIABLE) or socket.gethostname()
         self.id = f"{node}/{os.getpid()}"
+        #: ``structure_digest`` of the trials evaluated here: their programs are compiled
+        self.structures: set[str] = set()
         self._held: Held | None = None
         self._claimed_at = 0.0
         self._interrupt: tuple[Held, str] | None = None

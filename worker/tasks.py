@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from storage import trials
 from storage.errors import PayloadError
+from storage.fit_mode import FitMode
 from storage.trials import Claim, Held, TrialResult
 from worker.celery_app import KILL_AFTER_S, TASK
 from worker.parent_death import die_with_parent
@@ -38,17 +39,28 @@ def evaluate(trial_id: int) -> None:
         The trial's id in the database.
     """
     process = this_process()
-    settings = process.settings
-    claim = trials.claim(
-        process.database,
-        trial_id,
-        process.id,
-        lease_s=settings.lease_s,
-        # this process notices first, at a heartbeat, then Celery kills it; the reconciler is the last resort
-        max_runtime_s=settings.max_runtime_s + settings.heartbeat_s + 2 * KILL_AFTER_S,
-    )
+    claim = _claim(process, trial_id)
     if claim is not None:
+        process.structures.add(claim.structure_digest or "")
         _evaluate(process, claim)
+
+
+def _claim(process: WorkerProcess, trial_id: int) -> Claim | None:
+    """Claim the trial of a message, or another of its search that this process has compiled programs for."""
+    settings = process.settings
+    while (chosen := trials.choose(process.database, trial_id, process.structures)) is not None:
+        claim = trials.claim(
+            process.database,
+            chosen,
+            process.id,
+            lease_s=settings.lease_s,
+            # this process notices first, at a heartbeat, then Celery kills it; the reconciler is the last resort
+            max_runtime_s=settings.max_runtime_s + settings.heartbeat_s + 2 * KILL_AFTER_S,
+        )
+        if claim is not None:
+            return claim
+        # another worker was faster, so there is one less to choose from
+    return None
 
 
 def _evaluate(process: WorkerProcess, claim: Claim) -> None:
@@ -95,6 +107,7 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
         number=claim.number,
         n_trials=len(candidates.params),
         refit_metric=claim.refit_metric,
+        fit_mode=FitMode(claim.fit_mode),
     )
 
 

@@ -56,7 +56,9 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
 def start_script(folder: Path, code: str, **variables: str) -> subprocess.Popen[str]:
     """Start a user's script in a folder, with nothing of the tests in its path."""
     script = folder / "script.py"
-    script.write_text(textwrap.dedent(code))
+    # a shell's background jobs ignore Ctrl-C, which children inherit; the scripts of a terminal do not
+    heeds_ctrl_c = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script.write_text(heeds_ctrl_c + textwrap.dedent(code))
     return subprocess.Popen(
         [sys.executable, str(script)],
         cwd=folder,

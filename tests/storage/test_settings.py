@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import SettingsError
+from storage.fit_mode import FitMode
 from storage.settings import Settings, load_settings
 
 PASSWORD = "correct-horse"
@@ -30,6 +31,7 @@ VALUES = {
     "republish_s": ("3", 3.0),
     "max_failures": ("5", 5),
     "max_runtime_s": ("3600", 3600.0),
+    "fit_mode": ("xla", FitMode.XLA),
     "max_memory_mb": ("500", 500),
 }
 NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float))]

@@ -460,10 +460,13 @@ def test_no_order_of_events_breaks_an_invariant(
 MUTATIONS = {
     "writes without a token": (", Trial.token == token)", ")"),
     "claims whatever the state": (
-        'Trial.id == bindparam("wanted_id"),\n        Trial.state == TrialState.QUEUED,\n',
-        'Trial.id == bindparam("wanted_id"),\n',
+        '.where(Trial.id == bindparam("wanted_id"), _WAITS)',
+        '.where(Trial.id == bindparam("wanted_id"), or_(Trial.not_before.is_(None), Trial.not_before <= now()))',
     ),
-    "claims before the backoff is over": ("Trial.not_before <= now()),\n    )", "True),\n            )"),
+    "claims before the backoff is over": (
+        '.where(Trial.id == bindparam("wanted_id"), _WAITS)',
+        '.where(Trial.id == bindparam("wanted_id"), Trial.state == TrialState.QUEUED)',
+    ),
     "failures not counted": ("failures=Trial.failures + 1", "failures=Trial.failures"),
     "a budget without end": ("spent = Trial.failures + 1 >= max_failures", "spent = Trial.failures < 0"),
     "a reaper that trusts what it read": ("statement = statement.where(_expired())", "pass"),

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import check_scoring
 
+from storage.fit_mode import FitMode
 from storage.trials import NON_FINITE
 from tests.end_to_end.models import create_model
 from worker.cross_validation import Evaluation, cross_validate_trial
@@ -20,7 +21,9 @@ X, Y = np.arange(64.0).reshape(8, 8), np.arange(8) % 2
 SPLITS = [(np.arange(4), np.arange(4, 8)), (np.arange(4, 8), np.arange(4))]
 
 
-def evaluate(estimator: Any, params: dict[str, Any] | None = None, **arguments: Any) -> Any:
+def evaluate(
+    estimator: Any, params: dict[str, Any] | None = None, *, fit_mode: FitMode = FitMode.EXACT, **arguments: Any
+) -> Any:
     shared = {
         "scorer": check_scoring(estimator, None),
         "fit_params": {},
@@ -31,7 +34,9 @@ def evaluate(estimator: Any, params: dict[str, Any] | None = None, **arguments: 
         **arguments,
     }
     evaluation = Evaluation(estimator, shared)
-    return cross_validate_trial(evaluation, X, Y, SPLITS, params or {}, number=0, n_trials=1, refit_metric="score")
+    return cross_validate_trial(
+        evaluation, X, Y, SPLITS, params or {}, number=0, n_trials=1, refit_metric="score", fit_mode=fit_mode
+    )
 
 
 class Fails(BaseEstimator):
@@ -106,14 +111,15 @@ def test_learning_curves_are_those_of_keras(keras_model: KerasClassifier) -> Non
     }
 
 
-def test_no_graph_of_a_model_stays_in_memory(keras_model: KerasClassifier) -> None:
+@pytest.mark.parametrize("fit_mode", [FitMode.EXACT, FitMode.KERAS])
+def test_no_graph_of_a_model_stays_in_memory(keras_model: KerasClassifier, fit_mode: FitMode) -> None:
     def graphs() -> int:
         gc.collect()
         return sum(type(found).__name__ == "FuncGraph" for found in gc.get_objects())
 
-    evaluate(keras_model)
+    evaluate(keras_model, fit_mode=fit_mode)
     before = graphs()
-    evaluate(keras_model, {"model__units": 5})
-    evaluate(keras_model, {"model__units": 6})
+    evaluate(keras_model, {"random_state": 5}, fit_mode=fit_mode)
+    evaluate(keras_model, {"random_state": 6}, fit_mode=fit_mode)
 
     assert graphs() <= before

@@ -1,0 +1,96 @@
+"""The data of a call as tensors, converted as Keras' own array adapter does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.trainers.data_adapters import array_slicing
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+
+from worker.compiled_fit.eligibility import NotEligibleError
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Arrays of one pass over data.
+
+    Parameters
+    ----------
+    structure : nested tuples and dicts of tensors
+        ``(x,)``, ``(x, y)`` or ``(x, y, sample_weight)``, as Keras hands it to ``train_step``.
+    tensors : list of Tensor
+        Its leaves, each of shape (n_samples, ...).
+    n_samples : int
+        Rows.
+    batch_size : int
+        Rows of a batch; the last one may be shorter.
+    """
+
+    structure: Any
+    tensors: list[Any]
+    n_samples: int
+    batch_size: int
+
+    @property
+    def n_steps(self) -> int:
+        """Batches of one pass."""
+        return -(-self.n_samples // self.batch_size)
+
+    @property
+    def specs(self) -> list[Any]:
+        """What a program must accept: the tensors' types, with any number of rows."""
+        return [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in self.tensors]
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """Hashable: what two calls must share to share a program."""
+        return (
+            str(keras.tree.map_structure(lambda _: 0, self.structure)),
+            *((tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in self.tensors),
+        )
+
+    def symbolic(self) -> Any:
+        """Return the structure with Keras' symbolic tensors, to build a model's state with."""
+        return keras.tree.map_structure(
+            lambda tensor: keras.KerasTensor((None, *tensor.shape[1:]), keras.backend.standardize_dtype(tensor.dtype)),
+            self.structure,
+        )
+
+
+def make_batches(
+    x: Any, y: Any = None, sample_weight: Any = None, *, batch_size: int | None, class_weight: Any = None
+) -> Batches:
+    """Convert arrays to tensors.
+
+    Parameters
+    ----------
+    x, y, sample_weight : nested structure of array-like
+        As for Keras' ``fit``.
+    batch_size : int or None
+        None: 32, as in Keras.
+    class_weight : dict, default=None
+        As for Keras' ``fit``; becomes a sample weight.
+
+    Returns
+    -------
+    Batches
+
+    Raises
+    ------
+    NotEligibleError
+        If something is no dense tensor.
+    """
+    adapter = ArrayDataAdapter(x, y, sample_weight, batch_size=batch_size, class_weight=class_weight)
+    arrays = array_slicing.convert_to_sliceable(adapter._inputs, target_backend="tensorflow")
+    structure = keras.tree.map_structure(
+        lambda array: None if array is None else tf.convert_to_tensor(array), keras.tree.lists_to_tuples(arrays)
+    )
+    tensors = keras.tree.flatten(structure)
+    if any(tensor is None for tensor in tensors):
+        raise NotEligibleError("a part of the data is None")
+    if any(tensor.shape.rank == 0 for tensor in tensors):
+        raise NotEligibleError("a part of the data has no rows")
+    return Batches(structure, tensors, adapter._num_samples, adapter._batch_size)

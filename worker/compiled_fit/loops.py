@@ -1,0 +1,430 @@
+"""Keras' ``fit``, ``evaluate`` and ``predict`` with their loops inside the graph.
+
+Each function is Keras' own method of the same name (keras/src/backend/tensorflow/trainer.py), step by step,
+but for the loop over batches. `NotEligibleError` says that Keras' own has to run; nothing has changed then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras.src import callbacks as keras_callbacks
+from keras.src import optimizers as keras_optimizers
+from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
+
+from storage.fit_mode import FitMode
+from worker.compiled_fit import xla
+from worker.compiled_fit.batches import Batches, make_batches
+from worker.compiled_fit.cache import Entry, ProgramCache, find_or_make
+from worker.compiled_fit.data_order import epoch_orders
+from worker.compiled_fit.eligibility import (
+    NotEligibleError,
+    check_arrays,
+    check_callbacks,
+    check_model,
+    flat_callbacks,
+    watches_for_nan,
+)
+from worker.compiled_fit.program import EvaluateProgram, PredictProgram, TrainProgram
+from worker.compiled_fit.report import FitReport
+from worker.compiled_fit.structure import graph_digest, structure_of
+
+#: Seconds after which a run of epochs returns to Python, so that a trial can be stopped.
+RETURN_S = 1.0
+#: How many times longer than the last run the next one may be, while its speed is not known well.
+GROWTH = 8
+
+
+class ProgramFailedError(Exception):
+    """TensorFlow failed inside a program; the model is as it was before."""
+
+
+class Loops:
+    """Runs Keras' loops in one mode, with one cache, and reports on them.
+
+    Parameters
+    ----------
+    mode : FitMode
+        ``exact``, ``xla`` or ``auto``.
+    cache : ProgramCache
+        Where programs are kept.
+    report : FitReport
+        What is told of each call.
+    n_fits : int
+        How many fits of this structure the trial has, for ``auto``.
+    """
+
+    def __init__(self, mode: FitMode, cache: ProgramCache, report: FitReport, *, n_fits: int) -> None:
+        self._mode = mode
+        self._cache = cache
+        self._report = report
+        self._fits_to_come = n_fits
+
+    def fit(
+        self,
+        model: Any,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: Any = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> Any:
+        """Train a model as ``keras.Model.fit`` does; the parameters are its own.
+
+        Raises
+        ------
+        NotEligibleError, ProgramFailedError
+            If Keras' own ``fit`` has to run.
+        """
+        model._assert_compile_called("fit")
+        check_model(model)
+        check_callbacks(callbacks)
+        check_arrays((x, y, sample_weight))
+        if steps_per_epoch or validation_steps:
+            raise NotEligibleError("steps_per_epoch or validation_steps is set")
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = array_slicing.train_validation_split(
+                (x, y, sample_weight), validation_split=validation_split
+            )
+        with _preparing():
+            train = make_batches(x, y, sample_weight, batch_size=batch_size, class_weight=class_weight)
+            validation = _validation_batches(validation_data, validation_batch_size or batch_size)
+            should_validate = _validation_plan(model, validation, validation_freq)
+            entry = self._train_program(model, train, validation)
+        training = _Training(
+            model,
+            train,
+            validation,
+            entry,
+            mode=self._mode,
+            report=self._report,
+            watches_for_nan=watches_for_nan(flat_callbacks(callbacks)),
+        )
+        container = keras_callbacks.CallbackList(
+            callbacks,
+            add_history=True,
+            add_progbar=verbose != 0,
+            verbose=verbose,
+            epochs=epochs,
+            steps=train.n_steps,
+            model=model,
+        )
+        # with nothing but the History to be told, epochs follow each other inside the graph
+        is_told_each_epoch = len(container.callbacks) > 1
+        model.stop_training = False
+        container.on_train_begin()
+        logs: dict[str, float] | None = None
+        epoch = first_epoch = model._initial_epoch or initial_epoch
+        orders = epoch_orders(train.n_samples, train.batch_size, shuffle, max(epochs - epoch, 1))
+        with training.undone_if_it_fails():
+            while epoch < epochs:
+                container.on_epoch_begin(epoch)
+                n_epochs = 1 if is_told_each_epoch else training.next_run(epochs - epoch)
+                plan = np.array([should_validate(number) for number in range(epoch, epoch + n_epochs)])
+                n_more = epochs - epoch - n_epochs + (epochs - first_epoch) * self._fits_to_come
+                results, n_steps = training.run(_rows(orders, epoch - first_epoch, n_epochs), plan, n_more=n_more)
+                for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
+                    if place:
+                        container.on_epoch_begin(epoch)
+                    logs = dict(zip(entry.program.metric_names, map(float, row), strict=False))
+                    if training.watches_for_nan:
+                        _tell_of_nan(container, n_steps - 1, logs)
+                    if is_validated:
+                        logs.update(_validation_logs(container, entry.program, row))
+                    container.on_epoch_end(epoch, logs)
+                    epoch += 1
+                if model.stop_training:
+                    break
+        if isinstance(model.optimizer, keras_optimizers.Optimizer) and epochs > 0:
+            model.optimizer.finalize_variable_values(model.trainable_weights)
+        container.on_train_end(logs=logs)
+        self._report.modes.append(training.used)
+        return model.history
+
+    def evaluate(
+        self,
+        model: Any,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+        **keywords: Any,
+    ) -> Any:
+        """Evaluate a model as ``keras.Model.evaluate`` does; the parameters are its own."""
+        model._assert_compile_called("evaluate")
+        check_model(model)
+        check_callbacks(callbacks)
+        check_arrays((x, y, sample_weight))
+        if steps or keywords:
+            raise NotEligibleError("steps is set")
+        with self._report.timed("trace"), _preparing():
+            data = make_batches(x, y, sample_weight, batch_size=batch_size)
+            _make_variables(model, data)
+            entry = find_or_make(
+                self._cache,
+                structure=structure_of(model),
+                signature=("evaluate", data.signature),
+                make=lambda: EvaluateProgram(model, data),
+                digest=lambda program: graph_digest(program.steps),
+            )
+        container = _containing(callbacks, model, verbose, data.n_steps)
+        model.stop_evaluating = False
+        container.on_test_begin()
+        with _failing_as_program():
+            logs = entry.program.run(model, data)
+        container.on_test_end(logs)
+        logs = dict(sorted(logs.items()))  # as Keras' pythonify_logs orders them
+        return logs if return_dict else model._flatten_metrics_in_order(logs)
+
+    def predict(
+        self,
+        model: Any,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """Predict as ``keras.Model.predict`` does; the parameters are its own."""
+        check_model(model)
+        check_callbacks(callbacks)
+        check_arrays((x,))
+        if steps:
+            raise NotEligibleError("steps is set")
+        if not model.built:
+            raise NotEligibleError("the model is not built yet")
+        with self._report.timed("trace"), _preparing():
+            data = make_batches(x, batch_size=batch_size)
+            entry = find_or_make(
+                self._cache,
+                structure=structure_of(model),
+                signature=("predict", data.signature),
+                make=lambda: PredictProgram(model, data),
+                digest=lambda program: graph_digest(program.steps),
+            )
+        container = _containing(callbacks, model, verbose, data.n_steps)
+        model.stop_predicting = False
+        container.on_predict_begin()
+        with _failing_as_program():
+            predicted = entry.program.run(model, data)
+        container.on_predict_end()
+        return predicted
+
+    def _train_program(self, model: Any, train: Batches, validation: Batches | None) -> Entry:
+        self._fits_to_come = max(self._fits_to_come - 1, 0)
+        for_xla = self._mode in (FitMode.XLA, FitMode.AUTO)
+        with self._report.timed("trace"):
+            _make_variables(model, train)
+            return find_or_make(
+                self._cache,
+                structure=structure_of(model, trains=True),
+                signature=("train", for_xla, train.signature, None if validation is None else validation.signature),
+                make=lambda: TrainProgram(model, train, validation, for_xla=for_xla),
+                digest=lambda program: graph_digest(program.steps),
+            )
+
+
+class _Training:
+    """One fit: runs of epochs, in the graph or in XLA."""
+
+    def __init__(
+        self,
+        model: Any,
+        train: Batches,
+        validation: Batches | None,
+        entry: Entry,
+        *,
+        mode: FitMode,
+        report: FitReport,
+        watches_for_nan: bool,
+    ) -> None:
+        self._model = model
+        self._train = train
+        self._validation = validation
+        self._entry = entry
+        self._program: TrainProgram = entry.program
+        self._report = report
+        self._mode = mode
+        self._last_run = 0
+        self._shape = (train.batch_size, xla.bucket(train.n_samples))
+        self.used = FitMode.EXACT
+        self.watches_for_nan = watches_for_nan
+
+    def next_run(self, n_epochs: int) -> int:
+        """Return how many of the epochs to come the next run should do."""
+        seconds_per_step = self._entry.seconds_per_step.get(self._runs_in_xla)
+        if seconds_per_step is None:
+            return 1 if not self._last_run else min(n_epochs, GROWTH)
+        affordable = int(RETURN_S / (seconds_per_step * self._train.n_steps))
+        return max(1, min(n_epochs, affordable))
+
+    def run(self, orders: Any, plan: Any, *, n_more: int) -> tuple[Any, int]:
+        """Run epochs.
+
+        Parameters
+        ----------
+        orders : ndarray
+            The rows' order in each, or in all.
+        plan : ndarray of bool
+            After which to validate.
+        n_more : int
+            Epochs that are to come after these, in this fit and in those that follow.
+
+        Returns
+        -------
+        results : ndarray of shape (n_epochs, n_results)
+        n_steps : int
+            Batches of the last epoch.
+        """
+        use_xla = self._uses_xla(n_more + len(plan))
+        with self._report.timed("trace"), _preparing():
+            key = self._program.prepare(
+                self._model,
+                watches_for_nan=self.watches_for_nan,
+                xla_batch_size=self._train.batch_size if use_xla else None,
+            )
+        is_compiled = use_xla and self._shape in self._entry.compiled
+        started = time.perf_counter()
+        with _failing_as_program():
+            results = self._program.run(key, self._model, self._train, self._validation, orders=orders, validate=plan)
+        seconds = time.perf_counter() - started
+        self._report.add("compile" if use_xla and not is_compiled else "train", seconds)
+        # a program's first run includes what TensorFlow, or XLA, does to its graph
+        if is_compiled or (not use_xla and self._entry.steps_without_xla):
+            self._entry.seconds_per_step[use_xla] = seconds / (len(plan) * self._train.n_steps)
+        if use_xla:
+            self.used = FitMode.XLA
+            self._entry.compiled.add(self._shape)
+        else:
+            self._entry.steps_without_xla += len(plan) * self._train.n_steps
+        self._last_run = len(plan)
+        return results
+
+    @contextmanager
+    def undone_if_it_fails(self) -> Iterator[None]:
+        """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them."""
+        optimizer = [] if self._model.optimizer is None else self._model.optimizer.variables
+        variables = [*self._model.variables, *optimizer]
+        before = [tf.identity(variable.value) for variable in variables]
+        try:
+            yield
+        except ProgramFailedError:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+            raise
+
+    @property
+    def _runs_in_xla(self) -> bool:
+        return self._shape in self._entry.compiled and self._can_use_xla
+
+    @property
+    def _can_use_xla(self) -> bool:
+        return (
+            self._mode in (FitMode.XLA, FitMode.AUTO)
+            and self._program.why_no_xla is None
+            and not self.watches_for_nan
+            and not self._model.jit_compile
+            and self._train.n_samples >= self._train.batch_size
+        )
+
+    def _uses_xla(self, epochs_to_come: int) -> bool:
+        if not self._can_use_xla:
+            return False
+        if self._mode is FitMode.XLA or self._shape in self._entry.compiled:
+            return True
+        seconds_per_step = self._entry.seconds_per_step.get(False)
+        return seconds_per_step is not None and xla.repays(
+            self._entry.steps_without_xla + epochs_to_come * self._train.n_steps,
+            seconds_per_step,
+            self._program.n_operations,
+        )
+
+
+@contextmanager
+def _failing_as_program() -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise ProgramFailedError(_in_short(error)) from error
+
+
+@contextmanager
+def _preparing() -> Iterator[None]:
+    """Leave whatever can't be converted or traced to Keras, which says better what is wrong, or can do it."""
+    try:
+        yield
+    except NotEligibleError:
+        raise
+    except Exception as error:
+        raise ProgramFailedError(_in_short(error)) from error
+
+
+def _in_short(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"the program failed with {type(error).__name__}: {lines[0][:200]}"
+
+
+def _make_variables(model: Any, data: Batches) -> None:
+    """Make the variables of model, optimizer and metrics, which Keras makes while it traces its first step."""
+    model._symbolic_build(data_batch=data.symbolic())
+
+
+def _validation_batches(validation_data: Any, batch_size: int | None) -> Batches | None:
+    if validation_data is None:
+        return None
+    if not isinstance(validation_data, (tuple, list)):
+        raise NotEligibleError("validation_data is no tuple of arrays")
+    x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(tuple(validation_data))
+    check_arrays((x, y, sample_weight))
+    return make_batches(x, y, sample_weight, batch_size=batch_size)
+
+
+def _validation_plan(model: Any, validation: Batches | None, validation_freq: Any) -> Callable[[int], bool]:
+    if validation is None:
+        return lambda _: False
+    return lambda epoch: bool(model._should_eval(epoch, validation_freq))
+
+
+def _rows(orders: Any, first: int, count: int) -> Any:
+    return orders if len(orders) == 1 else orders[first : first + count]
+
+
+def _tell_of_nan(container: Any, batch: int, logs: dict[str, float]) -> None:
+    """Let TerminateOnNaN do what it does at the batch where the epoch ended."""
+    if not np.isfinite(logs.get("loss", 0.0)):
+        for callback in container.callbacks:
+            if type(callback) is keras_callbacks.TerminateOnNaN:
+                callback.on_batch_end(batch, logs)
+
+
+def _validation_logs(container: Any, program: TrainProgram, row: Any) -> dict[str, float]:
+    values = dict(zip(program.validation_names, map(float, row[len(program.metric_names) :]), strict=True))
+    container.on_test_begin()
+    container.on_test_end({name.removeprefix("val_"): value for name, value in values.items()})
+    return values
+
+
+def _containing(callbacks: Any, model: Any, verbose: Any, n_steps: int) -> Any:
+    return keras_callbacks.CallbackList(
+        callbacks, add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=n_steps, model=model
+    )

@@ -1,0 +1,476 @@
+"""Keras' loops over batches and epochs as functions inside the graph, for any model of the same structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from worker.compiled_fit.batches import Batches
+from worker.compiled_fit.eligibility import NotEligibleError
+from worker.compiled_fit.xla import DIFFERS_IN_XLA, XLA_MAY_FAIL, bucket, same_random_numbers
+
+#: Operations whose numbers depend on where they stand in the graph: another loop gives others under a seed.
+STATEFUL_RANDOM = frozenset(
+    (
+        "RandomUniform",
+        "RandomUniformInt",
+        "RandomStandardNormal",
+        "TruncatedNormal",
+        "ParameterizedTruncatedNormal",
+        "RandomGamma",
+        "RandomPoisson",
+        "RandomPoissonV2",
+        "RandomShuffle",
+        "Multinomial",
+    )
+)
+
+#: Scores and results travel as doubles, which hold every float32 exactly.
+RESULT = tf.float64
+
+
+class TrainProgram:
+    """Epochs of training and validation of one model, and of all others of its structure.
+
+    The model's own ``train_step`` and ``test_step`` are traced once; a program runs them for another model by
+    handing it the handles of that model's variables in place of its own, so nothing is copied or traced anew.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Compiled, with all variables made.
+    train : Batches
+        What it is trained on; only types and structure count.
+    validation : Batches or None
+        What it is validated on after an epoch.
+    for_xla : bool
+        Whether the steps are to be traced so that XLA draws the same random numbers.
+    """
+
+    def __init__(self, model: Any, train: Batches, validation: Batches | None, *, for_xla: bool) -> None:
+        self._variables = _trained(model)
+        with same_random_numbers() if for_xla else nullcontext():
+            self._train_step = _Step(model, model.train_step, train)
+            self._test_step = None if validation is None else _Step(model, model.test_step, validation)
+        self.has_validation = validation is not None
+        self.metric_names = self._train_step.result_names
+        self.validation_names = [] if self._test_step is None else [f"val_{n}" for n in self._test_step.result_names]
+        self._runs: dict[Any, _Function] = {}
+        self.why_no_xla = self._train_step.why_no_xla() if for_xla else "it was not traced for XLA"
+
+    @property
+    def steps(self) -> list[Any]:
+        """The traced steps."""
+        return [step.traced for step in (self._train_step, self._test_step) if step is not None]
+
+    @property
+    def is_shareable(self) -> bool:
+        """Whether all that the steps captured are variables, which another model can stand in for."""
+        return all(self._variables.knows(step.captured_inputs) for step in self.steps)
+
+    @property
+    def n_operations(self) -> int:
+        """Operations of a training step's graph."""
+        return len(self._train_step.traced.graph.get_operations())
+
+    def prepare(self, model: Any, *, watches_for_nan: bool, xla_batch_size: int | None) -> Any:
+        """Trace a loop, unless it was traced before.
+
+        Parameters
+        ----------
+        model : keras.Model
+            Of the program's structure; it is not kept.
+        watches_for_nan : bool
+            Whether an epoch ends at the first batch after which the loss is not finite.
+        xla_batch_size : int or None
+            Rows of the batches that XLA is to loop over; None: no XLA.
+
+        Returns
+        -------
+        hashable
+            Names the loop, for `run`.
+        """
+        key = (watches_for_nan, xla_batch_size)
+        if key not in self._runs:
+            self._runs[key] = self._trace(model, watches_for_nan, xla_batch_size)
+        return key
+
+    def run(
+        self,
+        key: Any,
+        model: Any,
+        train: Batches,
+        validation: Batches | None,
+        *,
+        orders: npt.NDArray[np.int64],
+        validate: npt.NDArray[np.bool_],
+    ) -> tuple[npt.NDArray[np.float64], int]:
+        """Train a model for some epochs.
+
+        Parameters
+        ----------
+        key : hashable
+            From `prepare`.
+        model : keras.Model
+            Of the same structure as the one that the program was made with.
+        train, validation : Batches
+            The data.
+        orders : ndarray of shape (1, n_samples) or (n_epochs, n_samples)
+            In which order the rows are fed; one row: the same in all epochs.
+        validate : ndarray of shape (n_epochs,)
+            After which epochs to validate.
+
+        Returns
+        -------
+        results : ndarray of shape (n_epochs, n_results)
+            The metrics, then those of the validation (zeros where there was none).
+        n_steps : int
+            Batches of the last epoch; fewer than there are if it was ended by a loss that is not finite.
+        """
+        arguments = [
+            *train.tensors,
+            *([] if validation is None else validation.tensors),
+            tf.constant(orders),
+            tf.constant(validate),
+            *_sizes(train),
+            tf.constant(bucket(train.n_samples)),
+            *(_sizes(validation) if validation is not None else (tf.constant(0), tf.constant(1))),
+        ]
+        results, n_steps = self._runs[key](arguments, _trained(model))
+        return results.numpy(), int(n_steps)
+
+    def _trace(self, model: Any, watches_for_nan: bool, xla_batch_size: int | None) -> _Function:
+        train, test = self._train_step, self._test_step
+        over_batches = (
+            _graph_loop(model, train, watches_for_nan) if xla_batch_size is None else _xla_loop(train, xla_batch_size)
+        )
+        validate_loop = None if test is None else _graph_loop(model, test, False)
+
+        def epochs(*arguments: Any) -> Any:
+            rows, arguments = list(arguments[: train.n_inputs]), arguments[train.n_inputs :]
+            validation_rows = list(arguments[: test.n_inputs]) if test is not None else []
+            orders, validate, n, batch_size, n_padded, n_validation, validation_batch_size = arguments[
+                len(validation_rows) :
+            ]
+
+            def validation_results() -> Any:
+                model.reset_metrics()
+                _, logs = validate_loop(  # type: ignore[misc]
+                    validation_rows, None, n_validation, validation_batch_size, n_validation
+                )
+                return test.results(model, logs)  # type: ignore[union-attr]
+
+            def epoch(number: Any, _: Any, history: Any) -> Any:
+                model.reset_metrics()
+                order = orders[tf.minimum(number, tf.shape(orders)[0] - 1)]
+                n_steps, logs = over_batches(rows, order, n, batch_size, n_padded)
+                row = train.results(model, logs)
+                if test is not None:
+                    width = len(test.result_names)
+                    validated = tf.cond(validate[number], validation_results, lambda: tf.zeros((width,), RESULT))
+                    row = tf.concat([row, validated], 0)
+                return number + 1, n_steps, history.write(number, row)
+
+            n_epochs = tf.shape(validate)[0]
+            width = len(train.result_names) + (0 if test is None else len(test.result_names))
+            history = tf.TensorArray(RESULT, size=n_epochs, element_shape=(width,))
+            _, n_steps, history = tf.while_loop(
+                lambda number, *_: number < n_epochs,
+                epoch,
+                [tf.constant(0), tf.constant(0), history],
+                parallel_iterations=1,
+            )
+            return history.stack(), n_steps
+
+        scalar = tf.TensorSpec((), tf.int32)
+        signature = [
+            *train.specs,
+            *([] if test is None else test.specs),
+            tf.TensorSpec((None, None), tf.int64),
+            tf.TensorSpec((None,), tf.bool),
+            scalar,
+            scalar,
+            scalar,
+            scalar,
+            scalar,
+        ]
+        return _Function(epochs, signature, self._variables)
+
+
+class EvaluateProgram:
+    """Keras' ``evaluate``: one pass of ``test_step`` over data."""
+
+    def __init__(self, model: Any, data: Batches) -> None:
+        self._variables = _evaluated(model)
+        step = _Step(model, model.test_step, data)
+        self.steps = [step.traced]
+        self.metric_names = step.result_names
+        loop = _graph_loop(model, step, False)
+
+        def evaluate(*arguments: Any) -> Any:
+            *rows, n, batch_size = arguments
+            model.reset_metrics()
+            _, logs = loop(rows, None, n, batch_size, n)
+            return step.results(model, logs)
+
+        scalar = tf.TensorSpec((), tf.int32)
+        self._function = _Function(evaluate, [*step.specs, scalar, scalar], self._variables)
+
+    @property
+    def is_shareable(self) -> bool:
+        """Whether all that the step captured are variables."""
+        return all(self._variables.knows(step.captured_inputs) for step in self.steps)
+
+    def run(self, model: Any, data: Batches) -> dict[str, float]:
+        """Return the metrics of a model on data."""
+        results = self._function([*data.tensors, *_sizes(data)], _evaluated(model)).numpy()
+        return dict(zip(self.metric_names, map(float, results), strict=True))
+
+
+class PredictProgram:
+    """Keras' ``predict``: one pass of ``predict_step`` over data, batch by batch as there."""
+
+    def __init__(self, model: Any, data: Batches) -> None:
+        self._variables = _predicted(model)
+
+        def predict_step(*batch: Any) -> Any:
+            return model.predict_step(keras.tree.pack_sequence_as(data.structure, list(batch)))
+
+        traced = tf.function(predict_step, autograph=False, input_signature=data.specs).get_concrete_function()
+        _check_random(traced)
+        self.steps = [traced]
+        self._structure = traced.structured_outputs
+        outputs = keras.tree.flatten(self._structure)
+        for output in outputs:
+            if not isinstance(output, tf.Tensor) or output.shape.rank in (None, 0) or None in output.shape[1:]:
+                raise NotEligibleError("an output of the model has rows of varying shape")
+
+        def predict(*arguments: Any) -> Any:
+            *rows, n, batch_size = arguments
+            n_steps = (n + batch_size - 1) // batch_size
+
+            def step(number: Any, *parts: Any) -> Any:
+                first = number * batch_size
+                batch = [row[first : tf.minimum(first + batch_size, n)] for row in rows]
+                predicted = keras.tree.flatten(traced(*batch))
+                return number + 1, *(part.write(number, one) for part, one in zip(parts, predicted, strict=True))
+
+            parts = [
+                tf.TensorArray(output.dtype, size=n_steps, infer_shape=False, element_shape=(None, *output.shape[1:]))
+                for output in outputs
+            ]
+            _, *parts = tf.while_loop(
+                lambda number, *_: number < n_steps, step, [tf.constant(0), *parts], parallel_iterations=1
+            )
+            return [part.concat() for part in parts]
+
+        scalar = tf.TensorSpec((), tf.int32)
+        self._function = _Function(predict, [*data.specs, scalar, scalar], self._variables)
+
+    @property
+    def is_shareable(self) -> bool:
+        """Whether all that the step captured are variables."""
+        return all(self._variables.knows(step.captured_inputs) for step in self.steps)
+
+    def run(self, model: Any, data: Batches) -> Any:
+        """Return the predictions of a model, as arrays in the structure of its outputs."""
+        flat = self._function([*data.tensors, *_sizes(data)], _predicted(model))
+        return keras.tree.pack_sequence_as(self._structure, [output.numpy() for output in flat])
+
+
+class _Variables:
+    """Variables that a program runs on, each once, in an order that equal models share."""
+
+    def __init__(self, variables: Iterable[Any]) -> None:
+        self.resources: list[Any] = []
+        self._places: dict[int, int] = {}
+        for variable in variables:
+            resource = variable.value if isinstance(variable, keras.Variable) else variable
+            if id(resource.handle) not in self._places:
+                self._places[id(resource.handle)] = len(self.resources)
+                self.resources.append(resource)
+        self.types = [(tuple(resource.shape), resource.dtype) for resource in self.resources]
+
+    def knows(self, captured: list[Any]) -> bool:
+        return all(id(tensor) in self._places for tensor in captured)
+
+    def place(self, captured: Any) -> int | None:
+        return self._places.get(id(captured))
+
+
+def _trained(model: Any) -> _Variables:
+    optimizer = [] if model.optimizer is None else model.optimizer.variables
+    return _Variables([*model.variables, *optimizer, *_of_metrics(model)])
+
+
+def _evaluated(model: Any) -> _Variables:
+    return _Variables([*model.variables, *_of_metrics(model)])
+
+
+def _predicted(model: Any) -> _Variables:
+    return _Variables(model.variables)
+
+
+def _of_metrics(model: Any) -> list[Any]:
+    return [variable for metric in model.metrics for variable in metric.variables]
+
+
+class _Function:
+    """A traced function that runs on the variables of any model of the same structure."""
+
+    def __init__(self, function: Callable[..., Any], signature: list[Any], variables: _Variables) -> None:
+        self._traced = tf.function(function, autograph=False, input_signature=signature).get_concrete_function()
+        _check_random(self._traced)
+        self._types = variables.types
+        self._captured = [
+            captured if variables.place(captured) is None else variables.place(captured)
+            for captured in self._traced.captured_inputs
+        ]
+
+    def __call__(self, arguments: list[Any], variables: _Variables) -> Any:
+        if variables.types != self._types:  # a defect of the cache's key: never train with the wrong program
+            raise RuntimeError("the model's variables are not those of the program's structure")
+        captured = [variables.resources[one].handle if isinstance(one, int) else one for one in self._captured]
+        return self._traced._call_flat(arguments, captured)
+
+
+class _Step:
+    """A model's ``train_step`` or ``test_step``, traced once for batches of any size."""
+
+    def __init__(self, model: Any, step: Callable[..., Any], data: Batches) -> None:
+        self.specs = data.specs
+        self.n_inputs = len(self.specs)
+
+        def one_batch(*batch: Any) -> Any:
+            return step(keras.tree.pack_sequence_as(data.structure, list(batch)))
+
+        self.traced = tf.function(
+            one_batch, autograph=False, input_signature=self.specs, jit_compile=True if model.jit_compile else None
+        ).get_concrete_function()
+        _check_random(self.traced)
+        logs = self.traced.structured_outputs
+        metrics = model.get_metrics_result()
+        if not isinstance(logs, dict):
+            raise NotEligibleError("the model's step returns no dict of metrics")
+        #: Whether results are read off the metrics; otherwise they are what the last batch's step returned.
+        self.reads_metrics = set(logs) == set(metrics)
+        results = metrics if self.reads_metrics else logs
+        if any(isinstance(value, dict) or getattr(value, "shape", None) != () for value in results.values()):
+            raise NotEligibleError("a metric's result is not a single number")
+        self.result_names = list(results)
+
+    def results(self, model: Any, logs: Any) -> Any:
+        """Return the results of a pass as one vector, inside the graph."""
+        if not self.reads_metrics:
+            return logs
+        return _vector(model.get_metrics_result(), self.result_names)
+
+    def call(self, batch: list[Any]) -> Any:
+        """Run it inside the graph; returns its logs as a vector where they are wanted."""
+        logs = self.traced(*batch)
+        return tf.zeros((0,), RESULT) if self.reads_metrics else _vector(logs, self.result_names)
+
+    @property
+    def no_logs(self) -> Any:
+        """What the logs are before the first batch."""
+        return tf.zeros((0 if self.reads_metrics else len(self.result_names),), RESULT)
+
+    def why_no_xla(self) -> str | None:
+        """Return why the step can't be compiled to something with the same result, or None."""
+        if not self.reads_metrics:
+            return "its results are those of the last batch"
+        operations = _operations(self.traced)
+        for name in sorted(operations & (DIFFERS_IN_XLA | XLA_MAY_FAIL)):
+            return f"{name} is another in XLA" if name in DIFFERS_IN_XLA else f"XLA has no {name}"
+        return None
+
+
+def _graph_loop(model: Any, step: _Step, watches_for_nan: bool) -> Callable[..., Any]:
+    def over_batches(rows: list[Any], order: Any, n: Any, batch_size: Any, _n_padded: Any) -> Any:
+        n_steps = (n + batch_size - 1) // batch_size
+
+        def is_going_on(number: Any, goes_on: Any, _: Any) -> Any:
+            return tf.logical_and(number < n_steps, goes_on)
+
+        def body(number: Any, goes_on: Any, _: Any) -> Any:
+            first = number * batch_size
+            last = tf.minimum(first + batch_size, n)
+            if order is None:
+                batch = [row[first:last] for row in rows]
+            else:
+                places = order[first:last]
+                batch = [tf.gather(row, places) for row in rows]
+            logs = step.call(batch)
+            if watches_for_nan:
+                goes_on = tf.math.is_finite(tf.cast(_loss(model, step, logs), RESULT))
+            return number + 1, goes_on, logs
+
+        n_done, _, logs = tf.while_loop(
+            is_going_on, body, [tf.constant(0), tf.constant(True), step.no_logs], parallel_iterations=1
+        )
+        return n_done, logs
+
+    return over_batches
+
+
+def _loss(model: Any, step: _Step, logs: Any) -> Any:
+    if "loss" not in step.result_names:
+        return tf.constant(0.0)
+    return step.results(model, logs)[step.result_names.index("loss")]
+
+
+def _xla_loop(step: _Step, batch_size: int) -> Callable[..., Any]:
+    """Loop over the full batches in XLA; the shorter last one runs in the graph, which spares a second compilation."""
+
+    def full_batches(n_full: Any, *rows: Any) -> Any:
+        def body(number: Any) -> Any:
+            first = number * batch_size
+            step.call(
+                [tf.slice(row, [first, *([0] * (row.shape.rank - 1))], [batch_size, *row.shape[1:]]) for row in rows]
+            )
+            return (number + 1,)
+
+        return tf.while_loop(lambda number: number < n_full, body, [tf.constant(0)], parallel_iterations=1)
+
+    compiled = tf.function(full_batches, autograph=False, jit_compile=True)
+
+    def over_batches(rows: list[Any], order: Any, n: Any, _: Any, n_padded: Any) -> Any:
+        n_full = n // batch_size
+        n_steps = (n + batch_size - 1) // batch_size
+        # rows of splits that differ by one are padded to one shape, which XLA compiles once
+        shuffled = [tf.gather(row, tf.pad(order, [[0, n_padded - n]])) for row in rows]
+        compiled(n_full, *shuffled)
+
+        def last_batch() -> Any:
+            step.call([row[n_full * batch_size : n] for row in shuffled])
+            return tf.constant(0)
+
+        tf.cond(n_full < n_steps, last_batch, lambda: tf.constant(0))
+        return n_steps, step.no_logs
+
+    return over_batches
+
+
+def _vector(results: dict[str, Any], names: list[str]) -> Any:
+    return tf.stack([tf.cast(results[name], RESULT) for name in names]) if names else tf.zeros((0,), RESULT)
+
+
+def _sizes(data: Batches) -> tuple[Any, Any]:
+    return tf.constant(data.n_samples), tf.constant(data.batch_size)
+
+
+def _operations(function: Any) -> set[str]:
+    graph = function.graph.as_graph_def()
+    nodes = [node.op for node in graph.node]
+    return set(nodes).union(*({node.op for node in one.node_def} for one in graph.library.function))
+
+
+def _check_random(function: Any) -> None:
+    for name in sorted(_operations(function) & STATEFUL_RANDOM):
+        raise NotEligibleError(f"the model draws random numbers with TensorFlow's stateful {name}")

@@ -1,0 +1,98 @@
+"""XLA: where it gives the same result, and when compiling with it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.ops import gen_stateless_random_ops_v2 as random_ops
+
+#: Random operations whose numbers XLA makes by another formula.
+DIFFERS_IN_XLA = frozenset(
+    (
+        "StatelessRandomNormal",
+        "StatelessRandomNormalV2",
+        "StatelessRandomUniform",
+        "StatelessRandomUniformV2",
+        "StatelessTruncatedNormal",
+        "StatelessTruncatedNormalV2",
+        "StatelessMultinomial",
+        "StatelessRandomBinomial",
+        "StatelessRandomGammaV2",
+        "StatelessRandomGammaV3",
+        "StatelessRandomPoisson",
+        "StatelessParameterizedTruncatedNormal",
+    )
+)
+#: Operations that run Python or strings, for which XLA has no kernel.
+XLA_MAY_FAIL = frozenset(("PyFunc", "EagerPyFunc", "PyFuncStateless", "StringFormat", "PrintV2", "Print"))
+
+#: Seconds that XLA takes for a program, roughly: a part for each, and one for each operation of a step.
+COMPILE_S, COMPILE_S_PER_OPERATION = 0.7, 0.0015
+#: Seconds of a step below which it is the overhead of its operations that XLA spares, not arithmetic.
+OVERHEAD_S = 0.0006
+#: The part of such a step's time that XLA leaves.
+LEFT_BY_XLA = 0.15
+
+
+def bucket(n: int) -> int:
+    """Round a number of rows up, so that splits of nearly equal size have one shape.
+
+    Parameters
+    ----------
+    n : int
+        Rows.
+
+    Returns
+    -------
+    int
+        More than `n`, a multiple of an eighth of the power of two below it: at most 12.5 % more.
+    """
+    grain = 1 << max(0, n.bit_length() - 4)
+    return (n // grain + 1) * grain
+
+
+def repays(n_steps: int, seconds_per_step: float, n_operations: int) -> bool:
+    """Whether the steps still to come repay the compilation.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps to come for programs of this structure, those that came already included (who rents skis buys
+        them once the rent paid is their price).
+    seconds_per_step : float
+        What one takes without XLA.
+    n_operations : int
+        Operations of a step's graph.
+    """
+    if seconds_per_step > OVERHEAD_S:
+        return False
+    spared = n_steps * seconds_per_step * (1 - LEFT_BY_XLA)
+    return spared > COMPILE_S + COMPILE_S_PER_OPERATION * n_operations
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Trace uniform floats so that XLA and TensorFlow's own kernels draw the same ones.
+
+    Both draw the same 32 bits; TensorFlow makes a float of the low 23, XLA of the high 23. Inside this block
+    it is done in the graph, from the low ones (tensorflow/core/lib/random/random_distributions.h).
+    """
+    original = random_ops.stateless_random_uniform_v2
+
+    def from_low_bits(shape: Any, key: Any, counter: Any, alg: Any, dtype: Any = tf.float32, name: Any = None) -> Any:
+        if tf.as_dtype(dtype) != tf.float32:
+            return original(shape, key, counter, alg, dtype=dtype, name=name)
+        bits = random_ops.stateless_random_uniform_full_int_v2(
+            shape, key=key, counter=counter, dtype=tf.uint32, alg=alg, name=name
+        )
+        mantissa = tf.bitwise.bitwise_and(bits, tf.constant(0x7FFFFF, tf.uint32))
+        return tf.bitcast(tf.bitwise.bitwise_or(mantissa, tf.constant(0x3F800000, tf.uint32)), tf.float32) - 1.0
+
+    random_ops.stateless_random_uniform_v2 = from_low_bits
+    try:
+        yield
+    finally:
+        random_ops.stateless_random_uniform_v2 = original
