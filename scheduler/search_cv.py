@@ -11,7 +11,7 @@ import numpy as np
 from sklearn import model_selection
 
 from scheduler.joblib_backend import FleetBackend
-from scheduler.validation import check_fit_mode, check_space
+from scheduler.validation import check_can_travel, check_fit_mode, check_space
 from storage.settings import load_settings
 from worker.compiled_fit import compiled_fit
 from worker.process import is_worker_process
@@ -51,6 +51,7 @@ class _FleetSearch:
         check_space(self)
         if is_worker_process():  # a search inside a trial: waiting for the fleet would wait for itself
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
+        check_can_travel(self.estimator)  # type: ignore[attr-defined]
         fit_mode = check_fit_mode(self.fit_mode, default=load_settings().fit_mode)
         with ExitStack() as stack:
             self._refit_context = lambda: stack.enter_context(compiled_fit(fit_mode))

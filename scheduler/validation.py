@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
 from storage.errors import InvalidSearchError
 from storage.fit_mode import FitMode
+from storage.pickling import check_can_be_copied
 from storage.schema import Base
 
 #: What a search may be called: its name is also a view's.
@@ -60,6 +61,20 @@ def check_fit_mode(fit_mode: str | None, *, default: FitMode) -> FitMode:
     except ValueError:
         modes = ", ".join(repr(str(mode)) for mode in FitMode)
         raise InvalidSearchError(f"fit_mode={fit_mode!r} is none of {modes}") from None
+
+
+def check_can_travel(estimator: Any) -> None:
+    """Make sure that an estimator can be cloned, which scikit-learn does before anything of it is pickled.
+
+    Raises
+    ------
+    NotPicklableError
+        Naming the attribute that can't be copied.
+    """
+    try:
+        clone(estimator)
+    except Exception:  # noqa: BLE001 - what has another reason, scikit-learn's own fit says
+        check_can_be_copied(estimator, what=f"the estimator {_name(estimator)}")
 
 
 def check_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:

@@ -7,13 +7,14 @@ aligned so that arrays can be used in place.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,8 @@ ALIGNMENT = 64
 #: What a pickle contains if functions or classes travel in it by value.
 BY_VALUE = b"cloudpickle.cloudpickle"
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+#: How far down an attribute is looked for that can't be pickled: a callback in a list of a step of a pipeline is five.
+MAX_DEPTH = 10
 #: Import packages that every worker has, wherever they were installed from.
 OURS = ("scheduler", "worker", "storage")
 
@@ -66,7 +69,8 @@ def dump(kind: str, obj: Any, *, what: str) -> list[memoryview]:
             _Pickler(stream, buffer_callback=buffers.append).dump((kind, obj))
         except Exception as error:
             raise NotPicklableError(
-                f"{what} can't be pickled, so it can't travel to the workers: {_culprit(obj, error)}"
+                f"{what} can't be pickled, so it can't travel to the workers: "
+                f"{_culprit(obj, error, by=cloudpickle.dumps)}"
             ) from error
     parts = [stream.getbuffer(), *(buffer.raw() for buffer in buffers)]
     code_of = _PYTHON if BY_VALUE in stream.getvalue() else None
@@ -117,6 +121,30 @@ def load(content: memoryview) -> tuple[str, Any]:
             "install the same releases of its packages where searches are submitted and where they run"
         ) from error
     return kind, obj
+
+
+def check_can_be_copied(obj: Any, *, what: str) -> None:
+    """Make sure that an object can be copied in memory, as scikit-learn does before every fit.
+
+    Parameters
+    ----------
+    obj : object
+        What is to be copied.
+    what : str
+        What it is called in an error.
+
+    Raises
+    ------
+    NotPicklableError
+        Naming the attribute that can't be copied.
+    """
+    try:
+        copy.deepcopy(obj)
+    except Exception as error:
+        raise NotPicklableError(
+            f"{what} can't be copied or pickled, so it can't travel to the workers: "
+            f"{_culprit(obj, error, by=copy.deepcopy)}"
+        ) from error
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -175,11 +203,11 @@ def _installed_folders() -> list[Path]:
     return [Path(folder) for folder in folders] + [Path(folder).resolve() for folder in folders]
 
 
-def _culprit(obj: Any, error: Exception) -> str:
-    """Name the attribute, or the attribute of an attribute, that can't be pickled."""
+def _culprit(obj: Any, error: Exception, *, by: Callable[[Any], object]) -> str:
+    """Name the attribute, or the attribute of an attribute, that can't be pickled or copied."""
     path: list[str] = []
-    for _ in range(5):
-        inner = _first_unpicklable(obj)
+    for _ in range(MAX_DEPTH):
+        inner = _first_refused(obj, by)
         if inner is None:
             break
         name, obj = inner
@@ -189,7 +217,7 @@ def _culprit(obj: Any, error: Exception) -> str:
     return f"{where} ({type(error).__name__}: {error}); make it in the function that builds the model, or leave it out"
 
 
-def _first_unpicklable(obj: Any) -> tuple[str, Any] | None:
+def _first_refused(obj: Any, by: Callable[[Any], object]) -> tuple[str, Any] | None:
     items: Iterable[tuple[Any, Any]]
     if isinstance(obj, dict):
         items = obj.items()
@@ -199,7 +227,7 @@ def _first_unpicklable(obj: Any) -> tuple[str, Any] | None:
         items = getattr(obj, "__dict__", {}).items()
     for name, value in items:
         try:
-            cloudpickle.dumps(value)
+            by(value)
         except Exception:  # noqa: BLE001 - whatever a user's __reduce__ raises
             return str(name), value
     return None

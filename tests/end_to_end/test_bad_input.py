@@ -106,6 +106,42 @@ def test_an_estimator_that_cannot_be_pickled_names_the_attribute(fleet: Fleet) -
     assert stored(fleet.database) == (0, 0)
 
 
+class Logging:
+    """A callback that keeps a file open."""
+
+    def __init__(self) -> None:
+        self.file = open("/dev/null")  # noqa: PTH123, SIM115 - closed with the test's process
+
+
+NOT_COPIED: dict[str, tuple[Callable[[], Any], dict[str, list[Any]], str]] = {
+    "a lock": (lambda: Touching(folder=threading.Lock()), {"value": [1]}, "Touching .*: folder is a lock"),
+    "a callback with an open file": (
+        lambda: KerasClassifier(model=create_model, callbacks=[Logging()]),
+        {"epochs": [1]},
+        "KerasClassifier .*: callbacks.file is a TextIOWrapper",
+    ),
+    "a step of a pipeline": (
+        lambda: make_pipeline(StandardScaler(), Touching(folder=[threading.Lock()])),
+        {"touching__value": [1]},
+        "Pipeline .*: steps.folder is a lock",
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.parametrize("case", NOT_COPIED)
+@pytest.mark.parametrize("start", [submit, GridSearchCV.fit])
+def test_an_estimator_that_scikit_learn_cannot_clone_names_the_attribute(
+    fleet: Fleet, case: str, start: Callable[..., Any]
+) -> None:
+    make, space, sentence = NOT_COPIED[case]
+
+    with pytest.raises(GridfleetError, match=f"the estimator {sentence}.*; make it in the function"):
+        start(GridSearchCV(make(), space), X, Y)
+
+    assert stored(fleet.database) == (0, 0)
+
+
 def test_a_taken_name_is_refused_and_the_first_search_stays(fleet: Fleet) -> None:
     submit(GridSearchCV(SVC(), {"C": [1]}), X, Y, name="pima")
 
