@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -300,19 +300,19 @@ def _check_names(described: SearchFile, model: Any, estimator: Any) -> None:
                     f"`{key}` is not a parameter of {type(estimator).__name__}; {nearest(name, known)}"
                 )
         return
-    arguments = inspect.signature(model).parameters
     for key, name in {**{f"fit.{name}": name for name in described.fit}, **names}.items():
-        _check_wrapped_name(key, name, described, arguments)
+        _check_wrapped_name(key, name, described, model)
 
 
-def _check_wrapped_name(key: str, name: str, described: SearchFile, arguments: Mapping[str, inspect.Parameter]) -> None:
+def _check_wrapped_name(key: str, name: str, described: SearchFile, model: Callable[..., Any]) -> None:
+    from scheduler.validation import unknown_argument
+
+    if (unknown := unknown_argument(name, model)) is not None:
+        raise InvalidSearchError(f"`{key}`: {described.model} {unknown}")
+    arguments = inspect.signature(model).parameters
     takes_all = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
-    prefix, separated, argument = name.partition("__")
-    if separated and prefix == "model" and argument not in arguments and not takes_all:
-        raise InvalidSearchError(
-            f"`{key}`: {described.model} has no argument {argument!r}; {nearest(argument, arguments)}"
-        )
     own = _wrapper_parameters()
+    prefix, separated, _ = name.partition("__")
     known = name in own or (bool(separated) and prefix in WRAPPER_PREFIXES)
     if not known and name in described.fit and (name in arguments or takes_all):
         return  # scikeras passes the constructor's further arguments to the model function

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,9 +94,54 @@ def check_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
             continue
         seen.add(names)
         try:
-            clone(estimator).set_params(**clone(params, safe=False))
+            changed = clone(estimator).set_params(**clone(params, safe=False))
         except (ValueError, TypeError, AttributeError) as error:
+            check_can_be_copied(params, what="a hyperparameter's value")
             raise InvalidSearchError(_unknown_param(estimator, names, error)) from error
+        _check_model_arguments(changed)
+
+
+def unknown_argument(name: str, build: Callable[..., Any]) -> str | None:
+    """Say what a hyperparameter ``model__x`` of scikeras' wrappers names that the function for the model has not.
+
+    Parameters
+    ----------
+    name : str
+        The hyperparameter.
+    build : callable
+        The function that scikeras calls with it.
+
+    Returns
+    -------
+    str or None
+        The end of a sentence about the function; None if it takes the argument, or if the name is no ``model__x``.
+    """
+    prefix, _, argument = name.partition("__")
+    arguments = inspect.signature(build).parameters
+    takes_all = any(known.kind is known.VAR_KEYWORD for known in arguments.values())
+    if prefix != "model" or not argument or argument in arguments or takes_all:
+        return None
+    return f"has no argument {argument!r}; {_nearest(argument, list(arguments))}"
+
+
+def _check_model_arguments(estimator: Any) -> None:
+    """Refuse ``model__x`` where scikeras, which takes all names, would find out in the first fit."""
+    parts = {"": estimator, **estimator.get_params(deep=True)}
+    for place, wrapper in parts.items():
+        build = _build_function(wrapper)
+        if build is None:
+            continue
+        for name in wrapper.get_params(deep=False):
+            if (unknown := unknown_argument(name, build)) is not None:
+                key = f"{place}__{name}" if place else name
+                raise InvalidSearchError(f"{key!r}: {build.__name__} {unknown}")
+
+
+def _build_function(estimator: Any) -> Any:
+    """Return the function that builds the model of a scikeras wrapper; None for all else, such as a model."""
+    is_wrapper = any(kind.__module__.startswith("scikeras.") for kind in type(estimator).__mro__)
+    build = getattr(estimator, "model", None) if is_wrapper else None
+    return build if inspect.isfunction(build) else None
 
 
 def warn_of_params_that_do_not_arrive(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
@@ -105,8 +150,8 @@ def warn_of_params_that_do_not_arrive(estimator: Any, candidates: Sequence[dict[
     ``KerasClassifier(model=create_model)`` passes on only ``model__optimizer`` to ``create_model(optimizer=…)``;
     a search over ``optimizer`` would train the same model again and again.
     """
-    build = getattr(estimator, "model", None)
-    if not type(estimator).__module__.startswith("scikeras") or not inspect.isfunction(build):
+    build = _build_function(estimator)
+    if build is None:
         return
     kept = set(inspect.signature(type(estimator).__init__).parameters) & set(inspect.signature(build).parameters)
     for name in sorted(kept.intersection(set().union(*candidates))):
@@ -168,10 +213,14 @@ def _unknown_param(estimator: Any, names: frozenset[str], error: Exception) -> s
     known = list(estimator.get_params(deep=True))
     unknown = sorted(name for name in names if name not in known)
     if not unknown:
-        return f"{_name(estimator)} refuses hyperparameters {sorted(names)}: {error}"
-    close = difflib.get_close_matches(unknown[0], known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known)[:20])}"
-    return f"{unknown[0]!r} is not a parameter of {_name(estimator)}; {hint} (Invalid parameter: {error})"
+        reason = str(error).partition("\n")[0]
+        return f"{_name(estimator)} refuses hyperparameters {sorted(names)}: {reason}"
+    return f"{unknown[0]!r} is not a parameter of {_name(estimator)}; {_nearest(unknown[0], known)}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known)[:20]) or 'none'}"
 
 
 def _name(estimator: Any) -> str:

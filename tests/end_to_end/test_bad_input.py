@@ -23,6 +23,7 @@ from scheduler import GridfleetError, GridSearchCV, RandomizedSearchCV, submit
 from scheduler import fleet as fleets
 from scheduler.fleet import Fleet
 from storage.database import Database
+from storage.errors import NotPicklableError
 from storage.schema import Payload, Search, Trial
 from storage.settings import Settings
 from tests.end_to_end.models import Touching, create_model
@@ -39,11 +40,34 @@ def stored(database: Database) -> tuple[int, int]:
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "an unknown hyperparameter": (
         lambda: submit(GridSearchCV(SVC(), {"gama": [1]}), X, Y),
-        "'gama' is not a parameter of SVC; did you mean 'gamma'",
+        r"'gama' is not a parameter of SVC; did you mean 'gamma'\?$",
     ),
     "an unknown hyperparameter of a Keras model": (
         lambda: submit(GridSearchCV(KerasClassifier(model=create_model), {"optimiser": ["adam"]}), X, Y),
-        "'optimiser' is not a parameter of KerasClassifier; did you mean 'optimizer'",
+        r"'optimiser' is not a parameter of KerasClassifier; did you mean 'optimizer'\?$",
+    ),
+    "an argument that the function of a Keras model has not": (
+        lambda: submit(GridSearchCV(KerasClassifier(model=create_model), {"model__unit": [1]}), X, Y),
+        r"'model__unit': create_model has no argument 'unit'; did you mean 'units'\?$",
+    ),
+    "such an argument in a pipeline": (
+        lambda: submit(
+            GridSearchCV(
+                make_pipeline(StandardScaler(), KerasClassifier(model=create_model)),
+                {"kerasclassifier__model__depth": [1]},
+            ),
+            X,
+            Y,
+        ),
+        "'kerasclassifier__model__depth': create_model has no argument 'depth'; it has optimizer, units$",
+    ),
+    "such an argument of a function that the search puts in": (
+        lambda: submit(GridSearchCV(KerasClassifier(), {"model": [create_model], "model__unit": [1]}), X, Y),
+        "'model__unit': create_model has no argument 'unit'",
+    ),
+    "a hyperparameter's value that can't be copied": (
+        lambda: submit(GridSearchCV(SVC(), {"C": [threading.Lock()]}), X, Y),
+        "a hyperparameter's value can't be copied or pickled, .* C is a lock",
     ),
     "an empty list of grids": (lambda: submit(GridSearchCV(SVC(), []), X, Y), r"param_grid=\[\] is an empty space"),
     "a hyperparameter without values": (
@@ -82,8 +106,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 def test_bad_input_is_refused_in_a_sentence_and_nothing_is_stored(fleet: Fleet, case: str) -> None:
     call, sentence = BAD[case]
 
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((ValueError, NotPicklableError), match=sentence) as refused:
         call()
+
+    assert "\n" not in str(refused.value)
 
     assert stored(fleet.database) == (0, 0)
     assert fleet.publisher.queue_length() == 0
