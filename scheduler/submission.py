@@ -382,7 +382,7 @@ def store(
     validation.check_name(name)
     fit_mode = validation.check_fit_mode(fit_mode, default=fleet.settings.fit_mode)
     validation.check_params(request.estimator, request.candidates)
-    validation.check_finite(request.estimator, request.X, request.candidates)
+    validation.check_finite(request.estimator, request.X, request.y, request.candidates)
     validation.warn_of_params_that_do_not_arrive(request.estimator, request.candidates)
     _check_name_is_free(fleet, name)
     candidates = Candidates(

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
+import scipy.sparse
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
 from storage.errors import InvalidSearchError
@@ -164,42 +165,80 @@ def warn_of_params_that_do_not_arrive(estimator: Any, candidates: Sequence[dict[
         )
 
 
-def check_finite(estimator: Any, X: Any, candidates: Sequence[dict[str, Any]]) -> None:
-    """Make sure that X has no NaN where the estimator says that it takes none.
+def check_finite(estimator: Any, X: Any, y: Any, candidates: Sequence[dict[str, Any]]) -> None:
+    """Make sure that X and y have no NaN where the estimator says that it takes none.
 
     Raises
     ------
     InvalidSearchError
         With the number of NaN values and what to do.
     """
-    values = X.to_numpy() if hasattr(X, "to_numpy") else X
-    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
-        return
-    missing = int(np.isnan(values).sum())
-    if not missing or _takes_nan(estimator) or _replaces_a_step(estimator, candidates):
-        return
-    raise InvalidSearchError(
-        f"X has {missing} NaN values, which {_name(estimator)} does not take; drop these rows, or put a "
-        "SimpleImputer before it in a Pipeline"
-    )
+    for argument, values, takes, remedy in (
+        ("X", X, _takes_nan, "drop these rows, or put a SimpleImputer before it in a Pipeline"),
+        ("y", y, _takes_nan_target, "drop these rows of X and y"),
+    ):
+        if takes(estimator):  # asked first: the data may be large
+            continue
+        missing = _count_nan(values)
+        if missing and not _any_takes(takes, estimator, candidates):
+            raise InvalidSearchError(
+                f"{argument} has {missing} NaN values, which {_name(estimator)} does not take; {remedy}"
+            )
 
 
-def _replaces_a_step(estimator: Any, candidates: Sequence[dict[str, Any]]) -> bool:
-    steps = {name for name, _ in getattr(estimator, "steps", None) or ()}
-    return any(steps.intersection(params) for params in candidates)
+def _count_nan(values: Any) -> int:
+    """Count NaN, None and NA in what scikit-learn would make numbers of; 0 for all else."""
+    if scipy.sparse.issparse(values):
+        values = values.data
+    if hasattr(values, "isna"):  # pandas, whose nullable types are no floats
+        return int(np.asarray(values.isna()).sum())
+    floats = _as_floats(values)
+    # the minimum of an array with NaN is NaN, found without an array of its size
+    if floats is None or not floats.size or not np.isnan(floats.min()):
+        return 0
+    return int(np.isnan(floats).sum())
+
+
+def _as_floats(values: Any) -> np.ndarray[Any, Any] | None:
+    if values is None or (isinstance(values, np.ndarray) and values.dtype.kind not in "fO"):
+        return None
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        return values
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):  # texts, rows of different length
+        return None
+
+
+def _any_takes(takes: Callable[[Any], bool], estimator: Any, candidates: Sequence[dict[str, Any]]) -> bool:
+    """Whether a combination makes the estimator one that takes NaN, by another step or another metric."""
+    return any(takes(clone(estimator).set_params(**clone(params, safe=False))) for params in candidates)
 
 
 def _takes_nan(estimator: Any) -> bool:
-    """Whether the estimator may take NaN; only libraries that fill in the tag are believed when they say no."""
+    """Whether the estimator may take NaN in X."""
     if getattr(estimator, "steps", None):
         return _takes_nan(estimator.steps[0][1])
-    if not isinstance(estimator, BaseEstimator) or type(estimator).__module__.split(".")[0] not in (
-        "sklearn",
-        "scikeras",
-    ):
+    if not _fills_in_tags(estimator):
         return True
     tags = estimator.__sklearn_tags__()
-    return bool(tags.no_validation or tags.input_tags.allow_nan) or _is_composite(estimator)
+    takes_no_numbers = tags.input_tags.string or tags.input_tags.dict
+    return bool(tags.no_validation or tags.input_tags.allow_nan or takes_no_numbers) or _is_composite(estimator)
+
+
+def _takes_nan_target(estimator: Any) -> bool:
+    """Whether the estimator may take NaN in y, for which there is no tag: no classifier or regressor does."""
+    if getattr(estimator, "steps", None):
+        return _takes_nan_target(estimator.steps[-1][1])
+    # scikeras' classes have the mixins, but not the tags that is_classifier and is_regressor read
+    if not _fills_in_tags(estimator) or not isinstance(estimator, (ClassifierMixin, RegressorMixin)):
+        return True
+    return bool(estimator.__sklearn_tags__().no_validation) or _is_composite(estimator)
+
+
+def _fills_in_tags(estimator: Any) -> bool:
+    """Whether it is of a library that is believed when its tags say no."""
+    return isinstance(estimator, BaseEstimator) and type(estimator).__module__.split(".")[0] in ("sklearn", "scikeras")
 
 
 def _is_composite(estimator: Any) -> bool:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import SecretStr
-from scikeras.wrappers import KerasClassifier
+from scikeras.wrappers import KerasClassifier, KerasRegressor
 from sklearn.dummy import DummyClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import HalvingGridSearchCV, KFold
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.svm import SVC
+from sklearn.svm import SVC, SVR
 from sqlalchemy import func, select, text
 
 from scheduler import GridfleetError, GridSearchCV, RandomizedSearchCV, submit
@@ -90,6 +90,20 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "NaN": (
         lambda: submit(GridSearchCV(SVC(), {"C": [1]}), np.where(X == 3, np.nan, X), Y),
         "X has 1 NaN values, which SVC does not take",
+    ),
+    "NaN in lists": (
+        lambda: submit(GridSearchCV(SVC(), {"C": [1]}), np.where(X == 3, np.nan, X).tolist(), Y),
+        "X has 1 NaN values, which SVC does not take",
+    ),
+    "NaN in y": (
+        lambda: submit(GridSearchCV(SVR(), {"C": [1]}), X, np.where(Y == 0, np.nan, Y)),
+        "y has 6 NaN values, which SVR does not take; drop these rows of X and y",
+    ),
+    "NaN in the y of a Keras model": (
+        lambda: submit(
+            GridSearchCV(KerasRegressor(model=create_model), {"epochs": [1]}), X, np.where(Y == 0, np.nan, Y)
+        ),
+        "y has 6 NaN values, which KerasRegressor does not take",
     ),
     "a name that is no name": (
         lambda: submit(GridSearchCV(SVC(), {"C": [1]}), X, Y, name="1; DROP TABLE trials"),
