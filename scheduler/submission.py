@@ -394,20 +394,28 @@ def store(
         metrics=_metrics(request),
     )
     evaluation = Evaluation(request.estimator, request.arguments, request.config)
-    put = fleet.payloads.put
-    digests = {
-        "evaluation_digest": put("evaluation", evaluation, what=f"the estimator {type(request.estimator).__name__}"),
-        "candidates_digest": put("candidates", candidates, what="a hyperparameter's value"),
-        "x_digest": put("X", request.X, what="X"),
-        "y_digest": put("y", request.y, what="y"),
-        "splits_digest": put("splits", list(request.splits), what="a split"),
-    }
+    digests = _store_payloads(
+        fleet,
+        evaluation=(evaluation, f"the estimator {type(request.estimator).__name__}"),
+        candidates=(candidates, "a hyperparameter's value"),
+        X=(request.X, "X"),
+        y=(request.y, "y"),
+        splits=(list(request.splits), "a split"),
+    )
     with _name_taken_as_sentence(fleet, name), fleet.database.write() as connection:
         search_id, name = _insert_search(connection, request, candidates, name, fit_mode, digests)
         trials.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates.params)))
     _publish(fleet, search_id)
     return SearchHandle(fleet, search_id, name)
+
+
+def _store_payloads(fleet: Fleet, **objects: tuple[Any, str]) -> dict[str, str]:
+    """Store what a search needs, each with what an error calls it, and return the digests by column."""
+    payloads = fleet.payloads
+    # all are pickled before the first is stored: one that can't be must not leave the others behind
+    prepared = [payloads.prepare(kind, obj, what=what) for kind, (obj, what) in objects.items()]
+    return {f"{payload.kind.lower()}_digest": payloads.insert(payload) for payload in prepared}
 
 
 def _insert_search(

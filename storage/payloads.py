@@ -12,6 +12,7 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ from storage.settings import PREFIX, Settings
 CHUNK_BYTES = 8 * 1024 * 1024
 #: Unpickled objects that one process keeps; arrays in them are shared pages of the cache.
 LOADED_OBJECTS = 32
+
+
+@dataclass(frozen=True)
+class PreparedPayload:
+    """An object as it is going to be stored."""
+
+    digest: str
+    kind: str
+    content: Sequence[memoryview]
+    signature: str
+    is_stored: bool
 
 
 class PayloadStore:
@@ -75,16 +87,42 @@ class PayloadStore:
         NotPicklableError
             If it can't travel.
         """
+        return self.insert(self.prepare(kind, obj, what=what))
+
+    def prepare(self, kind: str, obj: Any, *, what: str) -> PreparedPayload:
+        """Pickle and sign an object without storing it, so that all of a search can be refused before any is stored.
+
+        Parameters
+        ----------
+        kind, obj, what
+            As for `put`.
+
+        Returns
+        -------
+        PreparedPayload
+            For `insert`. Large arrays in it are the object's own memory.
+
+        Raises
+        ------
+        NotPicklableError
+            If it can't travel.
+        PayloadSignatureError
+            If it is stored already, signed with another key.
+        """
         content = pickling.dump(kind, obj, what=what)
         digest = _sha256(content)
         signature = self._sign(kind, digest, content)
         with self._database.read() as connection:
             stored = connection.execute(select(Payload.signature).where(Payload.digest == digest)).scalar()
-        if stored is None:
-            self._insert(digest, kind, content, signature)
-        elif not hmac.compare_digest(stored, signature):
+        if stored is not None and not hmac.compare_digest(stored, signature):
             raise self._wrong_key(kind, digest)
-        return digest
+        return PreparedPayload(digest, kind, content, signature, is_stored=stored is not None)
+
+    def insert(self, payload: PreparedPayload) -> str:
+        """Store a prepared payload, once however often it is inserted; returns its digest."""
+        if not payload.is_stored:
+            self._insert(payload)
+        return payload.digest
 
     def get(self, kind: str, digest: str) -> Any:
         """Return an object, from this process, this host's cache, or the database.
@@ -138,16 +176,21 @@ class PayloadStore:
         if newest is not None:
             self._download(newest.kind, newest.digest, io.BytesIO())
 
-    def _insert(self, digest: str, kind: str, content: Sequence[memoryview], signature: str) -> None:
+    def _insert(self, payload: PreparedPayload) -> None:
         # a transaction of its own, before the search's: hundreds of MB would hold SQLite's only write lock
         # for seconds. Killed in between, what stays is a payload that nobody names and the next one reuses.
         with self._database.write() as connection:
-            row = {"digest": digest, "kind": kind, "size": pickling.size_of(content), "signature": signature}
+            row = {
+                "digest": payload.digest,
+                "kind": payload.kind,
+                "size": pickling.size_of(payload.content),
+                "signature": payload.signature,
+            }
             inserted = connection.execute(self._insert_once(Payload).values(row).returning(Payload.digest)).scalar()
             if inserted is None:  # another process was faster
                 return
-            for position, chunk in enumerate(_chunks(content)):
-                connection.execute(insert(PayloadChunk).values(digest=digest, position=position, content=chunk))
+            for position, chunk in enumerate(_chunks(payload.content)):
+                connection.execute(insert(PayloadChunk).values(digest=payload.digest, position=position, content=chunk))
 
     def _insert_once(self, table: Any) -> Any:
         dialect = sqlite if self._database.dialect == "sqlite" else postgresql

@@ -32,9 +32,12 @@ X, Y = np.arange(24.0).reshape(12, 2), np.arange(12) % 2
 
 
 def stored(database: Database) -> tuple[int, int]:
+    return count(database, Search), count(database, Trial)
+
+
+def count(database: Database, table: Any) -> int:
     with database.read() as connection:
-        counts = [connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (Search, Trial)]
-    return counts[0], counts[1]
+        return connection.execute(select(func.count()).select_from(table)).scalar_one()
 
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
@@ -105,6 +108,14 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "y has 6 NaN values, which KerasRegressor does not take",
     ),
+    "X that can't be pickled": (
+        lambda: submit(GridSearchCV(Touching(), {"value": [1]}), np.array([[threading.Lock()]] * 12), Y),
+        "X can't be pickled, so it can't travel to the workers: it is a ndarray",
+    ),
+    "y that can't be pickled": (
+        lambda: submit(GridSearchCV(Touching(), {"value": [1]}), X, [threading.Lock()] * 12),
+        "y can't be pickled, so it can't travel to the workers: it is a lock",
+    ),
     "a name that is no name": (
         lambda: submit(GridSearchCV(SVC(), {"C": [1]}), X, Y, name="1; DROP TABLE trials"),
         "can't be a search's name",
@@ -126,6 +137,7 @@ def test_bad_input_is_refused_in_a_sentence_and_nothing_is_stored(fleet: Fleet, 
     assert "\n" not in str(refused.value)
 
     assert stored(fleet.database) == (0, 0)
+    assert count(fleet.database, Payload) == 0
     assert fleet.publisher.queue_length() == 0
 
 
@@ -144,6 +156,7 @@ def test_an_estimator_that_cannot_be_pickled_names_the_attribute(fleet: Fleet) -
         submit(GridSearchCV(estimator, {"value": [1]}), X, Y)
 
     assert stored(fleet.database) == (0, 0)
+    assert count(fleet.database, Payload) == 0
 
 
 class Logging:
@@ -280,9 +293,7 @@ def test_another_secret_key_is_refused_when_submitting_and_when_working(
 
 def test_a_changed_payload_is_not_run(fleet: Fleet, configured: Settings, start_worker: Callable[..., Any]) -> None:
     start_worker(configured.replace(max_failures=1))
-    with fleet.database.write() as connection:
-        before = connection.execute(select(func.count()).select_from(Payload)).scalar_one()
-    assert before == 0
+    assert count(fleet.database, Payload) == 0
     fleet.publish = lambda _: True  # the payload is changed before anybody looks at it
     handle = submit(GridSearchCV(SVC(), {"C": [1]}), X, Y)
     with fleet.database.write() as connection:

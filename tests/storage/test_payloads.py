@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -295,6 +296,31 @@ def test_processes_that_load_the_same_object_at_once_share_one_file(
 
     assert set(sums) == {float(array.sum())}
     assert [file.name for file in cache_files(database_settings)] == [digest]
+
+
+def test_a_prepared_object_is_stored_only_when_it_is_inserted(
+    database: Database, store: PayloadStore, another_store: Callable[..., PayloadStore]
+) -> None:
+    prepared = store.prepare("X", C_ORDER, what="X")
+    assert count(database, Payload) == 0
+
+    assert store.insert(prepared) == prepared.digest == store.insert(prepared)
+
+    assert count(database, Payload) == 1
+    assert np.array_equal(another_store().get("X", prepared.digest), C_ORDER)
+
+
+@pytest.mark.parametrize("make", [np.asarray, pd.DataFrame, lambda large: {"a": large}], ids=["array", "frame", "dict"])
+def test_preparing_large_arrays_copies_none(store: PayloadStore, make: Callable[[Any], Any]) -> None:
+    large = make(np.ones((1_000, 5_000)))
+
+    tracemalloc.start()
+    prepared = store.prepare("X", large, what="X")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert pickling.size_of(prepared.content) > 40_000_000
+    assert peak < 4_000_000
 
 
 # memory-mapped and cached
