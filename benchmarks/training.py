@@ -1,0 +1,251 @@
+"""How fast workers train Keras models, against scikit-learn's GridSearchCV with scikeras, in one run.
+
+    python benchmarks/training.py [--repeats 3] [--row NAME ...] [--mode exact xla auto] [--json FILE]
+
+Each row runs scikit-learn's search as a process of its own, its imports included, as a user meets it, and the
+same search on a fleet of two worker processes. "warm" rows time ``fit`` on a fleet that has imported Keras and
+traced nothing yet, "again" rows the same search once more on that fleet, "cold" a process that starts its fleet
+and its imports itself. Every row says whether the scores are equal, split by split. Medians of the repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from numpy_floor import floor_of_pima
+from rich.console import Console
+from rich.table import Table
+from sklearn.base import BaseEstimator
+from training_workloads import N_SPLITS, WORKLOADS, split_scores
+
+from scheduler import GridSearchCV, open_search
+
+WORKERS = 2
+GRIDFLEET = str(Path(sys.executable).parent / "gridfleet")
+MODES = ("exact", "xla", "auto")
+#: What each row is to reach: times faster than scikit-learn, in exact mode and in the others.
+AIMS: dict[str, dict[str, float | None]] = {
+    "pima-2 warm": {"exact": 15, "xla": 25},
+    "pima-2 again": {"exact": 20, "xla": 60},
+    "pima-16 warm": {"exact": 15, "xla": 50},
+    "pima-2 cold": {"exact": 6, "xla": 8},
+    "digits-mlp warm": {"exact": 5, "xla": 8},
+    "digits-conv warm": {"exact": 0.95, "xla": None},
+    "digits-lstm warm": {"exact": 0.95, "xla": None},
+    "large step": {"exact": 0.97, "xla": None},
+}
+
+
+class ImportKeras(BaseEstimator):
+    """Makes every worker process import what the searches need."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+
+    def fit(self, X: Any, y: Any = None) -> ImportKeras:
+        import keras  # noqa: F401
+        import scikeras.wrappers  # noqa: F401
+
+        time.sleep(1)  # so that no process does all of it
+        return self
+
+    def score(self, X: Any, y: Any = None) -> float:
+        return 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--row", nargs="+", choices=AIMS, default=list(AIMS), metavar="NAME", help=", ".join(AIMS))
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/training.json"), help="where figures go")
+    options = parser.parse_args()
+
+    figures: dict[str, Any] = {}
+    for name in ("pima-2", "pima-16", "digits-mlp", "digits-conv", "digits-lstm"):
+        rows = [row for row in options.row if row.split()[0] == name]
+        if rows:
+            figures.update(measure(name, rows, options.mode, options.repeats))
+    if "large step" in options.row:
+        figures["large step"] = large_step(options.repeats)
+    figures = {row: figures[row] for row in options.row}
+    floor = floor_of_pima(epochs=100)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    report = {"cores": os.cpu_count(), "aims": AIMS, "figures": figures, "floor": floor}
+    options.json.write_text(json.dumps(report, indent=2) + "\n")
+    show(figures, floor)
+
+
+def measure(name: str, rows: list[str], modes: list[str], repeats: int) -> dict[str, Any]:
+    """Run one search by scikit-learn and by fleets in each mode."""
+    figures: dict[str, Any] = {row: {"modes": {}} for row in rows}
+    for refit in sorted({row.endswith("cold") for row in rows}):
+        seconds, scores = zip(*(run_process(name, refit=refit) for _ in range(repeats)), strict=True)
+        for row in rows:
+            if row.endswith("cold") == refit:
+                figures[row]["scikit-learn, s"] = statistics.median(seconds)
+                expected = scores[0]
+    for mode in modes:
+        runs = [run_on_fleets(name, rows, mode) for _ in range(repeats)]
+        for row in rows:
+            seconds = statistics.median(run[row]["seconds"] for run in runs)
+            difference = max(np.abs(np.subtract(run[row]["scores"], expected)).max() for run in runs)
+            figures[row]["modes"][mode] = {
+                "seconds": seconds,
+                "times faster": figures[row]["scikit-learn, s"] / seconds,
+                "largest difference of scores": float(difference),
+                **runs[0][row].get("trial", {}),
+            }
+    return figures
+
+
+def run_on_fleets(name: str, rows: list[str], mode: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if any(row.endswith(("warm", "again")) for row in rows):
+        with warm_fleet():
+            for row in (f"{name} warm", f"{name} again"):
+                if row == f"{name} warm" or row in rows:
+                    found[row] = run_on_fleet(name, mode)
+    if f"{name} cold" in rows:
+        seconds, scores = run_process(name, refit=True, mode=mode)
+        found[f"{name} cold"] = {"seconds": seconds, "scores": scores}
+    return found
+
+
+def run_on_fleet(name: str, mode: str) -> dict[str, Any]:
+    workload = WORKLOADS[name]
+    search_name = f"{name}-{time.time_ns()}"
+    grid = GridSearchCV(
+        workload.estimator(), workload.space, cv=N_SPLITS, refit=False, fit_mode=mode, verbose=0, name=search_name
+    )
+    X, y = workload.data()
+    started = time.perf_counter()
+    grid.fit(X, y)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "scores": split_scores(grid.cv_results_), "trial": mean_times(search_name)}
+
+
+def mean_times(search_name: str) -> dict[str, Any]:
+    """Say where a trial's time went, from the columns of ``trials``."""
+    phases = ("build", "trace", "compile", "train", "score", "record")
+    columns = ", ".join(f"avg({phase}_time) AS {phase}" for phase in phases)
+    query = f"SELECT {columns}, min(fit_mode) AS mode FROM trials WHERE search_id = {open_search(search_name).id}"
+    command = [GRIDFLEET, "sql", "--json", query]
+    (row,) = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {"seconds of a trial": row}
+
+
+@contextmanager
+def warm_fleet() -> Iterator[None]:
+    """Start a fleet in an empty folder whose processes have imported Keras and traced nothing."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        fleet = subprocess.Popen([GRIDFLEET, "up", "--workers", str(WORKERS)], stdout=subprocess.DEVNULL)
+        try:
+            while not Path(".gridfleet/fleet.json").exists():
+                if fleet.poll() is not None:
+                    raise RuntimeError(f"`gridfleet up` ended with status {fleet.returncode}")
+                time.sleep(0.1)
+            grid = GridSearchCV(ImportKeras(), {"number": list(range(WORKERS * 4))}, cv=2, refit=False, verbose=0)
+            grid.fit(np.zeros((4, 1)))
+            yield
+        finally:
+            fleet.send_signal(signal.SIGINT)
+            fleet.wait()
+            os.chdir(before)
+
+
+def run_process(name: str, *, refit: bool, mode: str | None = None) -> tuple[float, Any]:
+    """Run a search as a script, in an empty folder; by scikit-learn, or in a mode by a fleet that it starts."""
+    script = Path(__file__).parent / "training_workloads.py"
+    command = [sys.executable, str(script), name, *(["--refit"] if refit else []), *(["--fleet", mode] if mode else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        done = subprocess.run(command, check=True, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return time.perf_counter() - started, json.loads(done.stdout.splitlines()[-1])
+
+
+def large_step(repeats: int) -> dict[str, Any]:
+    """Time one fit whose steps are all arithmetic, by Keras and compiled, in this process, one after the other."""
+    import keras
+
+    from worker.compiled_fit import compiled_fit
+
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(2048, 4096)).astype("float32"), rng.normal(size=(2048, 1)).astype("float32")
+
+    def seconds_of(mode: str) -> tuple[float, list[float]]:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        dense = [keras.layers.Dense(4096, activation="relu") for _ in range(2)]
+        model = keras.Sequential([keras.Input((4096,)), *dense, keras.layers.Dense(1)])
+        model.compile(loss="mse", optimizer="sgd")
+        with compiled_fit(mode):
+            started = time.perf_counter()
+            history = model.fit(X, y, batch_size=512, epochs=3, verbose=0)
+            return time.perf_counter() - started, history.history["loss"]
+
+    runs = {mode: [seconds_of(mode) for _ in range(repeats)] for mode in ("keras", "exact")}
+    seconds = {mode: statistics.median(run[0] for run in runs[mode]) for mode in runs}
+    difference = max(np.abs(np.subtract(run[1], runs["keras"][0][1])).max() for run in runs["exact"])
+    exact = {"seconds": seconds["exact"], "times faster": seconds["keras"] / seconds["exact"]}
+    return {
+        "scikit-learn, s": seconds["keras"],
+        "modes": {"exact": {**exact, "largest difference of scores": float(difference)}},
+    }
+
+
+def show(figures: dict[str, Any], floor: dict[str, float]) -> None:
+    table = Table(title=f"against scikit-learn + scikeras, {os.cpu_count()} cores, {WORKERS} worker processes")
+    for column in ("row", "mode", "scikit-learn", "gridfleet", "times faster", "aim", "scores"):
+        table.add_column(column)
+    for row, figure in figures.items():
+        for mode, one in figure["modes"].items():
+            aim = AIMS[row]["exact" if mode == "exact" else "xla"]
+            difference = one["largest difference of scores"]
+            equal = "equal" if difference == 0 else f"within {difference:.1e}"
+            faster = one["times faster"]
+            seconds = f"{figure['scikit-learn, s']:.2f} s", f"{one['seconds']:.2f} s"
+            reached = "-" if aim is None else f"{aim:g}x {'reached' if faster >= aim else 'MISSED'}"
+            table.add_row(row, mode, *seconds, f"{faster:.2f}x", reached, equal)
+    console = Console(width=120)
+    console.print(table)
+    _show_times(console, figures)
+    console.print(
+        f"floor: one fit of pima-2's model in plain numpy takes {floor['numpy, s']:.2f} s; "
+        f"exact {floor['exact, s']:.2f} s ({floor['exact, s'] / floor['numpy, s']:.2f} of it), "
+        f"xla {floor['xla, s']:.3f} s ({floor['xla, s'] / floor['numpy, s']:.2f} of it), programs at hand"
+    )
+
+
+def _show_times(console: Console, figures: dict[str, Any]) -> None:
+    table = Table(title="mean seconds of a trial (columns of the table trials)")
+    phases = ("build", "trace", "compile", "train", "score", "record")
+    for column in ("row", "mode", *phases):
+        table.add_column(column)
+    for row, figure in figures.items():
+        for mode, one in figure["modes"].items():
+            if "seconds of a trial" in one:
+                times = one["seconds of a trial"]
+                table.add_row(row, mode, *(f"{times[phase] or 0:.3f}" for phase in phases))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
