@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import tokenize
 import warnings
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Array = np.ndarray[Any, Any]
+
+#: What numpy raises, depending on where an .npz file is damaged: the archive, its compression, an array's header.
+DAMAGED_NPZ = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class DataFile(BaseModel):
@@ -82,12 +96,14 @@ def _refuse_keys(data: DataFile, path: Path, *keys: str) -> None:
 def _read_npz(path: Path, *names: str) -> tuple[Array, Array]:
     import numpy as np
 
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and advise to load it as one
+        raise InvalidSearchError(f"`data.file`: {path} is no .npz file; write it with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as file:
             X, y = (_array(file, path, key, name) for key, name in zip("Xy", names, strict=True))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InvalidSearchError):
-            raise
+    except InvalidSearchError:
+        raise
+    except DAMAGED_NPZ as error:
         raise InvalidSearchError(
             f"`data.file`: {path} is no .npz file that can be read: {_first_line(error)}"
         ) from error
@@ -102,6 +118,8 @@ def _array(file: Any, path: Path, key: str, name: str) -> Array:
     try:
         array: Array = file[name]
     except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
         raise InvalidSearchError(
             f"`data.{key}`: the array {name!r} of {path} holds Python objects, which could run code when loaded; "
             "save it with a dtype of numbers or texts"

@@ -147,6 +147,7 @@ def read_only() -> Fleet:
         from scheduler import local_fleet
 
         fleet = Fleet(local_fleet.stored(settings), is_embedded=True)
+        fleet.database.check()
         migrations.upgrade(fleet.database)
         return fleet
     fleet = Fleet(settings, is_embedded=False)

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from storage import migrations, trials
 from storage.database import Database
-from storage.errors import LocalFleetError
+from storage.errors import GridfleetError, LocalFleetError
 from storage.settings import PREFIX, Settings
 from worker.cores import usable_cores
 
@@ -224,6 +224,7 @@ class _Supervisor:
         url, self._broker = _start_broker(self._folder)
         self._settings = _with_urls(self._settings, self._folder, url)
         database = Database(self._settings)
+        database.check()
         migrations.upgrade(database)
         # whoever held these died with the last fleet of this folder
         for held in trials.held_by(database, None):
@@ -375,5 +376,5 @@ if __name__ == "__main__":
 
     try:
         run(load_settings().replace(home=Path(sys.argv[1])), n_workers=int(sys.argv[2]), owner=int(sys.argv[3]))
-    except LocalFleetError as error:
+    except GridfleetError as error:
         sys.exit(str(error))

@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from scheduler.data_file import DataFile, read_data
 from scheduler.model_reference import import_model
 from scheduler.space import is_distribution, parse_values
-from scheduler.yaml_document import Document, Place, read_document, shown
+from scheduler.yaml_document import Document, Place, read_document
 from storage.errors import InvalidSearchError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class SearchFile(BaseModel):
     wrapper: Literal["classifier", "regressor"] | None = Field(None, description="scikeras' wrapper of the function.")
     fit: dict[str, Any] = Field(default_factory=dict, description="Settings of the wrapper or of the estimator.")
     random_state: StrictInt | None = Field(None, description="Of the estimator, and of the draws of a random search.")
-    data: DataFile
+    data: DataFile = Field(description="The data file and its target, as in {file: data.csv, target: column}.")
     strategy: Literal["grid", "random"] = "grid"
     n_iter: Annotated[StrictInt, Field(ge=1)] | None = Field(None, description="Draws of a random search; default 10.")
     space: Annotated[
@@ -197,7 +197,9 @@ def parse(document: Document) -> SearchFile:
     try:
         return SearchFile.model_validate(document.content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        mistakes = error.errors(include_url=False)
+        # a mistyped key is also a missing one, but only the mistyped one has a line
+        first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
         place = _place(first["ctx"]["place"] if "place" in first.get("ctx", {}) else first["loc"], document.content)
         raise document.refuse(place, _sentence(first, place)) from error
 
@@ -240,7 +242,7 @@ def _sentence(error: Any, place: Place) -> str:
         return f"is no key of a search file; {nearest(str(place[-1]), fields)}"
     if kind == "missing":
         fields = DataFile.model_fields if place[:1] == ("data",) and len(place) > 1 else SearchFile.model_fields
-        return f"is missing; it is: {fields[str(place[-1])].description or shown(place)}"
+        return f"is missing; it is: {fields[str(place[-1])].description}"
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind == "gridfleet":

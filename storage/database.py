@@ -130,17 +130,26 @@ class Database:
         Raises
         ------
         DatabaseUnreachableError
-            With the address (never the password) and the setting to change.
+            With the address (never the password), the reason and what to do.
         """
         try:
             with self.read() as connection:
                 connection.execute(text("SELECT 1"))
         except (OperationalError, DBAPIError) as error:
             reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
-            raise DatabaseUnreachableError(
-                f"the database {self.url.render_as_string(hide_password=True)} does not answer ({reason}); "
-                f"start it, or set {PREFIX}DATABASE_URL and {PREFIX}DATABASE_PASSWORD"
-            ) from error
+            raise DatabaseUnreachableError(self._unreachable(reason)) from error
+
+    def _unreachable(self, reason: str) -> str:
+        shown = self.url.render_as_string(hide_password=True)
+        if self.dialect == "sqlite":  # a file, which nobody can start
+            return (
+                f"the database {shown} can't be used ({reason}); check the file, move it away to begin anew, "
+                f"or set {PREFIX}DATABASE_URL to another"
+            )
+        return (
+            f"the database {shown} does not answer ({reason}); "
+            f"start it, or set {PREFIX}DATABASE_URL and {PREFIX}DATABASE_PASSWORD"
+        )
 
     def close(self) -> None:
         """Close all connections."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
 from storage.database import Database
 from storage.errors import SchemaVersionError
 from storage.schema import SCHEMA_REVISION
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 #: Key of PostgreSQL's advisory lock under which migrations run; any constant of our own will do.
 MIGRATION_LOCK = 0x67726964
@@ -35,10 +39,8 @@ def upgrade(database: Database) -> bool:
     if current_revision(database) == SCHEMA_REVISION:
         return False
     from alembic import command
-    from alembic.config import Config
 
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config = _config()
     with database.write() as connection:  # SQLite: BEGIN IMMEDIATE is the lock
         if database.dialect == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
@@ -63,11 +65,21 @@ def require_current(database: Database) -> None:
         If they are not; the sentence says what to do.
     """
     revision = current_revision(database)
-    if revision != SCHEMA_REVISION:
-        raise SchemaVersionError(
-            f"the database's schema is {revision or 'empty'}, this release of gridfleet needs {SCHEMA_REVISION}; "
-            "run `gridfleet db upgrade` with this release, or install the release that made the tables"
-        )
+    if revision == SCHEMA_REVISION:
+        return
+    _refuse_unknown(revision, _config())
+    raise SchemaVersionError(
+        f"the database's schema is {revision or 'empty'}, this release of gridfleet needs {SCHEMA_REVISION}; "
+        "run `gridfleet db upgrade` with this release, or install the release that made the tables"
+    )
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    return config
 
 
 def _revision_of(connection: Connection) -> str | None:
@@ -77,10 +89,10 @@ def _revision_of(connection: Connection) -> str | None:
     return revision
 
 
-def _refuse_unknown(revision: str | None, config: object) -> None:
+def _refuse_unknown(revision: str | None, config: Config) -> None:
     from alembic.script import ScriptDirectory
 
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}  # type: ignore[arg-type]
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if revision is not None and revision not in known:
         raise SchemaVersionError(
             f"the database's schema is {revision}, which is newer than this release of gridfleet "

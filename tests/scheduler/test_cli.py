@@ -14,9 +14,10 @@ import pytest
 from sqlalchemy import text, update
 
 from scheduler import cli, read_only_sql, reporter
+from scheduler.fleet import connect
 from scheduler.watching import Watcher
 from storage import trials
-from storage.errors import QueryError
+from storage.errors import LocalFleetError, QueryError
 from storage.schema import SCHEMA_REVISION, Search, Worker
 from tests.stored_searches import WORKERS, claim, record, store_pima, store_search
 
@@ -365,6 +366,31 @@ def test_db_upgrade_makes_the_tables_and_says_so(gridfleet, make_settings, backe
     assert gridfleet("db", "upgrade")[:2] == (0, f"the schema is {SCHEMA_REVISION}\n")
     assert gridfleet("db", "upgrade")[1] == f"the schema is {SCHEMA_REVISION} already\n"
     assert gridfleet("list")[1] == "there are no searches yet\n"
+
+
+def test_a_newer_schema_asks_for_a_newer_release(gridfleet, fleet, database):
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    for command in ("list", "worker", "doctor"):
+        _, shown, said = gridfleet(command)
+        assert "the database's schema is 9999, which is newer than this release of gridfleet" in shown + said
+        assert "install a newer gridfleet" in shown + said
+        assert "gridfleet db upgrade" not in shown + said
+
+
+def test_a_broken_sqlite_file_is_told_as_one(gridfleet, embedded_home):
+    home = embedded_home / ".gridfleet"
+    home.mkdir(mode=0o700)
+    (home / "gridfleet.db").write_text("this is a text of some length, and no database\n" * 50)
+
+    for command in (["list"], ["doctor"], ["db", "upgrade"], ["up"]):
+        status, shown, said = gridfleet(*command)
+        assert status == 1
+        assert "gridfleet.db can't be used (file is not a database); check the file" in shown + said
+        assert "start it" not in shown + said
+    with pytest.raises(LocalFleetError, match=r"did not start: the database .* can't be used"):
+        connect()
 
 
 def test_submit_stores_a_search_once(gridfleet, fleet, database, search_file):

@@ -160,6 +160,12 @@ def test_data_files(folder, data):
             {"data": {"file": "flowers.csv", "taget": "kind"}},
             "line 5: `data.taget` is no key of a search file; did you",
         ),
+        (
+            {"model": None, "modl": "sklearn.svm:SVC"},
+            "line 13: `modl` is no key of a search file; did you mean 'model'?",
+        ),
+        ({"data": {"fil": "flowers.csv"}}, "line 4: `data.fil` is no key of a search file; did you mean 'file'?"),
+        ({"data": None}, "`data` is missing; it is: The data file and its target, as in {file: data.csv"),
         ({"model": None}, "`model` is missing; it is: models.py:function"),
         ({"data": {"target": "kind"}}, "line 3: `data.file` is missing"),
         ({"name": 3}, "line 1: `name` is 3; input should be a valid string"),
@@ -263,7 +269,7 @@ def test_hyperparameters_of_wrapper_model_and_optimizer_are_taken(folder, names)
         ("a,b\n3,4\n", {"file": "x.csv", "target": 1, "header": False}, "the first line seems to name the columns"),
         ("a,b\n1,2\n", {"file": "x.csv", "target": "b", "X": "a"}, "`data.X` has no meaning for x.csv"),
         ("nonsense", {"file": "x.parquet", "target": "b"}, "no Parquet file that can be read"),
-        ("nonsense", {"file": "x.npz"}, "no .npz file that can be read"),
+        ("nonsense", {"file": "x.npz"}, "x.npz is no .npz file; write it with numpy.savez"),
         ("nonsense", {"file": "x.txt"}, "none of .csv, .parquet and .npz"),
         ("nonsense", {"file": "x.npz", "target": 1}, "`data.target` has no meaning for x.npz"),
     ],
@@ -293,6 +299,19 @@ def test_arrays_that_do_not_fit_are_refused(folder, arrays, data, sentence):
     np.savez(folder / "bad.npz", **arrays)
 
     assert sentence in _refused(_write(folder, data={"file": "bad.npz", **data}))
+
+
+@pytest.mark.parametrize("start", [100, 1000, -300])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_npz_file_is_one_sentence(folder, save, start):
+    save(folder / "bad.npz", X=np.arange(2000.0).reshape(-1, 2), y=np.arange(1000))
+    content = (folder / "bad.npz").read_bytes()
+    (folder / "bad.npz").write_bytes(content[:start] + b"\0" * 100 + content[start + 100 :])
+
+    sentence = _refused(_write(folder, data={"file": "bad.npz"}))
+
+    assert "bad.npz is no .npz file that can be read: " in sentence
+    assert "pickle" not in sentence
 
 
 @pytest.mark.parametrize(

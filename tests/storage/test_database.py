@@ -66,7 +66,9 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
     with (
         closing(Database(Settings(database_url=f"sqlite:///{file}"))) as database,
-        pytest.raises(DatabaseUnreachableError, match=r"not\.db.*file is not a database"),
+        pytest.raises(
+            DatabaseUnreachableError, match=r"not\.db can't be used \(file is not a database\); check the file"
+        ),
     ):
         database.check()
 

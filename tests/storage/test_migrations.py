@@ -104,9 +104,16 @@ def test_a_newer_schema_is_refused_and_left_alone(database: Database) -> None:
     set_revision(database, "9999")
 
     for refuse in (migrations.upgrade, migrations.require_current):
-        with pytest.raises(SchemaVersionError, match=f"schema is 9999.*{SCHEMA_REVISION}"):
+        with pytest.raises(SchemaVersionError, match=f"schema is 9999, which is newer .*{SCHEMA_REVISION}.; install"):
             refuse(database)
     assert migrations.current_revision(database) == "9999"
+
+
+def test_an_older_schema_is_refused_where_nothing_may_be_changed(database: Database) -> None:
+    set_revision(database, "0001")
+
+    with pytest.raises(SchemaVersionError, match=r"schema is 0001, this release .*run `gridfleet db upgrade`"):
+        migrations.require_current(database)
 
 
 def test_an_empty_schema_is_refused_where_nothing_may_be_changed(empty: Database) -> None:
