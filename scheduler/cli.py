@@ -353,16 +353,8 @@ def _stored_settings() -> Settings:
 
 
 def _results() -> Fleet:
-    from scheduler import local_fleet
     from scheduler.fleet import read_only
-    from storage.errors import LocalFleetError
 
-    settings = _settings()
-    if settings.is_embedded and not local_fleet.has_database(settings):
-        raise LocalFleetError(
-            f"there are no searches in {settings.home.resolve()}; `gridfleet up` starts a fleet there, "
-            "GRIDFLEET_DATABASE_URL names the database of another one"
-        )
     return read_only()
 
 

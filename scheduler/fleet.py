@@ -13,8 +13,9 @@ from sqlalchemy.exc import OperationalError
 
 from storage import migrations, trials
 from storage.database import Database
+from storage.errors import SearchNotFoundError
 from storage.payloads import PayloadStore
-from storage.settings import Settings, load_settings
+from storage.settings import PREFIX, Settings, load_settings
 from worker.cores import usable_cores
 
 if TYPE_CHECKING:
@@ -141,11 +142,21 @@ def read_only() -> Fleet:
     -------
     Fleet
         Whose database answers; its broker may not.
+
+    Raises
+    ------
+    SearchNotFoundError
+        If no fleet is configured and none ever ran in this folder.
     """
     settings = load_settings()
     if settings.is_embedded:
         from scheduler import local_fleet
 
+        if not local_fleet.has_database(settings):
+            raise SearchNotFoundError(
+                f"no search was ever run in {settings.home.resolve()}; `gridfleet up` starts a fleet there, "
+                f"{PREFIX}HOME names the folder of another one, {PREFIX}DATABASE_URL its database"
+            )
         fleet = Fleet(local_fleet.stored(settings), is_embedded=True)
         fleet.database.check()
         migrations.upgrade(fleet.database)

@@ -99,3 +99,10 @@ def test_an_unknown_name_names_those_that_exist(fleet: Fleet, tmp_path: Path) ->
 
     with pytest.raises(LookupError, match="no search has the name 'unknown'; the newest are 'known'"):
         open_search("unknown")
+
+
+def test_a_folder_without_a_fleet_has_no_search_and_stays_as_it_is(embedded_home: Path) -> None:
+    with pytest.raises(LookupError, match=rf"no search was ever run in {embedded_home}/\.gridfleet; .*gridfleet up"):
+        open_search("pima")
+
+    assert list(embedded_home.iterdir()) == []
