@@ -11,7 +11,7 @@ import numpy as np
 from sklearn import model_selection
 
 from scheduler.joblib_backend import FleetBackend
-from scheduler.validation import check_can_travel, check_fit_mode, check_space
+from scheduler.validation import check_can_travel, check_fit_mode, check_has_rows, check_space
 from storage.settings import load_settings
 from worker.compiled_fit import compiled_fit
 from worker.process import is_worker_process
@@ -31,7 +31,8 @@ class _FleetSearch:
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training data; also pandas frames, scipy sparse matrices, lists and dicts of arrays.
+            Training data; also pandas frames, scipy sparse matrices and lists. Keras models of several inputs
+            take one array too, of which scikeras' ``feature_encoder`` makes the dict (docs/scikit-learn.md).
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Target.
         **params : dict of str -> object
@@ -49,6 +50,7 @@ class _FleetSearch:
             database do not answer.
         """
         check_space(self)
+        check_has_rows(X)
         if is_worker_process():  # a search inside a trial: waiting for the fleet would wait for itself
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
         check_can_travel(self.estimator)  # type: ignore[attr-defined]

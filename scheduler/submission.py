@@ -287,10 +287,11 @@ def submit(
     """
     from scheduler.joblib_backend import FleetBackend
     from scheduler.search_cv import fit_with
-    from scheduler.validation import check_can_be_submitted, check_can_travel, check_space
+    from scheduler.validation import check_can_be_submitted, check_can_travel, check_has_rows, check_space
 
     check_can_be_submitted(search)
     check_space(search)
+    check_has_rows(X)
     check_can_travel(search.estimator)
     name = name if name is not None else getattr(search, "name", None)
     if groups is not None:

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -294,3 +294,18 @@ def check_space(search: Any) -> None:
         space = getattr(search, argument, None)
         if isinstance(space, (list, tuple)) and not space:
             raise InvalidSearchError(f"{argument}={space!r} is an empty space; give at least one combination")
+
+
+def check_has_rows(X: Any) -> None:
+    """Make sure that X is no dict of arrays, whose length scikit-learn takes for the number of samples.
+
+    Raises
+    ------
+    InvalidSearchError
+        With the keys and what to do.
+    """
+    if isinstance(X, Mapping):
+        raise InvalidSearchError(
+            f"X is a dict of {', '.join(map(repr, X))}, of which scikit-learn can't take rows; put the arrays side by "
+            "side into one, and make the dict in the wrapper's feature_encoder (docs/scikit-learn.md shows how)"
+        )

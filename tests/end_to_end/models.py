@@ -54,3 +54,15 @@ def create_model(optimizer: str = "adam", units: int = 4):
     model = Sequential([Input((8,)), Dense(units, activation="relu"), Dense(1, activation="sigmoid")])
     model.compile(loss="binary_crossentropy", optimizer=optimizer, metrics=["accuracy"])
     return model
+
+
+def create_model_of_two_inputs(units: int = 4):
+    """Build a small Keras classifier whose 8 features come in two parts."""
+    from keras import Input, Model
+    from keras.layers import Concatenate, Dense
+
+    left, right = Input((3,), name="left"), Input((5,), name="right")
+    hidden = Concatenate()([Dense(units, activation="relu")(left), Dense(units, activation="relu")(right)])
+    model = Model({"left": left, "right": right}, Dense(1, activation="sigmoid")(hidden))
+    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
+    return model

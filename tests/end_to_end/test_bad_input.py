@@ -90,6 +90,14 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: submit(GridSearchCV(SVC(), {"C": [1]}), X, Y[:-1]),
         r"inconsistent numbers of samples: \[12, 11\]",
     ),
+    "a dict of arrays": (
+        lambda: submit(GridSearchCV(KerasClassifier(model=create_model), {"epochs": [1]}), {"a": X, "b": X}, Y),
+        "X is a dict of 'a', 'b', of which scikit-learn can't take rows; put the arrays side by side",
+    ),
+    "a dict of arrays, by fit": (
+        lambda: GridSearchCV(SVC(), {"C": [1]}).fit({"a": X, "b": X}, Y),
+        "X is a dict of 'a', 'b', of which scikit-learn can't take rows",
+    ),
     "NaN": (
         lambda: submit(GridSearchCV(SVC(), {"C": [1]}), np.where(X == 3, np.nan, X), Y),
         "X has 1 NaN values, which SVC does not take",

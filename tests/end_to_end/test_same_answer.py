@@ -17,14 +17,14 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 
 import scheduler
 from scheduler import register_joblib_backend
 from storage.settings import Settings
 from tests.end_to_end.conftest import REPOSITORY
-from tests.end_to_end.models import create_model
+from tests.end_to_end.models import create_model, create_model_of_two_inputs
 
 DATA = np.loadtxt(REPOSITORY / "data" / "pima-indians-diabetes.csv", delimiter=",")[:200]
 PIMA = DATA[:, 0:8], DATA[:, 8]
@@ -64,6 +64,24 @@ def test_keras_scores_equal_those_of_scikit_learn_split_by_split(
     assert ours.best_params_ == theirs.best_params_
     assert ours.best_score_ == theirs.best_score_
     np.testing.assert_array_equal(ours.predict(PIMA[0]), theirs.predict(PIMA[0]))
+
+
+class TwoInputs(KerasClassifier):
+    """Makes the dict of a model's inputs of one array, as scikeras' documentation does."""
+
+    @property
+    def feature_encoder(self) -> FunctionTransformer:
+        return FunctionTransformer(lambda X: {"left": X[:, :3], "right": X[:, 3:]})
+
+
+def test_a_keras_model_of_two_inputs_scores_as_in_scikit_learn(module_fleet: None, no_variables: None) -> None:
+    model = TwoInputs(model=create_model_of_two_inputs, epochs=2, batch_size=16, verbose=0, random_state=42)
+    space, options = {"model__units": [2, 4]}, {"cv": 2, "scoring": "neg_log_loss", "error_score": "raise"}
+    theirs = model_selection.GridSearchCV(model, space, **options).fit(*PIMA)
+
+    ours = scheduler.GridSearchCV(model, space, **options, verbose=0, n_jobs=2).fit(*PIMA)
+
+    assert_same_results(ours.cv_results_, theirs.cv_results_)
 
 
 SEARCHES: dict[str, tuple[Any, ...]] = {
