@@ -10,6 +10,7 @@ from scheduler.fleet import Fleet, connect, read_only
 from scheduler.submission import SearchHandle
 from storage.errors import GridfleetError, InvalidSearchError, NameTakenError, SearchNotFoundError
 from storage.settings import load_settings
+from worker.quiet_tensorflow import quiet_tensorflow
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
     from scheduler.submission import submit
     from scheduler.yaml_document import read_document
 
+    quiet_tensorflow()  # the file's model may import it
     settings = load_settings()
     had_fleet = not settings.is_embedded or local_fleet.is_running(settings)
     described = search_file.parse(read_document(path))

@@ -20,6 +20,7 @@ from storage.database import Database
 from storage.payloads import PayloadStore
 from storage.settings import Settings, load_settings
 from storage.trials import Held
+from worker.quiet_tensorflow import quiet_tensorflow
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class WorkerProcess:
         self._claimed_at = 0.0
         self._interrupt: tuple[Held, str] | None = None
         workers.register(self.database, self.id, hostname=socket.gethostname(), pid=os.getpid())
+        quiet_tensorflow()
         # a search makes many models, each traced once: TensorFlow warns of every one
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         signal.signal(INTERRUPT, self._on_interrupt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ def keras() -> KerasClassifier:
 def test_keras_scores_equal_those_of_scikit_learn_split_by_split(
     configured: Settings, start_worker: Callable[..., Any], concurrency: int
 ) -> None:
-    start_worker(configured, concurrency=concurrency)
+    worker = start_worker(configured, concurrency=concurrency)
     space = {"model__optimizer": ["adam", "rmsprop"], "model__units": [3]}
     options = {"cv": 3, "scoring": ["accuracy", "neg_log_loss"], "refit": "accuracy", "return_train_score": True}
     theirs = model_selection.GridSearchCV(keras(), space, **options).fit(*PIMA)
@@ -64,6 +65,7 @@ def test_keras_scores_equal_those_of_scikit_learn_split_by_split(
     assert ours.best_params_ == theirs.best_params_
     assert ours.best_score_ == theirs.best_score_
     np.testing.assert_array_equal(ours.predict(PIMA[0]), theirs.predict(PIMA[0]))
+    assert not re.search("oneDNN|absl|retracing", worker.log.read_text())
 
 
 class TwoInputs(KerasClassifier):

@@ -404,6 +404,15 @@ def test_submit_stores_a_search_once(gridfleet, fleet, database, search_file):
     assert [search.name for search in reporter.list_searches(database)] == ["more", "trees"]
 
 
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_submit_of_a_keras_model_prints_no_lines_of_tensorflow(fleet, tmp_path):
+    example = Path(__file__).parents[2] / "examples" / "pima.yaml"
+
+    done = subprocess.run(_program("submit", str(example)), capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("search pima is queued: 2 trials\n", "")
+
+
 @pytest.mark.parametrize(
     ("was", "now", "sentence"),
     [
