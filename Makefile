@@ -8,7 +8,7 @@ UV ?= $(BIN)/uv
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-sklearn lint format compose-test bench lock secrets clean
+.PHONY: help venv demo test test-sklearn lint format compose-test bench bench-training lock secrets clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -34,8 +34,8 @@ $(VENV)/.project: $(VENV)/.dependencies pyproject.toml
 
 venv: $(VENV)/.project
 
-demo: venv ## tune a Keras model on the Pima data, on a fleet of this machine
-	$(BIN)/python examples/pima_grid_search.py
+demo: venv ## tune a Keras model on the Pima data, on a fleet of two workers on this machine
+	$(BIN)/python examples/on_two_workers.py examples/pima_grid_search.py
 
 test: venv ## all tests that need no container engine
 	$(BIN)/python -m pytest $(ARGS)
@@ -57,6 +57,9 @@ compose-test: venv ## docker compose up, a search, a killed worker, down (needs 
 
 bench: venv ## trials per second, best-score query, memory
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+bench-training: venv ## how fast Keras models train, against scikit-learn with scikeras (half an hour)
+	$(BIN)/python benchmarks/training.py $(ARGS)
 
 lock: venv ## make both lock files anew (newest versions: make lock ARGS=--upgrade)
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) $(ARGS) -o requirements.lock

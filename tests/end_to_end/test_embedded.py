@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from scheduler import GridSearchCV, open_search
-from tests.end_to_end.conftest import start_script
+from tests.end_to_end.conftest import REPOSITORY, start_script
 from tests.end_to_end.models import Touching
 
 #: A user's script: a model in the script, one import from gridfleet.
@@ -92,6 +93,30 @@ def test_a_script_with_one_changed_import_runs_on_a_fleet_of_its_own(
     assert "3/3 trials" in done.stderr
     assert processes_of(embedded_home / ".gridfleet") == []
     assert open_search("search-1").best_params_ == {"units": 3}
+
+
+def on_one_core() -> None:
+    """Leave a child one core, where n_jobs=-1 alone would be one worker."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def test_the_demo_has_two_workers_on_any_machine_and_the_status_of_its_script(embedded_home: Path) -> None:
+    lines = (REPOSITORY / "Makefile").read_text().splitlines()
+    (command,) = [line.split() for line in lines if "examples/pima_grid_search.py" in line]
+    code = textwrap.dedent(SCRIPT).replace("n_jobs=2", "n_jobs=-1") + (
+        "import json, pathlib\n"
+        "print(json.loads(pathlib.Path('.gridfleet/fleet.json').read_text())['n_workers'], 'workers')\n"
+        "raise SystemExit(7)\n"
+    )
+    (embedded_home / "script.py").write_text(code)
+
+    demo = [sys.executable, *(REPOSITORY / part for part in command[1:-1]), "script.py"]
+    done = subprocess.run(demo, capture_output=True, text=True, preexec_fn=on_one_core)
+
+    assert done.returncode == 7, done.stderr
+    assert "2 workers" in done.stdout
+    assert processes_of(embedded_home / ".gridfleet") == []
 
 
 def test_secrets_of_the_folder_are_for_its_user_only(
