@@ -78,6 +78,8 @@ def print_report(database: Database, name: str) -> None:
     out.print(Text(f"{plain(search.name)}: {search.state}", style="bold"))
     for label, fact in _facts(search, progress, ranked):
         out.print(Text(f"  {label:<12} {plain(fact)}"))
+    for fact in _training(reporter.fit_modes(database, search.id)):
+        out.print(Text(f"  {'training':<12} {plain(fact)}"))
     if ranked:
         out.print(_leaderboard(ranked))
     failed = reporter.failures(database, search.id, limit=SHOWN)
@@ -211,6 +213,14 @@ def _facts(
         deviation = "" if best.std_test_score is None else f" ± {best.std_test_score:.6f}"
         facts += [("best score", score(best.mean_test_score) + deviation), ("best params", str(best.params))]
     return facts
+
+
+def _training(modes: Sequence[reporter.FitModeCount]) -> list[str]:
+    """Say how Keras models trained, and why some of them as Keras does it."""
+    return [
+        f"{one.n_trials} trials {one.fit_mode}" + (f": {one.fallback_reason}" if one.fallback_reason else "")
+        for one in modes
+    ]
 
 
 def _over(names: str) -> str:

@@ -155,6 +155,25 @@ def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
     return SearchSummary(**row._mapping)
 
 
+@dataclass(frozen=True, slots=True)
+class FitModeCount:
+    """How many trials of a search trained their Keras models in one way, for one reason."""
+
+    fit_mode: str
+    fallback_reason: str | None
+    n_trials: int
+
+
+def fit_modes(database: Database, search_id: int) -> list[FitModeCount]:
+    """Count the trials of a search by how their Keras models trained, the most frequent way first."""
+    columns = (Trial.fit_mode, Trial.fit_fallback_reason)
+    n_trials = func.count().label("n_trials")
+    query = select(*columns, n_trials).where(Trial.search_id == search_id, Trial.fit_mode.is_not(None)).group_by(*columns)
+    with database.read() as connection:
+        rows = connection.execute(query.order_by(n_trials.desc(), *columns)).all()
+    return [FitModeCount(row.fit_mode, row.fit_fallback_reason, row.n_trials) for row in rows]
+
+
 def list_searches(database: Database, *, limit: int = 50) -> list[SearchSummary]:
     """List searches, the newest first."""
     with database.read() as connection:

@@ -28,6 +28,7 @@ from scheduler.model_reference import import_model
 from scheduler.space import is_distribution, parse_values
 from scheduler.yaml_document import Document, Place, read_document
 from storage.errors import InvalidSearchError
+from storage.fit_mode import FitMode
 
 if TYPE_CHECKING:
     from scheduler.search_cv import GridSearchCV, RandomizedSearchCV
@@ -123,6 +124,7 @@ class SearchFile(BaseModel):
         None, description="One or several of scikit-learn's scorers; default: the estimator's own score."
     )
     refit: StrictBool | StrictStr | None = Field(None, description="Which of several scorers chooses the best.")
+    fit_mode: FitMode | None = Field(None, description="How Keras models are trained; default: the settings'.")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -356,7 +358,13 @@ def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedS
     several = isinstance(described.scoring, list)
     refit = described.refit if described.refit is not None else described.scoring[0] if several else True  # type: ignore[index]
     spaces = described.space if len(described.space) > 1 else described.space[0]
-    common = {"scoring": described.scoring, "refit": refit, "cv": described.cv, "verbose": 0}
+    common = {
+        "scoring": described.scoring,
+        "refit": refit,
+        "cv": described.cv,
+        "verbose": 0,
+        "fit_mode": described.fit_mode,
+    }
     if described.strategy == "grid":
         return GridSearchCV(estimator, spaces, **common)
     return RandomizedSearchCV(
