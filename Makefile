@@ -61,9 +61,6 @@ bench: venv ## trials per second, best-score query, memory
 bench-training: venv ## how fast Keras models train, against scikit-learn with scikeras (half an hour)
 	$(BIN)/python benchmarks/training.py $(ARGS)
 
-bench-training: venv ## how fast Keras models train, against scikit-learn with scikeras (half an hour)
-	$(BIN)/python benchmarks/training.py $(ARGS)
-
 lock: venv ## make both lock files anew (newest versions: make lock ARGS=--upgrade)
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) $(ARGS) -o requirements.lock
 	$(UV) pip compile pyproject.toml --extra cpu --extra build $(LOCK) $(ARGS) -c requirements.lock -o requirements-runtime.lock
