@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
@@ -20,6 +21,7 @@ from storage.database import Database
 from storage.payloads import PayloadStore
 from storage.settings import Settings, load_settings
 from storage.trials import Held
+from worker.compiled_fit.cache import MAX_PROGRAMS
 from worker.quiet_tensorflow import quiet_tensorflow
 
 logger = logging.getLogger(__name__)
@@ -56,8 +58,8 @@ class WorkerProcess:
         self.payloads = PayloadStore(self.database, settings)
         node = os.environ.get(NODE_VARIABLE) or socket.gethostname()
         self.id = f"{node}/{os.getpid()}"
-        #: ``structure_digest`` of the trials evaluated here: their programs are compiled
-        self.structures: set[str] = set()
+        #: ``structure_digest`` of the trials evaluated here last: their programs are at hand
+        self.structures: deque[str] = deque(maxlen=MAX_PROGRAMS)
         self._kept: list[AbstractContextManager[None]] = []
         self._held: Held | None = None
         self._claimed_at = 0.0

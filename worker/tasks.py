@@ -41,7 +41,8 @@ def evaluate(trial_id: int) -> None:
     process = this_process()
     claim = _claim(process, trial_id)
     if claim is not None:
-        process.structures.add(claim.structure_digest or "")
+        if claim.structure_digest and claim.structure_digest not in process.structures:
+            process.structures.append(claim.structure_digest)
         _evaluate(process, claim)
 
 

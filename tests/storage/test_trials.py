@@ -47,6 +47,59 @@ def lose(database: Database, held: Held, *, max_failures: int = 3, **options: An
     )
 
 
+# choose
+
+
+MIXED = [
+    {"units": units, "learning_rate": rate, "epochs": epochs}
+    for epochs, (units, rate) in enumerate([(8, 0.1), (12, 0.1), (8, 0.2), (12, 0.2)])
+]
+
+
+@pytest.fixture
+def mixed(database: Database) -> StoredSearch:
+    """Two structures, two trials each: 0 and 2, 1 and 3."""
+    return store_search(database, MIXED)
+
+
+def structure_of(search: StoredSearch, number: int) -> str:
+    return search.trial(number).structure_digest
+
+
+def test_learning_rate_and_epochs_make_no_other_structure(mixed: StoredSearch) -> None:
+    assert structure_of(mixed, 0) == structure_of(mixed, 2) != structure_of(mixed, 1) == structure_of(mixed, 3)
+
+
+def test_a_worker_stays_with_the_structure_that_it_has_programs_for(database: Database, mixed: StoredSearch) -> None:
+    first, second, third, _ = mixed.trial_ids
+
+    assert trials.choose(database, second, [structure_of(mixed, 0)]) == first
+    mixed.claim(0)
+    assert trials.choose(database, second, [structure_of(mixed, 0)]) == third
+    mixed.claim(2)
+    assert trials.choose(database, second, [structure_of(mixed, 0)]) == second
+
+
+def test_a_worker_without_programs_takes_the_trial_of_the_message(database: Database, mixed: StoredSearch) -> None:
+    assert trials.choose(database, mixed.trial_ids[1], []) == mixed.trial_ids[1]
+
+
+def test_a_message_about_a_trial_that_is_taken_leads_to_one_that_waits(database: Database, mixed: StoredSearch) -> None:
+    mixed.claim(1)
+
+    assert trials.choose(database, mixed.trial_ids[1], []) == mixed.trial_ids[0]
+    assert trials.choose(database, mixed.trial_ids[1], [structure_of(mixed, 1)]) == mixed.trial_ids[3]
+
+
+def test_nothing_is_chosen_where_nothing_waits(database: Database, mixed: StoredSearch) -> None:
+    other = store_search(database, MIXED)
+    for number in range(4):
+        mixed.claim(number)
+
+    assert trials.choose(database, mixed.trial_ids[0], [structure_of(other, 0)]) is None
+    assert trials.choose(database, 10**9, []) is None
+
+
 # claim
 
 

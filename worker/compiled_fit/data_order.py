@@ -110,12 +110,13 @@ def _philox(seed: int, stream: int, count: int) -> npt.NDArray[np.uint64]:
 @lru_cache(maxsize=1)
 def _order_is_keras() -> bool:
     """Whether this release of Keras and TensorFlow still draws the order that we compute."""
-    seed = context.global_seed()
+    seed, generator = context.global_seed(), context.context()._rng
     tf.random.set_seed(PROBE_SEED)
     try:
         drawn = _order_of_adapter(PROBE_ROWS, PROBE_ROWS, True)
     finally:
         tf.random.set_seed(seed)
+        context.context()._rng = generator  # a seed starts it anew, and it is the model's
     return bool(np.array_equal(drawn, seeded_order(PROBE_ROWS, PROBE_SEED)))
 
 

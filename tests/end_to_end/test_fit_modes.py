@@ -1,0 +1,96 @@
+"""How Keras models train: a choice of the search, told in SQL, the same scores whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scikeras.wrappers import KerasClassifier
+from sklearn.model_selection import GridSearchCV as ScikitLearnGridSearchCV
+from sqlalchemy import select
+
+from scheduler import GridSearchCV, report, submit
+from scheduler.fleet import Fleet
+from scheduler.submission import _structures_in_turn
+from storage.errors import InvalidSearchError
+from storage.schema import Search, Trial
+from storage.settings import Settings
+from tests.end_to_end.models import create_model
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(60, 8)).astype("float32"), RNG.integers(0, 2, 60)
+SPACE = {"model__units": [3, 4], "random_state": [1, 2]}
+PHASES = ("build_time", "trace_time", "compile_time", "train_time", "score_time", "record_time")
+
+pytestmark = pytest.mark.parametrize("backend", ["sqlite"])
+
+
+@pytest.fixture
+def keras_model() -> KerasClassifier:
+    return KerasClassifier(model=create_model, epochs=3, batch_size=8, verbose=0)
+
+
+def trials_of(fleet: Fleet, name: str) -> list[Any]:
+    with fleet.database.read() as connection:
+        rows = connection.execute(select(Trial).join(Search).where(Search.name == name).order_by(Trial.number))
+        return list(rows)
+
+
+def test_every_mode_gives_scikit_learn_s_scores_and_tells_where_the_time_went(
+    fleet: Fleet,
+    configured: Settings,
+    start_worker: Callable[..., Any],
+    keras_model: KerasClassifier,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = ScikitLearnGridSearchCV(keras_model, SPACE, cv=2, refit=False).fit(X, Y).cv_results_
+    start_worker(configured, concurrency=1)
+
+    for mode in ("keras", "exact", "xla"):
+        grid = GridSearchCV(keras_model, SPACE, cv=2, verbose=0, name=f"in-{mode}", fit_mode=mode).fit(X, Y)
+        for split in range(2):
+            key = f"split{split}_test_score"
+            assert np.array_equal(grid.cv_results_[key], expected[key]), mode
+        rows = trials_of(fleet, f"in-{mode}")
+        assert {row.fit_mode for row in rows} == {mode}
+        assert {row.fit_fallback_reason for row in rows} == {None}
+        assert all(getattr(row, phase) >= 0 for row in rows for phase in PHASES)
+        assert all(row.train_time > 0 for row in rows)
+    # one program for each of two structures, whatever the seed: two trials traced it, two found it
+    assert sorted(row.compile_time > 0 for row in rows) == [False, False, True, True]
+
+    report.print_report(fleet.database, "in-xla")
+    assert "4 trials xla" in capsys.readouterr().out
+
+
+def test_a_fallback_is_told_with_its_reason(
+    fleet: Fleet,
+    configured: Settings,
+    start_worker: Callable[..., Any],
+    keras_model: KerasClassifier,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start_worker(configured, concurrency=1)
+    keras_model.set_params(fit__steps_per_epoch=2)
+
+    submit(GridSearchCV(keras_model, {"random_state": [1]}, cv=2), X, Y, name="stepped").wait(120)
+
+    (row,) = trials_of(fleet, "stepped")
+    assert (row.state, row.fit_mode) == ("completed", "keras")
+    assert "steps_per_epoch" in row.fit_fallback_reason
+    report.print_report(fleet.database, "stepped")
+    assert "1 trials keras: steps_per_epoch" in capsys.readouterr().out
+
+
+def test_an_unknown_mode_is_refused_before_anything_is_stored(fleet: Fleet, keras_model: KerasClassifier) -> None:
+    with pytest.raises(InvalidSearchError, match=r"fit_mode='fast' is none of 'exact', 'xla', 'auto', 'keras'"):
+        submit(GridSearchCV(keras_model, {"random_state": [1]}, fit_mode="fast"), X, Y)
+
+    with fleet.database.read() as connection:
+        assert connection.execute(select(Search.id)).all() == []
+
+
+def test_workers_are_sent_different_structures_first(backend: str) -> None:
+    assert _structures_in_turn([(1, "a"), (2, "a"), (3, "b"), (4, "a"), (5, "c")]) == [1, 3, 5, 2, 4]
