@@ -6,6 +6,9 @@ import gc
 import sys
 import threading
 
+from worker.compiled_fit.cache import MAX_PROGRAMS
+from worker.compiled_fit.scope import programs
+
 _froze = False
 
 
@@ -16,14 +19,16 @@ def forget_models(*, keep_programs: bool) -> None:
     ----------
     keep_programs : bool
         Whether what TensorFlow prepared of its functions stays, as programs that are used again want it. After
-        Keras' own ``fit`` it has to go: each fit has functions of its own.
+        Keras' own ``fit`` it has to go, for each fit has functions of its own; and now and then because of
+        programs that are gone.
     """
     keras = sys.modules.get("keras")
     if keras is not None:
-        if keep_programs:
+        if keep_programs and programs.n_dropped < MAX_PROGRAMS:
             _number_names_anew()
         else:
             keras.utils.clear_session(free_memory=False)
+            programs.n_dropped = 0
         _forget_gradients()
     _collect_garbage()
 

@@ -40,11 +40,18 @@ class ProgramCache:
     ----------
     max_programs : int, default=MAX_PROGRAMS
         How many are kept.
+
+    Attributes
+    ----------
+    n_dropped : int
+        Programs that are gone, or used once only. What TensorFlow prepared for them stays until all of its
+        kernels are cleared: half a MB each.
     """
 
     def __init__(self, max_programs: int = MAX_PROGRAMS) -> None:
         self._max_programs = max_programs
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
+        self.n_dropped = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -61,7 +68,13 @@ class ProgramCache:
         entry = self._entries[key] = Entry(program)
         while len(self._entries) > self._max_programs:
             self._entries.popitem(last=False)
+            self.n_dropped += 1
         return entry
+
+    def once(self, program: Any) -> Entry:
+        """Return an entry for a program that no other model may share, and that is not kept."""
+        self.n_dropped += 1
+        return Entry(program)
 
     def clear(self) -> None:
         """Drop all programs."""
@@ -102,11 +115,11 @@ def find_or_make(
             return entry
         program = make()
         if not program.is_shareable:
-            return Entry(program)
+            return cache.once(program)
         return cache.put((structure, signature), program)
     program = make()
     if not program.is_shareable:
-        return Entry(program)
+        return cache.once(program)
     key = (digest(program), signature)
     entry = cache.get(key)
     if entry is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from copy import copy
 from typing import Any
 
 import keras
@@ -151,11 +152,13 @@ class TrainProgram:
         return results.numpy(), int(n_steps)
 
     def _trace(self, model: Any, watches_for_nan: bool, xla_batch_size: int | None) -> _Function:
-        train, test = self._train_step, self._test_step
+        variables = _trained(model)
+        train = self._train_step.on(variables, traced_with=self._variables)
+        test = None if self._test_step is None else self._test_step.on(variables, traced_with=self._variables)
         over_batches = (
             _graph_loop(model, train, watches_for_nan)
             if xla_batch_size is None
-            else _xla_loop(train, self._step_for_xla(model, xla_batch_size), xla_batch_size)
+            else _xla_loop(train, self._step_for_xla(model, train, xla_batch_size), xla_batch_size)
         )
         validate_loop = None if test is None else _graph_loop(model, test, False)
 
@@ -207,12 +210,11 @@ class TrainProgram:
             scalar,
             scalar,
         ]
-        # the steps captured the variables of the model that they were traced with, the rest those of this one
-        return _Function(epochs, signature, self._variables, _trained(model))
+        return _Function(epochs, signature, variables)
 
-    def _step_for_xla(self, model: Any, batch_size: int) -> _Step:
+    def _step_for_xla(self, model: Any, step: _Step, batch_size: int) -> _Step:
         if not self.xla_wants_fixed_batches:
-            return self._train_step
+            return step
         with same_random_numbers():
             return _Step(model, model.train_step, self._train, batch_size=batch_size)
 
@@ -314,8 +316,13 @@ class _Variables:
     def knows(self, captured: list[Any]) -> bool:
         return all(id(tensor) in self._places for tensor in captured)
 
-    def place(self, captured: Any) -> int | None:
-        return self._places.get(id(captured))
+    def places(self, captured: list[Any]) -> list[Any]:
+        """Return the place of each captured variable, or what was captured if it is none of these."""
+        return [self._places.get(id(tensor), tensor) for tensor in captured]
+
+    def at(self, places: list[Any]) -> list[Any]:
+        """Return what to hand to a function in place of what it captured."""
+        return [self.resources[place].handle if isinstance(place, int) else place for place in places]
 
 
 def _trained(model: Any) -> _Variables:
@@ -338,23 +345,16 @@ def _of_metrics(model: Any) -> list[Any]:
 class _Function:
     """A traced function that runs on the variables of any model of the same structure."""
 
-    def __init__(self, function: Callable[..., Any], signature: list[Any], *variables: _Variables) -> None:
+    def __init__(self, function: Callable[..., Any], signature: list[Any], variables: _Variables) -> None:
         self._traced = tf.function(function, autograph=False, input_signature=signature).get_concrete_function()
         _check_random(self._traced)
-        self._types = variables[0].types
-        self._captured = [_place(captured, variables) for captured in self._traced.captured_inputs]
+        self._types = variables.types
+        self._captured = variables.places(self._traced.captured_inputs)
 
     def __call__(self, arguments: list[Any], variables: _Variables) -> Any:
         if variables.types != self._types:  # a defect of the cache's key: never train with the wrong program
             raise RuntimeError("the model's variables are not those of the program's structure")
-        captured = [variables.resources[one].handle if isinstance(one, int) else one for one in self._captured]
-        return self._traced._call_flat(arguments, captured)
-
-
-def _place(captured: Any, all_variables: Iterable[_Variables]) -> Any:
-    """Return a captured variable's place, or what was captured if it is no variable of these."""
-    places = (variables.place(captured) for variables in all_variables)
-    return next((place for place in places if place is not None), captured)
+        return self._traced._call_flat(arguments, variables.at(self._captured))
 
 
 class _Step:
@@ -372,6 +372,7 @@ class _Step:
             one_batch, autograph=False, input_signature=batch_specs, jit_compile=True if model.jit_compile else None
         ).get_concrete_function()
         _check_random(self.traced)
+        self._captured = self.traced.captured_inputs
         logs = self.traced.structured_outputs
         metrics = model.get_metrics_result()
         if not isinstance(logs, dict):
@@ -389,9 +390,19 @@ class _Step:
             return logs
         return _vector(model.get_metrics_result(), self.result_names)
 
+    def on(self, variables: _Variables, *, traced_with: _Variables) -> _Step:
+        """Return the step as it runs on another model's variables.
+
+        The loop around it must capture these alone: TensorFlow keeps what reads a variable behind what writes it
+        only if both captured it once.
+        """
+        step = copy(self)
+        step._captured = variables.at(traced_with.places(self.traced.captured_inputs))
+        return step
+
     def call(self, batch: list[Any]) -> Any:
         """Run it inside the graph; returns its logs as a vector where they are wanted."""
-        logs = self.traced(*batch)
+        logs = self.traced._call_flat(batch, self._captured)
         return tf.zeros((0,), RESULT) if self.reads_metrics else _vector(logs, self.result_names)
 
     @property
