@@ -23,13 +23,14 @@ def forget_models(*, keep_programs: bool) -> None:
         programs that are gone.
     """
     keras = sys.modules.get("keras")
-    if keras is not None:
-        if keep_programs and programs.n_dropped < MAX_PROGRAMS:
-            _number_names_anew()
-        else:
-            keras.utils.clear_session(free_memory=False)
-            programs.n_dropped = 0
-        _forget_gradients()
+    if keras is None:  # without Keras nothing is kept, and Python's own garbage collection will do
+        return
+    if keep_programs and programs.n_dropped < MAX_PROGRAMS:
+        _number_names_anew()
+    else:
+        keras.utils.clear_session(free_memory=False)
+        programs.n_dropped = 0
+    _forget_gradients()
     _collect_garbage()
 
 
