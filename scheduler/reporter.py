@@ -168,7 +168,9 @@ def fit_modes(database: Database, search_id: int) -> list[FitModeCount]:
     """Count the trials of a search by how their Keras models trained, the most frequent way first."""
     columns = (Trial.fit_mode, Trial.fit_fallback_reason)
     n_trials = func.count().label("n_trials")
-    query = select(*columns, n_trials).where(Trial.search_id == search_id, Trial.fit_mode.is_not(None)).group_by(*columns)
+    query = (
+        select(*columns, n_trials).where(Trial.search_id == search_id, Trial.fit_mode.is_not(None)).group_by(*columns)
+    )
     with database.read() as connection:
         rows = connection.execute(query.order_by(n_trials.desc(), *columns)).all()
     return [FitModeCount(row.fit_mode, row.fit_fallback_reason, row.n_trials) for row in rows]

@@ -45,6 +45,25 @@ class Batches:
         return [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in self.tensors]
 
     @property
+    def fixed_batch_size(self) -> int | None:
+        """Rows of every batch where all have as many, else None.
+
+        Keras' graph knows the size in the one case and not in the other, and TensorFlow then rounds in another way
+        here and there: it divides by a known size as it multiplies by the inverse, say.
+        """
+        return self.batch_size if self.n_samples % self.batch_size == 0 else None
+
+    @property
+    def first_batch_size(self) -> int:
+        """Rows of the first batch, and of all others but the last one."""
+        return min(self.batch_size, self.n_samples)
+
+    @property
+    def has_remainder(self) -> bool:
+        """Whether the last batch is shorter than the first one."""
+        return self.n_samples % self.first_batch_size != 0
+
+    @property
     def signature(self) -> tuple[Any, ...]:
         """Hashable: what two calls must share to share a program."""
         return (

@@ -79,8 +79,17 @@ def check_arrays(arrays: Any) -> None:
             raise NotEligibleError("the data are objects or strings")
 
 
-def check_callbacks(callbacks: Any) -> None:
-    """Make sure that no callback wants to be called at every batch.
+def check_callbacks(callbacks: Any, *, validates: bool = False, steps_per_execution: int = 1) -> None:
+    """Make sure that no callback wants to be called inside an epoch.
+
+    Parameters
+    ----------
+    callbacks : callback, nested list of callbacks or None
+        As for Keras' ``fit``.
+    validates : bool, default=False
+        Whether epochs end with a validation: it follows the training in one go, with no call before it.
+    steps_per_execution : int, default=1
+        The model's.
 
     Raises
     ------
@@ -92,6 +101,10 @@ def check_callbacks(callbacks: Any) -> None:
     for callback in flat_callbacks(callbacks):
         if not _is_called_per_epoch_only(callback):
             raise NotEligibleError(f"the callback {type(callback).__name__} is called at every batch")
+        if validates and _overrides(callback, "on_test_begin"):  # SwapEMAWeights changes the weights there
+            raise NotEligibleError(f"the callback {type(callback).__name__} is called before each validation")
+        if type(callback) is keras_callbacks.TerminateOnNaN and steps_per_execution > 1:
+            raise NotEligibleError("TerminateOnNaN looks at the last of steps_per_execution batches only")
 
 
 def flat_callbacks(callbacks: Any) -> list[Any]:
@@ -109,8 +122,8 @@ def _is_called_per_epoch_only(callback: Any) -> bool:
         return True  # the one shows less, the other is done inside the graph
     if type(callback) in (keras_callbacks.ModelCheckpoint, keras_callbacks.BackupAndRestore):
         return bool(callback.save_freq == "epoch")  # its hook does nothing then
-    base = keras_callbacks.Callback
-    return all(
-        getattr(type(callback), hook, None) is getattr(base, hook, None) and hook not in vars(callback)
-        for hook in BATCH_HOOKS
-    )
+    return not any(_overrides(callback, hook) for hook in BATCH_HOOKS)
+
+
+def _overrides(callback: Any, hook: str) -> bool:
+    return getattr(type(callback), hook, None) is not getattr(keras_callbacks.Callback, hook) or hook in vars(callback)

@@ -64,9 +64,9 @@ class Loops:
     """
 
     def __init__(self, mode: FitMode, cache: ProgramCache, report: FitReport, *, n_fits: int) -> None:
-        self._mode = mode
+        self.mode = mode
         self._cache = cache
-        self._report = report
+        self.report = report
         self._fits_to_come = n_fits
 
     def fit(
@@ -98,7 +98,11 @@ class Loops:
         """
         model._assert_compile_called("fit")
         check_model(model)
-        check_callbacks(callbacks)
+        check_callbacks(
+            callbacks,
+            validates=bool(validation_split or validation_data is not None),
+            steps_per_execution=model.steps_per_execution,
+        )
         check_arrays((x, y, sample_weight))
         if steps_per_epoch or validation_steps:
             raise NotEligibleError("steps_per_epoch or validation_steps is set")
@@ -116,8 +120,8 @@ class Loops:
             train,
             validation,
             entry,
-            mode=self._mode,
-            report=self._report,
+            mode=self.mode,
+            report=self.report,
             watches_for_nan=watches_for_nan(flat_callbacks(callbacks)),
         )
         container = keras_callbacks.CallbackList(
@@ -163,15 +167,15 @@ class Loops:
         check_arrays((x, y, sample_weight))
         if steps or keywords:
             raise NotEligibleError("steps is set")
-        with self._report.timed("trace"), _preparing():
+        with self.report.timed("trace"), _preparing():
             data = make_batches(x, y, sample_weight, batch_size=batch_size)
             _make_variables(model, data)
             entry = find_or_make(
                 self._cache,
                 structure=structure_of(model),
-                signature=("evaluate", data.signature),
+                signature=("evaluate", data.fixed_batch_size, data.signature),
                 make=lambda: EvaluateProgram(model, data),
-                digest=lambda program: graph_digest(program.steps),
+                digest=lambda program: graph_digest(program.steps, program.told),
             )
         container = _containing(callbacks, model, verbose, data.n_steps)
         model.stop_evaluating = False
@@ -197,16 +201,18 @@ class Loops:
         check_arrays((x,))
         if steps:
             raise NotEligibleError("steps is set")
+        if model.steps_per_execution > 1:
+            raise NotEligibleError("steps_per_execution is set")  # Keras predicts as many batches in one graph
         if not model.built:
             raise NotEligibleError("the model is not built yet")
-        with self._report.timed("trace"), _preparing():
+        with self.report.timed("trace"), _preparing():
             data = make_batches(x, batch_size=batch_size)
             entry = find_or_make(
                 self._cache,
                 structure=structure_of(model),
-                signature=("predict", data.signature),
+                signature=("predict", data.first_batch_size, data.has_remainder, data.signature),
                 make=lambda: PredictProgram(model, data),
-                digest=lambda program: graph_digest(program.steps),
+                digest=lambda program: graph_digest(program.steps, program.told),
             )
         container = _containing(callbacks, model, verbose, data.n_steps)
         model.stop_predicting = False
@@ -218,15 +224,15 @@ class Loops:
 
     def _train_program(self, model: Any, train: Batches, validation: Batches | None) -> Entry:
         self._fits_to_come = max(self._fits_to_come - 1, 0)
-        for_xla = self._mode in (FitMode.XLA, FitMode.AUTO)
-        with self._report.timed("trace"):
+        for_xla = self.mode in (FitMode.XLA, FitMode.AUTO)
+        with self.report.timed("trace"):
             _make_variables(model, train)
             return find_or_make(
                 self._cache,
                 structure=structure_of(model, trains=True),
-                signature=("train", for_xla, train.signature, None if validation is None else validation.signature),
+                signature=("train", for_xla, *(_signature(data, for_xla=for_xla) for data in (train, validation))),
                 make=lambda: TrainProgram(model, train, validation, for_xla=for_xla),
-                digest=lambda program: graph_digest(program.steps),
+                digest=lambda program: graph_digest(program.steps, program.told),
             )
 
 
@@ -244,13 +250,13 @@ class _Training:
         report: FitReport,
         watches_for_nan: bool,
     ) -> None:
-        self._model = model
+        self.model = model
         self._train = train
         self._validation = validation
         self._entry = entry
         self._program: TrainProgram = entry.program
-        self._report = report
-        self._mode = mode
+        self.report = report
+        self.mode = mode
         self._last_run = 0
         self._shape = (train.batch_size, xla.bucket(train.n_samples))
         self.used = FitMode.EXACT
@@ -303,18 +309,18 @@ class _Training:
         return None
 
     def _run(self, orders: Any, plan: Any, *, use_xla: bool) -> tuple[Any, int]:
-        with self._report.timed("trace"), _preparing():
+        with self.report.timed("trace"), _preparing():
             key = self._program.prepare(
-                self._model,
+                self.model,
                 watches_for_nan=self.watches_for_nan,
                 xla_batch_size=self._train.batch_size if use_xla else None,
             )
         is_compiled = use_xla and self._shape in self._entry.compiled
         started = time.perf_counter()
         with _failing_as_program():
-            results = self._program.run(key, self._model, self._train, self._validation, orders=orders, validate=plan)
+            results = self._program.run(key, self.model, self._train, self._validation, orders=orders, validate=plan)
         seconds = time.perf_counter() - started
-        self._report.add("compile" if use_xla and not is_compiled else "train", seconds)
+        self.report.add("compile" if use_xla and not is_compiled else "train", seconds)
         # a program's first run includes what TensorFlow, or XLA, does to its graph
         if is_compiled or (not use_xla and self._entry.steps_without_xla):
             self._entry.seconds_per_step[use_xla] = seconds / (len(plan) * self._train.n_steps)
@@ -337,15 +343,15 @@ class _Training:
 
     def tell_of_mode(self) -> None:
         """Report how it trained, and why not as it was asked to."""
-        self._report.modes.append(self.used)
-        if self._mode is FitMode.XLA and self.used is not FitMode.XLA:
-            self._report.fell_back(f"not in XLA: {self._program.why_no_xla or 'no full batch, or TerminateOnNaN'}")
+        self.report.modes.append(self.used)
+        if self.mode is FitMode.XLA and self.used is not FitMode.XLA:
+            self.report.fell_back(f"not in XLA: {self._program.why_no_xla or 'no full batch, or TerminateOnNaN'}")
 
     @contextmanager
     def undone_if_it_fails(self) -> Iterator[None]:
         """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them."""
-        optimizer = [] if self._model.optimizer is None else self._model.optimizer.variables
-        variables = [*self._model.variables, *optimizer]
+        optimizer = [] if self.model.optimizer is None else self.model.optimizer.variables
+        variables = [*self.model.variables, *optimizer]
         before = [tf.identity(variable.value) for variable in variables]
         try:
             yield
@@ -361,17 +367,17 @@ class _Training:
     @property
     def _can_use_xla(self) -> bool:
         return (
-            self._mode in (FitMode.XLA, FitMode.AUTO)
+            self.mode in (FitMode.XLA, FitMode.AUTO)
             and self._program.why_no_xla is None
             and not self.watches_for_nan
-            and not self._model.jit_compile
+            and not self.model.jit_compile
             and self._train.n_samples >= self._train.batch_size
         )
 
     def _uses_xla(self, epochs_to_come: int) -> bool:
         if not self._can_use_xla:
             return False
-        if self._mode is FitMode.XLA:
+        if self.mode is FitMode.XLA:
             return True
         seconds_per_step = self._entry.seconds_per_step.get(False)
         if self._shape in self._entry.compiled:
@@ -414,6 +420,10 @@ def _run_epochs(
             container.on_epoch_end(epoch, logs)
             epoch += 1
     return logs
+
+
+def _signature(data: Batches | None, *, for_xla: bool) -> Any:
+    return data and (None if for_xla else data.fixed_batch_size, data.signature)
 
 
 @contextmanager

@@ -57,11 +57,15 @@ class TrainProgram:
     def __init__(self, model: Any, train: Batches, validation: Batches | None, *, for_xla: bool) -> None:
         self._variables = _trained(model)
         with same_random_numbers() if for_xla else nullcontext():
-            self._train_step = _Step(model, model.train_step, train)
-            self._test_step = None if validation is None else _Step(model, model.test_step, validation)
+            # XLA takes splits whose sizes differ by one in one program
+            size = None if for_xla else train.fixed_batch_size
+            self._train_step = _Step(model, model.train_step, train, batch_size=size)
+            size = None if for_xla or validation is None else validation.fixed_batch_size
+            self._test_step = None if validation is None else _Step(model, model.test_step, validation, batch_size=size)
         self.has_validation = validation is not None
         self.metric_names = self._train_step.result_names
         self.validation_names = [] if self._test_step is None else [f"val_{n}" for n in self._test_step.result_names]
+        self._reset = _traced_reset(model)
         self._train = train
         self._runs: dict[Any, _Function] = {}
         #: Whether XLA needs the step traced for batches of a fixed size (recurrent layers do); found out by trying.
@@ -73,7 +77,12 @@ class TrainProgram:
     @property
     def steps(self) -> list[Any]:
         """The traced steps."""
-        return [step.traced for step in (self._train_step, self._test_step) if step is not None]
+        return [self._reset, *(step.traced for step in (self._train_step, self._test_step) if step is not None)]
+
+    @property
+    def told(self) -> Any:
+        """What the graphs of the steps do not show."""
+        return self._variables.types, self._variables.captured_by(self.steps), self.metric_names, self.validation_names
 
     @property
     def is_shareable(self) -> bool:
@@ -224,8 +233,8 @@ class EvaluateProgram:
 
     def __init__(self, model: Any, data: Batches) -> None:
         self._variables = _evaluated(model)
-        step = _Step(model, model.test_step, data)
-        self.steps = [step.traced]
+        step = _Step(model, model.test_step, data, batch_size=data.fixed_batch_size)
+        self.steps = [_traced_reset(model), step.traced]
         self.metric_names = step.result_names
         loop = _graph_loop(model, step, False)
 
@@ -243,6 +252,11 @@ class EvaluateProgram:
         """Whether all that the step captured are variables."""
         return all(self._variables.knows(step.captured_inputs) for step in self.steps)
 
+    @property
+    def told(self) -> Any:
+        """What the graphs of the steps do not show."""
+        return self._variables.types, self._variables.captured_by(self.steps), self.metric_names
+
     def run(self, model: Any, data: Batches) -> dict[str, float]:
         """Return the metrics of a model on data."""
         results = self._function([*data.tensors, *_sizes(data)], _evaluated(model)).numpy()
@@ -255,35 +269,42 @@ class PredictProgram:
     def __init__(self, model: Any, data: Batches) -> None:
         self._variables = _predicted(model)
 
-        def predict_step(*batch: Any) -> Any:
-            return model.predict_step(keras.tree.pack_sequence_as(data.structure, list(batch)))
-
-        traced = tf.function(predict_step, autograph=False, input_signature=data.specs).get_concrete_function()
-        _check_random(traced)
-        self.steps = [traced]
-        self._structure = traced.structured_outputs
+        # as Keras does: the first batch's step knows its size, another one takes the shorter last batch
+        full = _predict_step(model, data, data.first_batch_size)
+        rest = _predict_step(model, data, None) if data.has_remainder else None
+        self.steps = [step for step in (full, rest) if step is not None]
+        self._structure = full.structured_outputs
         outputs = keras.tree.flatten(self._structure)
         for output in outputs:
             if not isinstance(output, tf.Tensor) or output.shape.rank in (None, 0) or None in output.shape[1:]:
                 raise NotEligibleError("an output of the model has rows of varying shape")
 
         def predict(*arguments: Any) -> Any:
-            *rows, n, batch_size = arguments
-            n_steps = (n + batch_size - 1) // batch_size
+            *rows, n, _ = arguments
+            size = data.first_batch_size
+            n_full = n // size
 
-            def step(number: Any, *parts: Any) -> Any:
-                first = number * batch_size
-                batch = [row[first : tf.minimum(first + batch_size, n)] for row in rows]
-                predicted = keras.tree.flatten(traced(*batch))
-                return number + 1, *(part.write(number, one) for part, one in zip(parts, predicted, strict=True))
+            def write(step: Any, number: Any, count: Any, parts: Iterable[Any]) -> list[Any]:
+                predicted = keras.tree.flatten(step(*(_some_rows(row, number * size, count) for row in rows)))
+                return [part.write(number, one) for part, one in zip(parts, predicted, strict=True)]
 
             parts = [
-                tf.TensorArray(output.dtype, size=n_steps, infer_shape=False, element_shape=(None, *output.shape[1:]))
+                tf.TensorArray(
+                    output.dtype,
+                    size=n_full + int(data.has_remainder),
+                    infer_shape=False,
+                    element_shape=(None, *output.shape[1:]),
+                )
                 for output in outputs
             ]
             _, *parts = tf.while_loop(
-                lambda number, *_: number < n_steps, step, [tf.constant(0), *parts], parallel_iterations=1
+                lambda number, *_: number < n_full,
+                lambda number, *parts: (number + 1, *write(full, number, size, parts)),
+                [tf.constant(0), *parts],
+                parallel_iterations=1,
             )
+            if rest is not None:
+                parts = write(rest, n_full, n - n_full * size, parts)
             return [part.concat() for part in parts]
 
         scalar = tf.TensorSpec((), tf.int32)
@@ -294,10 +315,30 @@ class PredictProgram:
         """Whether all that the step captured are variables."""
         return all(self._variables.knows(step.captured_inputs) for step in self.steps)
 
+    @property
+    def told(self) -> Any:
+        """What the graphs of the steps do not show."""
+        structure = keras.tree.map_structure(lambda _: 0, self._structure)
+        return self._variables.types, self._variables.captured_by(self.steps), structure
+
     def run(self, model: Any, data: Batches) -> Any:
         """Return the predictions of a model, as arrays in the structure of its outputs."""
         flat = self._function([*data.tensors, *_sizes(data)], _predicted(model))
         return keras.tree.pack_sequence_as(self._structure, [output.numpy() for output in flat])
+
+
+def _predict_step(model: Any, data: Batches, batch_size: int | None) -> Any:
+    def predict_step(*batch: Any) -> Any:
+        return model.predict_step(keras.tree.pack_sequence_as(data.structure, list(batch)))
+
+    traced = tf.function(
+        predict_step,
+        autograph=False,
+        input_signature=[tf.TensorSpec((batch_size, *spec.shape[1:]), spec.dtype) for spec in data.specs],
+        jit_compile=True if model.jit_compile else None,
+    ).get_concrete_function()
+    _check_random(traced)
+    return traced
 
 
 class _Variables:
@@ -316,6 +357,9 @@ class _Variables:
     def knows(self, captured: list[Any]) -> bool:
         return all(id(tensor) in self._places for tensor in captured)
 
+    def captured_by(self, functions: list[Any]) -> list[Any]:
+        return [self.places(function.captured_inputs) for function in functions]
+
     def places(self, captured: list[Any]) -> list[Any]:
         """Return the place of each captured variable, or what was captured if it is none of these."""
         return [self._places.get(id(tensor), tensor) for tensor in captured]
@@ -323,6 +367,10 @@ class _Variables:
     def at(self, places: list[Any]) -> list[Any]:
         """Return what to hand to a function in place of what it captured."""
         return [self.resources[place].handle if isinstance(place, int) else place for place in places]
+
+
+def _traced_reset(model: Any) -> Any:
+    return tf.function(model.reset_metrics, autograph=False).get_concrete_function()
 
 
 def _trained(model: Any) -> _Variables:
@@ -362,6 +410,7 @@ class _Step:
 
     def __init__(self, model: Any, step: Callable[..., Any], data: Batches, *, batch_size: int | None = None) -> None:
         self.specs = data.specs
+        self.batch_size = batch_size
         self.n_inputs = len(self.specs)
         batch_specs = [tf.TensorSpec((batch_size, *spec.shape[1:]), spec.dtype) for spec in self.specs]
 
@@ -429,11 +478,11 @@ def _graph_loop(model: Any, step: _Step, watches_for_nan: bool) -> Callable[...,
 
         def body(number: Any, goes_on: Any, _: Any) -> Any:
             first = number * batch_size
-            last = tf.minimum(first + batch_size, n)
+            count = tf.minimum(batch_size, n - first) if step.batch_size is None else step.batch_size
             if order is None:
-                batch = [row[first:last] for row in rows]
+                batch = [_some_rows(row, first, count) for row in rows]
             else:
-                places = order[first:last]
+                places = _some_rows(order, first, count)
                 batch = [tf.gather(row, places) for row in rows]
             logs = step.call(batch)
             if watches_for_nan:
@@ -446,6 +495,11 @@ def _graph_loop(model: Any, step: _Step, watches_for_nan: bool) -> Callable[...,
         return n_done, logs
 
     return over_batches
+
+
+def _some_rows(rows: Any, first: Any, count: Any) -> Any:
+    """Return as many rows from the first on; their number is known to the graph if it is a Python number."""
+    return tf.slice(rows, [first, *([0] * (rows.shape.rank - 1))], [count, *rows.shape[1:]])
 
 
 def _loss(model: Any, step: _Step, logs: Any) -> Any:

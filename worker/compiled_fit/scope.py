@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,10 @@ programs = ProgramCache()
 #: What runs the loops of this thread, a `worker.compiled_fit.loops.Loops`; other threads' models go on as they are.
 _loops: ContextVar[Any] = ContextVar("gridfleet_loops", default=None)
 _METHODS = ("fit", "evaluate", "predict")
+#: Blocks that are open, in any thread: the first one puts our methods in place, the last one Keras' own.
+_n_open = 0
+_originals: dict[str, Any] = {}
+_lock = threading.Lock()
 
 
 @contextmanager
@@ -61,28 +66,41 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
         report.fell_back(f"Keras runs on {keras.backend.backend()}, not on TensorFlow")
         yield report
         return
-    from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
-
     from worker.compiled_fit.kernels import kept_kernels
     from worker.compiled_fit.loops import Loops
 
-    loops = Loops(mode, programs, report, n_fits=n_fits)
-    originals = {name: vars(TensorFlowTrainer)[name] for name in _METHODS}
-    token = _loops.set(loops)
-    for name, original in originals.items():
-        setattr(TensorFlowTrainer, name, _compiled(original, getattr(Loops, name), mode, report))
+    token = _loops.set(Loops(mode, programs, report, n_fits=n_fits))
     try:
-        with kept_kernels():
+        with _patched(), kept_kernels():
             yield report
     finally:
-        for name, original in originals.items():
-            setattr(TensorFlowTrainer, name, original)
         _loops.reset(token)
 
 
-def _compiled(
-    original: Callable[..., Any], loop: Callable[..., Any], mode: FitMode, report: FitReport
-) -> Callable[..., Any]:
+@contextmanager
+def _patched() -> Iterator[None]:
+    global _n_open
+    from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+
+    from worker.compiled_fit.loops import Loops
+
+    with _lock:
+        if _n_open == 0:
+            _originals.update({name: vars(TensorFlowTrainer)[name] for name in _METHODS})
+            for name, original in _originals.items():
+                setattr(TensorFlowTrainer, name, _compiled(original, getattr(Loops, name)))
+        _n_open += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _n_open -= 1
+            if _n_open == 0:
+                for name, original in _originals.items():
+                    setattr(TensorFlowTrainer, name, original)
+
+
+def _compiled(original: Callable[..., Any], loop: Callable[..., Any]) -> Callable[..., Any]:
     from worker.compiled_fit.eligibility import NotEligibleError
     from worker.compiled_fit.loops import ProgramFailedError
 
@@ -93,15 +111,15 @@ def _compiled(
         loops = _loops.get()
         if loops is None:
             return original(model, *args, **keywords)
-        if mode is not FitMode.KERAS and _fits(signature, loops, model, args, keywords):
+        if loops.mode is not FitMode.KERAS and _fits(signature, loops, model, args, keywords):
             try:
                 return loop(loops, model, *args, **keywords)
             except NotEligibleError as error:
-                report.fell_back(str(error))
+                loops.report.fell_back(str(error))
             except ProgramFailedError as error:
                 logger.warning("%s falls back to Keras: %s", original.__name__, error)
-                report.fell_back(str(error))
-        return _as_keras(original, model, args, keywords, report)
+                loops.report.fell_back(str(error))
+        return _as_keras(original, model, args, keywords, loops.report)
 
     return method
 

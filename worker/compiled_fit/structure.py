@@ -67,7 +67,7 @@ def structure_of(model: Any, *, trains: bool = False) -> str | None:
         told = [
             type(model).__name__,
             model.get_config(),
-            [(layer.name, bool(layer.trainable)) for layer in layers],
+            [(layer.name, bool(layer.trainable), bool(layer.autocast)) for layer in layers],
             [(list(variable.shape), str(variable.dtype), bool(variable.trainable)) for variable in model.variables],
             None if optimizer is None else _optimizer_config(optimizer),
             _compile_settings(model),
@@ -79,13 +79,16 @@ def structure_of(model: Any, *, trains: bool = False) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def graph_digest(functions: list[Any]) -> str:
+def graph_digest(functions: list[Any], told: Any) -> str:
     """Return a digest of traced functions, their constants included.
 
     Parameters
     ----------
     functions : list of ConcreteFunction
         Traced from one model.
+    told : object
+        What their graphs do not show: which variable is captured where, names of results. Equal ones have equal
+        representations.
 
     Returns
     -------
@@ -93,6 +96,7 @@ def graph_digest(functions: list[Any]) -> str:
         Equal only for functions that compute the same from the same variables.
     """
     sha = hashlib.sha256(json.dumps(global_settings()).encode())
+    sha.update(repr(told).encode())
     for function in functions:
         graph = function.graph.as_graph_def(add_shapes=False)
         _forget_unique_names(graph)
@@ -123,7 +127,9 @@ def _is_transparent(layer: Any) -> bool:
         known = type(layer) in (keras.Sequential, keras.src.models.functional.Functional)
     else:
         known = type(layer) in TRANSPARENT_LAYERS
-    return known and not layer._losses and not any(name in vars(layer) for name in REPLACEABLE)
+    # a config tells of a function its name alone: someone's own "relu" would pass for Keras'
+    is_told = not any(_is_other_function(value) for value in vars(layer).values())
+    return known and is_told and not layer._losses and not any(name in vars(layer) for name in REPLACEABLE)
 
 
 def _is_kerass_own(kind: type) -> bool:
@@ -136,6 +142,10 @@ def _optimizer_config(optimizer: Any) -> list[Any]:
         if not hasattr(optimizer._learning_rate, "assign"):
             raise _OpaqueError
         config.pop("learning_rate", None)
+    if any(
+        hasattr(one, "_exclude_from_weight_decay") for one in (optimizer, getattr(optimizer, "inner_optimizer", None))
+    ):
+        raise _OpaqueError  # no config tells of it
     return [type(optimizer).__name__, config]
 
 
@@ -155,7 +165,8 @@ def _told_by_config(item: Any) -> Any:
         return [item.__module__, item.__qualname__]
     if not _is_kerass_own(type(item)) or any(_is_other_function(value) for value in vars(item).values()):
         raise _OpaqueError
-    return [type(item).__name__, item.get_config()]
+    # Huber's delta and CosineSimilarity's axis are in no config, nor is any loss's dtype
+    return [type(item).__name__, item.get_config(), getattr(item, "_fn_kwargs", None), str(item.dtype)]
 
 
 def _is_kerass_own_function(item: Any) -> bool:
