@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -39,6 +40,66 @@ class Scaled(layers.Layer):
         return inputs * (self.scale() if callable(self.scale) else self.scale)
 
 
+class Ordered(layers.Layer):
+    """Reads its two weights in an order that only its code tells; none is trained, so no update tells it either."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(name="ordered")
+        self.order = first, second
+
+    def build(self, shape: Any) -> None:
+        self.scale = self.add_weight(shape=shape[1:], initializer="ones", trainable=False)
+        self.shift = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False)
+
+    def call(self, inputs: Any) -> Any:
+        first, second = (getattr(self, name) for name in self.order)
+        return inputs * first + second
+
+
+class Tempered(keras.optimizers.SGD):
+    """Has a number that its config does not tell."""
+
+    factor = 1.0
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient * self.factor, variable, learning_rate)
+
+
+class Constant(keras.optimizers.schedules.LearningRateSchedule):
+    """Has a number that its config does not tell."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def __call__(self, step: Any) -> Any:
+        return self.rate
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+class Shrunk(keras.constraints.Constraint):
+    """Has a number that its config does not tell."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, weight: Any) -> Any:
+        return weight * self.factor
+
+
+class Named(keras.Model):
+    """Returns its output under a name."""
+
+    def __init__(self, name_of_output: str) -> None:
+        super().__init__()
+        self.name_of_output = name_of_output
+        self.dense = layers.Dense(1)
+
+    def call(self, inputs: Any) -> Any:
+        return {self.name_of_output: self.dense(inputs)}
+
+
 def model_with(*inner: Any, optimizer: Any = "adam", loss: Any = "binary_crossentropy", **settings: Any) -> Any:
     model = keras.Sequential([keras.Input((6,)), *inner, layers.Dense(1, activation="sigmoid")])
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], **settings)
@@ -63,6 +124,54 @@ def loss_times(factor: float) -> Callable[[Any, Any], Any]:
 
 def scheduled(rate: float) -> Any:
     return keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(rate, 2, 0.5))
+
+
+def named(function: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
+    function.__name__ = name
+    return function
+
+
+def decayed(*excluded: str) -> Any:
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    if excluded:
+        optimizer.exclude_from_weight_decay(var_names=excluded)
+    return model_with(optimizer=optimizer)
+
+
+def tempered(factor: float) -> Any:
+    optimizer = Tempered(0.1)
+    optimizer.factor = factor
+    return model_with(optimizer=optimizer)
+
+
+def called_as(call: Callable[..., Any] | None) -> Any:
+    dense = layers.Dense(6)
+    if call is not None:
+        dense.call = call
+    return model_with(dense)
+
+
+def times(constant: Any) -> Any:
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(1)(inputs * constant))
+    model.compile(optimizer="adam", loss="mse")
+    return model
+
+
+def metric_times(factor: float) -> Callable[[Any, Any], Any]:
+    return named(lambda target, predicted: factor * keras.ops.mean(predicted), "metric")
+
+
+def measured(*metrics: Any) -> Any:
+    model = keras.Sequential([keras.Input((6,)), Scaled(2.0), layers.Dense(1)])
+    model.compile(optimizer="adam", loss="mse", metrics=metrics)
+    return model
+
+
+def with_output(name: str) -> Any:
+    model = Named(name)
+    model.compile(optimizer="adam", loss="mse")
+    return model
 
 
 def of_policy(policy: str) -> Any:
@@ -122,20 +231,109 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: model_with(optimizer=scheduled(0.1)),
         lambda: model_with(optimizer=scheduled(0.9)),
     ),
+    "a function named like an activation": (
+        lambda: model_with(layers.Dense(4, activation="relu")),
+        lambda: model_with(layers.Dense(4, activation=named(lambda x: 3 * x, "relu"))),
+    ),
+    "two functions of one name": (
+        lambda: model_with(layers.Activation(named(lambda x: x, "relu"))),
+        lambda: model_with(layers.Activation(named(lambda x: 3 * x, "relu"))),
+    ),
+    "a function named like an activation of a cell": (
+        lambda: model_with(layers.Reshape((3, 2)), layers.GRU(2)),
+        lambda: model_with(layers.Reshape((3, 2)), layers.GRU(2, activation=named(lambda x: 3 * x, "tanh"))),
+    ),
+    "order of weights": (
+        lambda: model_with(Ordered("scale", "shift")),
+        lambda: model_with(Ordered("shift", "scale")),
+    ),
+    "call of one layer": (
+        lambda: called_as(None),
+        lambda: called_as(lambda inputs, training=None: inputs),
+    ),
+    "a number in the graph of layers": (lambda: times(1.0), lambda: times(3.0)),
+    "an array in the graph of layers": (
+        lambda: times(np.full(6, 1.0, "float32")),
+        lambda: times(np.full(6, 3.0, "float32")),
+    ),
+    "a regularizer's closure": (
+        lambda: model_with(layers.Dense(4, kernel_regularizer=lambda weight: 0.1 * keras.ops.sum(weight))),
+        lambda: model_with(layers.Dense(4, kernel_regularizer=lambda weight: 0.9 * keras.ops.sum(weight))),
+    ),
+    "a constraint of one's own": (
+        lambda: model_with(layers.Dense(4, kernel_constraint=Shrunk(1.0))),
+        lambda: model_with(layers.Dense(4, kernel_constraint=Shrunk(0.5))),
+    ),
+    "activity regularizer of a layer that has no such parameter": (
+        lambda: model_with(layers.Dropout(0.1, activity_regularizer=keras.regularizers.L2(0.1))),
+        lambda: model_with(layers.Dropout(0.1, activity_regularizer=keras.regularizers.L2(0.9))),
+    ),
+    "frozen normalization": (
+        lambda: model_with(layers.BatchNormalization(center=False, scale=False)),
+        lambda: model_with(layers.BatchNormalization(center=False, scale=False, trainable=False)),
+    ),
+    # no config tells of Huber's delta, CosineSimilarity's axis and the dtype of a loss
+    "delta of a loss": (
+        lambda: model_with(loss=keras.losses.Huber(0.1)),
+        lambda: model_with(loss=keras.losses.Huber(0.5)),
+    ),
+    "axis of a loss": (
+        lambda: model_with(loss=keras.losses.CosineSimilarity(axis=0)),
+        lambda: model_with(loss=keras.losses.CosineSimilarity(axis=1)),
+    ),
+    "dtype of a loss": (
+        lambda: model_with(loss=keras.losses.MeanSquaredError()),
+        lambda: model_with(loss=keras.losses.MeanSquaredError(dtype="float16")),
+    ),
+    "weight of a loss": (
+        lambda: model_with(loss_weights=[1.0]),
+        lambda: model_with(loss_weights=[9.0]),
+    ),
+    "a metric's closure": (lambda: measured(metric_times(1.0)), lambda: measured(metric_times(9.0))),
+    "a metric's threshold": (
+        lambda: measured(keras.metrics.BinaryAccuracy(threshold=0.1)),
+        lambda: measured(keras.metrics.BinaryAccuracy(threshold=0.9)),
+    ),
+    "a metric's name": (
+        lambda: measured(keras.metrics.MeanAbsoluteError(name="one")),
+        lambda: measured(keras.metrics.MeanAbsoluteError(name="other")),
+    ),
+    "an output's name": (lambda: with_output("one"), lambda: with_output("other")),
+    "weights without decay": (lambda: decayed(), lambda: decayed("kernel", "bias")),
+    "an optimizer of one's own": (lambda: tempered(1.0), lambda: tempered(9.0)),
+    "a learning-rate schedule of one's own": (
+        lambda: model_with(optimizer=keras.optimizers.SGD(Constant(0.1))),
+        lambda: model_with(optimizer=keras.optimizers.SGD(Constant(0.9))),
+    ),
+    "averaged weights": (
+        lambda: model_with(optimizer=keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)),
+        lambda: model_with(optimizer=keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.1)),
+    ),
     "dtype policy": (lambda: of_policy("float32"), lambda: of_policy("mixed_bfloat16")),
 }
 
 
-def trained(build: Callable[[], Any], mode: str, *, seed: int = 1, rows: int = 50, epochs: int = 2) -> list[Any]:
+def trained(build: Callable[[], Any], mode: str, *, seed: int = 1, rows: int = 50, **arguments: Any) -> list[Any]:
     keras.utils.clear_session()
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(seed)
     with compiled_fit(mode) as report:
         model = build()
-        history = model.fit(X[:rows], Y[:rows], batch_size=8, epochs=epochs, verbose=0).history
+        arguments = {"batch_size": 8, "epochs": 2, "verbose": 0, **arguments}
+        history = model.fit(X[:rows], Y[:rows], **arguments).history
         predicted = model.predict(X, verbose=0)
     assert report.fallback_reason is None
-    return [*model.get_weights(), history["loss"], predicted]
+    names = [list(results) for results in (history, predicted) if isinstance(results, dict)]
+    return [*model.get_weights(), *history.values(), *keras.tree.flatten(predicted), *names]
+
+
+def evaluated(build: Callable[[], Any], mode: str) -> list[Any]:
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(1)
+    with compiled_fit(mode) as report:
+        results = build().evaluate(X, Y, verbose=0, return_dict=True)
+    assert report.fallback_reason is None
+    return [*results.values(), list(results)]
 
 
 def assert_equal(one: list[Any], other: list[Any]) -> None:
@@ -149,6 +347,18 @@ def test_look_alikes_do_not_share_a_program(difference: str) -> None:
     trained(first, "exact")
 
     assert_equal(trained(second, "exact"), trained(second, "keras"))
+
+
+@pytest.mark.parametrize(
+    "difference",
+    ["activation", "a function named like an activation", "order of weights", "delta of a loss", "a metric's name"],
+)
+def test_look_alikes_are_evaluated_by_programs_of_their_own(difference: str) -> None:
+    first, second = LOOK_ALIKES[difference]
+
+    evaluated(first, "exact")
+
+    assert_equal(evaluated(second, "exact"), evaluated(second, "keras"))
 
 
 @pytest.mark.parametrize(
@@ -191,6 +401,19 @@ def test_the_longest_unused_program_goes_first(monkeypatch: pytest.MonkeyPatch) 
     assert (len(cache), cache.n_dropped) == (2, 1)
 
 
+def test_a_program_that_went_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ProgramCache(max_programs=2)
+    monkeypatch.setattr(scope, "programs", cache)
+
+    def build(width: int) -> Any:
+        return model_with(layers.Dense(width))
+
+    for width in (3, 4, 3):
+        assert_equal(trained(partial(build, width), "exact"), trained(partial(build, width), "keras"))
+
+    assert (len(cache), cache.n_dropped) == (2, 4)
+
+
 def test_a_seed_starts_random_operations_anew_though_kernels_are_kept() -> None:
     def drawn() -> list[Any]:
         tf.random.set_seed(4)
@@ -202,3 +425,75 @@ def test_a_seed_starts_random_operations_anew_though_kernels_are_kept() -> None:
     with kept_kernels():
         for _ in range(3):
             assert_equal(drawn(), expected)
+
+
+def test_a_seed_starts_functions_anew_that_were_traced_before_it() -> None:
+    draws = tf.function(lambda: tf.random.uniform((3,)))
+
+    def drawn() -> Any:
+        keras.utils.set_random_seed(4)
+        return draws().numpy()
+
+    with kept_kernels():
+        first = drawn()
+
+        assert_equal([drawn() for _ in range(3)], [first] * 3)
+
+
+class Noise(layers.Layer):
+    """Draws random numbers in TensorFlow's own way, with a generator inside the operation."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + tf.random.uniform(tf.shape(inputs))
+
+
+def test_a_model_with_a_generator_in_its_graph_draws_what_it_draws_in_keras_after_each_seed() -> None:
+    def losses() -> list[float]:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = model_with(Noise())
+        found = []
+        for _ in range(3):
+            keras.utils.set_random_seed(2)
+            found += model.fit(X, Y, batch_size=8, epochs=2, verbose=0).history["loss"]
+        return found
+
+    expected = losses()
+
+    with compiled_fit() as report:
+        assert losses() == expected
+
+    assert report.mode == "keras"
+
+
+# Loops that are traced later, with another model than the steps
+
+
+def test_a_program_learns_to_watch_for_nan_with_another_model(programs: ProgramCache) -> None:
+    def build() -> Any:
+        return model_with(layers.Dense(4), layers.Dropout(0.1))
+
+    def watching() -> dict[str, Any]:
+        return {"callbacks": [keras.callbacks.TerminateOnNaN()], "seed": 2}
+
+    expected = trained(build, "keras", **watching())
+    trained(build, "exact")
+
+    for _ in range(2):
+        assert_equal(trained(build, "exact", **watching()), expected)
+
+    assert len(programs) == 2
+
+
+def test_a_program_learns_another_batch_size_in_xla_with_another_model(programs: ProgramCache) -> None:
+    def build() -> Any:
+        return model_with(layers.Dense(4), layers.Dropout(0.1), optimizer="sgd")
+
+    expected = trained(build, "keras", seed=2, batch_size=12)
+    trained(build, "xla", batch_size=8)
+
+    found = trained(build, "xla", seed=2, batch_size=12)
+
+    for one, other in zip(found[:-1], expected[:-1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert len(programs) == 2
