@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -70,6 +70,10 @@ class Batches:
             str(keras.tree.map_structure(lambda _: 0, self.structure)),
             *((tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in self.tensors),
         )
+
+    def without_rows(self) -> Batches:
+        """Return what a step is traced for, without the data."""
+        return replace(self, structure=keras.tree.map_structure(lambda _: 0, self.structure), tensors=self.specs)
 
     def symbolic(self) -> Any:
         """Return the structure with Keras' symbolic tensors, to build a model's state with."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -270,6 +271,12 @@ class _Training:
         affordable = int(RETURN_S / (seconds_per_step * self._train.n_steps))
         return max(1, min(n_epochs, affordable))
 
+    def stop_after_first_execution(self, orders: Any) -> Any:
+        """Keep the first batches only, as Keras does if a callback stops it before an epoch; returns their rows."""
+        n_samples = min(self._train.batch_size * self.model.steps_per_execution, self._train.n_samples)
+        self._train = replace(self._train, n_samples=n_samples)
+        return orders[:, :n_samples]
+
     def run(self, orders: Any, plan: Any, *, n_more: int) -> tuple[Any, int]:
         """Run epochs.
 
@@ -407,8 +414,10 @@ def _run_epochs(
     is_told_each_epoch = len(container.callbacks) > 1
     logs: dict[str, float] | None = None
     epoch = epochs.start
-    while epoch < epochs.stop and not container.model.stop_training:
+    while epoch < epochs.stop:
         container.on_epoch_begin(epoch)
+        if container.model.stop_training:
+            orders = training.stop_after_first_execution(orders)
         n_epochs = 1 if is_told_each_epoch else training.next_run(epochs.stop - epoch)
         plan = np.array([should_validate(number) for number in range(epoch, epoch + n_epochs)])
         n_more = epochs.stop - epoch - n_epochs + len(epochs) * fits_to_come
@@ -419,6 +428,8 @@ def _run_epochs(
             logs = training.logs_of(row, is_validated, n_steps, container)
             container.on_epoch_end(epoch, logs)
             epoch += 1
+        if container.model.stop_training:
+            break
     return logs
 
 

@@ -66,7 +66,7 @@ class TrainProgram:
         self.metric_names = self._train_step.result_names
         self.validation_names = [] if self._test_step is None else [f"val_{n}" for n in self._test_step.result_names]
         self._reset = _traced_reset(model)
-        self._train = train
+        self._train = train.without_rows()  # the program outlives the data
         self._runs: dict[Any, _Function] = {}
         #: Whether XLA needs the step traced for batches of a fixed size (recurrent layers do); found out by trying.
         self.xla_wants_fixed_batches = False
