@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -412,6 +413,15 @@ def test_a_program_that_went_is_made_again(monkeypatch: pytest.MonkeyPatch) -> N
         assert_equal(trained(partial(build, width), "exact"), trained(partial(build, width), "keras"))
 
     assert (len(cache), cache.n_dropped) == (2, 4)
+
+
+def test_a_program_outlives_the_data_that_it_was_made_with() -> None:
+    trained(lambda: model_with(layers.Dense(4)), "exact")
+    gc.collect()
+
+    kept = [one for one in gc.get_objects() if type(one) is type(tf.constant(0)) and tuple(one.shape) == X.shape]
+
+    assert kept == []
 
 
 def test_a_seed_starts_random_operations_anew_though_kernels_are_kept() -> None:

@@ -340,7 +340,7 @@ def _several_outputs() -> Any:
     return keras.Model({"left": left, "right": right}, outputs)
 
 
-class OwnTrainStep(keras.Model):  # type: ignore[misc,unused-ignore]
+class OwnTrainStep(keras.Model):
     """A model that trains in its own way, as Keras' guide shows it."""
 
     def train_step(self, data: Any) -> Any:
@@ -462,6 +462,19 @@ def _lambda_callback(_folder: Path) -> Any:
     )
 
 
+class StopsBeforeAnEpoch(keras.callbacks.Callback):
+    """Stops at the beginning of the second epoch, of which Keras trains one batch then."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Stop."""
+        if epoch == 1:
+            self.model.stop_training = True
+
+
+def _stops_before_an_epoch(_folder: Path) -> Any:
+    return StopsBeforeAnEpoch()
+
+
 def _exponential_decay() -> dict[str, Any]:
     return {"learning_rate": keras.optimizers.schedules.ExponentialDecay(0.05, decay_steps=3, decay_rate=0.5)}
 
@@ -490,6 +503,7 @@ OTHER_OPTIONS = (
         optimizer_arguments=lambda: {"learning_rate": EXPLODING},
         runs_in_xla=False,
     ),
+    Option("stops_before_epoch", _calling(_stops_before_an_epoch)),
     Option("csv_logger", _calling(_csv_logger)),
     Option("model_checkpoint", _calling(_model_checkpoint)),
     Option("lambda_callback", _calling(_lambda_callback)),
