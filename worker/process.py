@@ -90,6 +90,11 @@ class WorkerProcess:
             self._kept.append(kept_kernels())
             self._kept[0].__enter__()
 
+    def remember(self, structure: str | None) -> None:
+        """Note that this process has programs for a structure, if it has any: without TensorFlow there are none."""
+        if structure and structure not in self.structures and "tensorflow" in sys.modules:
+            self.structures.append(structure)
+
     def _beat_for_ever(self) -> None:
         while True:
             time.sleep(self.settings.heartbeat_s)

@@ -41,15 +41,16 @@ def evaluate(trial_id: int) -> None:
     process = this_process()
     claim = _claim(process, trial_id)
     if claim is not None:
-        if claim.structure_digest and claim.structure_digest not in process.structures:
-            process.structures.append(claim.structure_digest)
         _evaluate(process, claim)
+        process.remember(claim.structure_digest)
 
 
 def _claim(process: WorkerProcess, trial_id: int) -> Claim | None:
     """Claim the trial of a message, or another of its search that this process has compiled programs for."""
     settings = process.settings
-    while (chosen := trials.choose(process.database, trial_id, process.structures)) is not None:
+    # without programs there is nothing to choose by, and a question less to the database
+    chosen = trials.choose(process.database, trial_id, process.structures) if process.structures else trial_id
+    while chosen is not None:
         claim = trials.claim(
             process.database,
             chosen,
@@ -61,6 +62,7 @@ def _claim(process: WorkerProcess, trial_id: int) -> Claim | None:
         if claim is not None:
             return claim
         # another worker was faster, so there is one less to choose from
+        chosen = trials.choose(process.database, trial_id, process.structures)
     return None
 
 
