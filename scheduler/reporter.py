@@ -53,6 +53,7 @@ class Progress:
     cancelled: int
     seconds_running: float | None
     best_score: float | None
+    is_finished: bool  # whether the search has ended
 
     @property
     def done(self) -> int:
@@ -60,14 +61,9 @@ class Progress:
         return self.completed + self.failed + self.pruned + self.cancelled
 
     @property
-    def is_finished(self) -> bool:
-        """Whether no trial is open."""
-        return self.done >= self.total
-
-    @property
     def seconds_left(self) -> float | None:
         """An estimate from the pace so far; None as long as there is none."""
-        if not self.done or self.seconds_running is None or self.is_finished:
+        if not self.done or self.seconds_running is None or self.done >= self.total:
             return None
         return self.seconds_running / self.done * (self.total - self.done)
 
@@ -186,23 +182,28 @@ def list_searches(database: Database, *, limit: int = 50) -> list[SearchSummary]
 def progress(database: Database, search_id: int) -> Progress:
     """Count the trials of a search by state."""
     with database.read() as connection:
+        # first the search: one that has ended has no open trials, whatever is committed in between
+        search = connection.execute(
+            select(
+                seconds_between(database.dialect, Search.started_at, func.coalesce(Search.finished_at, now())).label(
+                    "seconds_running"
+                ),
+                Search.finished_at,
+            ).where(Search.id == search_id)
+        ).one()
         counts = {
             str(row.state): int(row.n)
             for row in connection.execute(
                 select(Trial.state, func.count().label("n")).where(Trial.search_id == search_id).group_by(Trial.state)
             )
         }
-        running_for = connection.execute(
-            select(
-                seconds_between(database.dialect, Search.started_at, func.coalesce(Search.finished_at, now()))
-            ).where(Search.id == search_id)
-        ).scalar()
         best = connection.execute(_best_first(search_id).limit(1)).first()
     return Progress(
         total=sum(counts.values()),
         **{str(state): counts.get(state, 0) for state in TrialState},
-        seconds_running=None if running_for is None else float(running_for),
+        seconds_running=None if search.seconds_running is None else float(search.seconds_running),
         best_score=None if best is None else best.mean_test_score,
+        is_finished=search.finished_at is not None,
     )
 
 

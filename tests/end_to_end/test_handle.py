@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from scheduler import GridfleetError, GridSearchCV, open_search, submit
 from scheduler.fleet import Fleet
+from scheduler.reconciler import Reconciler
+from storage import trials
+from storage.schema import Trial
 from storage.settings import Settings
 from tests.end_to_end.conftest import start_script
 from tests.end_to_end.models import Touching
+from tests.storage.conftest import result_of
 
 X, Y = np.zeros((12, 2)), np.arange(12) % 2
 
@@ -41,6 +46,25 @@ def test_a_handle_tells_how_far_its_search_is(
 
     assert (again.id, again.state, again.best_score_, again.best_params_) == (handle.id, "completed", 3.0, {"value": 3})
     assert repr(handle).endswith("state='completed', done=3/3, failed=0, best_score_=3)")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_a_search_whose_last_worker_died_after_recording_ends_with_the_next_reconciler(
+    fleet: Fleet, configured: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = submit(search(tmp_path, [1]), X, Y)
+    with fleet.database.read() as connection:
+        trial_id = connection.execute(select(Trial.id)).scalar_one()
+    claim = trials.claim(fleet.database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
+    with monkeypatch.context() as killed:
+        killed.setattr(trials, "finish_search", lambda *_: False)
+        trials.record(fleet.database, trials.Held(trial_id, claim.token), result_of(1.0))
+
+    assert (handle.progress().done, handle.progress().is_finished, handle.state) == (1, False, "running")
+    with pytest.raises(TimeoutError, match="1 of 1 trials"):
+        handle.wait(timeout=0)
+    assert Reconciler(fleet).once().finished == 1
+    assert handle.wait(timeout=0).state == "completed"
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
