@@ -18,9 +18,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from storage import migrations, trials
 from storage.database import Database
@@ -30,7 +32,7 @@ from worker.cores import usable_cores
 
 #: Seconds that a fleet may take to come up.
 START_S = 60
-#: Seconds that workers get to let go of their trials before they are killed.
+#: Seconds that a supervisor gets to stop its processes.
 STOP_S = 15
 #: Seconds between looks at processes, and of the reconciler of an embedded fleet.
 LOOK_S = 1.0
@@ -205,6 +207,7 @@ class _Supervisor:
         self._stop = False
         self._broker: subprocess.Popen[bytes] | None = None
         self._worker: subprocess.Popen[bytes] | None = None
+        self._database: Database | None = None
         self._settings = settings
 
     def run(self) -> None:
@@ -223,12 +226,10 @@ class _Supervisor:
     def _start(self) -> None:
         url, self._broker = _start_broker(self._folder)
         self._settings = _with_urls(self._settings, self._folder, url)
-        database = Database(self._settings)
+        database = self._database = Database(self._settings)
         database.check()
         migrations.upgrade(database)
-        # whoever held these died with the last fleet of this folder
-        for held in trials.held_by(database, None):
-            trials.release(database, held)
+        _release_all(database)  # whoever held them died with the last fleet of this folder
         self._worker = self._start_worker()
         self._folder.announce({"pid": os.getpid(), "broker_url": url, "n_workers": self._n_workers})
 
@@ -261,15 +262,21 @@ class _Supervisor:
         return not readable and os.getppid() == self._owner
 
     def _shut_down(self) -> None:
+        # Celery's own way to stop takes two seconds, in which it would do no more than this; the processes
+        # that evaluate trials die with their parent, and without a token they could not write any more
         for process in (self._worker, self._broker):
-            if process is None or process.poll() is not None:
-                continue
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
+            if process is not None:
                 process.kill()
                 process.wait()
+        if self._database is not None:
+            with suppress(SQLAlchemyError):  # the next fleet of this folder does it
+                _release_all(self._database)
+
+
+def _release_all(database: Database) -> None:
+    """Let go of the trials of worker processes that are dead."""
+    for held in trials.held_by(database, None):
+        trials.release(database, held)
 
 
 def _start_broker(folder: _Folder) -> tuple[str, subprocess.Popen[bytes]]:
@@ -351,7 +358,7 @@ def _stop_supervisors() -> None:
         pipe.close()
     for process in _supervisors:
         try:
-            process.wait(STOP_S + 10)
+            process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.terminate()
     _supervisors.clear()
