@@ -14,44 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from scheduler import GridSearchCV, SearchHandle, submit
+from scheduler import GridSearchCV, submit
 from scheduler.fleet import Fleet
 from scheduler.reconciler import Reconciler
-from storage.schema import Attempt, SplitScore, Trial
+from storage.schema import Trial
 from storage.settings import Settings
 from tests.end_to_end.models import Touching
-
-X, Y = np.zeros((12, 2)), np.arange(12) % 2
-
-
-def search(folder: Path, values: list[int], then: str = "", **options: Any) -> GridSearchCV:
-    return GridSearchCV(Touching(str(folder), then=then), {"value": values}, cv=2, refit=False, **options)
-
-
-def wait_for_file(folder: Path, pattern: str) -> None:
-    until = time.monotonic() + 60
-    while not list(folder.glob(pattern)):
-        assert time.monotonic() < until, f"no {pattern} in {list(folder.iterdir())}"
-        time.sleep(0.02)
-
-
-def attempts(fleet: Fleet) -> list[tuple[int, str | None]]:
-    with fleet.database.read() as connection:
-        rows = connection.execute(select(Attempt.attempt, Attempt.outcome).order_by(Attempt.trial_id, Attempt.attempt))
-        return [(row.attempt, row.outcome) for row in rows]
-
-
-def assert_one_result_each(fleet: Fleet, handle: SearchHandle) -> None:
-    progress = handle.progress()
-    assert progress.completed == progress.total
-    with fleet.database.read() as connection:
-        scores = connection.execute(
-            select(func.count()).select_from(SplitScore).join(Trial).where(Trial.search_id == handle.id)
-        ).scalar_one()
-    assert scores == 2 * progress.total
-    assert list(handle.cv_results_["mean_test_score"]) == [params["value"] for params in handle.cv_results_["params"]]
+from tests.faults.support import X, Y, assert_one_result_each, attempts, search, wait_for_file
 
 
 def test_a_killed_worker_process_loses_no_trial(
@@ -160,7 +131,7 @@ import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from scheduler import submit
 from scheduler.fleet import Fleet
-from tests.end_to_end.test_faults import X, Y, search
+from tests.faults.support import X, Y, search
 Fleet.publish = lambda *_: os.kill(os.getpid(), 9)
 submit(search({str(tmp_path)!r}, [1, 2, 3]), X, Y, name="killed")
 """
