@@ -66,5 +66,5 @@ def note_recovery(row: str, seconds: float) -> None:
     """Append how long a recovery took to the file that the documentation's figures are made of, if one is named."""
     file = os.environ.get(RECOVERIES_VARIABLE)
     if file:
-        with open(file, "a") as lines:
+        with Path(file).open("a") as lines:
             lines.write(json.dumps({"row": row, "seconds": round(seconds, 3)}) + "\n")
