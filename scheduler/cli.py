@@ -16,7 +16,9 @@ import typer
 if TYPE_CHECKING:
     from scheduler.fleet import Fleet
     from scheduler.read_only_sql import Style
+    from scheduler.reporter import SearchSummary
     from scheduler.submission import SearchHandle
+    from storage.database import Database
     from storage.settings import Settings
 
 #: Seconds for which a health file counts: several of the touches that a living service makes every 10 s.
@@ -209,6 +211,9 @@ def watch(
 def report(
     name: Name,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the search ends.")] = False,
+    attempts: Annotated[
+        bool, typer.Option("--attempts", help="Show every try at every trial instead: who, when, how it ended.")
+    ] = False,
 ) -> None:
     """Show what was searched, the best score and the leaderboard."""
     from scheduler import report as reports
@@ -218,7 +223,10 @@ def report(
     if wait:
         _note_missing_fleet(fleet)
         watching.follow(fleet.database, name)
-    reports.print_report(fleet.database, name)
+    if attempts:
+        reports.print_attempts(fleet.database, name)
+    else:
+        reports.print_report(fleet.database, name)
 
 
 @app.command()
@@ -242,15 +250,56 @@ def cancel(name: Name) -> None:
 
     Queued trials end at once, running ones as soon as their workers see it.
     """
-    from scheduler import reporter
     from storage import trials
 
-    database = _results().database
-    search = reporter.find_search(database, name)
+    search, database = _search(name)
     if trials.cancel_search(database, search.id):
         typer.echo(f"search {search.name} is cancelled")
     else:
         typer.echo(f"search {search.name} has ended already ({search.state}); nothing to cancel")
+
+
+@app.command()
+def pause(name: Name) -> None:
+    """Pause a search.
+
+    None of its trials starts any more; those that run go on to their end.
+    """
+    from storage import searches
+
+    search, database = _search(name)
+    if searches.pause_search(database, search.id):
+        typer.echo(f"search {search.name} is paused; `gridfleet resume {search.name}` goes on with it")
+    else:
+        typer.echo(f"search {search.name} is {search.state} already; nothing to pause")
+
+
+@app.command()
+def resume(name: Name) -> None:
+    """Go on with a paused search."""
+    from storage import searches
+
+    search, database = _search(name)
+    if searches.resume_search(database, search.id):
+        typer.echo(f"search {search.name} goes on")
+    else:
+        typer.echo(f"search {search.name} is {search.state}, not paused; nothing to resume")
+
+
+@app.command()
+def retry_failed(name: Name) -> None:
+    """Queue the failed trials of a search once more.
+
+    They begin anew, with their whole budget of failures; the story of their attempts stays.
+    """
+    from storage import searches
+
+    search, database = _search(name)
+    n_trials = searches.retry_failed(database, search.id)
+    if n_trials:
+        typer.echo(f"search {search.name}: {n_trials} failed trials are queued again")
+    else:
+        typer.echo(f"search {search.name} is {search.state} and has no failed trial to try again")
 
 
 @app.command()
@@ -356,6 +405,13 @@ def _results() -> Fleet:
     from scheduler.fleet import read_only
 
     return read_only()
+
+
+def _search(name: str) -> tuple[SearchSummary, Database]:
+    from scheduler import reporter
+
+    database = _results().database
+    return reporter.find_search(database, name), database
 
 
 def _note_missing_fleet(fleet: Fleet) -> None:

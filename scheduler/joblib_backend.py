@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from joblib.parallel import ParallelBackendBase, SequentialBackend, register_parallel_backend
 from sklearn.model_selection._validation import _fit_and_score
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
+
+from scheduler.search_options import SearchOptions
 
 #: Arguments of ``_fit_and_score`` that differ from call to call, or have no meaning on a worker.
 PER_CALL = ("train", "test", "parameters", "split_progress", "candidate_progress", "caller", "callback_ctx")
@@ -50,8 +52,8 @@ class FleetBackend(ParallelBackendBase):
         What to do with a search; None: run it on the fleet and wait.
     name : str, default=None
         The search's name.
-    fit_mode : str, default=None
-        How Keras models are trained; None: as the settings say.
+    **options : dict
+        The search's `SearchOptions` (``fit_mode``, ``trial_timeout``, ``search_timeout``); all else is joblib's.
     """
 
     default_n_jobs = -1
@@ -62,11 +64,12 @@ class FleetBackend(ParallelBackendBase):
         self,
         evaluate: Evaluate | None = None,
         name: str | None = None,
-        fit_mode: str | None = None,
-        **keywords: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(**keywords)
-        self._fit_mode = fit_mode
+        self._options = SearchOptions(
+            **{option.name: options.pop(option.name) for option in fields(SearchOptions) if option.name in options}
+        )
+        super().__init__(**options)
         self._evaluate = evaluate
         self._name = name
         self._rounds = 0
@@ -120,7 +123,7 @@ class FleetBackend(ParallelBackendBase):
         self._rounds += 1
         # a halving search asks again with fewer candidates and more data: a search of its own in SQL
         name = f"{self._name}-round-{self._rounds}" if self._name and self._rounds > 1 else self._name
-        return run_search(request, name=name, n_jobs=self._n_jobs, fit_mode=self._fit_mode)
+        return run_search(request, name=name, n_jobs=self._n_jobs, options=self._options)
 
 
 class _Call:

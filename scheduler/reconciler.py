@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from scheduler.fleet import Fleet
-from storage import trials
+from storage import searches, trials
 from storage.database import Database
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 RECONCILER_LOCK = 0x67726965
 #: Trials that one pass takes back or publishes at most, so that a pass stays short.
 PER_PASS = 5_000
+#: Why trials are taken back.
+LEASE_EXPIRED = "the worker did not prolong its lease: it died, hangs, or does not reach the database"
+TOOK_TOO_LONG = "the attempt took longer than its search's trial_timeout or the fleet's GRIDFLEET_MAX_RUNTIME_S"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Reconciler:
         self._fleet = fleet
 
     def once(self) -> Pass:
-        """Take back trials whose lease or deadline is over, publish queued ones again, finish searches.
+        """Stop searches and take back trials whose time is over, publish queued trials again, finish searches.
 
         Returns
         -------
@@ -56,6 +59,7 @@ class Reconciler:
         with _leadership(self._fleet.database) as leads:
             if not leads:
                 return Pass()
+            self._stop_overdue()
             return Pass(taken_back=self._take_back(), published=self._publish(), finished=self._finish())
 
     def try_once(self) -> Pass:
@@ -74,14 +78,19 @@ class Reconciler:
                 logger.info("reconciler: %s", done)
             time.sleep(self._fleet.settings.reconcile_s)
 
+    def _stop_overdue(self) -> None:
+        database = self._fleet.database
+        for search_id in searches.overdue_searches(database):
+            searches.stop_search(database, search_id)
+
     def _take_back(self) -> int:
         settings, database = self._fleet.settings, self._fleet.database
         return sum(
             trials.lose(
                 database,
                 held,
-                outcome="lease_expired",
-                error="the worker did not prolong its lease, or the trial's time was over",
+                outcome=trials.TIMEOUT if held.is_overdue else "lease_expired",
+                error=TOOK_TOO_LONG if held.is_overdue else LEASE_EXPIRED,
                 max_failures=settings.max_failures,
                 expired_only=True,
             )

@@ -90,6 +90,38 @@ def print_report(database: Database, name: str) -> None:
             out.print(f"and {progress.failed - len(failed)} more failures")
 
 
+def print_attempts(database: Database, name: str) -> None:
+    """Print every try at every trial of a search: who, when, how long, and what became of it.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is.
+    name : str
+        The search's name.
+
+    Raises
+    ------
+    SearchNotFoundError
+        If there is none.
+    """
+    search = reporter.find_search(database, name)
+    header = ["trial", "attempt", "outcome", "started", "seconds", "worker", "error"]
+    rows = [
+        [
+            one.number,
+            one.attempt,
+            one.outcome or "running",
+            f"{one.started_at:%Y-%m-%d %H:%M:%S}",
+            f"{one.seconds:.1f}",
+            one.worker_id,
+            last_line(one.error),
+        ]
+        for one in reporter.attempts(database, search.id)
+    ]
+    console().print(table(header, rows))
+
+
 def print_best_line(database: Database, name: str) -> bool:
     """Print the best score of a search in one line.
 
@@ -206,6 +238,8 @@ def _facts(
         ("submitted", f"{search.created_at:%Y-%m-%d %H:%M:%S} UTC by {search.submitted_by}"),
         ("trials", _trials(progress)),
     ]
+    if search.error is not None:
+        facts.append(("ended", search.error))
     if progress.seconds_running is not None:
         facts.append(("took" if search.is_finished else "running for", f"{progress.seconds_running:.1f} s"))
     if ranked:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, and_, case, func, select
 
 from storage.database import Database, now, seconds_between
 from storage.errors import SearchNotFoundError
-from storage.schema import Search, SplitScore, Trial, TrialState, Worker
+from storage.schema import Attempt, Search, SplitScore, Trial, TrialState, Worker
 from storage.trials import NON_FINITE
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSummary:
-    """A search as the table ``searches`` has it."""
+    """A search as the table ``searches`` has it; its state is ``paused`` while ``paused_at`` says so."""
 
     id: int
     name: str
@@ -33,6 +33,7 @@ class SearchSummary:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    error: str | None
 
     @property
     def is_finished(self) -> bool:
@@ -92,6 +93,19 @@ class FailedTrial:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptStory:
+    """One try of one worker at one trial, and what became of it."""
+
+    number: int
+    attempt: int
+    worker_id: str
+    started_at: datetime
+    seconds: float
+    outcome: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class SeenWorker:
     """A worker process and the releases it runs."""
 
@@ -103,11 +117,15 @@ class SeenWorker:
     gridfleet_version: str
 
 
+#: What a search is called that waits to be resumed.
+PAUSED = "paused"
+
+_IS_PAUSED = and_(Search.paused_at.is_not(None), Search.finished_at.is_(None))
 _SUMMARY = (
     Search.id,
     Search.name,
     Search.strategy,
-    Search.state,
+    case((_IS_PAUSED, PAUSED), else_=Search.state).label("state"),
     Search.scoring,
     Search.refit_metric,
     Search.n_trials,
@@ -118,6 +136,7 @@ _SUMMARY = (
     Search.created_at,
     Search.started_at,
     Search.finished_at,
+    Search.error,
 )
 
 
@@ -249,6 +268,27 @@ def failures(database: Database, search_id: int, *, limit: int = 10) -> list[Fai
             .limit(limit)
         )
         return [FailedTrial(**row._mapping) for row in rows]
+
+
+def attempts(database: Database, search_id: int) -> list[AttemptStory]:
+    """Tell every try at a search's trials, by number and attempt; the outcome of those that run is None."""
+    seconds = seconds_between(database.dialect, Attempt.started_at, func.coalesce(Attempt.ended_at, now()))
+    query = (
+        select(
+            Trial.number,
+            Attempt.attempt,
+            Attempt.worker_id,
+            Attempt.started_at,
+            seconds.label("seconds"),
+            Attempt.outcome,
+            Attempt.error,
+        )
+        .join(Trial, Trial.id == Attempt.trial_id)
+        .where(Trial.search_id == search_id)
+        .order_by(Trial.number, Attempt.attempt)
+    )
+    with database.read() as connection:
+        return [AttemptStory(**row._mapping) for row in connection.execute(query)]
 
 
 def has_raised(database: Database, search_id: int) -> bool:

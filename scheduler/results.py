@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def fit_and_score_rows(
-    database: Database, search_id: int, candidates: Candidates, n_splits: int
+    database: Database, search_id: int, candidates: Candidates, n_splits: int, *, stopped: str | None = None
 ) -> list[dict[str, Any]]:
     """Rebuild the rows of a finished search, candidate by candidate, split by split.
 
@@ -32,17 +32,19 @@ def fit_and_score_rows(
         Its combinations and what counts for a fit that raised.
     n_splits : int
         Splits of each candidate.
+    stopped : str, default=None
+        Why the search was stopped with what was there, if it was.
 
     Returns
     -------
     list of dict
         As scikit-learn's ``_fit_and_score`` returned them on the workers. A trial that was lost for good
-        counts as a fit that raised.
+        counts as a fit that raised, and so does one that a stopped search did not come to.
 
     Raises
     ------
     SearchCancelledError
-        If a trial was cancelled.
+        If it was cancelled.
     Exception
         Under ``error_score="raise"``: the error of the first trial that failed.
     """
@@ -53,7 +55,9 @@ def fit_and_score_rows(
         _raise_first_error(rows)
     for row in rows:
         if row.state == TrialState.CANCELLED:
-            raise SearchCancelledError("the search was cancelled, so it has no complete result")
+            if stopped is None:
+                raise SearchCancelledError("the search was cancelled, so it has no complete result")
+            lost[row.number] = f"not evaluated: the search was {stopped}"
         if row.state == TrialState.FAILED:
             lost[row.number] = row.trial_error
         if row.split is not None:

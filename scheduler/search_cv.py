@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any, Self
 
 import joblib
@@ -11,7 +12,8 @@ import numpy as np
 from sklearn import model_selection
 
 from scheduler.joblib_backend import FleetBackend
-from scheduler.validation import check_can_travel, check_fit_mode, check_has_rows, check_space
+from scheduler.search_options import SearchOptions
+from scheduler.validation import check_can_travel, check_has_rows, check_space
 from storage.settings import load_settings
 from worker.compiled_fit import compiled_fit
 from worker.process import is_worker_process
@@ -22,6 +24,8 @@ class _FleetSearch:
 
     name: str | None
     fit_mode: str | None
+    trial_timeout: float | None
+    search_timeout: float | None
     _fleet_context: ExitStack
     _refit_context: Callable[[], object]
 
@@ -54,11 +58,12 @@ class _FleetSearch:
         if is_worker_process():  # a search inside a trial: waiting for the fleet would wait for itself
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
         check_can_travel(self.estimator)  # type: ignore[attr-defined]
-        fit_mode = check_fit_mode(self.fit_mode, default=load_settings().fit_mode)
+        default = load_settings().fit_mode
+        options = SearchOptions.of(self).checked(default_fit_mode=default)
         with ExitStack() as stack:
-            self._refit_context = lambda: stack.enter_context(compiled_fit(fit_mode))
+            self._refit_context = lambda: stack.enter_context(compiled_fit(options.fit_mode_or(default)))
             try:
-                fit_with(FleetBackend(name=self.name, fit_mode=fit_mode), self, X, y, **params)
+                fit_with(FleetBackend(name=self.name, **asdict(options)), self, X, y, **params)
             finally:
                 del self._refit_context
         return self
@@ -101,6 +106,12 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         How Keras models are trained: ``exact`` runs Keras' loop inside the graph, with Keras' own result bit
         for bit; ``xla`` compiles it, equal to about 1e-6; ``auto`` compiles where that pays; ``keras`` is
         Keras' own ``fit``. None: what ``GRIDFLEET_FIT_MODE`` says, by default ``exact``.
+    trial_timeout : float, default=None
+        Seconds that one attempt at a trial may take; one that takes longer is stopped, fails, and counts as a
+        fit that raised. None: ``GRIDFLEET_MAX_RUNTIME_S``, by default a day.
+    search_timeout : float, default=None
+        Seconds after its first trial started at which the search is stopped. What is scored by then is the
+        result; trials that are not count as fits that raised, with ``error_score``.
 
     Attributes
     ----------
@@ -138,6 +149,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         return_train_score: bool = False,
         name: str | None = None,
         fit_mode: str | None = None,
+        trial_timeout: float | None = None,
+        search_timeout: float | None = None,
     ) -> None:
         super().__init__(
             estimator,
@@ -153,6 +166,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         )
         self.name = name
         self.fit_mode = fit_mode
+        self.trial_timeout = trial_timeout
+        self.search_timeout = search_timeout
 
 
 class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
@@ -169,7 +184,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn: lists, or distributions such as scipy.stats'.
     n_iter, random_state, scoring, refit, cv, error_score, return_train_score
         As in scikit-learn.
-    n_jobs, verbose, pre_dispatch, name, fit_mode
+    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout
         As in `GridSearchCV`.
 
     Attributes
@@ -200,6 +215,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         return_train_score: bool = False,
         name: str | None = None,
         fit_mode: str | None = None,
+        trial_timeout: float | None = None,
+        search_timeout: float | None = None,
     ) -> None:
         super().__init__(
             estimator,
@@ -217,6 +234,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         )
         self.name = name
         self.fit_mode = fit_mode
+        self.trial_timeout = trial_timeout
+        self.search_timeout = search_timeout
 
 
 def fit_with(backend: FleetBackend, search: Any, X: Any, y: Any, **params: Any) -> None:

@@ -125,6 +125,12 @@ class SearchFile(BaseModel):
     )
     refit: StrictBool | StrictStr | None = Field(None, description="Which of several scorers chooses the best.")
     fit_mode: FitMode | None = Field(None, description="How Keras models are trained; default: the settings'.")
+    trial_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Seconds that one attempt at a trial may take; default: the settings'."
+    )
+    search_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Seconds after its first trial started at which the search is stopped."
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -364,6 +370,8 @@ def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedS
         "cv": described.cv,
         "verbose": 0,
         "fit_mode": described.fit_mode,
+        "trial_timeout": described.trial_timeout,
+        "search_timeout": described.search_timeout,
     }
     if described.strategy == "grid":
         return GridSearchCV(estimator, spaces, **common)

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
@@ -22,11 +23,11 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from scheduler import reporter
 from scheduler.fleet import Fleet, connect, read_only
 from scheduler.progress import Display, display
-from storage import trials
+from scheduler.search_options import SearchOptions
+from storage import searches, trials
 from storage.errors import NameTakenError, SearchCancelledError, SearchNotFinishedError, SearchNotFoundError
-from storage.fit_mode import FitMode
 from storage.params import column_kinds, params_to_json
-from storage.schema import Search, Trial
+from storage.schema import Search, SearchState, Trial
 from storage.search_views import create_search_view
 from storage.versions import installed_versions
 
@@ -66,7 +67,7 @@ class SearchHandle:
 
     @property
     def state(self) -> str:
-        """``queued``, ``running``, ``completed`` or ``cancelled``, as it is now."""
+        """``queued``, ``running``, ``paused``, ``completed`` or ``cancelled``, as it is now."""
         return self._summary().state
 
     def progress(self) -> reporter.Progress:
@@ -97,6 +98,37 @@ class SearchHandle:
         with display(self.name, verbose=verbose) as shown:
             self._wait(until, shown, stop_at_failure=False)
         return self
+
+    def pause(self) -> bool:
+        """Pause it: no trial of it starts any more; those that run go on to their end.
+
+        Returns
+        -------
+        bool
+            False if it was paused or finished already.
+        """
+        return searches.pause_search(self._fleet.database, self.id)
+
+    def resume(self) -> bool:
+        """Go on with it after a pause.
+
+        Returns
+        -------
+        bool
+            False if it was not paused.
+        """
+        return searches.resume_search(self._fleet.database, self.id)
+
+    def retry_failed(self) -> int:
+        """Queue its failed trials once more, with their whole budget.
+
+        Returns
+        -------
+        int
+            How many trials; 0 for a cancelled search.
+        """
+        self._cache.clear()
+        return searches.retry_failed(self._fleet.database, self.id)
 
     def cancel(self) -> bool:
         """Cancel it: queued trials at once, running ones as soon as their workers see it.
@@ -160,7 +192,10 @@ class SearchHandle:
         """Return what scikit-learn's ``_fit_and_score`` returned on the workers, call by call."""
         from scheduler import results
 
-        return results.fit_and_score_rows(self._fleet.database, self.id, self._candidates(), self._summary().n_splits)
+        summary = self._summary()
+        return results.fit_and_score_rows(
+            self._fleet.database, self.id, self._candidates(), summary.n_splits, stopped=summary.error
+        )
 
     def __repr__(self) -> str:
         progress = self.progress()
@@ -231,7 +266,7 @@ class SearchHandle:
 
     def _require_finished(self) -> None:
         progress = self.progress()
-        if progress.cancelled:
+        if self.state == SearchState.CANCELLED:
             raise SearchCancelledError(
                 f"search {self.name!r} was cancelled after {progress.completed} of {progress.total} trials; "
                 "what was scored is in its view"
@@ -299,7 +334,7 @@ def submit(
     fleet = connect(n_jobs=search.n_jobs)
 
     def store_and_leave(request: SearchRequest) -> Any:
-        raise _Submitted(store(fleet, request, name=name, fit_mode=getattr(search, "fit_mode", None)))
+        raise _Submitted(store(fleet, request, name=name, options=SearchOptions.of(search)))
 
     shallow = copy.copy(search)  # and not a clone, which a generator as cv does not survive
     shallow.verbose = 0
@@ -333,7 +368,7 @@ def open_search(name_or_id: str | int) -> SearchHandle:
 
 
 def run_search(
-    request: SearchRequest, *, name: str | None, n_jobs: int | None, fit_mode: str | None = None
+    request: SearchRequest, *, name: str | None, n_jobs: int | None, options: SearchOptions
 ) -> list[dict[str, Any]]:
     """Run one round of a search on the fleet and wait for it.
 
@@ -345,8 +380,8 @@ def run_search(
         The search's name; rounds after the first of a halving search get the next free one.
     n_jobs : int or None
         Worker processes of an embedded fleet.
-    fit_mode : str, default=None
-        How Keras models are trained; None: as the settings say.
+    options : SearchOptions
+        How trials are trained, and how long they may take.
 
     Returns
     -------
@@ -354,7 +389,7 @@ def run_search(
         The rows of ``_fit_and_score``.
     """
     fleet = connect(n_jobs=n_jobs)
-    handle = store(fleet, request, name=name, fit_mode=fit_mode)
+    handle = store(fleet, request, name=name, options=options)
     stop_at_failure = request.arguments.get("error_score") == "raise"
     try:
         with display(handle.name, verbose=request.arguments.get("verbose", 0)) as shown:
@@ -367,9 +402,7 @@ def run_search(
     return handle.rows()
 
 
-def store(
-    fleet: Fleet, request: SearchRequest, *, name: str | None, fit_mode: FitMode | str | None = None
-) -> SearchHandle:
+def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: SearchOptions) -> SearchHandle:
     """Validate a search, store it with all its trials in one transaction, and publish the messages.
 
     Raises
@@ -381,7 +414,7 @@ def store(
     from worker.cross_validation import Candidates, Evaluation
 
     validation.check_name(name)
-    fit_mode = validation.check_fit_mode(fit_mode, default=fleet.settings.fit_mode)
+    options = options.checked(default_fit_mode=fleet.settings.fit_mode)
     validation.check_params(request.estimator, request.candidates)
     validation.check_finite(request.estimator, request.X, request.y, request.candidates)
     validation.warn_of_params_that_do_not_arrive(request.estimator, request.candidates)
@@ -404,7 +437,7 @@ def store(
         splits=(list(request.splits), "a split"),
     )
     with _name_taken_as_sentence(fleet, name), fleet.database.write() as connection:
-        search_id, name = _insert_search(connection, request, candidates, name, fit_mode, digests)
+        search_id, name = _insert_search(connection, request, candidates, name, options, digests)
         trials.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates.params)))
     _publish(fleet, search_id)
@@ -424,7 +457,7 @@ def _insert_search(
     request: SearchRequest,
     candidates: Candidates,
     name: str | None,
-    fit_mode: FitMode,
+    options: SearchOptions,
     digests: dict[str, str],
 ) -> tuple[int, str]:
     scoring = getattr(request.caller, "scoring", None)
@@ -440,7 +473,7 @@ def _insert_search(
             n_trials=len(candidates.params),
             n_splits=len(request.splits),
             random_state=None if random_state is None else _shown(random_state),
-            fit_mode=fit_mode,
+            **asdict(options),
             estimator=_shown(request.estimator),
             submitted_by=f"{_user()}@{socket.gethostname()}",
             **digests,

@@ -15,7 +15,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
 from storage.errors import InvalidSearchError
-from storage.fit_mode import FitMode
 from storage.pickling import check_can_be_copied
 from storage.schema import Base
 
@@ -45,23 +44,6 @@ def check_name(name: str | None) -> None:
     lower = name.lower()
     if lower in RESERVED_NAMES or lower.startswith(("sqlite_", "pg_")) or AUTOMATIC_NAME.fullmatch(name):
         raise InvalidSearchError(f"name={name!r} is a name of gridfleet's own; choose another")
-
-
-def check_fit_mode(fit_mode: str | None, *, default: FitMode) -> FitMode:
-    """Return how a search's Keras models are to be trained.
-
-    Raises
-    ------
-    InvalidSearchError
-        If there is no such way.
-    """
-    if fit_mode is None:
-        return default
-    try:
-        return FitMode(fit_mode)
-    except ValueError:
-        modes = ", ".join(repr(str(mode)) for mode in FitMode)
-        raise InvalidSearchError(f"fit_mode={fit_mode!r} is none of {modes}") from None
 
 
 def check_can_travel(estimator: Any) -> None:

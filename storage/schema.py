@@ -30,7 +30,7 @@ from storage.database import UtcDateTime, now
 from storage.fit_mode import FitMode
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -132,6 +132,12 @@ class Search(Base):
     candidates_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest), comment="params as Python objects")
     priority: Mapped[int] = mapped_column(Integer, default=0)
     fit_mode: Mapped[str] = mapped_column(String(16), default=FitMode.EXACT, server_default=FitMode.EXACT)
+    trial_timeout: Mapped[float | None] = mapped_column(
+        Double, comment="seconds that one attempt may take; NULL: the fleet's limit"
+    )
+    search_timeout: Mapped[float | None] = mapped_column(
+        Double, comment="seconds after started_at at which the search is stopped"
+    )
     python_version: Mapped[str] = mapped_column(String(32))
     tensorflow_version: Mapped[str | None] = mapped_column(String(32))
     keras_version: Mapped[str | None] = mapped_column(String(32))
@@ -141,11 +147,18 @@ class Search(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    error: Mapped[str | None] = mapped_column(Text)
+    paused_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="since when no trial of it starts")
+    error: Mapped[str | None] = mapped_column(Text, comment="why it was stopped")
 
 
 # "Pima" and "pima" would name the same view in SQLite, so names are unique without regard to case
 Index("uq_searches_name", func.lower(Search.name), unique=True)
+# every claim asks which searches are paused, and every pass of the reconciler which are over time
+for _name, _where in (
+    ("ix_searches_paused", "paused_at IS NOT NULL"),
+    ("ix_searches_unfinished", "finished_at IS NULL"),
+):
+    Index(_name, Search.id, postgresql_where=text(_where), sqlite_where=text(_where))
 
 
 class Trial(Base):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Collection, Sequence
@@ -39,15 +38,16 @@ from storage.schema import (
     Trial,
     TrialState,
 )
+from storage.trial_results import PHASES, TrialResult, epoch_row, result_row, shorten, split_row
 
 #: Seconds before a trial is tried again after its first, second, third … failure: 0, 10, 30, 70 …
 BACKOFF_S = 10
 #: Failures after which the wait grows no more: it would overflow PostgreSQL's integers at the 32nd.
 BACKOFF_FAILURES = 8
-#: Characters of a stored traceback; the end is kept, for there the error stands.
-MAX_ERROR = 8_192
 #: ``error_type`` of a trial whose mean score is NaN or infinite though nothing was raised.
 NON_FINITE = "non_finite_score"
+#: Outcome of an attempt that took too long.
+TIMEOUT = "timeout"
 #: Rows of one INSERT statement's parameter list.
 INSERT_ROWS = 5_000
 
@@ -65,6 +65,7 @@ class Claim:
     n_splits: int
     refit_metric: str
     fit_mode: str
+    trial_timeout: float | None
     evaluation_digest: str
     x_digest: str
     y_digest: str
@@ -78,55 +79,7 @@ class Held:
 
     trial_id: int
     token: str
-
-
-@dataclass(frozen=True, slots=True)
-class SplitResult:
-    """One metric on one split; scores may be NaN or infinite."""
-
-    split: int
-    metric: str
-    test_score: float
-    train_score: float | None
-    fit_time: float
-    score_time: float
-    n_train: int
-    n_test: int
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EpochResult:
-    """One point of a learning curve."""
-
-    split: int
-    epoch: int
-    metric: str
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class TrialResult:
-    """What a worker found out about a trial.
-
-    ``error_type`` and ``error`` are those of the first split whose fit raised; the trial is then ``failed``,
-    and its scores, if any, are made of ``error_score`` as scikit-learn does it.
-    """
-
-    splits: Sequence[SplitResult]
-    epochs: Sequence[EpochResult] = field(default_factory=tuple)
-    mean_test_score: float | None = None
-    std_test_score: float | None = None
-    mean_fit_time: float | None = None
-    error_type: str | None = None
-    error: str | None = None
-    fit_mode: str | None = None
-    fit_fallback_reason: str | None = None
-    build_time: float | None = None
-    trace_time: float | None = None
-    compile_time: float | None = None
-    train_time: float | None = None
-    score_time: float | None = None
+    is_overdue: bool = field(default=False, compare=False)  # whether its time is over, and not just its lease
 
 
 def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
@@ -180,7 +133,9 @@ def choose(database: Database, trial_id: int, structures: Collection[str]) -> in
         return None if other is None else int(other)
 
 
-def claim(database: Database, trial_id: int, worker_id: str, *, lease_s: float, max_runtime_s: float) -> Claim | None:
+def claim(
+    database: Database, trial_id: int, worker_id: str, *, lease_s: float, max_runtime_s: float, grace_s: float = 0
+) -> Claim | None:
     """Take a queued trial for one worker.
 
     Parameters
@@ -194,19 +149,20 @@ def claim(database: Database, trial_id: int, worker_id: str, *, lease_s: float, 
     lease_s : float
         Seconds for which it is held without a heartbeat.
     max_runtime_s : float
-        Seconds after which it is taken back, heartbeat or not.
+        Seconds that the attempt may take, unless the search has a ``trial_timeout``.
+    grace_s : float, default=0
+        Seconds after that until it is taken back, heartbeat or not.
 
     Returns
     -------
     Claim or None
-        None if it is not there, not queued, or not to be tried yet.
+        None if it is not there, not queued, not to be tried yet, or of a paused search.
     """
     token = secrets.token_hex(16)
     holder = {"holder_token": token, "holder_worker_id": worker_id}
+    limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s}
     with database.write() as connection:
-        row = connection.execute(
-            _CLAIM, {**holder, "wanted_id": trial_id, "lease_s": lease_s, "max_runtime_s": max_runtime_s}
-        ).one_or_none()
+        row = connection.execute(_CLAIM, {**holder, **limits, "wanted_id": trial_id}).one_or_none()
         if row is None:
             return None
         connection.execute(_OPEN_ATTEMPT, {**holder, "tried_id": trial_id, "tried_attempt": row.attempt})
@@ -250,11 +206,14 @@ def record(database: Database, held: Held, result: TrialResult) -> bool:
     state = TrialState.COMPLETED if result.error is None else TrialState.FAILED
     with database.write() as connection:
         started = time.perf_counter()
-        search_id = connection.execute(_RECORD, _result_row(held, state, result)).scalar_one_or_none()
+        search_id = connection.execute(
+            _RECORD,
+            {"wanted_id": held.trial_id, "holder_token": held.token, "final_state": state, **result_row(result)},
+        ).scalar_one_or_none()
         if search_id is None:
             return False
-        _insert_all(connection, SplitScore, [_split_row(held.trial_id, split) for split in result.splits])
-        _insert_all(connection, Epoch, [_epoch_row(held.trial_id, epoch) for epoch in result.epochs])
+        _insert_all(connection, SplitScore, [split_row(held.trial_id, split) for split in result.splits])
+        _insert_all(connection, Epoch, [epoch_row(held.trial_id, epoch) for epoch in result.epochs])
         _close_attempt(connection, held, str(state), result.error)
         spent = {"wanted_id": held.trial_id, "with_record_time": time.perf_counter() - started}
         connection.execute(_NOTE_RECORD_TIME, spent)
@@ -271,10 +230,10 @@ def release(database: Database, held: Held) -> bool:
                 finished_at=case((Trial.cancel_requested, now()), else_=null()),
                 published_at=None,
                 not_before=None,
-                **_NOT_HELD,
+                **NOT_HELD,
             )
         )
-        if not _changed(released):
+        if not changed(released):
             return False
         _close_attempt(connection, held, "released", None)
     _finish_search_of(database, held.trial_id)
@@ -285,6 +244,9 @@ def lose(
     database: Database, held: Held, *, outcome: str, error: str, max_failures: int, expired_only: bool = False
 ) -> bool:
     """Take a trial back after a death, a time-out or a lost lease: to be tried again, or failed for good.
+
+    One that took longer than its search's ``trial_timeout`` is not tried again: whoever set it wants no more
+    time spent on it.
 
     Parameters
     ----------
@@ -307,6 +269,8 @@ def lose(
         Whether it was held with this token.
     """
     spent = Trial.failures + 1 >= max_failures
+    if outcome == TIMEOUT:
+        spent = or_(spent, _has_own_timeout())
     over = or_(Trial.cancel_requested, spent)
     statement = _held(held)
     if expired_only:
@@ -323,10 +287,10 @@ def lose(
                 published_at=None,
                 error_type=outcome,
                 error=shorten(error),
-                **_NOT_HELD,
+                **NOT_HELD,
             )
         )
-        if not _changed(lost):
+        if not changed(lost):
             return False
         _close_attempt(connection, held, outcome, error)
     _finish_search_of(database, held.trial_id)
@@ -336,7 +300,7 @@ def lose(
 def cancel(database: Database, held: Held) -> bool:
     """End a running trial whose cancellation was requested."""
     with database.write() as connection:
-        if not _changed(connection.execute(_held(held).values(state=TrialState.CANCELLED, **_FINISHED))):
+        if not changed(connection.execute(_held(held).values(state=TrialState.CANCELLED, **_FINISHED))):
             return False
         _close_attempt(connection, held, "cancelled", None)
     _finish_search_of(database, held.trial_id)
@@ -351,25 +315,14 @@ def cancel_search(database: Database, search_id: int) -> bool:
     bool
         False if it was finished already.
     """
-    is_queued = Trial.state == TrialState.QUEUED
     with database.write() as connection:
-        # one statement, so that no trial that is released meanwhile slips through; and trials before their
-        # search, as a claim locks them, or PostgreSQL would have to kill one of the two
-        connection.execute(
-            update(Trial)
-            .where(Trial.search_id == search_id, Trial.state.in_(OPEN_STATES))
-            .values(
-                state=case((is_queued, TrialState.CANCELLED), else_=Trial.state),
-                finished_at=case((is_queued, now()), else_=null()),
-                cancel_requested=True,
-            )
-        )
+        cancel_trials(connection, search_id)
         open_search = connection.execute(
             update(Search)
             .where(Search.id == search_id, Search.finished_at.is_(None))
             .values(state=SearchState.CANCELLED)
         )
-        if not _changed(open_search):
+        if not changed(open_search):
             return False
     finish_search(database, search_id)
     return True
@@ -379,9 +332,11 @@ def expired(database: Database, *, limit: int = 500) -> list[Held]:
     """List running trials whose lease or deadline is over."""
     with database.read() as connection:
         rows = connection.execute(
-            select(Trial.id, Trial.token).where(Trial.state == TrialState.RUNNING, _expired()).limit(limit)
+            select(Trial.id, Trial.token, (Trial.deadline_at < now()).label("is_overdue"))
+            .where(Trial.state == TrialState.RUNNING, _expired())
+            .limit(limit)
         )
-        return [Held(row.id, row.token) for row in rows]
+        return [Held(row.id, row.token, bool(row.is_overdue)) for row in rows]
 
 
 def held_by(database: Database, node: str | None, *, trial_id: int | None = None) -> list[Held]:
@@ -428,8 +383,7 @@ def due_for_publishing(
     )
     overdue = seconds_between(database.dialect, Trial.published_at, now()) > wait
     due = select(Trial.id).where(
-        Trial.state == TrialState.QUEUED,
-        or_(Trial.not_before.is_(None), Trial.not_before <= now()),
+        _WAITS,
         Trial.published_at.is_(None) if only_unpublished else or_(Trial.published_at.is_(None), overdue),
     )
     if among is not None:
@@ -439,9 +393,11 @@ def due_for_publishing(
 
 
 def count_queued(database: Database) -> int:
-    """Count the queued trials of all searches."""
+    """Count the queued trials of all searches that are not paused."""
     with database.read() as connection:
-        return int(connection.execute(select(func.count()).where(Trial.state == TrialState.QUEUED)).scalar_one())
+        return int(
+            connection.execute(select(func.count()).where(Trial.state == TrialState.QUEUED, ~IS_PAUSED)).scalar_one()
+        )
 
 
 def mark_published(database: Database, trial_ids: Sequence[int]) -> None:
@@ -463,7 +419,9 @@ def finish_search(database: Database, search_id: int) -> bool:
         if connection.execute(_IS_OPEN, {"wanted_id": search_id}).scalar():
             return False
     with database.write() as connection:
-        return _changed(connection.execute(_FINISH_SEARCH, {"wanted_id": search_id}))
+        # locked before it is looked at: a retry_failed that commits meanwhile would not be seen
+        connection.execute(_LOCK_SEARCH, {"wanted_id": search_id})
+        return changed(connection.execute(_FINISH_SEARCH, {"wanted_id": search_id}))
 
 
 def unfinished_searches(database: Database) -> list[int]:
@@ -472,16 +430,8 @@ def unfinished_searches(database: Database) -> list[int]:
         return list(connection.execute(select(Search.id).where(Search.finished_at.is_(None))).scalars())
 
 
-def shorten(error: str | None) -> str | None:
-    """Cut a traceback to what is stored, keeping its end; what no database takes is shown as an escape."""
-    if error is None:
-        return None
-    clean = error.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-    return clean if len(clean) <= MAX_ERROR else "…" + clean[-(MAX_ERROR - 1) :]
-
-
 #: What a trial that no worker holds has in its columns.
-_NOT_HELD: dict[str, Any] = {"token": None, "worker_id": None, "lease_expires_at": None, "deadline_at": None}
+NOT_HELD: dict[str, Any] = {"token": None, "worker_id": None, "lease_expires_at": None, "deadline_at": None}
 
 
 def _held(held: Held) -> Update:
@@ -501,6 +451,26 @@ def _backoff_s() -> Any:
     return BACKOFF_S * (literal(1).op("<<")(doublings) - literal(1))
 
 
+def cancel_trials(connection: Connection, search_id: int) -> None:
+    """Cancel the queued trials of a search and request it of the running ones."""
+    # one statement, so that no trial that is released meanwhile slips through; and trials before their
+    # search, as a claim locks them, or PostgreSQL would have to kill one of the two
+    is_queued = Trial.state == TrialState.QUEUED
+    connection.execute(
+        update(Trial)
+        .where(Trial.search_id == search_id, Trial.state.in_(OPEN_STATES))
+        .values(
+            state=case((is_queued, TrialState.CANCELLED), else_=Trial.state),
+            finished_at=case((is_queued, now()), else_=null()),
+            cancel_requested=True,
+        )
+    )
+
+
+def _has_own_timeout() -> Any:
+    return select(Search.id).where(Search.id == Trial.search_id, Search.trial_timeout.is_not(None)).exists()
+
+
 def _close_attempt(connection: Connection, held: Held, outcome: str, error: str | None) -> None:
     ended = {"with_outcome": outcome, "with_error": shorten(error)}
     connection.execute(_CLOSE_ATTEMPT, {"tried_id": held.trial_id, "holder_token": held.token, **ended})
@@ -513,7 +483,8 @@ def _finish_search_of(database: Database, trial_id: int) -> None:
         finish_search(database, row.search_id)
 
 
-def _changed(result: CursorResult[Any]) -> bool:
+def changed(result: CursorResult[Any]) -> bool:
+    """Whether a statement changed its one row."""
     return result.rowcount == 1
 
 
@@ -522,66 +493,19 @@ def _insert_all(connection: Connection, table: Any, rows: Sequence[dict[str, Any
         connection.execute(insert(table), rows[start : start + INSERT_ROWS])
 
 
-def _result_row(held: Held, state: TrialState, result: TrialResult) -> dict[str, Any]:
-    return {
-        "wanted_id": held.trial_id,
-        "holder_token": held.token,
-        "final_state": state,
-        "with_mean": _finite(result.mean_test_score),
-        "with_std": _finite(result.std_test_score),
-        "with_fit_time": _finite(result.mean_fit_time),
-        "with_error_type": result.error_type,
-        "with_error": shorten(result.error),
-        "with_fit_mode": result.fit_mode,
-        "with_fallback_reason": shorten(result.fit_fallback_reason),
-        **{f"with_{name}": _finite(getattr(result, name)) for name in _PHASES},
-    }
-
-
-def _split_row(trial_id: int, result: SplitResult) -> dict[str, Any]:
-    return {
-        "trial_id": trial_id,
-        "split": result.split,
-        "metric": result.metric,
-        "test_score": _finite(result.test_score),
-        "train_score": _finite(result.train_score),
-        "test_score_reason": _reason(result.test_score),
-        "train_score_reason": _reason(result.train_score),
-        "fit_time": result.fit_time,
-        "score_time": result.score_time,
-        "n_train": result.n_train,
-        "n_test": result.n_test,
-        "error": shorten(result.error),
-    }
-
-
-def _epoch_row(trial_id: int, result: EpochResult) -> dict[str, Any]:
-    return {
-        "trial_id": trial_id,
-        "split": result.split,
-        "epoch": result.epoch,
-        "metric": result.metric,
-        "value": _finite(result.value),
-    }
-
-
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _reason(value: float | None) -> str | None:
-    return None if value is None or math.isfinite(value) else str(float(value))
-
-
 # What every trial runs is built once: SQLAlchemy needs 0.4 ms to build such a statement and 0.04 ms to run it.
 
 #: What a trial that ended has in its columns; worker_id stays, it tells who did it.
 _FINISHED: dict[str, Any] = {"token": None, "lease_expires_at": None, "deadline_at": None, "finished_at": now()}
 
-#: Columns of ``trials`` that say where the time of the fits went.
-_PHASES = ("build_time", "trace_time", "compile_time", "train_time", "score_time")
-
-_WAITS = and_(Trial.state == TrialState.QUEUED, or_(Trial.not_before.is_(None), Trial.not_before <= now()))
+#: Whether a trial is of a paused search.
+IS_PAUSED = Trial.search_id.in_(select(Search.id).where(Search.paused_at.is_not(None)))
+_MAY_START = and_(or_(Trial.not_before.is_(None), Trial.not_before <= now()), ~IS_PAUSED)
+_WAITS = and_(Trial.state == TrialState.QUEUED, _MAY_START)
+_RUNTIME_S = func.coalesce(
+    select(Search.trial_timeout).where(Search.id == Trial.search_id).scalar_subquery(),
+    bindparam("max_runtime_s", type_=Double),
+)
 _HINT = select(Trial.search_id, Trial.structure_digest, _WAITS.label("waits")).where(Trial.id == bindparam("wanted_id"))
 _WAITING_OF_SEARCH = (
     select(Trial.id).where(Trial.search_id == bindparam("wanted_id"), _WAITS).order_by(Trial.id).limit(1)
@@ -596,7 +520,7 @@ _CLAIM = (
         token=bindparam("holder_token"),
         worker_id=bindparam("holder_worker_id"),
         lease_expires_at=now(bindparam("lease_s", type_=Double)),
-        deadline_at=now(bindparam("max_runtime_s", type_=Double)),
+        deadline_at=now(_RUNTIME_S + bindparam("grace_s", type_=Double)),
         started_at=now(),
     )
     .returning(Trial.search_id, Trial.number, Trial.attempt, Trial.structure_digest)
@@ -612,6 +536,7 @@ _SEARCH_FACTS = select(
     Search.n_splits,
     Search.refit_metric,
     Search.fit_mode,
+    Search.trial_timeout,
     Search.evaluation_digest,
     Search.x_digest,
     Search.y_digest,
@@ -634,7 +559,7 @@ _RECORD = (
         error=bindparam("with_error"),
         fit_mode=bindparam("with_fit_mode"),
         fit_fallback_reason=bindparam("with_fallback_reason"),
-        **{name: bindparam(f"with_{name}") for name in _PHASES},
+        **{name: bindparam(f"with_{name}") for name in PHASES},
         **_FINISHED,
     )
     .returning(Trial.search_id)
@@ -655,6 +580,7 @@ _HAS_OPEN_TRIALS = (
     select(Trial.id).where(Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)).exists()
 )
 _IS_OPEN = select(_HAS_OPEN_TRIALS)
+_LOCK_SEARCH = select(Search.id).where(Search.id == bindparam("wanted_id")).with_for_update()
 _FINISH_SEARCH = (
     update(Search)
     .where(Search.id == bindparam("wanted_id"), Search.finished_at.is_(None), ~_HAS_OPEN_TRIALS)

@@ -14,7 +14,8 @@ from storage.payloads import PayloadStore
 from storage.schema import Search, Trial
 from storage.search_views import create_search_view
 from storage.settings import Settings
-from storage.trials import Claim, EpochResult, Held, SplitResult, TrialResult
+from storage.trial_results import EpochResult, SplitResult, TrialResult
+from storage.trials import Claim, Held
 from storage.versions import installed_versions
 
 #: The combinations of the search pima and what their two splits scored; the last one's fit raises.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from traceback import format_exc
@@ -15,7 +16,8 @@ from sklearn.model_selection import _validation
 from sklearn.pipeline import Pipeline
 
 from storage.fit_mode import FitMode
-from storage.trials import NON_FINITE, EpochResult, SplitResult, TrialResult
+from storage.trial_results import EpochResult, SplitResult, TrialResult
+from storage.trials import NON_FINITE
 from worker.compiled_fit import FitReport, compiled_fit
 from worker.forgetting import forget_models
 
@@ -112,6 +114,7 @@ def cross_validate_trial(
     splits_done: list[SplitResult] = []
     epochs: list[EpochResult] = []
     errors: list[tuple[str, str]] = []
+    process_id = os.getpid()
     with compiled_fit(fit_mode, n_fits=len(splits)) as report:
         for index, split in enumerate(splits):
             try:
@@ -129,6 +132,8 @@ def cross_validate_trial(
                 errors.append((_qualified_name(type(error)), format_exc()))
                 break
             finally:
+                if os.getpid() != process_id:  # a copy that the model forked, and that returned from its fit too
+                    os._exit(0)
                 forget_models(keep_programs=report.mode is not FitMode.KERAS)
             if row["fit_error"] is not None:
                 errors.append((_raised_in(row["fit_error"]), row["fit_error"]))

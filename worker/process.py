@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -63,6 +64,7 @@ class WorkerProcess:
         self._kept: list[AbstractContextManager[None]] = []
         self._held: Held | None = None
         self._claimed_at = 0.0
+        self._limit_s = settings.max_runtime_s
         self._interrupt: tuple[Held, str] | None = None
         workers.register(self.database, self.id, hostname=socket.gethostname(), pid=os.getpid())
         quiet_tensorflow()
@@ -72,9 +74,18 @@ class WorkerProcess:
         threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True).start()
 
     @contextmanager
-    def holding(self, held: Held) -> Iterator[None]:
-        """Keep the lease of a trial alive; the block is left by `TrialInterrupted` when it has to stop."""
+    def holding(self, held: Held, *, limit_s: float | None) -> Iterator[None]:
+        """Keep the lease of a trial alive; the block is left by `TrialInterrupted` when it has to stop.
+
+        Parameters
+        ----------
+        held : Held
+            The trial.
+        limit_s : float or None
+            Seconds that it may take, if that is less than the settings say.
+        """
         self._interrupt = None
+        self._limit_s = min(limit_s or math.inf, self.settings.max_runtime_s)
         self._claimed_at = time.monotonic()
         self._held = held
         try:
@@ -107,8 +118,8 @@ class WorkerProcess:
                 logger.warning("heartbeat failed: %s", type(error).__name__)
 
     def _beat(self, held: Held) -> None:
-        if time.monotonic() - self._claimed_at > self.settings.max_runtime_s:
-            self._stop(held, "timeout")
+        if time.monotonic() - self._claimed_at > self._limit_s:
+            self._stop(held, trials.TIMEOUT)
             return
         cancel = trials.heartbeat(self.database, held, lease_s=self.settings.lease_s)
         if cancel is None:

@@ -13,7 +13,8 @@ from sqlalchemy.exc import OperationalError
 from storage import trials
 from storage.errors import PayloadError
 from storage.fit_mode import FitMode
-from storage.trials import Claim, Held, TrialResult
+from storage.trial_results import TrialResult
+from storage.trials import Claim, Held
 from worker.celery_app import KILL_AFTER_S, TASK
 from worker.parent_death import die_with_parent
 from worker.process import TrialInterrupted, WorkerProcess, this_process
@@ -56,8 +57,9 @@ def _claim(process: WorkerProcess, trial_id: int) -> Claim | None:
             chosen,
             process.id,
             lease_s=settings.lease_s,
+            max_runtime_s=settings.max_runtime_s,
             # this process notices first, at a heartbeat, then Celery kills it; the reconciler is the last resort
-            max_runtime_s=settings.max_runtime_s + settings.heartbeat_s + 2 * KILL_AFTER_S,
+            grace_s=settings.heartbeat_s + 2 * KILL_AFTER_S,
         )
         if claim is not None:
             return claim
@@ -69,10 +71,10 @@ def _claim(process: WorkerProcess, trial_id: int) -> Claim | None:
 def _evaluate(process: WorkerProcess, claim: Claim) -> None:
     held = Held(claim.trial_id, claim.token)
     try:
-        with process.holding(held):
+        with process.holding(held, limit_s=claim.trial_timeout):
             recorded = _record(process, held, _cross_validate(process, claim))
     except TrialInterrupted as interrupted:
-        _give_up(process, held, interrupted.reason)
+        _give_up(process, held, interrupted.reason, claim.trial_timeout)
     except PayloadError as error:
         _lose(process, held, "payload_error", str(error))
     except MemoryError:
@@ -116,12 +118,15 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
     )
 
 
-def _give_up(process: WorkerProcess, held: Held, reason: str) -> None:
+def _give_up(process: WorkerProcess, held: Held, reason: str, trial_timeout: float | None) -> None:
     if reason == "cancelled":
         trials.cancel(process.database, held)
-    elif reason == "timeout":
-        limit = process.settings.max_runtime_s
-        _lose(process, held, reason, f"the attempt took longer than GRIDFLEET_MAX_RUNTIME_S ({limit:g} s)")
+    elif reason == trials.TIMEOUT:
+        fleets = process.settings.max_runtime_s
+        limit = f"GRIDFLEET_MAX_RUNTIME_S={fleets:g} s"
+        if trial_timeout is not None and trial_timeout <= fleets:
+            limit = f"trial_timeout={trial_timeout:g} s"
+        _lose(process, held, reason, f"the attempt took longer than {limit}")
     logger.warning("trial %d: stopped, %s", held.trial_id, reason)
 
 

@@ -2,13 +2,66 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+
+
+def hang_in_c(library: ctypes.CDLL) -> None:
+    """Lock a mutex of C twice: no signal ends that."""
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        library.pthread_mutex_lock(mutex)
+
+
+def deadlock() -> None:
+    """Lock a lock of Python twice: signals are heeded meanwhile, and the other threads run."""
+    lock = threading.Lock()
+    for _ in range(2):
+        lock.acquire()
+
+
+def take_memory() -> None:
+    """Ask for 3 GB, and use them."""
+    np.ones(3_000_000_000, dtype=np.uint8)
+
+
+def print_gigabytes() -> None:
+    """Print 2 GB."""
+    text = "spam " * 200_000
+    for _ in range(1_000):
+        print(text)
+        print(text, file=sys.stderr)
+
+
+def interrupt() -> None:
+    """Raise what Ctrl-C raises."""
+    raise KeyboardInterrupt
+
+
+#: What models do that are no good.
+MISCHIEF: dict[str, Callable[[], object]] = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda: ctypes.string_at(0),
+    "abort": os.abort,
+    "exit at once": lambda: os._exit(1),
+    "exit": lambda: sys.exit(3),
+    "interrupt": interrupt,
+    "fork": os.fork,
+    "hang with the GIL": lambda: hang_in_c(ctypes.PyDLL(None)),
+    "hang without the GIL": lambda: hang_in_c(ctypes.CDLL(None)),
+    "deadlock": deadlock,
+    "memory": take_memory,
+    "print": print_gigabytes,
+}
 
 
 class Touching(ClassifierMixin, BaseEstimator):
@@ -22,12 +75,13 @@ class Touching(ClassifierMixin, BaseEstimator):
     def fit(self, X, y):
         first = self._mark("began")
         self.classes_ = np.unique(y)
-        if self.then == "kill once" and first:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.then == "wait":
-            while not (Path(self.folder) / "go").exists():
-                time.sleep(0.02)
-        if self.then == "raise":
+        if self.then in MISCHIEF or (first and self.then.removesuffix(" once") in MISCHIEF):
+            MISCHIEF[self.then.removesuffix(" once")]()
+        if self.then == "wait" or (first and self.then == "wait once"):
+            self._wait()
+        if self.then == "wait through all":
+            self._wait_through_all()
+        if self.then == "raise" or (self.then == "raise until told" and not (Path(self.folder) / "go").exists()):
             raise ValueError(f"value={self.value} does not suit me")
         return self
 
@@ -38,6 +92,16 @@ class Touching(ClassifierMixin, BaseEstimator):
         if self.then == "nan":
             return float("nan")
         return float(self.value)
+
+    def _wait(self) -> None:
+        while not (Path(self.folder) / "go").exists():
+            time.sleep(0.02)
+
+    def _wait_through_all(self) -> None:
+        try:
+            self._wait()
+        except BaseException:  # as users' code does that catches more than it should
+            self._mark("caught")
 
     def _mark(self, what: str) -> bool:
         marks = Path(self.folder)

@@ -18,7 +18,8 @@ from storage.database import Database, now
 from storage.payloads import PayloadStore
 from storage.schema import Payload, Search, Trial
 from storage.settings import Settings
-from storage.trials import Claim, Held, SplitResult, TrialResult
+from storage.trial_results import SplitResult, TrialResult
+from storage.trials import Claim, Held
 from storage.versions import installed_versions
 
 #: The digest of a payload that nobody loads.

@@ -17,7 +17,8 @@ from storage import trials
 from storage.database import Database
 from storage.schema import Attempt, Epoch, Search, SplitScore, Trial
 from storage.settings import Settings
-from storage.trials import EpochResult, Held, SplitResult, TrialResult
+from storage.trial_results import MAX_ERROR, EpochResult, SplitResult, TrialResult
+from storage.trials import Held
 from tests.storage.conftest import DIGEST, StoredSearch, race, result_of, store_search
 
 #: A token that nobody was given.
@@ -267,7 +268,7 @@ def test_an_error_of_any_text_can_be_stored(search: StoredSearch, message: str) 
     assert trials.record(search.database, search.held(), result_of(0.0, error=message))
 
     stored = search.trial().error
-    assert len(stored) <= trials.MAX_ERROR
+    assert len(stored) <= MAX_ERROR
     assert stored[-5:] == message.encode("utf-8", "backslashreplace").decode()[-5:]
 
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Row, delete, event, select, text
 from sqlalchemy.exc import IntegrityError
 
-from storage import trials
+from storage import searches, trials
 from storage.database import Database
 from storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial
 from storage.settings import Settings
@@ -38,7 +38,7 @@ REPUBLISH_S = 550
 MAX_FAILURES = 3
 
 #: Outcomes that count against the budget.
-COUNTED = ("worker_lost", "lease_expired")
+COUNTED = ("worker_lost", "lease_expired", "timeout")
 #: Columns of a trial that publishing may change.
 PUBLISHING = ("published_at", "publish_count")
 
@@ -74,6 +74,8 @@ class Trials(RuleBasedStateMachine):
         self.attempts: dict[int, int] = {}
         self.searches: list[StoredSearch] = []
         self.params: dict[int, Any] = {}
+        self.paused: set[int] = set()
+        self.forgiven: dict[int, int] = {}  # attempts that count no more, since somebody asked for new ones
         with self.database.write() as connection:
             for table in (Epoch, SplitScore, Attempt, Trial, Search):
                 connection.execute(delete(table))
@@ -105,6 +107,7 @@ class Trials(RuleBasedStateMachine):
         for trial_id in due:
             hold(before[trial_id].state == "queued", "I9: published what is not queued", before[trial_id])
             hold(self.is_due(trial_id), "published before its time", before[trial_id])
+            hold(before[trial_id].search_id not in self.paused, "published of a paused search", before[trial_id])
 
     @precondition(lambda self: self.broker)
     @rule()
@@ -125,6 +128,7 @@ class Trials(RuleBasedStateMachine):
         before = self.rows().get(trial_id)
         claim = self.trials.claim(self.database, trial_id, "node/1", lease_s=LEASE_S, max_runtime_s=MAX_RUNTIME_S)
         may_start = before is not None and before.state == "queued" and self.is_due(trial_id)
+        may_start = may_start and before.search_id not in self.paused
         hold((claim is not None) == may_start, "I10: claimed what may not start, or not what may", before, claim)
         if claim is None:
             return
@@ -256,7 +260,7 @@ class Trials(RuleBasedStateMachine):
     def reap(self) -> None:
         for held in self.seen_expired:  # read some steps ago: a heartbeat may have come since
             before = self.rows()[held.trial_id]
-            taken = self.lose_as(held, "lease_expired", expired_only=True)
+            taken = self.lose_as(held, "timeout" if held.is_overdue else "lease_expired", expired_only=True)
             due = before.token == held.token and self.is_over(held.token)
             hold(taken == due, "the reaper took a living trial back, or left a dead one", before)
             if taken:
@@ -274,6 +278,41 @@ class Trials(RuleBasedStateMachine):
             if row.search_id == search.id and not was_finished:
                 hold(row.state != "queued", "a cancelled search has queued trials", row)
                 hold(row.state != "running" or row.cancel_requested, "a running trial was not told", row)
+
+    @rule(data=st.data())
+    def pause_search(self, data: st.DataObject) -> None:
+        search = data.draw(st.sampled_from(self.searches))
+        may_pause = search.row().finished_at is None and search.id not in self.paused
+        hold(searches.pause_search(self.database, search.id) == may_pause, "paused what is over, or not", search.row())
+        if may_pause:
+            self.paused.add(search.id)
+
+    @precondition(lambda self: self.paused)
+    @rule(data=st.data())
+    def resume_search(self, data: st.DataObject) -> None:
+        search = data.draw(st.sampled_from([one for one in self.searches if one.id in self.paused]))
+        was_finished = search.row().finished_at is not None
+        resumed = searches.resume_search(self.database, search.id)
+        hold(resumed != was_finished, "resumed what is over, or not", search.row())
+        if resumed:
+            self.paused.discard(search.id)
+            queued = [row for row in self.rows().values() if row.search_id == search.id and row.state == "queued"]
+            hold(all(row.published_at is None for row in queued), "messages of before the pause are counted on", queued)
+
+    @rule(data=st.data())
+    def retry_failed(self, data: st.DataObject) -> None:
+        """The one way out of a final state, which somebody has to ask for."""
+        search = data.draw(st.sampled_from(self.searches))
+        rows = [row for row in self.rows().values() if row.search_id == search.id and row.state == "failed"]
+        wanted = [] if search.row().state == "cancelled" else rows
+        hold(searches.retry_failed(self.database, search.id) == len(wanted), "not the failed ones", rows)
+        after, results = self.rows(), self.result_counts()
+        for row in wanted:
+            hold((after[row.id].state, after[row.id].failures) == ("queued", 0), "not queued anew", after[row.id])
+            hold(row.id not in results, "kept the scores of before", row)
+            del self.final[row.id]
+            self.not_before.pop(row.id, None)
+            self.forgiven[row.id] = row.attempt
 
     @rule()
     def finish_searches(self) -> None:
@@ -309,7 +348,8 @@ class Trials(RuleBasedStateMachine):
             hold((row.lease_expires_at is not None) == (row.state == "running"), "I3: lease", row)
             hold(row.attempt >= self.attempts.get(row.id, 0), "I4: attempt fell", row)
             self.attempts[row.id] = row.attempt
-            hold(row.failures == sum(one.outcome in COUNTED for one in tries), "I5: miscounted", row, tries)
+            counted = [one for one in tries[self.forgiven.get(row.id, 0) :] if one.outcome in COUNTED]
+            hold(row.failures == len(counted), "I5: miscounted", row, tries)
             hold(row.failures < MAX_FAILURES or row.state in FINAL_STATES, "I5: beyond the budget", row)
 
     def _check_final(self, row: Row[Any], n_results: int) -> None:
@@ -349,6 +389,9 @@ class Trials(RuleBasedStateMachine):
     def teardown(self) -> None:
         """I12, I14: when the faults stop, one round of the reconciler and of the workers ends everything."""
         self.broker.clear()
+        for search_id in self.paused:
+            searches.resume_search(self.database, search_id)
+        self.paused.clear()
         self.tick(60_000)
         self.look_for_expired()
         self.reap()

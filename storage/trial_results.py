@@ -1,0 +1,121 @@
+"""What a worker found out about a trial, and the rows that it becomes. Numbers that are not finite become NULL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Characters of a stored traceback; the end is kept, for there the error stands.
+MAX_ERROR = 8_192
+#: Columns of ``trials`` that say where the time of the fits went.
+PHASES = ("build_time", "trace_time", "compile_time", "train_time", "score_time")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitResult:
+    """One metric on one split; scores may be NaN or infinite."""
+
+    split: int
+    metric: str
+    test_score: float
+    train_score: float | None
+    fit_time: float
+    score_time: float
+    n_train: int
+    n_test: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """One point of a learning curve."""
+
+    split: int
+    epoch: int
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """What a worker found out about a trial.
+
+    ``error_type`` and ``error`` are those of the first split whose fit raised; the trial is then ``failed``,
+    and its scores, if any, are made of ``error_score`` as scikit-learn does it.
+    """
+
+    splits: Sequence[SplitResult]
+    epochs: Sequence[EpochResult] = field(default_factory=tuple)
+    mean_test_score: float | None = None
+    std_test_score: float | None = None
+    mean_fit_time: float | None = None
+    error_type: str | None = None
+    error: str | None = None
+    fit_mode: str | None = None
+    fit_fallback_reason: str | None = None
+    build_time: float | None = None
+    trace_time: float | None = None
+    compile_time: float | None = None
+    train_time: float | None = None
+    score_time: float | None = None
+
+
+def shorten(error: str | None) -> str | None:
+    """Cut a traceback to what is stored, keeping its end; what no database takes is shown as an escape."""
+    if error is None:
+        return None
+    clean = error.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return clean if len(clean) <= MAX_ERROR else "…" + clean[-(MAX_ERROR - 1) :]
+
+
+def result_row(result: TrialResult) -> dict[str, Any]:
+    """Return what a trial's own row gets, as parameters of the statement that records it."""
+    return {
+        "with_mean": _finite(result.mean_test_score),
+        "with_std": _finite(result.std_test_score),
+        "with_fit_time": _finite(result.mean_fit_time),
+        "with_error_type": result.error_type,
+        "with_error": shorten(result.error),
+        "with_fit_mode": result.fit_mode,
+        "with_fallback_reason": shorten(result.fit_fallback_reason),
+        **{f"with_{name}": _finite(getattr(result, name)) for name in PHASES},
+    }
+
+
+def split_row(trial_id: int, result: SplitResult) -> dict[str, Any]:
+    """Return the row of ``split_scores``."""
+    return {
+        "trial_id": trial_id,
+        "split": result.split,
+        "metric": result.metric,
+        "test_score": _finite(result.test_score),
+        "train_score": _finite(result.train_score),
+        "test_score_reason": _reason(result.test_score),
+        "train_score_reason": _reason(result.train_score),
+        "fit_time": result.fit_time,
+        "score_time": result.score_time,
+        "n_train": result.n_train,
+        "n_test": result.n_test,
+        "error": shorten(result.error),
+    }
+
+
+def epoch_row(trial_id: int, result: EpochResult) -> dict[str, Any]:
+    """Return the row of ``epochs``."""
+    return {
+        "trial_id": trial_id,
+        "split": result.split,
+        "epoch": result.epoch,
+        "metric": result.metric,
+        "value": _finite(result.value),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _reason(value: float | None) -> str | None:
+    return None if value is None or math.isfinite(value) else str(float(value))

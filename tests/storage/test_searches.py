@@ -1,0 +1,233 @@
+"""Pausing, resuming, trying failed trials again, and the time limits of a search and its trials."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select, update
+
+from storage import searches, trials
+from storage.database import Database, now
+from storage.schema import Attempt, Search, SplitScore, Trial
+from tests.storage.conftest import StoredSearch, result_of, store_search
+
+
+@pytest.fixture
+def search(database: Database) -> StoredSearch:
+    """Store a search of three trials."""
+    return store_search(database, 3)
+
+
+def set_search(search: StoredSearch, **values: object) -> None:
+    with search.database.write() as connection:
+        connection.execute(update(Search).where(Search.id == search.id).values(**values))
+
+
+def states(search: StoredSearch) -> list[str]:
+    return [search.trial(number).state for number in range(len(search.trial_ids))]
+
+
+def fail(search: StoredSearch, number: int) -> None:
+    trials.record(search.database, search.held(number), result_of(-1.0, error="it raised"))
+
+
+# pause and resume
+
+
+def test_no_trial_of_a_paused_search_starts_and_those_that_run_end(search: StoredSearch) -> None:
+    held = search.held(0)
+
+    assert searches.pause_search(search.database, search.id)
+
+    assert search.claim(1) is None
+    assert trials.choose(search.database, search.trial_ids[1], []) is None
+    assert trials.due_for_publishing(search.database, republish_s=60) == []
+    assert trials.count_queued(search.database) == 0
+    assert trials.record(search.database, held, result_of(0.5))
+    assert states(search) == ["completed", "queued", "queued"]
+
+
+def test_a_resumed_search_is_published_again_and_goes_on(search: StoredSearch) -> None:
+    trials.mark_published(search.database, search.trial_ids)
+    searches.pause_search(search.database, search.id)
+    assert trials.due_for_publishing(search.database, republish_s=60) == []
+
+    assert searches.resume_search(search.database, search.id)
+
+    assert trials.due_for_publishing(search.database, republish_s=60, only_unpublished=True) == search.trial_ids
+    assert search.claim(0) is not None
+
+
+def test_other_searches_are_not_paused(search: StoredSearch) -> None:
+    other = store_search(search.database, 1)
+    searches.pause_search(search.database, search.id)
+
+    assert other.claim(0) is not None
+
+
+def test_pausing_and_resuming_say_whether_there_was_anything_to_do(search: StoredSearch) -> None:
+    assert not searches.resume_search(search.database, search.id)
+    assert searches.pause_search(search.database, search.id)
+    assert not searches.pause_search(search.database, search.id)
+    trials.cancel_search(search.database, search.id)
+    assert not searches.resume_search(search.database, search.id)
+    assert not searches.pause_search(search.database, search.id)
+
+
+def test_resuming_what_is_not_paused_sends_no_message_twice(search: StoredSearch) -> None:
+    trials.mark_published(search.database, search.trial_ids)
+
+    searches.resume_search(search.database, search.id)
+
+    assert trials.due_for_publishing(search.database, republish_s=60) == []
+
+
+def test_a_paused_search_can_be_cancelled(search: StoredSearch) -> None:
+    searches.pause_search(search.database, search.id)
+
+    assert trials.cancel_search(search.database, search.id)
+
+    assert states(search) == ["cancelled"] * 3
+    assert search.row().finished_at is not None
+
+
+# retry_failed
+
+
+def test_failed_trials_begin_anew_and_their_story_stays(search: StoredSearch) -> None:
+    fail(search, 0)
+    trials.record(search.database, search.held(1), result_of(0.5))
+    for _ in range(3):
+        set_due(search, 2)
+        trials.lose(search.database, search.held(2), outcome="worker_lost", error="it died", max_failures=3)
+    assert search.row().state == "completed"
+
+    assert searches.retry_failed(search.database, search.id) == 2
+
+    assert states(search) == ["queued", "completed", "queued"]
+    assert (search.row().state, search.row().finished_at) == ("running", None)
+    again = search.trial(0)
+    assert (again.mean_test_score, again.error, again.error_type, again.failures, again.attempt) == (
+        (None, None, None, 0, 1)
+    )
+    assert scores_of(search, 0) == 0
+    assert scores_of(search, 1) == 2
+    with search.database.read() as connection:
+        outcomes = connection.execute(select(Attempt.outcome).where(Attempt.trial_id == search.trial_ids[2]))
+        assert list(outcomes.scalars()) == ["worker_lost"] * 3
+    assert trials.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[0], search.trial_ids[2]]
+
+
+def test_a_trial_tried_again_ends_with_one_result(search: StoredSearch) -> None:
+    for number in range(3):
+        fail(search, number)
+    searches.retry_failed(search.database, search.id)
+
+    for number in range(3):
+        assert trials.record(search.database, search.held(number), result_of(0.25))
+
+    assert states(search) == ["completed"] * 3
+    assert [search.trial(number).attempt for number in range(3)] == [2, 2, 2]
+    assert scores_of(search, 0) == 2
+    assert search.row().state == "completed"
+    assert search.row().finished_at is not None
+
+
+def test_nothing_is_tried_again_where_nothing_failed_or_all_was_cancelled(search: StoredSearch) -> None:
+    assert searches.retry_failed(search.database, search.id) == 0
+    fail(search, 0)
+    trials.cancel_search(search.database, search.id)
+
+    assert searches.retry_failed(search.database, search.id) == 0
+
+    assert states(search) == ["failed", "cancelled", "cancelled"]
+    assert search.row().state == "cancelled"
+    assert scores_of(search, 0) == 2
+
+
+# time limits
+
+
+def test_a_trial_timeout_sets_the_deadline_and_is_told_to_the_worker(search: StoredSearch) -> None:
+    set_search(search, trial_timeout=100.0)
+
+    claim = trials.claim(search.database, search.trial_ids[0], "node/1", lease_s=60, max_runtime_s=3_600, grace_s=7)
+
+    assert claim is not None
+    assert claim.trial_timeout == 100.0
+    row = search.trial()
+    assert timedelta(seconds=106) < row.deadline_at - row.started_at < timedelta(seconds=108)
+
+
+def test_without_one_the_fleet_s_limit_counts(search: StoredSearch) -> None:
+    claim = search.claim()
+
+    assert claim is not None
+    assert claim.trial_timeout is None
+    row = search.trial()
+    assert timedelta(seconds=3_599) < row.deadline_at - row.started_at < timedelta(seconds=3_601)
+
+
+@pytest.mark.parametrize(("trial_timeout", "state"), [(100.0, "failed"), (None, "queued")])
+def test_a_trial_that_takes_too_long_is_tried_again_only_if_the_search_did_not_set_the_limit(
+    search: StoredSearch, trial_timeout: float | None, state: str
+) -> None:
+    set_search(search, trial_timeout=trial_timeout)
+    search.held(0)
+    with search.database.write() as connection:
+        connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(deadline_at=now(-1)))
+    (overdue,) = trials.expired(search.database)
+
+    assert overdue.is_overdue
+    trials.lose(search.database, overdue, outcome=trials.TIMEOUT, error="too long", max_failures=3, expired_only=True)
+
+    assert (search.trial().state, search.trial().error_type) == (state, "timeout")
+
+
+def test_a_lost_lease_is_not_taken_for_a_time_out(search: StoredSearch) -> None:
+    search.held(0)
+    with search.database.write() as connection:
+        connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(lease_expires_at=now(-1)))
+
+    (lost,) = trials.expired(search.database)
+
+    assert not lost.is_overdue
+
+
+def test_a_search_that_takes_too_long_ends_with_what_is_there(search: StoredSearch) -> None:
+    set_search(search, search_timeout=60.0)
+    trials.record(search.database, search.held(0), result_of(0.5))
+    running = search.held(1)
+    assert searches.overdue_searches(search.database) == []
+    set_search(search, started_at=now(-61))
+
+    assert searches.overdue_searches(search.database) == [search.id]
+    assert searches.stop_search(search.database, search.id)
+
+    assert states(search) == ["completed", "running", "cancelled"]
+    assert trials.heartbeat(search.database, running, lease_s=60) is True
+    assert searches.overdue_searches(search.database) == []
+    assert not searches.stop_search(search.database, search.id)
+    trials.cancel(search.database, running)
+    row = search.row()
+    assert (row.state, row.error) == ("completed", "stopped after search_timeout=60.0 s")
+    assert row.finished_at is not None
+
+
+def test_a_search_that_waits_for_its_first_worker_is_not_overdue(search: StoredSearch) -> None:
+    set_search(search, search_timeout=60.0, created_at=now(-3_600))
+
+    assert searches.overdue_searches(search.database) == []
+
+
+def set_due(search: StoredSearch, number: int) -> None:
+    with search.database.write() as connection:
+        connection.execute(update(Trial).where(Trial.id == search.trial_ids[number]).values(not_before=None))
+
+
+def scores_of(search: StoredSearch, number: int) -> int:
+    with search.database.read() as connection:
+        return connection.execute(
+            select(func.count()).select_from(SplitScore).where(SplitScore.trial_id == search.trial_ids[number])
+        ).scalar_one()
