@@ -297,7 +297,8 @@ def retry_failed(name: Name) -> None:
     search, database = _search(name)
     n_trials = searches.retry_failed(database, search.id)
     if n_trials:
-        typer.echo(f"search {search.name}: {n_trials} failed trials are queued again")
+        queued = "1 failed trial is" if n_trials == 1 else f"{n_trials} failed trials are"
+        typer.echo(f"search {search.name}: {queued} queued again")
     else:
         typer.echo(f"search {search.name} is {search.state} and has no failed trial to try again")
 

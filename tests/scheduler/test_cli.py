@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from scheduler import cli, read_only_sql, reporter
+from scheduler import read_only_sql, reporter
 from scheduler.fleet import connect
 from scheduler.watching import Watcher
 from storage import trials
 from storage.errors import LocalFleetError, QueryError
 from storage.schema import SCHEMA_REVISION, Search, Worker
-from tests.stored_searches import WORKERS, claim, record, store_pima, store_search
+from tests.stored_searches import WORKERS, claim, record, store_search
 
 #: pydantic is not among them: typer imports it by itself where it is installed.
 HEAVY = (
@@ -45,6 +45,9 @@ COMMANDS = (
     "report",
     "best",
     "cancel",
+    "pause",
+    "resume",
+    "retry-failed",
     "sql",
     "doctor",
 )
@@ -56,33 +59,6 @@ space: {max_depth: [1, 2], criterion: [gini, entropy]}
 cv: 2
 """
 FLOWERS = "width,height,kind\n" + "".join(f"{n % 7},{n % 5},{n % 2}\n" for n in range(40))
-
-
-@pytest.fixture
-def gridfleet(capsys):
-    """Run the command in this process: ``gridfleet("best", "pima")`` gives status, output and errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.main(list(arguments))
-        return (left.value.code or 0, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def fleet(database_settings, database, monkeypatch):
-    """Configure a fleet by its variables, as a shell would."""
-    for name, value in database_settings.as_variables().items():
-        monkeypatch.setenv(name, value)
-    return database_settings
-
-
-@pytest.fixture
-def pima(fleet, database):
-    """Store the finished search ``pima``."""
-    return store_pima(fleet, database)
 
 
 @pytest.fixture
@@ -185,14 +161,6 @@ def test_an_unknown_search_is_one_sentence(gridfleet, pima):
             "",
             "gridfleet: no search has the name 'prima'; the newest are 'pima'\n",
         )
-
-
-def test_cancel_ends_queued_trials_once(gridfleet, fleet, database):
-    search_id = store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
-
-    assert gridfleet("cancel", "new")[:2] == (0, "search new is cancelled\n")
-    assert reporter.progress(database, search_id).cancelled == 2
-    assert "has ended already (cancelled)" in gridfleet("cancel", "new")[1]
 
 
 def test_watch_of_a_finished_search_ends_with_its_best_line(gridfleet, pima):

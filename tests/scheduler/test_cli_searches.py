@@ -1,0 +1,63 @@
+"""The commands that change a search, and the story of its attempts."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from scheduler import reporter
+from storage.schema import Trial
+from tests.stored_searches import WORKERS, store_search
+
+
+def test_cancel_ends_queued_trials_once(gridfleet, fleet, database):
+    search_id = store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
+
+    assert gridfleet("cancel", "new")[:2] == (0, "search new is cancelled\n")
+    assert reporter.progress(database, search_id).cancelled == 2
+    assert "has ended already (cancelled)" in gridfleet("cancel", "new")[1]
+
+
+def test_pause_and_resume_say_what_they_did(gridfleet, fleet, database):
+    store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
+
+    assert gridfleet("resume", "new")[1] == "search new is queued, not paused; nothing to resume\n"
+    assert gridfleet("pause", "NEW")[1] == "search new is paused; `gridfleet resume new` goes on with it\n"
+    assert gridfleet("pause", "new")[1] == "search new is paused already; nothing to pause\n"
+    assert "paused" in gridfleet("list")[1]
+    assert "new: paused" in gridfleet("report", "new")[1]
+    assert gridfleet("resume", "new")[:2] == (0, "search new goes on\n")
+    assert "new: queued" in gridfleet("report", "new")[1]
+
+
+def test_retry_failed_queues_the_failed_trials_only(gridfleet, fleet, database, pima):
+    assert gridfleet("retry-failed", "pima")[:2] == (0, "search pima: 1 failed trial is queued again\n")
+
+    assert "search pima is running and has no failed trial to try again" in gridfleet("retry-failed", "pima")[1]
+    with database.read() as connection:
+        states = connection.execute(select(Trial.state).where(Trial.search_id == pima).order_by(Trial.number))
+        assert list(states.scalars()) == ["completed"] * 4 + ["queued"]
+
+
+def test_commands_about_a_search_that_is_not_there_say_so(gridfleet, fleet, pima):
+    for command in ("pause", "resume", "retry-failed", "cancel"):
+        status, _, errors = gridfleet(command, "nothing")
+        assert status == 1
+        assert "no search has the name 'nothing'; the newest are 'pima'" in errors
+
+
+def test_report_tells_every_attempt(gridfleet, pima):
+    _, shown, _ = gridfleet("report", "pima", "--attempts")
+
+    header, *rows = shown.splitlines()
+    assert header.split() == ["trial", "attempt", "outcome", "started", "seconds", "worker", "error"]
+    assert [row.split()[:3] for row in rows] == [
+        ["0", "1", "completed"],
+        ["1", "1", "worker_lost"],
+        ["1", "2", "completed"],
+        ["2", "1", "completed"],
+        ["3", "1", "completed"],
+        ["4", "1", "failed"],
+    ]
+    assert WORKERS[1] in rows[1]
+    assert rows[1].rstrip().endswith("the process ended with signal 9 (SIGKILL)")
+    assert rows[5].rstrip().endswith("ValueError: Could not interpret optimizer identifier: adan")
