@@ -1,0 +1,468 @@
+"""Searches, a broker, workers and a clock as one state machine, whose invariants hypothesis tries to break."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Row, delete, select, text
+
+from storage import searches, trials
+from storage.database import Database
+from storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial
+from tests.storage.conftest import N_SPLITS, StoredSearch, result_of, store_search
+
+# Times are large, and differ from all sums of ticks by far more than an example takes in real seconds.
+LEASE_S = 6_050
+MAX_RUNTIME_S = 20_050
+BACKOFF_S = 1_050
+TICKS_S = (100, 3_000, 6_100, 60_000)
+REPUBLISH_S = 550
+MAX_FAILURES = 3
+
+#: Outcomes that count against the budget.
+COUNTED = ("worker_lost", "lease_expired", "timeout")
+#: Columns of a trial that publishing may change.
+PUBLISHING = ("published_at", "publish_count")
+
+
+class InvariantError(AssertionError):
+    """An invariant does not hold."""
+
+
+def hold(condition: bool, invariant_name: str, *details: object) -> None:
+    if not condition:
+        raise InvariantError(f"{invariant_name}: {details}")
+
+
+class Trials(RuleBasedStateMachine):
+    """Searches, a broker that loses, repeats and reorders, workers that never really die, a clock."""
+
+    database: Database
+    trials: types.ModuleType = trials
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broker: list[int] = []
+        self.zombies: list[Any] = []  # every claim ever made: each may act at any later time
+        self.seen_expired: list[Any] = []  # what a reaper has read and not yet acted upon
+        self.now_s = 0
+        self.n_steps = 0
+        self.results_from = self.cancels_from = 0
+        self.lease_until: dict[str, float] = {}
+        self.deadline: dict[str, float] = {}
+        self.not_before: dict[int, float] = {}
+        self.final: dict[int, tuple[Row[Any], int]] = {}
+        self.closed: dict[tuple[int, int], Row[Any]] = {}
+        self.attempts: dict[int, int] = {}
+        self.searches: list[StoredSearch] = []
+        self.params: dict[int, Any] = {}
+        self.paused: set[int] = set()
+        self.forgiven: dict[int, int] = {}  # attempts that count no more, since somebody asked for new ones
+        with self.database.write() as connection:
+            for table in (Epoch, SplitScore, Attempt, Trial, Search):
+                connection.execute(delete(table))
+
+    @initialize(results_from=st.sampled_from([0, 10, 25]), cancels_from=st.sampled_from([0, 20, 1_000]))
+    def submit(self, results_from: int, cancels_from: int) -> None:
+        # final states soon, or only after the trials have lived through something
+        self.results_from, self.cancels_from = results_from, cancels_from
+        self.submit_another(2)
+
+    @precondition(lambda self: all(row.state in FINAL_STATES for row in self.rows().values()))
+    @rule(size=st.integers(1, 2))
+    def submit_another(self, size: int) -> None:
+        search = store_search(self.database, size)
+        self.searches.append(search)
+        self.params |= {row.id: row.params for row in self.rows().values() if row.search_id == search.id}
+
+    # what the broker does
+
+    @rule(noted=st.booleans())
+    def publish(self, noted: bool) -> None:
+        due = self.trials.due_for_publishing(self.database, republish_s=REPUBLISH_S)
+        before = self.rows()
+        self.broker += due
+        if noted:  # else: killed between the broker and the database
+            self.trials.mark_published(self.database, due)
+        after = self.rows()
+        hold(_without(before, PUBLISHING) == _without(after, PUBLISHING), "I9: publishing changed a state")
+        for trial_id in due:
+            hold(before[trial_id].state == "queued", "I9: published what is not queued", before[trial_id])
+            hold(self.is_due(trial_id), "published before its time", before[trial_id])
+            hold(before[trial_id].search_id not in self.paused, "published of a paused search", before[trial_id])
+
+    @precondition(lambda self: self.broker)
+    @rule()
+    def erase_broker(self) -> None:
+        self.broker.clear()
+
+    @precondition(lambda self: self.broker)
+    @rule(data=st.data(), again=st.booleans())
+    def deliver(self, data: st.DataObject, again: bool) -> None:
+        index = data.draw(st.integers(0, len(self.broker) - 1))
+        self.claim(self.broker[index] if again else self.broker.pop(index))
+
+    @rule(data=st.data())
+    def deliver_forged(self, data: st.DataObject) -> None:
+        self.claim(data.draw(st.sampled_from([*self.params, 2**40])))
+
+    def claim(self, trial_id: int) -> None:
+        before = self.rows().get(trial_id)
+        claim = self.trials.claim(self.database, trial_id, "node/1", lease_s=LEASE_S, max_runtime_s=MAX_RUNTIME_S)
+        may_start = before is not None and before.state == "queued" and self.is_due(trial_id)
+        may_start = may_start and before.search_id not in self.paused
+        hold((claim is not None) == may_start, "I10: claimed what may not start, or not what may", before, claim)
+        if claim is None:
+            return
+        hold(claim.attempt == before.attempt + 1, "I4: an attempt is not the next one", before, claim)
+        self.zombies.append(self.trials.Held(trial_id, claim.token))
+        self.lease_until[claim.token] = self.now_s + LEASE_S
+        self.deadline[claim.token] = self.now_s + MAX_RUNTIME_S
+
+    # what workers do, those that lost their lease included
+
+    def act(self, data: st.DataObject, action: Callable[[Any, Row[Any]], Any]) -> tuple[Any, bool]:
+        """Let one of all workers act; what it does must work exactly if it holds the trial."""
+        before, holders = self.rows(), self.holders()
+        held = data.draw(st.sampled_from(holders if holders and data.draw(st.booleans()) else self.zombies))
+        is_held = before[held.trial_id].token == held.token
+        answer = action(held, before[held.trial_id])
+        if not is_held:
+            hold(answer in (False, None), "I8: an old token wrote", held, answer)
+            hold(before == self.rows(), "I8: an old token changed a row", held)
+        return held, is_held
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def heartbeat(self, data: st.DataObject) -> None:
+        def beat(held: Any, before: Row[Any]) -> bool | None:
+            answer = self.trials.heartbeat(self.database, held, lease_s=LEASE_S)
+            if before.token == held.token:
+                hold(answer == before.cancel_requested, "a heartbeat hides or makes up a cancellation", before)
+            return answer
+
+        held, is_held = self.act(data, beat)
+        if is_held:
+            self.lease_until[held.token] = self.now_s + LEASE_S
+
+    @precondition(lambda self: self.zombies and self.n_steps >= self.results_from)
+    @rule(data=st.data(), outcome=st.sampled_from(["completed", "failed", "nan"]))
+    def record(self, data: st.DataObject, outcome: str) -> None:
+        def write(held: Any, before: Row[Any]) -> bool:
+            score = math.nan if outcome == "nan" else float(before.attempt)
+            result = result_of(score, error=None if outcome == "completed" else "it raised")
+            return self.trials.record(self.database, held, result)
+
+        held, is_held = self.act(data, write)
+        if is_held:
+            after = self.rows()[held.trial_id]
+            hold(after.state == ("completed" if outcome == "completed" else "failed"), "recorded as another", after)
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        held, is_held = self.act(data, lambda held, _: self.trials.release(self.database, held))
+        if is_held:
+            self.not_before.pop(held.trial_id, None)
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        held, is_held = self.act(data, lambda held, _: self.lose_as(held, "worker_lost"))
+        if is_held:
+            self.back_off(held.trial_id)
+
+    @rule(data=st.data(), times=st.integers(1, MAX_FAILURES), patient=st.booleans())
+    def crash_again_and_again(self, data: st.DataObject, times: int, patient: bool) -> None:
+        trial_id = data.draw(st.sampled_from(list(self.params)))
+        for _ in range(times):
+            self.claim(trial_id)
+            token = self.rows()[trial_id].token
+            if token is not None:
+                self.lose_as(self.trials.Held(trial_id, token), "worker_lost")
+                self.back_off(trial_id)
+            self.trials_are_sound()
+            if patient:
+                self.tick(3_000)
+
+    @rule(data=st.data())
+    def hang(self, data: st.DataObject) -> None:
+        """A trial that does not end: its lease is prolonged until, at last, its deadline is over."""
+        self.claim(data.draw(st.sampled_from(list(self.params))))
+        for _ in range(MAX_RUNTIME_S // 3_000 + 1):
+            for held in self.holders():
+                self.trials.heartbeat(self.database, held, lease_s=LEASE_S)
+                self.lease_until[held.token] = self.now_s + LEASE_S
+            self.tick(3_000)
+        self.look_for_expired()
+
+    @rule(data=st.data(), cancelled=st.booleans())
+    def deploy(self, data: st.DataObject, cancelled: bool) -> None:
+        """Every worker is told to stop, perhaps just after somebody cancelled a search."""
+        self.claim(data.draw(st.sampled_from(list(self.params))))
+        if cancelled and self.n_steps >= self.cancels_from:
+            self.cancel_search(data)
+        for held in self.holders():
+            before = self.rows()[held.trial_id]
+            hold(self.trials.release(self.database, held), "a held trial was not released", before)
+            self.not_before.pop(held.trial_id, None)
+            after = self.rows()[held.trial_id]
+            hold(after.state == ("cancelled" if before.cancel_requested else "queued"), "released as another", after)
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def end_cancelled(self, data: st.DataObject) -> None:
+        def end(held: Any, before: Row[Any]) -> bool | None:
+            # a worker cancels only what it was told to
+            return self.trials.cancel(self.database, held) if before.cancel_requested else None
+
+        self.act(data, end)
+
+    # what the reconciler and users do
+
+    @rule()
+    def look_for_expired(self) -> None:
+        self.seen_expired = self.trials.expired(self.database)
+        running = {row.token for row in self.rows().values() if row.state == "running"}
+        over = {token for token in running if self.is_over(token)}
+        hold({held.token for held in self.seen_expired} == over, "the reaper sees others than the expired ones")
+
+    @precondition(lambda self: self.zombies)
+    @rule(late_heartbeat=st.booleans())
+    def outlive_the_lease(self, late_heartbeat: bool) -> None:
+        self.tick(6_100)
+        self.look_for_expired()
+        for held in self.seen_expired if late_heartbeat else []:
+            self.trials.heartbeat(self.database, held, lease_s=LEASE_S)
+            self.lease_until[held.token] = self.now_s + LEASE_S
+        self.reap()
+
+    @precondition(lambda self: self.seen_expired)
+    @rule()
+    def reap(self) -> None:
+        for held in self.seen_expired:  # read some steps ago: a heartbeat may have come since
+            before = self.rows()[held.trial_id]
+            taken = self.lose_as(held, "timeout" if held.is_overdue else "lease_expired", expired_only=True)
+            due = before.token == held.token and self.is_over(held.token)
+            hold(taken == due, "the reaper took a living trial back, or left a dead one", before)
+            if taken:
+                self.back_off(held.trial_id)
+        self.seen_expired = []
+
+    @precondition(lambda self: self.n_steps >= self.cancels_from)
+    @rule(data=st.data())
+    def cancel_search(self, data: st.DataObject) -> None:
+        search = self.searches[-1 - data.draw(st.integers(0, min(2, len(self.searches)) - 1))]
+        was_finished = search.row().finished_at is not None
+        cancelled = self.trials.cancel_search(self.database, search.id)
+        hold(cancelled != was_finished, "a finished search was cancelled, or an open one was not", search.row())
+        for row in self.rows().values():
+            if row.search_id == search.id and not was_finished:
+                hold(row.state != "queued", "a cancelled search has queued trials", row)
+                hold(row.state != "running" or row.cancel_requested, "a running trial was not told", row)
+
+    @rule(data=st.data())
+    def pause_search(self, data: st.DataObject) -> None:
+        search = data.draw(st.sampled_from(self.searches))
+        may_pause = search.row().finished_at is None and search.id not in self.paused
+        hold(searches.pause_search(self.database, search.id) == may_pause, "paused what is over, or not", search.row())
+        if may_pause:
+            self.paused.add(search.id)
+
+    @precondition(lambda self: self.paused)
+    @rule(data=st.data())
+    def resume_search(self, data: st.DataObject) -> None:
+        search = data.draw(st.sampled_from([one for one in self.searches if one.id in self.paused]))
+        was_finished = search.row().finished_at is not None
+        resumed = searches.resume_search(self.database, search.id)
+        hold(resumed != was_finished, "resumed what is over, or not", search.row())
+        if resumed:
+            self.paused.discard(search.id)
+            queued = [row for row in self.rows().values() if row.search_id == search.id and row.state == "queued"]
+            hold(all(row.published_at is None for row in queued), "messages of before the pause are counted on", queued)
+
+    @rule(data=st.data())
+    def retry_failed(self, data: st.DataObject) -> None:
+        """The one way out of a final state, which somebody has to ask for."""
+        search = data.draw(st.sampled_from(self.searches))
+        rows = [row for row in self.rows().values() if row.search_id == search.id and row.state == "failed"]
+        wanted = [] if search.row().state == "cancelled" else rows
+        hold(searches.retry_failed(self.database, search.id) == len(wanted), "not the failed ones", rows)
+        after, results = self.rows(), self.result_counts()
+        for row in wanted:
+            hold((after[row.id].state, after[row.id].failures) == ("queued", 0), "not queued anew", after[row.id])
+            hold(row.id not in results, "kept the scores of before", row)
+            del self.final[row.id]
+            self.not_before.pop(row.id, None)
+            self.forgiven[row.id] = row.attempt
+
+    @rule()
+    def finish_searches(self) -> None:
+        for search_id in self.trials.unfinished_searches(self.database):
+            hold(not self.trials.finish_search(self.database, search_id), "a search was left unfinished", search_id)
+
+    @rule(dt_s=st.sampled_from(TICKS_S))
+    def tick(self, dt_s: int) -> None:
+        """Move all open times into the past, which is the same as moving the clock on."""
+        self.now_s += dt_s
+        with self.database.write() as connection:
+            for table, columns, where in _OPEN_TIMES:
+                moved = ", ".join(f"{column} = {self._earlier(column)}" for column in columns)
+                connection.execute(text(f"UPDATE {table} SET {moved} WHERE {where}"), {"dt": dt_s})
+
+    def _earlier(self, column: str) -> str:
+        if self.database.dialect == "postgresql":
+            return f"{column} - CAST(:dt AS integer) * interval '1 second'"
+        return f"strftime('%Y-%m-%d %H:%M:%f+00:00', {column}, '-' || :dt || ' seconds')"
+
+    # what must hold after each step
+
+    @invariant()
+    def trials_are_sound(self) -> None:
+        self.n_steps += 1
+        rows, attempts, results = self.rows(), self.attempt_rows(), self.result_counts()
+        hold({row.id: row.params for row in rows.values()} == self.params, "I7: trials appeared, vanished or changed")
+        for row in rows.values():
+            tries = attempts.get(row.id, [])
+            self._check_final(row, results.get(row.id, 0))
+            self._check_attempts(row, tries)
+            hold((row.token is not None) == (row.state == "running"), "I3", row)
+            hold((row.lease_expires_at is not None) == (row.state == "running"), "I3: lease", row)
+            hold(row.attempt >= self.attempts.get(row.id, 0), "I4: attempt fell", row)
+            self.attempts[row.id] = row.attempt
+            counted = [one for one in tries[self.forgiven.get(row.id, 0) :] if one.outcome in COUNTED]
+            hold(row.failures == len(counted), "I5: miscounted", row, tries)
+            hold(row.failures < MAX_FAILURES or row.state in FINAL_STATES, "I5: beyond the budget", row)
+
+    def _check_final(self, row: Row[Any], n_results: int) -> None:
+        if row.id in self.final:
+            hold((row, n_results) == self.final[row.id], "I1: a final trial changed", row, self.final[row.id])
+        if row.state in FINAL_STATES:
+            self.final[row.id] = (row, n_results)
+        hold((row.finished_at is not None) == (row.state in FINAL_STATES), "I1: finished_at", row)
+        if row.state == "completed":
+            hold(row.mean_test_score == row.attempt, "I2, I4: not the score of the last attempt", row)
+            hold(n_results == N_SPLITS, "I2: not exactly one result", row, n_results)
+        elif row.state != "failed":
+            hold(row.mean_test_score is None and n_results == 0, "I2: a score without a result", row)
+
+    def _check_attempts(self, row: Row[Any], tries: list[Row[Any]]) -> None:
+        hold([one.attempt for one in tries] == list(range(1, row.attempt + 1)), "I6: attempts not told", row, tries)
+        open_tries = [one for one in tries if one.ended_at is None]
+        hold(len(open_tries) == (row.state == "running"), "I6: open attempts", row, tries)
+        hold(all(one.token == row.token == tries[-1].token for one in open_tries), "I4: another's attempt", row)
+        for one in tries:
+            key = (row.id, one.attempt)
+            hold(self.closed.get(key, one) == one, "I11: a closed attempt changed", one)
+            if one.ended_at is not None:
+                hold(one.ended_at >= one.started_at, "I11: ended before it began", one)
+                self.closed[key] = one
+
+    @invariant()
+    def searches_are_sound(self) -> None:
+        rows = self.rows().values()
+        for search in self.searches:
+            mine, row = [trial for trial in rows if trial.search_id == search.id], search.row()
+            all_final = all(trial.state in FINAL_STATES for trial in mine)
+            hold((row.finished_at is not None) == all_final, "a search is finished exactly when its trials are", row)
+            hold(row.state != "completed" or all_final, "completed too early", row)
+            hold(row.state != "queued" or not any(trial.attempt for trial in mine), "still queued", row)
+
+    def teardown(self) -> None:
+        """I12, I14: when the faults stop, one round of the reconciler and of the workers ends everything."""
+        self.broker.clear()
+        for search_id in self.paused:
+            searches.resume_search(self.database, search_id)
+        self.paused.clear()
+        self.tick(60_000)
+        self.look_for_expired()
+        self.reap()
+        self.tick(60_000)
+        self.publish(noted=True)
+        for trial_id in self.broker:
+            self.claim(trial_id)
+        for held in self.zombies:
+            self.trials.record(self.database, held, result_of(float(self.rows()[held.trial_id].attempt)))
+        self.trials_are_sound()
+        self.searches_are_sound()
+        left = [row for row in self.rows().values() if row.state not in FINAL_STATES]
+        hold(not left, "I12: trials without end", left)
+
+    # the model's own view
+
+    def is_due(self, trial_id: int) -> bool:
+        return self.not_before.get(trial_id, 0) <= self.now_s
+
+    def is_over(self, token: str) -> bool:
+        return min(self.lease_until.get(token, math.inf), self.deadline.get(token, math.inf)) < self.now_s
+
+    def back_off(self, trial_id: int) -> None:
+        failures = self.rows()[trial_id].failures
+        self.not_before[trial_id] = self.now_s + BACKOFF_S * (2 ** (failures - 1) - 1)
+
+    def lose_as(self, held: Any, outcome: str, **options: Any) -> bool:
+        return self.trials.lose(
+            self.database, held, outcome=outcome, error="the test says so", max_failures=MAX_FAILURES, **options
+        )
+
+    def holders(self) -> list[Any]:
+        rows = self.rows()
+        return [held for held in self.zombies if rows[held.trial_id].token == held.token]
+
+    def rows(self) -> dict[int, Row[Any]]:
+        with self.database.read() as connection:
+            rows = connection.execute(select(*Trial.__table__.columns).order_by(Trial.id))
+            return {row.id: row for row in rows}
+
+    def attempt_rows(self) -> dict[int, list[Row[Any]]]:
+        tries: dict[int, list[Row[Any]]] = {}
+        with self.database.read() as connection:
+            statement = select(*Attempt.__table__.columns).order_by(Attempt.trial_id, Attempt.attempt)
+            for row in connection.execute(statement):
+                tries.setdefault(row.trial_id, []).append(row)
+        return tries
+
+    def result_counts(self) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        with self.database.read() as connection:
+            for trial_id in connection.execute(select(SplitScore.trial_id)).scalars():
+                counts[trial_id] = counts.get(trial_id, 0) + 1
+        return counts
+
+
+_OPEN_TIMES = (
+    (
+        "trials",
+        ("lease_expires_at", "deadline_at", "not_before", "published_at", "started_at"),
+        "state IN ('queued', 'running')",
+    ),
+    ("attempts", ("started_at",), "ended_at IS NULL"),
+)
+
+
+def _without(rows: dict[int, Row[Any]], columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row._mapping.items() if name not in columns} for row in rows.values()]
+
+
+def explore(opened: Database, module: types.ModuleType, *, examples: int, **options: Any) -> None:
+    machine = type("Trials", (Trials,), {"database": opened, "trials": module})
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=checks, **options
+        ),
+    )
