@@ -98,7 +98,9 @@ def _check_broker(settings: Settings) -> str:
     publisher = Publisher(settings)
     try:
         publisher.check()
-        return f"answers; {publisher.queue_length()} messages wait"
+        n_dead = publisher.count_dead_letters()
+        found = f"; {n_dead} malformed messages were set aside, the last: {publisher.newest_dead_letter()}"
+        return f"answers; {publisher.queue_length()} messages wait{found if n_dead else ''}"
     finally:
         publisher.close()
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from celery import Celery
 
 from storage.settings import Settings
+from worker.envelope import QUEUE as QUEUE
+from worker.envelope import TASK as TASK
 
-#: Celery's default queue; the broker's ACL names it.
-QUEUE = "celery"
-TASK = "gridfleet.evaluate"
 #: Seconds beyond ``max_runtime_s`` after which Celery kills the process that did not stop by itself.
 KILL_AFTER_S = 30
 
 
 def create_app(settings: Settings) -> Celery:
-    """Create the Celery app of a worker or a publisher.
+    """Create the Celery app of a worker.
 
     Parameters
     ----------
@@ -26,7 +25,8 @@ def create_app(settings: Settings) -> Celery:
     Celery
         Configured after the measurements that docs/architecture.md lists.
     """
-    app = Celery("gridfleet", broker=settings.broker(), include=["worker.tasks"])
+    # AMQP is Celery's name for its messaging, whatever the broker is
+    app = Celery("gridfleet", broker=settings.broker(), amqp="worker.transport:AMQP", include=["worker.tasks"])
     app.conf.update(
         # no redelivery by the broker: it ran a 14 s task three times; the lease in SQL replaces it
         task_acks_late=False,
@@ -40,9 +40,13 @@ def create_app(settings: Settings) -> Celery:
             "health_check_interval": 5,
             "max_connections": 20,
             "client_name": "gridfleet",
+            # one list: nothing is sent to those of other priorities
+            "priority_steps": [0],
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # a broker that answers but refuses (full, its disk full, demoted to a replica) is waited for as well
+        broker_channel_error_retry=True,
         broker_pool_acquire_timeout=5,
         # a broker's blip must not kill hours of training
         worker_cancel_long_running_tasks_on_connection_loss=False,

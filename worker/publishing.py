@@ -1,11 +1,9 @@
-"""Messages to the broker: one per trial, ids only, in batches over one pipeline."""
+"""Messages to the broker: one per trial, ids only, in batches."""
 
 from __future__ import annotations
 
-import base64
-import json
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
@@ -13,17 +11,21 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from storage.errors import BrokerUnreachableError
 from storage.settings import PREFIX, Settings
-from worker.celery_app import QUEUE, TASK, create_app
+from worker.envelope import DEAD_LETTERS, QUEUE, new_message
 
 #: Messages in one LPUSH, about 1 MB.
 BATCH = 1_000
+#: Seconds that the broker may take to answer; with the second try, no call takes longer than twice that.
+ANSWER_S = 3
+#: Bytes of a dead letter that are worth a line.
+SHOWN = 300
 
 
 class Publisher:
     """Sends trials to the workers.
 
-    Celery's own ``send_task`` waits for the broker's answer to every message (1,100 a second); here Celery
-    and kombu only write the messages, and they are pushed many at a time.
+    Celery's own ``send_task`` waits for the broker's answer to every message (1,100 a second); here they are
+    pushed many at a time.
 
     Parameters
     ----------
@@ -33,9 +35,8 @@ class Publisher:
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.broker()
-        self._app = create_app(settings)
         self._redis = redis.Redis.from_url(
-            self._url, socket_timeout=3, socket_connect_timeout=3, health_check_interval=5, client_name="gridfleet"
+            self._url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, client_name="gridfleet"
         )
 
     def check(self) -> None:
@@ -49,7 +50,7 @@ class Publisher:
         parts = urlsplit(self._url)
         address = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"
         try:
-            self._redis.ping()
+            _twice(self._redis.ping)
         except AuthenticationError as error:
             raise BrokerUnreachableError(
                 f"the broker {address} refuses user or password; set {PREFIX}BROKER_URL and {PREFIX}BROKER_PASSWORD"
@@ -68,33 +69,30 @@ class Publisher:
             If the broker fails; some messages may have been sent, which harms nothing.
         """
         for start in range(0, len(trial_ids), BATCH):
-            self._redis.lpush(QUEUE, *map(self._message, trial_ids[start : start + BATCH]))
+            messages = [new_message(trial_id) for trial_id in trial_ids[start : start + BATCH]]
+            _twice(self._redis.lpush, QUEUE, *messages)
 
     def queue_length(self) -> int:
         """Return how many messages wait."""
-        return int(self._redis.llen(QUEUE))
+        return int(_twice(self._redis.llen, QUEUE))
+
+    def count_dead_letters(self) -> int:
+        """Return how many malformed messages are kept that workers found and set aside."""
+        return int(_twice(self._redis.llen, DEAD_LETTERS))
+
+    def newest_dead_letter(self) -> str:
+        """Return the beginning of the last one: the time and the reason, escaped; empty if there is none."""
+        newest = _twice(self._redis.lrange, DEAD_LETTERS, 0, 0)
+        return repr(newest[0][:SHOWN])[2:-1] if newest else ""
 
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
-        self._app.close()
 
-    def _message(self, trial_id: int) -> str:
-        task_id = str(uuid.uuid4())
-        message = self._app.amqp.as_task_v2(task_id, TASK, args=(trial_id,), kwargs={}, ignore_result=True)
-        # the envelope of kombu's Redis transport (kombu.transport.virtual.Channel.prepare_message)
-        envelope = {
-            "body": base64.b64encode(json.dumps(message.body).encode()).decode(),
-            "content-type": "application/json",
-            "content-encoding": "utf-8",
-            "headers": message.headers,
-            "properties": {
-                **message.properties,
-                "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": QUEUE},
-                "delivery_tag": str(uuid.uuid4()),
-                "priority": 0,
-                "body_encoding": "base64",
-            },
-        }
-        return json.dumps(envelope)
+
+def _twice(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call once more over a new connection if the old one turns out to be dead: it may have been for hours."""
+    try:
+        return call(*arguments)
+    except (redis.ConnectionError, redis.TimeoutError):
+        return call(*arguments)
