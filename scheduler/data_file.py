@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import tokenize
+import errno
+import os
+import re
+import stat
 import warnings
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
+from scheduler.npz_file import read_arrays
 from storage.errors import InvalidSearchError
 
 if TYPE_CHECKING:
@@ -21,17 +23,17 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-#: What numpy raises, depending on where an .npz file is damaged: the archive, its compression, an array's header.
-DAMAGED_NPZ = (
-    OSError,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+#: Bytes of a data file, and of an array that is made of it; larger data go to `submit` in Python.
+MAX_BYTES = 8 * 1024**3
+#: Rows times columns of a CSV or Parquet file: numbers of 8 bytes, and several times that while they are parsed.
+MAX_CELLS = 100_000_000
+#: Bytes of the first line of a CSV file, which says how many columns there are.
+MAX_FIRST_LINE = 1_000_000
+#: Bytes read at once to count lines.
+BLOCK = 1024 * 1024
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_LINE_END = re.compile(rb"[\r\n]")
 
 
 class DataFile(BaseModel):
@@ -48,6 +50,9 @@ class DataFile(BaseModel):
 
 def read_data(data: DataFile, folder: Path) -> tuple[Array, Array]:
     """Read a data file.
+
+    What it declares (sizes, shapes, rows and columns) is compared with its real size and with bounds before memory is
+    taken for it.
 
     Parameters
     ----------
@@ -69,22 +74,57 @@ def read_data(data: DataFile, folder: Path) -> tuple[Array, Array]:
         One sentence that begins with the key that is wrong.
     """
     path = folder / data.file
-    if not path.is_file():
-        raise InvalidSearchError(f"`data.file`: there is no file {path}")
     kind = path.suffix.lower()
-    if kind == ".npz":
-        _refuse_keys(data, path, "target", "header")
-        X, y = _read_npz(path, data.X or "X", data.y or "y")
-    elif kind in (".csv", ".parquet"):
-        _refuse_keys(data, path, "X", "y", *(["header"] if kind == ".parquet" else []))
-        X, y = _read_table(path, data)
-    else:
-        raise InvalidSearchError(f"`data.file`: {path} is none of .csv, .parquet and .npz")
+    with _opened(data.file, path) as file:
+        if kind == ".npz":
+            _refuse_keys(data, path, "target", "header")
+            X, y = _read_npz(file, path, data.X or "X", data.y or "y")
+        elif kind in (".csv", ".parquet"):
+            _refuse_keys(data, path, "X", "y", *(["header"] if kind == ".parquet" else []))
+            X, y = _read_table(file, path, data)
+        else:
+            raise InvalidSearchError(f"`data.file`: {path} is none of .csv, .parquet and .npz")
     if len(X) != len(y):
         raise InvalidSearchError(f"`data`: {path} has {len(X)} rows in X and {len(y)} in y; they must be as many")
     if not len(X):
         raise InvalidSearchError(f"`data.file`: {path} has no rows")
     return X, y
+
+
+def _opened(name: str, path: Path) -> IO[bytes]:
+    """Open a regular file once: what was looked at is what is read."""
+    if _URL.match(name):
+        raise InvalidSearchError(
+            f"`data.file` is {name!r}; gridfleet reads files of this machine, so download it first"
+        )
+    try:
+        # a FIFO without a writer would block
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InvalidSearchError(f"`data.file`: {_not_opened(path, error)}") from error
+    found = os.fstat(descriptor)
+    problem = None
+    if not stat.S_ISREG(found.st_mode):
+        problem = "is no regular file"
+    elif found.st_size > MAX_BYTES:
+        problem = f"has {found.st_size} bytes; {_too_large(f'{MAX_BYTES} bytes')}"
+    if problem is not None:
+        os.close(descriptor)
+        raise InvalidSearchError(f"`data.file`: {path} {problem}")
+    return os.fdopen(descriptor, "rb")
+
+
+def _not_opened(path: Path, error: OSError | ValueError) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.ELOOP:
+        return f"{path} is a symbolic link; name the file that it leads to"
+    if number in (errno.ENOENT, errno.ENOTDIR, None):
+        return f"there is no file {path}"
+    return f"{path} can't be opened: {getattr(error, 'strerror', None) or error}"
+
+
+def _too_large(bound: str) -> str:
+    return f"a search file's data may have {bound}, load larger ones in Python and call `submit`"
 
 
 def _refuse_keys(data: DataFile, path: Path, *keys: str) -> None:
@@ -93,47 +133,21 @@ def _refuse_keys(data: DataFile, path: Path, *keys: str) -> None:
             raise InvalidSearchError(f"`data.{key}` has no meaning for {path.name}; leave it out")
 
 
-def _read_npz(path: Path, *names: str) -> tuple[Array, Array]:
-    import numpy as np
-
-    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and advise to load it as one
-        raise InvalidSearchError(f"`data.file`: {path} is no .npz file; write it with numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            X, y = (_array(file, path, key, name) for key, name in zip("Xy", names, strict=True))
-    except InvalidSearchError:
-        raise
-    except DAMAGED_NPZ as error:
-        raise InvalidSearchError(
-            f"`data.file`: {path} is no .npz file that can be read: {_first_line(error)}"
-        ) from error
+def _read_npz(file: IO[bytes], path: Path, *names: str) -> tuple[Array, Array]:
+    X, y = read_arrays(file, path, dict(zip("Xy", names, strict=True)), max_bytes=MAX_BYTES)
     if X.dtype.kind not in "fiub":
         raise InvalidSearchError(f"`data.X`: the array {names[0]!r} of {path} holds {X.dtype}, not numbers")
     return X, _without_missing(y, path)
 
 
-def _array(file: Any, path: Path, key: str, name: str) -> Array:
-    if name not in file.files:
-        raise InvalidSearchError(f"`data.{key}`: {path} has no array {name!r}; {_nearest(name, file.files)}")
-    try:
-        array: Array = file[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        raise InvalidSearchError(
-            f"`data.{key}`: the array {name!r} of {path} holds Python objects, which could run code when loaded; "
-            "save it with a dtype of numbers or texts"
-        ) from error
-    if array.ndim == 0:
-        raise InvalidSearchError(f"`data.{key}`: the array {name!r} of {path} is a single value")
-    return array
-
-
-def _read_table(path: Path, data: DataFile) -> tuple[Array, Array]:
+def _read_table(file: IO[bytes], path: Path, data: DataFile) -> tuple[Array, Array]:
     if data.target is None:
         raise InvalidSearchError(f"`data.target` is missing: name the column of {path.name} that is y, or its index")
     has_header = data.header is not False
-    frame = _read_csv(path, has_header=has_header) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    if path.suffix.lower() == ".csv":
+        frame = _read_csv(file, path, has_header=has_header)
+    else:
+        frame = _read_parquet(file, path, data.target)
     position = _position(data.target, list(frame.columns), path)
     if len(frame.columns) < 2:
         raise InvalidSearchError(f"`data.file`: {path} has a single column; the columns must be separated by commas")
@@ -144,14 +158,15 @@ def _read_table(path: Path, data: DataFile) -> tuple[Array, Array]:
     return _numbers(features, path, first_line=1 + has_header), _target(y, path)
 
 
-def _read_csv(path: Path, *, has_header: bool) -> pd.DataFrame:
+def _read_csv(file: IO[bytes], path: Path, *, has_header: bool) -> pd.DataFrame:
     import pandas as pd
 
+    _check_cells(path, *_lines_and_columns(file, path))
     try:
         with warnings.catch_warnings():
             # a line that is too long is cut with a warning only
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, header=0 if has_header else None, index_col=False, low_memory=False)
+            frame = pd.read_csv(file, header=0 if has_header else None, index_col=False, low_memory=False)
     except pd.errors.EmptyDataError as error:
         raise InvalidSearchError(f"`data.file`: {path} is empty") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError, OSError) as error:
@@ -165,16 +180,93 @@ def _read_csv(path: Path, *, has_header: bool) -> pd.DataFrame:
     return frame
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    import pandas as pd
+def _lines_and_columns(file: IO[bytes], path: Path) -> tuple[int, int]:
+    """Count lines, and the columns of the first one; a line with more columns is an error of its own."""
+    start = file.read(MAX_FIRST_LINE)
+    first = _LINE_END.split(start, 1)[0]
+    if len(first) == MAX_FIRST_LINE:
+        raise InvalidSearchError(
+            f"`data.file`: {path} is no CSV file that can be read: its first line has {MAX_FIRST_LINE} bytes or more"
+        )
+    file.seek(0)
+    ends = {b"\n": 1, b"\r": 1}
+    while block := file.read(BLOCK):
+        for end in ends:
+            ends[end] += block.count(end)
+    file.seek(0)
+    return max(ends.values()), 1 + first.count(b",")
+
+
+def _check_cells(path: Path, rows: int, columns: int) -> None:
+    if rows * columns > MAX_CELLS:
+        raise InvalidSearchError(
+            f"`data.file`: {path} has {rows} rows of {columns} columns; {_too_large(f'{MAX_CELLS} cells')}"
+        )
+
+
+def _read_parquet(file: IO[bytes], path: Path, target: int | str) -> pd.DataFrame:
+    import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
     try:
-        return pd.read_parquet(path)
+        parquet = pq.ParquetFile(file)
+        columns = _columns(parquet.schema_arrow)
+        _check_rows(parquet.metadata, len(columns), path)
+        if len(columns) > 1:
+            _check_types(parquet.schema_arrow, columns, columns[_position(target, columns, path)], path)
+        # as a dictionary: a text of megabytes may stand there once and be meant a million times
+        texts = [name for name in columns if _is_text(parquet.schema_arrow.field(name).type)]
+        frame: pd.DataFrame = pq.ParquetFile(file, read_dictionary=texts).read(columns=columns).to_pandas()
+    except InvalidSearchError:
+        raise
     except (ArrowException, OSError, ValueError) as error:
         raise InvalidSearchError(
             f"`data.file`: {path} is no Parquet file that can be read: {_first_line(error)}"
         ) from error
+    return frame
+
+
+def _columns(schema: Any) -> list[str]:
+    """Return the names of the columns, without those that pandas wrote as the frame's index."""
+    known = schema.pandas_metadata
+    index = known.get("index_columns") if isinstance(known, dict) else None
+    return [name for name in schema.names if not isinstance(index, list) or name not in index]
+
+
+def _check_rows(metadata: Any, n_columns: int, path: Path) -> None:
+    """Look at what the file says of itself: a page of one repeated value has any number of rows in a few bytes."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    _check_cells(path, max(metadata.num_rows, sum(group.num_rows for group in groups)), n_columns)
+    unpacked = sum(group.total_byte_size for group in groups)
+    if unpacked > MAX_BYTES:
+        raise InvalidSearchError(
+            f"`data.file`: {path} would unpack to {unpacked} bytes; {_too_large(f'{MAX_BYTES} bytes')}"
+        )
+
+
+def _check_types(schema: Any, columns: Sequence[str], target: str, path: Path) -> None:
+    import pyarrow as pa
+
+    for name in columns:
+        kind = schema.field(name).type
+        if name != target and not _is_flat(kind):
+            raise InvalidSearchError(f"`data.file`: column {name!r} of {path} is not numeric, it holds {kind}")
+        if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
+            raise InvalidSearchError(
+                f"`data.target`: column {name!r} of {path} holds neither numbers nor texts, but {kind}"
+            )
+
+
+def _is_flat(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return any(is_one(kind) for is_one in (types.is_string, types.is_large_string, types.is_binary))
 
 
 def _position(target: int | str, columns: Sequence[Any], path: Path) -> int:
@@ -214,8 +306,22 @@ def _target(column: pd.Series[Any], path: Path) -> Array:
             f"`data.target`: column {str(column.name)!r} of {path} has {len(missing)} missing values, "
             f"the first in row {missing[0] + 1}"
         )
+    _check_texts(column, path)
     values = column.to_numpy()
     return values.astype(str) if values.dtype.kind not in "fiub" else values
+
+
+def _check_texts(column: pd.Series[Any], path: Path) -> None:
+    """Refuse a text that an array can't repeat: there each takes as much as the longest."""
+    import pandas as pd
+
+    texts = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+    longest = 0 if pd.api.types.is_numeric_dtype(texts) else max(map(len, map(str, texts)))
+    if 4 * longest * len(column) > MAX_BYTES:
+        raise InvalidSearchError(
+            f"`data.target`: column {str(column.name)!r} of {path} has a text of {longest} characters in {len(column)} "
+            f"rows; {_too_large(f'{MAX_BYTES} bytes')}"
+        )
 
 
 def _without_missing(y: Array, path: Path) -> Array:
