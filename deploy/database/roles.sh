@@ -45,25 +45,43 @@ GRANT USAGE ON SCHEMA public TO gridfleet_worker, gridfleet_reporter;
 ALTER DEFAULT PRIVILEGES FOR ROLE gridfleet IN SCHEMA public GRANT SELECT ON TABLES TO gridfleet_reporter;
 ALTER DEFAULT PRIVILEGES FOR ROLE gridfleet IN SCHEMA public GRANT SELECT, INSERT, UPDATE ON TABLES TO gridfleet_worker;
 
--- Payloads are code and data: nobody but submitters writes them, and reporters do not read them. Default privileges
--- know no exception, so it is made in the transaction that makes the table.
+-- Payloads are code and data: nobody but submitters writes them, and reporters do not read them. What a search is
+-- and what was scored is written once. Default privileges know no exception, so it is made for tables that are there,
+-- and in the transaction that makes a table.
+CREATE OR REPLACE FUNCTION guard_table(name text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+  IF name IN ('public.payloads', 'public.payload_chunks') THEN
+    EXECUTE format('REVOKE ALL ON %s FROM gridfleet_reporter', name);
+  END IF;
+  IF name IN ('public.payloads', 'public.payload_chunks', 'public.alembic_version') THEN
+    EXECUTE format('REVOKE INSERT, UPDATE ON %s FROM gridfleet_worker', name);
+  ELSIF name IN ('public.searches', 'public.trials') THEN
+    EXECUTE format('REVOKE INSERT ON %s FROM gridfleet_worker', name);
+  ELSIF name IN ('public.split_scores', 'public.epochs') THEN
+    EXECUTE format('REVOKE UPDATE ON %s FROM gridfleet_worker', name);
+  END IF;
+END
+$$;
 CREATE OR REPLACE FUNCTION guard_new_tables() RETURNS event_trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
   made record;
 BEGIN
   FOR made IN SELECT object_identity AS name FROM pg_event_trigger_ddl_commands() WHERE command_tag = 'CREATE TABLE'
   LOOP
-    IF made.name IN ('public.payloads', 'public.payload_chunks') THEN
-      EXECUTE format('REVOKE ALL ON %s FROM gridfleet_reporter', made.name);
-    END IF;
-    IF made.name IN ('public.payloads', 'public.payload_chunks', 'public.alembic_version') THEN
-      EXECUTE format('REVOKE INSERT, UPDATE ON %s FROM gridfleet_worker', made.name);
-    END IF;
+    PERFORM public.guard_table(made.name);
   END LOOP;
 END
 $$;
+SELECT count(guard_table('public.' || tablename)) FROM pg_tables WHERE schemaname = 'public' \g /dev/null
 SET LOCAL client_min_messages = warning;
 DROP EVENT TRIGGER IF EXISTS guard_new_tables;
 CREATE EVENT TRIGGER guard_new_tables ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION guard_new_tables();
+
+-- PostgreSQL lets everybody make large objects, which fill the disk, and take advisory locks, one of which says which
+-- scheduler acts
+SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', oid::regprocedure)
+FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^(lo_|lowrite$|pg_(try_)?advisory_)' \gexec
+SELECT format('GRANT EXECUTE ON FUNCTION %s TO gridfleet, gridfleet_worker', oid::regprocedure)
+FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^pg_(try_)?advisory_' \gexec
 COMMIT;
 SQL
