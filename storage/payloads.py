@@ -114,7 +114,7 @@ class PayloadStore:
         signature = self._sign(kind, digest, content)
         with self._database.read() as connection:
             stored = connection.execute(select(Payload.signature).where(Payload.digest == digest)).scalar()
-        if stored is not None and not hmac.compare_digest(stored, signature):
+        if stored is not None and not _is_same(stored, signature):
             raise self._wrong_key(kind, digest)
         return PreparedPayload(digest, kind, content, signature, is_stored=stored is not None)
 
@@ -203,7 +203,9 @@ class PayloadStore:
             ).one_or_none()
             if row is None:
                 raise PayloadError(f"payload {digest[:12]} ({kind}) is not in the database")
-            sha, mac = hashlib.sha256(), self._mac(row.kind, digest)
+            if row.kind != kind:
+                raise PayloadSignatureError(f"payload {digest[:12]} is a {row.kind!r}, not a {kind!r}")
+            sha, mac = hashlib.sha256(), self._mac(kind, digest)
             chunk = select(PayloadChunk.content).where(PayloadChunk.digest == digest)
             position = 0
             while (part := connection.execute(chunk.where(PayloadChunk.position == position)).scalar()) is not None:
@@ -213,7 +215,7 @@ class PayloadStore:
                 position += 1
         if sha.hexdigest() != digest:
             raise PayloadSignatureError(f"payload {digest[:12]} ({kind}) is damaged: its content has another digest")
-        if not hmac.compare_digest(mac.hexdigest(), row.signature):
+        if not _is_same(mac.hexdigest(), row.signature):
             raise self._wrong_key(kind, digest)
 
     def _wrong_key(self, kind: str, digest: str) -> PayloadSignatureError:
@@ -304,6 +306,11 @@ class _Cache:
             if file != keep:
                 file.unlink(missing_ok=True)
                 total -= stat.st_size
+
+
+def _is_same(signature: str, other: str) -> bool:
+    # as bytes: of texts, compare_digest takes none but ASCII
+    return hmac.compare_digest(signature.encode(), other.encode())
 
 
 def _sha256(content: Sequence[memoryview]) -> str:

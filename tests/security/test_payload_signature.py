@@ -1,0 +1,147 @@
+"""What was not signed with the fleet's key is never run: tampered payloads on a real worker."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sqlalchemy import Connection, select, text
+
+from scheduler import GridSearchCV, submit
+from scheduler.fleet import Fleet
+from storage.payloads import PayloadStore
+from storage.schema import Attempt, Trial
+from storage.settings import Settings
+from tests.faults.support import X, Y
+
+STRANGE_KEY = "the key of somebody else"
+
+
+class Bomb(ClassifierMixin, BaseEstimator):
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, file: str = "", value: int = 0) -> None:
+        self.file = file
+        self.value = value
+
+    def fit(self, X: Any, y: Any) -> Bomb:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path(self.file),)
+
+
+Tamper = Callable[[Connection, str, Fleet, Path], None]
+
+
+def _content(connection: Connection, digest: str) -> bytes:
+    query = text("SELECT content FROM payload_chunks WHERE digest = :digest AND position = 0")
+    return bytes(connection.execute(query, {"digest": digest}).scalar_one())
+
+
+def _set_content(connection: Connection, digest: str, content: bytes) -> None:
+    statement = text("UPDATE payload_chunks SET content = :content WHERE digest = :digest AND position = 0")
+    connection.execute(statement, {"content": content, "digest": digest})
+
+
+def _set_signature(connection: Connection, digest: str, signature: str) -> None:
+    statement = text("UPDATE payloads SET signature = :signature WHERE digest = :digest")
+    connection.execute(statement, {"signature": signature, "digest": digest})
+
+
+def _use(connection: Connection, digest: str, other: str) -> None:
+    statement = text("UPDATE searches SET evaluation_digest = :other WHERE evaluation_digest = :digest")
+    connection.execute(statement, {"other": other, "digest": digest})
+
+
+def _leave(*_: Any) -> None:
+    pass
+
+
+def _flip_a_bit(connection: Connection, digest: str, *_: Any) -> None:
+    content = _content(connection, digest)
+    _set_content(connection, digest, content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def _cut_it(connection: Connection, digest: str, *_: Any) -> None:
+    _set_content(connection, digest, _content(connection, digest)[:-10])
+
+
+def _sign_with_another_key(connection: Connection, digest: str, *_: Any) -> None:
+    signed = f"evaluation\n{digest}\n".encode() + _content(connection, digest)
+    _set_signature(connection, digest, hmac.new(STRANGE_KEY.encode(), signed, hashlib.sha256).hexdigest())
+
+
+def _leave_the_signature_out(connection: Connection, digest: str, *_: Any) -> None:
+    _set_signature(connection, digest, "")
+
+
+def _write_no_signature(connection: Connection, digest: str, *_: Any) -> None:
+    _set_signature(connection, digest, "é" * 64)
+
+
+def _call_it_something_else(connection: Connection, digest: str, *_: Any) -> None:
+    connection.execute(text("UPDATE payloads SET kind = 'candidates' WHERE digest = :digest"), {"digest": digest})
+
+
+def _put_another_kind_in_its_place(connection: Connection, digest: str, fleet: Fleet, file: Path) -> None:
+    # signed by the fleet, as data of somebody's search
+    _use(connection, digest, fleet.payloads.prepare("X", Bomb(str(file)), what="X").digest)
+
+
+def _put_a_forgery_in_its_place(connection: Connection, digest: str, fleet: Fleet, file: Path) -> None:
+    store = PayloadStore(fleet.database, fleet.settings.replace(secret_key=SecretStr(STRANGE_KEY)))
+    _use(connection, digest, store.prepare("evaluation", [Bomb(str(file))], what="a forgery").digest)
+
+
+#: How a payload is changed between its submission and the first look of a worker, and what the trial's error says.
+TAMPERING: dict[str, tuple[Tamper, str]] = {
+    "flipped": (_flip_a_bit, "is damaged: its content has another digest"),
+    "cut": (_cut_it, "is damaged: its content has another digest"),
+    "another-key": (_sign_with_another_key, "was not signed with this process's key"),
+    "unsigned": (_leave_the_signature_out, "was not signed with this process's key"),
+    "no-signature": (_write_no_signature, "was not signed with this process's key"),
+    "renamed": (_call_it_something_else, "is a 'candidates', not a 'evaluation'"),
+    "another-kind": (_put_another_kind_in_its_place, "is a 'X', not a 'evaluation'"),
+    "forged": (_put_a_forgery_in_its_place, "was not signed with this process's key"),
+}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_a_worker_runs_nothing_of_a_payload_that_was_tampered_with(
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    start_worker(configured.replace(max_failures=1))
+    fleet.publish = lambda _: True  # the payloads are changed before anybody looks at them
+    handles = {}
+    for name, (tamper, _) in {"untouched": (_leave, ""), **TAMPERING}.items():
+        file = tmp_path / f"{name}.ran"
+        handle = handles[name] = submit(GridSearchCV(Bomb(str(file)), {"value": [1]}, cv=2), X, Y, name=name)
+        # stored beforehand, as these open a transaction of their own
+        fleet.payloads.put("X", Bomb(str(file)), what="X")
+        strange = fleet.settings.replace(secret_key=SecretStr(STRANGE_KEY))
+        PayloadStore(fleet.database, strange).put("evaluation", [Bomb(str(file))], what="a forgery")
+        with fleet.database.write() as connection:
+            query = text("SELECT evaluation_digest FROM searches WHERE id = :id")
+            tamper(connection, connection.execute(query, {"id": handle.id}).scalar_one(), fleet, file)
+    del fleet.publish
+
+    with fleet.database.read() as connection:
+        fleet.publish(list(connection.execute(select(Trial.id)).scalars()))
+    for handle in handles.values():
+        handle.wait(90)
+
+    assert [file.name for file in tmp_path.glob("*.ran")] == ["untouched.ran"]
+    with fleet.database.read() as connection:
+        for name, (_, sentence) in TAMPERING.items():
+            query = select(Trial.state, Trial.error_type, Trial.error, Attempt.outcome).join(Attempt)
+            trial = connection.execute(query.where(Trial.search_id == handles[name].id)).one()
+            assert (trial.state, trial.error_type, trial.outcome) == ("failed", "payload_error", "payload_error")
+            assert sentence in trial.error
+            assert "\n" not in trial.error
