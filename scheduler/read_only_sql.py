@@ -35,8 +35,8 @@ SQLITE_ALLOWED = {
     sqlite3.SQLITE_FUNCTION,
     sqlite3.SQLITE_RECURSIVE,
 }
-#: With these a spreadsheet takes a cell for a formula.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+#: With these a spreadsheet takes a cell for a formula; the wide ones in a Japanese one.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 Style = Literal["table", "csv", "json"]
 
@@ -101,6 +101,18 @@ def csv_cell(value: Any) -> Any:
         return value
     text = _text(value)
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def json_line(value: Any) -> str:
+    """Return strict JSON in one line, with escapes for all that a terminal would obey or not show."""
+    line = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else _json_escape(char) for char in line)
+
+
+def _json_escape(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else json.dumps(char)[1:-1]
 
 
 @contextmanager
@@ -203,9 +215,13 @@ def _table_cell(value: Any) -> Any:
 
 
 def _write_csv(result: Result, out: TextIO) -> None:
-    out.write(_csv_line(result.columns))
+    from scheduler.report import plain
+
+    # a program gets texts as they are stored; a terminal would obey their escape sequences
+    shown = plain if out.isatty() else str
+    out.write(shown(_csv_line(result.columns)))
     for row in result.rows:
-        out.write(_csv_line(row))
+        out.write(shown(_csv_line(row)))
 
 
 def _csv_line(cells: Sequence[Any]) -> str:
@@ -219,7 +235,7 @@ def _write_json(result: Result, out: TextIO) -> None:
     out.write("[")
     for number, row in enumerate(result.rows):
         shown = {column: _json_value(value) for column, value in zip(result.columns, row, strict=True)}
-        out.write(("," if number else "") + "\n" + json.dumps(shown, ensure_ascii=False, default=str, allow_nan=False))
+        out.write(("," if number else "") + "\n" + json_line(shown))
     out.write("\n]\n")
 
 
