@@ -88,12 +88,12 @@ class Settings(BaseSettings):
                 "for an embedded one"
             )
         try:
-            url = make_url(self.database_url)
-        except ArgumentError as error:
+            url = _parsed(self.database_url)
+        except (ArgumentError, ValueError):
             raise SettingsError(
                 f"{PREFIX}DATABASE_URL is not a URL; write postgresql+psycopg://user@host:5432/name or "
                 "sqlite:///path/to/file.db"
-            ) from error
+            ) from None  # the parser's own error quotes the part that it stumbled over, maybe a password's
         backend = url.get_backend_name()
         if backend not in ("postgresql", "sqlite"):
             raise SettingsError(
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         if self.database_password is not None and url.password is None:
-            url = url.set(password=self.database_password.get_secret_value())
+            url = _with_password(url, self.database_password.get_secret_value())
         return url
 
     def broker(self) -> str:
@@ -119,9 +119,9 @@ class Settings(BaseSettings):
                 "for an embedded one"
             )
         try:
-            url = make_url(self.broker_url)
-        except ArgumentError as error:
-            raise SettingsError(f"{PREFIX}BROKER_URL is not a URL; write redis://host:6379/0") from error
+            url = _parsed(self.broker_url)
+        except (ArgumentError, ValueError):
+            raise SettingsError(f"{PREFIX}BROKER_URL is not a URL; write redis://host:6379/0") from None
         if url.drivername not in ("redis", "rediss"):
             raise SettingsError(
                 f"{PREFIX}BROKER_URL begins with {url.drivername!r}; write redis://host:6379/0, or rediss:// for TLS"
@@ -130,7 +130,7 @@ class Settings(BaseSettings):
             # Celery's default encrypts without asking whom it talks to
             url = url.update_query_dict({"ssl_cert_reqs": "required"})
         if self.broker_password is not None and url.password is None:
-            url = url.set(password=self.broker_password.get_secret_value())
+            url = _with_password(url, self.broker_password.get_secret_value())
         return url.render_as_string(hide_password=False)
 
     def key(self) -> bytes:
@@ -171,11 +171,26 @@ class Settings(BaseSettings):
         return self.model_copy(update=changes)
 
 
+def _parsed(text: str) -> URL:
+    """Parse a URL; a password among its options goes to the place that is hidden wherever a URL is shown."""
+    url = make_url(text)
+    password = url.query.get("password")
+    if password is None:
+        return url
+    last = password if isinstance(password, str) else password[-1]
+    return _with_password(url.difference_update_query(["password"]), url.password or last)
+
+
+def _with_password(url: URL, password: str) -> URL:
+    # SQLAlchemy leaves the password out of a URL that has no user, not even an empty one
+    return url.set(username=url.username or "", password=password)
+
+
 def _without_password(url: str | None) -> str | None:
     if url is None:
         return None
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        return _parsed(url).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
         return "***"
 
