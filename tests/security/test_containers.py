@@ -1,0 +1,122 @@
+"""What docker-compose.yml and the Dockerfile say about confinement. tests/compose looks at running containers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.security.conftest import REPOSITORY
+
+COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+#: The only services that are reachable from this machine.
+PUBLISHED = ("broker", "database")
+#: Those of the image that the Dockerfile makes.
+OURS = [name for name in SERVICES if name not in PUBLISHED]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_confined(name: str) -> None:
+    service = SERVICES[name]
+
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["init"] is True
+    assert service["ulimits"]["core"] == 0
+    assert service["pids_limit"] > 0
+    assert service["mem_limit"]
+    assert "cpus" in service
+    for opened in ("privileged", "devices", "pid", "ipc", "network_mode", "userns_mode", "env_file", "group_add"):
+        assert opened not in service
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_writes_only_to_volumes_and_small_folders_in_memory(name: str) -> None:
+    for mount in SERVICES[name].get("volumes", ()):
+        assert mount["type"] == "volume" or mount["read_only"] is True, mount
+        assert "docker.sock" not in mount["source"]
+    for folder in SERVICES[name]["tmpfs"]:
+        options = folder.partition(":")[2].split(",")
+        assert {"noexec", "nosuid", "nodev"} <= set(options), folder
+        assert any(option.startswith("size=") for option in options), folder
+
+
+def test_nobody_is_root() -> None:
+    dockerfile = (REPOSITORY / "Dockerfile").read_text()
+
+    assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE)[-1] == "10001:10001"
+    assert (SERVICES["broker"]["user"], SERVICES["database"]["user"]) == ("redis", "postgres")
+    for name in OURS:
+        assert SERVICES[name]["image"].startswith("gridfleet:")
+        assert "user" not in SERVICES[name]
+
+
+def test_our_services_reach_nothing_outside_and_nothing_of_them_is_published() -> None:
+    for name in OURS:
+        assert SERVICES[name]["networks"] == ["fleet"]
+        assert "ports" not in SERVICES[name]
+        assert "expose" not in SERVICES[name]
+    assert COMPOSE["networks"]["fleet"] == {"internal": True}
+
+
+def test_broker_and_database_are_published_on_this_machine_s_own_address_only() -> None:
+    for name in PUBLISHED:
+        assert all(port.startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
+    options = COMPOSE["networks"]["loopback"]["driver_opts"]
+    assert options["com.docker.network.bridge.enable_ip_masquerade"] == "false"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_secrets_are_files_and_no_variables_or_arguments(name: str) -> None:
+    service = SERVICES[name]
+
+    for variable, value in service.get("environment", {}).items():
+        if re.search("PASSWORD|SECRET|KEY|TOKEN", variable):
+            assert variable.endswith("_FILE"), variable
+        assert not re.search(r"://[^/@]*:[^/@]*@", str(value)), f"{variable} holds a password"
+    assert not re.search("--(password|requirepass|user=)", str(service.get("command", "")))
+    for secret in service.get("secrets", ()):
+        source = secret if isinstance(secret, str) else secret["source"]
+        assert set(COMPOSE["secrets"][source]) == {"file"}
+
+
+def test_each_service_has_the_secrets_of_its_work_and_no_others() -> None:
+    has = {
+        name: {secret if isinstance(secret, str) else secret["source"] for secret in service.get("secrets", ())}
+        for name, service in SERVICES.items()
+    }
+
+    worker = {"gridfleet_broker_password", "gridfleet_secret_key", "gridfleet_database_worker_password"}
+    submitter = {"gridfleet_broker_password", "gridfleet_secret_key", "gridfleet_database_password"}
+    assert has == {
+        "broker": {"gridfleet_broker_password"},
+        "database": {secret for secret in COMPOSE["secrets"] if secret.startswith("gridfleet_database_")},
+        "migrate": {"gridfleet_database_password"},
+        "scheduler": worker,
+        "worker": worker,
+        "reporter": {"gridfleet_database_reporter_password"},
+        "demo": submitter,
+    }
+
+
+def test_passwords_of_the_database_are_never_sent_in_plain() -> None:
+    arguments = SERVICES["database"]["environment"]["POSTGRES_INITDB_ARGS"].split()
+
+    assert "--auth-host=scram-sha-256" in arguments
+    assert "--auth-local=peer" in arguments
+
+
+def test_only_named_folders_get_into_the_image() -> None:
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    copied = re.findall(r"^COPY (?!--from)(.*)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert rules[0] == "*"
+    allowed = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    assert {source for line in copied for source in line.split()[:-1]} == allowed
+    assert not allowed & {"secrets", ".env", ".gridfleet", ".git", "."}
