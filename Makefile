@@ -5,10 +5,11 @@ PYTHON ?= python3 python3.13 python3.12 python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 UV ?= $(BIN)/uv
+MINUTES ?= 30
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-sklearn lint format compose-test bench bench-training lock secrets clean
+.PHONY: help venv demo test test-sklearn lint format compose-test simulate soak bench bench-training bench-scale lock secrets clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -55,11 +56,23 @@ format: venv ## put the code into ruff's format, with the fixes that are safe
 compose-test: venv ## docker compose up, a search, a killed worker, down (needs an engine)
 	bash tests/compose/run.sh
 
+mutants: venv ## take each guard out of the code once, and see that the properties and the simulation notice
+	$(BIN)/python -m pytest tests/properties/test_mutants.py tests/simulation/test_mutants.py $(ARGS)
+
+simulate: venv ## 2,000 lives of a fleet, each drawn from a seed: SEEDS=9000; SEED=123 tells that one's story
+	GRIDFLEET_SEED=$(or $(SEED),1) GRIDFLEET_SEEDS=$(or $(SEEDS),$(if $(SEED),1,2000)) $(BIN)/python -m tests.simulation
+
+soak: venv ## a fleet under faults drawn from a seed: MINUTES=30 SEED=7 ARGS="--database sqlite"
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 bench: venv ## trials per second, best-score query, memory
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
 
 bench-training: venv ## how fast Keras models train, against scikit-learn with scikeras (half an hour)
 	$(BIN)/python benchmarks/training.py $(ARGS)
+
+bench-scale: venv ## 100,000 trials queued, 10,000 drained under faults (half an hour)
+	$(BIN)/python benchmarks/scale.py $(ARGS)
 
 lock: venv ## make both lock files anew (newest versions: make lock ARGS=--upgrade)
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) $(ARGS) -o requirements.lock

@@ -1,0 +1,340 @@
+"""Proves from a database that no trial was lost and none counted twice: a checker over its history.
+
+It reads what the fleet left in ``searches``, ``trials``, ``attempts`` and ``split_scores`` after all faults, and
+knows nothing of how it came to be. Of the invariants I1 to I14 it sees those that leave a trace: a message that
+was sent before its commit (I9) or a broker that was erased (I14) shows in nothing but time, which is the point.
+Failed trials that somebody queued once more (``gridfleet retry-failed``) are beyond it: a final state is final.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from scheduler import reporter
+from storage.database import Database
+from storage.schema import FINAL_STATES, Attempt, Search, SearchState, SplitScore, Trial, TrialState
+from storage.trials import TIMEOUT
+
+#: Outcomes of attempts that come with a result.
+RESULTS = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED)
+#: Outcomes that do not use up the budget of failures; all others do.
+NOT_COUNTED = (*RESULTS, "released", "cancelled")
+#: How much later than it says a trial's end may be seen.
+LATE_COMMIT = timedelta(seconds=10)
+#: How far a mean may be from that of its splits, which are added up in another order here.
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A search that was accepted, and what its trials must give.
+
+    Parameters
+    ----------
+    search_id : int
+        Its id.
+    params : sequence of mapping
+        The hyperparameters as JSON, by the number of the trial.
+    scores : sequence of sequence of float
+        The test score of each split, by the number of the trial; NaN where the fit raises or the score is NaN.
+    tolerance : float, default=0.0
+        How far a stored score may be from it.
+    """
+
+    search_id: int
+    params: Sequence[Mapping[str, Any]]
+    scores: Sequence[Sequence[float]]
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a history comes to, as numbers."""
+
+    searches: int
+    trials: Mapping[str, int]
+    attempts: Mapping[str, int]
+    lost: int
+    doubled: int
+
+
+class Witness:
+    """Remembers every final trial that it sees, to tell whether one changed afterwards (I1)."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, Row[Any]] = {}
+
+    def look(self, database: Database) -> None:
+        """Remember the trials that have ended since the last look."""
+        query = select(*Trial.__table__.columns).where(Trial.state.in_(FINAL_STATES))
+        newest = max((row.finished_at for row in self._seen.values()), default=None)
+        if newest is not None:  # some of before, too: they may have been committed later
+            query = query.where(Trial.finished_at > newest - LATE_COMMIT)
+        with database.read() as connection:
+            for row in connection.execute(query):
+                self._seen.setdefault(row.id, row)
+
+    def changes(self, database: Database) -> list[str]:
+        """Tell which trials are not any more what they were when they had ended."""
+        with database.read() as connection:
+            rows = {row.id: row for row in connection.execute(select(*Trial.__table__.columns))}
+        return [
+            f"trial {seen.number} of search {seen.search_id} changed after its end: {_difference(seen, rows.get(id_))}"
+            for id_, seen in self._seen.items()
+            if rows.get(id_) != seen
+        ]
+
+
+def check(database: Database, expected: Sequence[Expected] = (), *, max_failures: int = 3) -> list[str]:
+    """Look for violations of the invariants in the history of a fleet that has come to rest.
+
+    Parameters
+    ----------
+    database : Database
+        Whose searches have all ended.
+    expected : sequence of Expected, default=()
+        Every search that was accepted; empty: only what needs no knowledge of the searches is checked.
+    max_failures : int, default=3
+        The budget of each trial.
+
+    Returns
+    -------
+    list of str
+        A sentence for each violation; empty if all invariants hold.
+    """
+    history = _History(database)
+    found: list[str] = []
+    for search in history.searches:
+        trials = history.trials[search.id]
+        found += [f"search {search.name!r} {sentence}" for sentence in _of_search(database, search, trials)]
+        for trial in trials:
+            attempts, splits = history.attempts[trial.id], history.splits[trial.id]
+            sentences = [
+                *_of_state(trial),
+                *_of_attempts(trial, attempts),
+                *_of_times(trial, attempts),
+                *_of_budget(search, trial, attempts, max_failures),
+                *_of_result(search, trial, attempts, splits),
+            ]
+            found += [f"trial {trial.number} of search {search.name!r} {sentence}" for sentence in sentences]
+    if expected:
+        found += _of_expectations(history, expected)
+    return found
+
+
+def totals(database: Database, expected: Sequence[Expected]) -> Totals:
+    """Count searches, trials by state, attempts by outcome, and what was lost or doubled.
+
+    Lost is a trial that was accepted and is not there or did not end; doubled is one with more than one result.
+    """
+    history = _History(database)
+    trials = [trial for of_search in history.trials.values() for trial in of_search]
+    ended = Counter(trial.search_id for trial in trials if trial.state in FINAL_STATES)
+    missing = sum(max(0, len(search.params) - ended[search.search_id]) for search in expected)
+    accepted = {search.search_id for search in expected}
+    unended = sum(trial.state not in FINAL_STATES for trial in trials if trial.search_id not in accepted)
+    n_splits = {search.id: search.n_splits for search in history.searches}
+    return Totals(
+        searches=len(history.searches),
+        trials=Counter(str(trial.state) for trial in trials),
+        attempts=Counter(str(row.outcome) for rows in history.attempts.values() for row in rows),
+        lost=missing + unended,
+        doubled=sum(
+            _n_results(history.attempts[trial.id]) > 1
+            or max(Counter(row.metric for row in history.splits[trial.id]).values(), default=0)
+            > n_splits[trial.search_id]
+            for trial in trials
+        ),
+    )
+
+
+class _History:
+    """All rows, in memory: three queries, however many trials there are."""
+
+    def __init__(self, database: Database) -> None:
+        self.trials: dict[int, list[Row[Any]]] = defaultdict(list)
+        self.attempts: dict[int, list[Row[Any]]] = defaultdict(list)
+        self.splits: dict[int, list[Row[Any]]] = defaultdict(list)
+        with database.read() as connection:
+            self.searches = connection.execute(select(*Search.__table__.columns).order_by(Search.id)).all()
+            for row in connection.execute(select(*Trial.__table__.columns).order_by(Trial.search_id, Trial.number)):
+                self.trials[row.search_id].append(row)
+            for row in connection.execute(
+                select(*Attempt.__table__.columns).order_by(Attempt.trial_id, Attempt.attempt)
+            ):
+                self.attempts[row.trial_id].append(row)
+            for row in connection.execute(
+                select(SplitScore.trial_id, SplitScore.split, SplitScore.metric, SplitScore.test_score)
+            ):
+                self.splits[row.trial_id].append(row)
+
+
+def _of_search(database: Database, search: Row[Any], trials: Sequence[Row[Any]]) -> Iterator[str]:
+    numbers = [trial.number for trial in trials]
+    if numbers != list(range(search.n_trials)):
+        yield f"has the trials {_shown(numbers)}, not the {search.n_trials} that were accepted (I7)"
+    open_trials = [trial.number for trial in trials if trial.state not in FINAL_STATES]
+    if search.finished_at is None:
+        yield f"has not ended, it is {search.state} (I12)"
+    elif open_trials:
+        yield f"has ended though its trials {_shown(open_trials)} have not"
+    elif any(trial.finished_at is not None and trial.finished_at > search.finished_at for trial in trials):
+        yield "ended before its last trial"
+    elif search.state not in (SearchState.COMPLETED, SearchState.CANCELLED):
+        yield f"has ended, but is {search.state}"
+    scored = [trial for trial in trials if trial.mean_test_score is not None]
+    best = max(scored, key=lambda trial: (trial.mean_test_score, -trial.number), default=None)
+    told = reporter.best_trial(database, search.id)
+    if (best and (best.number, best.mean_test_score)) != (told and (told.number, told.mean_test_score)):
+        yield f"has the best trial {best and best.number}, the reporter says {told and told.number} (I13)"
+
+
+def _of_state(trial: Row[Any]) -> Iterator[str]:
+    if trial.state not in FINAL_STATES:
+        yield f"is {trial.state} and not final (I12)"
+    if (trial.token is not None) != (trial.state == TrialState.RUNNING):
+        yield f"is {trial.state} and {'has' if trial.token else 'has no'} token (I3)"
+    if (trial.finished_at is not None) != (trial.state in FINAL_STATES):
+        yield f"is {trial.state} and finished_at is {trial.finished_at}"
+    if trial.state == TrialState.CANCELLED and not trial.cancel_requested:
+        yield "is cancelled, which nobody asked for"
+
+
+def _of_attempts(trial: Row[Any], attempts: Sequence[Row[Any]]) -> Iterator[str]:
+    numbers = [row.attempt for row in attempts]
+    if numbers != list(range(1, len(attempts) + 1)):
+        yield f"has attempts numbered {_shown(numbers)}, with gaps (I4)"
+    if trial.attempt != max(numbers, default=0):
+        yield f"says that it was tried {trial.attempt} times, its attempts say {max(numbers, default=0)} (I4)"
+    if len({row.token for row in attempts}) < len(attempts):
+        yield "has two attempts with the same token (I8)"
+    for earlier in attempts[:-1]:
+        if earlier.outcome in RESULTS:
+            yield f"was tried again after attempt {earlier.attempt}, which had ended with a result (I1)"
+
+
+def _of_times(trial: Row[Any], attempts: Sequence[Row[Any]]) -> Iterator[str]:
+    unclosed = [row.attempt for row in attempts if row.ended_at is None]
+    if len(unclosed) > (trial.state == TrialState.RUNNING):
+        yield f"is {trial.state} with the attempts {_shown(unclosed)} open (I6, I11)"
+    for row in attempts:
+        if row.ended_at is not None and row.ended_at < row.started_at:
+            yield f"has attempt {row.attempt}, which ended before it began (I11)"
+        if trial.finished_at is not None and row.started_at > trial.finished_at:
+            yield f"has attempt {row.attempt}, which began after the trial had ended as {trial.state} (I1, I10)"
+    for earlier, later in pairwise(attempts):
+        if earlier.ended_at is not None and later.started_at < earlier.ended_at:
+            yield f"has attempts {earlier.attempt} and {later.attempt} at the same time (I6)"
+
+
+def _of_budget(search: Row[Any], trial: Row[Any], attempts: Sequence[Row[Any]], max_failures: int) -> Iterator[str]:
+    counted = [row for row in attempts if row.outcome is not None and row.outcome not in NOT_COUNTED]
+    if trial.failures != len(counted):
+        yield f"counts {trial.failures} failures, its attempts {len(counted)} (I5)"
+    if len(counted) > max_failures:
+        yield f"failed {len(counted)} times, the budget is {max_failures} (I5)"
+    may_end_early = search.trial_timeout is not None and bool(counted) and counted[-1].outcome == TIMEOUT
+    is_spent = len(counted) >= max_failures or may_end_early
+    if trial.state == TrialState.FAILED and not _n_results(attempts) and not is_spent:
+        yield f"is failed after {len(counted)} of {max_failures} failures and without an error of its model (I5)"
+
+
+def _of_result(
+    search: Row[Any], trial: Row[Any], attempts: Sequence[Row[Any]], splits: Sequence[Row[Any]]
+) -> Iterator[str]:
+    n_results = _n_results(attempts)
+    if n_results > 1:
+        yield f"has {n_results} attempts that recorded a result"
+    if not n_results:
+        if trial.state == TrialState.COMPLETED:
+            yield "is completed, but no attempt recorded a result (I4)"
+        if splits or trial.mean_test_score is not None:
+            yield f"is {trial.state} and has scores that no attempt recorded (I2)"
+        return
+    last = attempts[-1]
+    if last.outcome != trial.state:
+        yield f"is {trial.state}, its last attempt ended as {last.outcome} (I4)"
+    if last.worker_id != trial.worker_id:
+        yield f"was recorded by {trial.worker_id}, its last attempt was that of {last.worker_id} (I4)"
+    times = (trial.started_at, last.started_at, trial.finished_at, last.ended_at)
+    if None not in times and not (times[0] <= times[1] <= times[2] <= times[3]):
+        yield f"has other times than its last attempt: {trial.started_at} to {trial.finished_at} (I4)"
+    if trial.state == TrialState.COMPLETED:
+        yield from _of_scores(search, trial, splits)
+
+
+def _of_scores(search: Row[Any], trial: Row[Any], splits: Sequence[Row[Any]]) -> Iterator[str]:
+    by_metric: dict[str, list[Row[Any]]] = defaultdict(list)
+    for row in splits:
+        by_metric[row.metric].append(row)
+    if not splits:
+        yield "is completed without a score of its splits (I2)"
+    for metric, rows in by_metric.items():
+        if sorted(row.split for row in rows) != list(range(search.n_splits)):
+            yield f"has {metric} of the splits {_shown(sorted(row.split for row in rows))}, not of {search.n_splits}"
+    refit = [row.test_score for row in by_metric.get(search.refit_metric, [])]
+    if trial.mean_test_score is None or not math.isfinite(trial.mean_test_score):
+        yield f"is completed with the mean score {trial.mean_test_score} (I2)"
+    elif refit and None not in refit and not _close(trial.mean_test_score, math.fsum(refit) / len(refit), ROUNDING):
+        yield f"has the mean score {trial.mean_test_score}, its splits' is {math.fsum(refit) / len(refit)}"
+
+
+def _of_expectations(history: _History, expected: Sequence[Expected]) -> Iterator[str]:
+    names = {search.id: search.name for search in history.searches}
+    accepted = {search.search_id for search in expected}
+    for search_id in names.keys() - accepted:
+        yield f"search {names[search_id]!r} was never submitted (I7)"
+    for search in expected:
+        if search.search_id not in names:
+            yield f"search {search.search_id} was accepted and is not there (I7)"
+            continue
+        trials = {trial.number: trial for trial in history.trials[search.search_id]}
+        if trials.keys() != set(range(len(search.params))):
+            yield f"search {names[search.search_id]!r} has {len(trials)} trials of {len(search.params)} accepted (I7)"
+        for number in trials.keys() & set(range(len(search.params))):
+            for sentence in _of_expected_trial(search, trials[number], history.splits[trials[number].id]):
+                yield f"trial {number} of search {names[search.search_id]!r} {sentence}"
+
+
+def _of_expected_trial(search: Expected, trial: Row[Any], splits: Sequence[Row[Any]]) -> Iterator[str]:
+    if trial.params != search.params[trial.number]:
+        yield f"has the params {trial.params}, accepted were {search.params[trial.number]} (I7)"
+    if not splits:  # never evaluated to the end, which other checks explain or blame
+        return
+    wanted = search.scores[trial.number]
+    if trial.state == TrialState.COMPLETED and any(math.isnan(score) for score in wanted):
+        yield "is completed, though its fit or its score can't be"
+    if trial.state == TrialState.FAILED and not any(math.isnan(score) for score in wanted):
+        yield f"is failed, though its model gives {list(wanted)}"
+    for row in splits:
+        score = math.nan if row.test_score is None else row.test_score
+        if not _close(score, wanted[row.split], search.tolerance):
+            yield f"has {score} on split {row.split}, its model gives {wanted[row.split]}"
+
+
+def _n_results(attempts: Sequence[Row[Any]]) -> int:
+    return sum(row.outcome in RESULTS for row in attempts)
+
+
+def _close(one: float, other: float, tolerance: float) -> bool:
+    return (math.isnan(one) and math.isnan(other)) or abs(one - other) <= tolerance * max(1.0, abs(other))
+
+
+def _difference(before: Row[Any], after: Row[Any] | None) -> str:
+    if after is None:
+        return "it is gone"
+    changed = [name for name, value in before._mapping.items() if after._mapping[name] != value]
+    return ", ".join(f"{name} was {before._mapping[name]!r}, is {after._mapping[name]!r}" for name in changed)
+
+
+def _shown(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:10]))
+    return f"{shown} … ({len(numbers)})" if len(numbers) > 10 else shown or "none"

