@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from celery import Celery
+import warnings
+
+from celery import Celery, signals
+from celery.exceptions import CPendingDeprecationWarning
 
 from storage.settings import Settings
 from worker.envelope import QUEUE as QUEUE
@@ -45,8 +48,6 @@ def create_app(settings: Settings) -> Celery:
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # a broker that answers but refuses (full, its disk full, demoted to a replica) is waited for as well
-        broker_channel_error_retry=True,
         broker_pool_acquire_timeout=5,
         # a broker's blip must not kill hours of training
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -72,3 +73,9 @@ def create_app(settings: Settings) -> Celery:
         worker_hijack_root_logger=True,
     )
     return app
+
+
+@signals.worker_ready.connect  # Celery's own filters are set before
+def _without_advice(**_: object) -> None:
+    # at each loss of the broker ten lines about a setting that is set
+    warnings.filterwarnings("ignore", r"\s*In Celery 5\.1 we introduced", CPendingDeprecationWarning)

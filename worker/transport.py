@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ import celery.app.amqp
 import kombu.connection
 import kombu.transport.redis
 import redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from worker.envelope import DEAD_LETTERS, MAX_BYTES, QUEUE, why_malformed
 
@@ -25,27 +26,44 @@ logger = logging.getLogger(__name__)
 MAX_DEAD_LETTERS = 1_000
 #: Seconds between attempts to reach a broker that is down; kombu would let them grow to 30.
 RECONNECT_S = 5
+#: Seconds between questions to a broker that answers with an error: full disk, no replicas, a replica itself.
+REFUSED_S = 1
 #: Characters of a malformed element that the log shows.
 LOGGED = 100
 
 
 class Client(redis.Redis):
-    """Takes messages from the queue; malformed elements are as if nothing had come."""
+    """Takes messages from the queue; of malformed elements and refusals Celery sees nothing."""
+
+    _refusal = ""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         """Read a reply."""
+        if command_name != "BRPOP":
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         try:
             reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        except NoPermissionError:
+            raise
         except ResponseError as error:
-            if command_name != "BRPOP" or not str(error).startswith("WRONGTYPE"):
-                raise
-            self._remove_queue(error)
+            self._wait(str(error))
             return None
-        reason = why_malformed(reply[1]) if command_name == "BRPOP" and reply else None
+        self._refusal = ""
+        reason = why_malformed(reply[1]) if reply else None
         if reason is not None:
             self._set_aside(reply[1], reason)
             return None
         return reply
+
+    def _wait(self, refusal: str) -> None:
+        """Wait a moment: an error in reply ends a Celery worker, and with it the trials that run."""
+        if refusal != self._refusal:
+            logger.error("the broker gives no messages, trying on: %s", refusal)
+            self._refusal = refusal
+        if refusal.startswith("WRONGTYPE"):
+            logger.error("removing the key %s, which is no list", QUEUE)
+            self.delete(QUEUE)
+        time.sleep(REFUSED_S)
 
     def _set_aside(self, element: bytes, reason: str) -> None:
         escaped = repr(element[:MAX_BYTES])[2:-1][:MAX_BYTES]
@@ -59,16 +77,16 @@ class Client(redis.Redis):
         except RedisError as error:  # a full broker: the element is in the log
             logger.warning("it could not be kept on the broker: %s", error)
 
-    def _remove_queue(self, error: ResponseError) -> None:
-        logger.error("removed the key %s from the broker, which was no list: %s", QUEUE, error)
-        self.delete(QUEUE)
-
 
 class Channel(kombu.transport.redis.Channel):
-    """kombu's channel with a client that checks."""
+    """kombu's channel with a client that checks, and nothing in the broker but the queue."""
 
     def _get_client(self) -> type[redis.Redis]:
         return Client
+
+    def _queue_bind(self, *_: Any) -> None:
+        # messages are pushed to the queue itself; a full broker would refuse to note a binding, which ends a worker
+        pass
 
 
 class Transport(kombu.transport.redis.Transport):
