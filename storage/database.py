@@ -10,7 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Dialect, String, create_engine, event, extract, func, literal, text
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Dialect,
+    ExceptionContext,
+    String,
+    create_engine,
+    event,
+    extract,
+    func,
+    literal,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
@@ -18,6 +30,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from storage.errors import DatabaseUnreachableError, SettingsError
+from storage.retries import first_line
 from storage.settings import PREFIX, Settings
 
 #: File systems on which SQLite's WAL can't work, because its shared memory is per host (sqlite.org/wal.html).
@@ -25,6 +38,11 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "
 
 #: What is stored in SQLite: text that sorts as time and that SQLite's own date functions read.
 SQLITE_TIME = "%Y-%m-%d %H:%M:%f+00:00"
+
+#: SQLSTATE of a write on a server that only reads.
+READ_ONLY = "25006"
+#: Bytes that SQLite's WAL is cut to when no reader needs more of it; it grows while a long one does.
+SQLITE_WAL_BYTES = 16_000_000
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -109,6 +127,8 @@ class Database:
         else:
             _import_psycopg()
             self.engine = create_engine(self.url, **_postgresql_options())
+            event.listen(self.engine, "do_connect", _connect_postgresql)
+            event.listen(self.engine, "handle_error", _leave_standby)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -136,8 +156,7 @@ class Database:
             with self.read() as connection:
                 connection.execute(text("SELECT 1"))
         except (OperationalError, DBAPIError) as error:
-            reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
-            raise DatabaseUnreachableError(self._unreachable(reason)) from error
+            raise DatabaseUnreachableError(self._unreachable(first_line(error))) from error
 
     def _unreachable(self, reason: str) -> str:
         shown = self.url.render_as_string(hide_password=True)
@@ -181,7 +200,27 @@ def _postgresql_options() -> dict[str, Any]:
         # payloads of hundreds of MB are written in one statement per chunk, so 60 s a statement is ample
         "options": "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
     }
-    return {"connect_args": connect, "pool_pre_ping": True, "pool_recycle": 1800, "pool_size": 2, "max_overflow": 2}
+    return {
+        "connect_args": connect,
+        # whatever the server's default is: at a stricter one, transactions that merely meet would fail
+        "isolation_level": "READ COMMITTED",
+        "pool_pre_ping": True,
+        "pool_recycle": 1800,
+        "pool_size": 2,
+        "max_overflow": 2,
+    }
+
+
+def _connect_postgresql(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
+    from storage.postgresql import Connection
+
+    return Connection.connect(*arguments, **options)
+
+
+def _leave_standby(context: ExceptionContext) -> None:
+    # the old primary after a failover: its connections would refuse to write for ever
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
 
 
 def _sqlite_options(path: str | None) -> dict[str, Any]:
@@ -211,7 +250,13 @@ def _file_system(folder: Path) -> str:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # BEGIN is ours: see _begin_sqlite
     cursor = connection.cursor()
-    for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (
+        "busy_timeout=30000",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"journal_size_limit={SQLITE_WAL_BYTES}",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import String, cast, delete, literal, select, update
 
 from storage.database import Database, now, seconds_between
+from storage.retries import retried
 from storage.schema import Epoch, Search, SearchState, SplitScore, Trial, TrialState
 from storage.trials import IS_PAUSED, NOT_HELD, cancel_trials, changed, finish_search
 
@@ -27,6 +28,7 @@ _NEW: dict[str, Any] = {
 }
 
 
+@retried
 def pause_search(database: Database, search_id: int) -> bool:
     """Pause a search: none of its trials starts any more; those that run go on to their end.
 
@@ -38,6 +40,7 @@ def pause_search(database: Database, search_id: int) -> bool:
     return _change_search(database, search_id, Search.paused_at.is_(None), paused_at=now())
 
 
+@retried
 def resume_search(database: Database, search_id: int) -> bool:
     """Go on with a paused search; the reconciler publishes its trials again.
 
@@ -61,6 +64,7 @@ def resume_search(database: Database, search_id: int) -> bool:
         return changed(resumed)
 
 
+@retried
 def retry_failed(database: Database, search_id: int) -> int:
     """Queue the failed trials of a search once more, with their whole budget, because somebody asks for it.
 
@@ -108,6 +112,7 @@ def overdue_searches(database: Database) -> list[int]:
         )
 
 
+@retried
 def stop_search(database: Database, search_id: int) -> bool:
     """End a search whose time is over, with what is there: as a cancellation, but it counts as completed.
 

@@ -27,6 +27,7 @@ from sqlalchemy.engine import Connection
 
 from storage.database import Database, now, seconds_between
 from storage.params import params_digest, params_to_json, structural_params
+from storage.retries import retried
 from storage.schema import (
     FINAL_STATES,
     OPEN_STATES,
@@ -307,6 +308,7 @@ def cancel(database: Database, held: Held) -> bool:
     return True
 
 
+@retried
 def cancel_search(database: Database, search_id: int) -> bool:
     """Cancel a search: its queued trials at once, its running ones as soon as their workers see it.
 
@@ -400,6 +402,7 @@ def count_queued(database: Database) -> int:
         )
 
 
+@retried
 def mark_published(database: Database, trial_ids: Sequence[int]) -> None:
     """Note that messages were sent; changes no state."""
     with database.write() as connection:

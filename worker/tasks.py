@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import time
 from traceback import format_exc
+from typing import Any
 
 from celery import shared_task, signals
-from sqlalchemy.exc import OperationalError
 
 from storage import trials
 from storage.errors import PayloadError
 from storage.fit_mode import FitMode
+from storage.lost_answers import claim_of, was_recorded
+from storage.retries import patiently
 from storage.trial_results import TrialResult
 from storage.trials import Claim, Held
 from worker.celery_app import KILL_AFTER_S, TASK
@@ -39,7 +41,7 @@ def evaluate(trial_id: int) -> None:
     trial_id : int
         The trial's id in the database.
     """
-    process = this_process()
+    process = patiently(this_process, patience_s=math.inf)  # the task's time limit ends it
     claim = _claim(process, trial_id)
     if claim is not None:
         _evaluate(process, claim)
@@ -47,6 +49,20 @@ def evaluate(trial_id: int) -> None:
 
 
 def _claim(process: WorkerProcess, trial_id: int) -> Claim | None:
+    """Claim a trial at a message; a database that is away is waited for, or all messages would be used up."""
+    has_failed = False
+
+    def claim() -> Claim | None:
+        nonlocal has_failed
+        # a claim whose answer was lost may have been made
+        made = claim_of(process.database, process.id) if has_failed else None
+        has_failed = True
+        return made or _claim_now(process, trial_id)
+
+    return patiently(claim, patience_s=process.settings.max_runtime_s)
+
+
+def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
     """Claim the trial of a message, or another of its search that this process has compiled programs for."""
     settings = process.settings
     # without programs there is nothing to choose by, and a question less to the database
@@ -88,28 +104,35 @@ def _evaluate(process: WorkerProcess, claim: Claim) -> None:
 
 
 def _record(process: WorkerProcess, held: Held, result: TrialResult) -> bool:
-    """Record a result; a database that restarts is waited for, while the heartbeat tries to hold the lease."""
-    until = time.monotonic() + process.settings.lease_s
-    while True:
-        try:
-            return trials.record(process.database, held, result)
-        except OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(1)
+    """Record a result, however long the database is away: it says whether the trial is still this process's.
+
+    Returns
+    -------
+    bool
+        False if it was taken back meanwhile.
+    """
+
+    def record() -> bool:
+        # not held any more: taken back, or recorded by a commit whose answer was lost
+        return trials.record(process.database, held, result) or was_recorded(process.database, held)
+
+    return patiently(record, patience_s=process.settings.max_runtime_s)
 
 
 def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
     from worker.cross_validation import cross_validate_trial  # claim first: importing scikit-learn takes a second
 
-    candidates = process.payloads.get("candidates", claim.candidates_digest)
-    evaluation = process.payloads.get("evaluation", claim.evaluation_digest)
+    def load(kind: str, digest: str) -> Any:
+        return patiently(lambda: process.payloads.get(kind, digest), patience_s=process.settings.max_runtime_s)
+
+    candidates = load("candidates", claim.candidates_digest)
+    evaluation = load("evaluation", claim.evaluation_digest)
     process.keep_kernels()
     return cross_validate_trial(
         evaluation,
-        process.payloads.get("X", claim.x_digest),
-        process.payloads.get("y", claim.y_digest),
-        process.payloads.get("splits", claim.splits_digest),
+        load("X", claim.x_digest),
+        load("y", claim.y_digest),
+        load("splits", claim.splits_digest),
         candidates.params[claim.number],
         number=claim.number,
         n_trials=len(candidates.params),
@@ -131,4 +154,8 @@ def _give_up(process: WorkerProcess, held: Held, reason: str, trial_timeout: flo
 
 
 def _lose(process: WorkerProcess, held: Held, outcome: str, error: str) -> None:
-    trials.lose(process.database, held, outcome=outcome, error=error, max_failures=process.settings.max_failures)
+    max_failures = process.settings.max_failures
+    patiently(
+        lambda: trials.lose(process.database, held, outcome=outcome, error=error, max_failures=max_failures),
+        patience_s=process.settings.lease_s,  # after that the reconciler does it
+    )
