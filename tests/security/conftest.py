@@ -183,7 +183,7 @@ def become(use_fleet: Callable[[Settings], None], no_variables: None) -> Callabl
 
 
 def _password() -> str:
-    # signs that a URL has to escape, so that both spellings are looked for
+    # with signs that a URL has to escape
     return f"pl4nted+{secrets.token_hex(12)}/=@"
 
 
