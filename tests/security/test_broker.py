@@ -50,6 +50,8 @@ REFUSED = (
     "BRPOP other 1",
     "RPOP other",
     "LLEN other",
+    "LRANGE other 0 -1",
+    "LTRIM other 0 0",
     "DEL other",
     "SADD other x",
     "SMEMBERS other",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sqlalchemy import func, select, text
@@ -189,6 +189,7 @@ def _submit(search: GridSearchCV, name: str) -> tuple[SearchHandle | None, str]:
         return None, str(refused)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(st.sampled_from("=+-@\t\r\n '\"0.e1"), max_size=6)))
 def test_no_text_in_a_csv_cell_is_a_formula(value: str) -> None:
     cell = read_only_sql.csv_cell(value)
@@ -197,6 +198,7 @@ def test_no_text_in_a_csv_cell_is_a_formula(value: str) -> None:
     assert cell.removeprefix("'") == value.removeprefix("'")
 
 
+@settings(deadline=None)
 @given(st.one_of(st.integers(), st.floats(), st.none(), st.booleans()))
 def test_numbers_in_csv_cells_stay_numbers(value: Any) -> None:
     assert read_only_sql.csv_cell(value) is value
@@ -218,6 +220,7 @@ def test_csv_on_a_terminal_shows_escape_sequences_and_in_a_file_keeps_them() -> 
     assert written == {False: "a\n\x1b[2J\u202e\n", True: "a\n\\x1b[2J\\u202e\n"}
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_json_holds_every_text_and_shows_no_control_character(value: str) -> None:
     line = read_only_sql.json_line({"a": value})
