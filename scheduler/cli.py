@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -236,10 +235,11 @@ def best(
 ) -> None:
     """Print the best score and its hyperparameters."""
     from scheduler import report as reports
+    from scheduler.read_only_sql import json_line
 
     database = _results().database
     if as_json:
-        typer.echo(json.dumps(reports.best_as_json(database, name), ensure_ascii=False))
+        typer.echo(json_line(reports.best_as_json(database, name)))
     elif not reports.print_best_line(database, name):
         sys.exit(1)
 

@@ -6,13 +6,13 @@ import difflib
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
-from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.model_selection import GridSearchCV, ParameterGrid, RandomizedSearchCV
 
 from storage.errors import InvalidSearchError
 from storage.pickling import check_can_be_copied
@@ -20,6 +20,10 @@ from storage.schema import Base
 
 #: What a search may be called: its name is also a view's.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_ .-]{0,62}")
+#: Combinations of one search: each is a row, a message and, while they are made, some kilobytes of memory per split.
+MAX_COMBINATIONS = 100_000
+#: Characters of a hyperparameter's name.
+MAX_PARAM_NAME = 1_000
 #: Names that searches without one get.
 AUTOMATIC_NAME = re.compile(r"search-\d+", re.IGNORECASE)
 #: Names that are tables and views already.
@@ -61,7 +65,7 @@ def check_can_travel(estimator: Any) -> None:
 
 
 def check_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
-    """Make sure that the estimator knows every hyperparameter.
+    """Make sure that the estimator knows every hyperparameter, and that SQL can show its name.
 
     Each set of names is tried once, on a clone, with the first combination that has it.
 
@@ -76,12 +80,23 @@ def check_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
         if names in seen:
             continue
         seen.add(names)
+        _check_param_names(names)
         try:
             changed = clone(estimator).set_params(**clone(params, safe=False))
         except (ValueError, TypeError, AttributeError) as error:
             check_can_be_copied(params, what="a hyperparameter's value")
             raise InvalidSearchError(_unknown_param(estimator, names, error)) from error
         _check_model_arguments(changed)
+
+
+def _check_param_names(names: Iterable[str]) -> None:
+    for name in names:
+        # PostgreSQL's JSON takes no NUL and no half character, and people no text that is turned round
+        if not name or len(name) > MAX_PARAM_NAME or not name.isprintable():
+            shown = ascii(name if len(name) <= 80 else name[:80] + "…")
+            raise InvalidSearchError(
+                f"{shown} can't be a hyperparameter's name; use 1 to {MAX_PARAM_NAME} characters that can be printed"
+            )
 
 
 def unknown_argument(name: str, build: Callable[..., Any]) -> str | None:
@@ -265,17 +280,33 @@ def check_can_be_submitted(search: Any) -> None:
 
 
 def check_space(search: Any) -> None:
-    """Make sure that a search has combinations to try.
+    """Make sure that a search has combinations to try, and not more than a fleet can take; none is made for it.
 
     Raises
     ------
     InvalidSearchError
-        Naming the empty argument.
+        Naming the argument that is empty or too large.
     """
     for argument in ("param_grid", "param_distributions"):
         space = getattr(search, argument, None)
         if isinstance(space, (list, tuple)) and not space:
             raise InvalidSearchError(f"{argument}={space!r} is an empty space; give at least one combination")
+    grid, draws = getattr(search, "param_grid", None), getattr(search, "n_iter", None)
+    if grid is not None and (size := _grid_size(grid)) > MAX_COMBINATIONS:
+        raise InvalidSearchError(
+            f"param_grid has {size} combinations; a search may have {MAX_COMBINATIONS}, so give fewer values, or draw "
+            "some of them with RandomizedSearchCV"
+        )
+    if isinstance(draws, int) and draws > MAX_COMBINATIONS:
+        raise InvalidSearchError(f"n_iter={draws} draws; a search may have {MAX_COMBINATIONS} combinations")
+
+
+def _grid_size(grid: Any) -> int:
+    """Count combinations without making them; 0 for what is no grid, of which scikit-learn's own fit says it."""
+    try:
+        return int(ParameterGrid(grid).__len__())  # len() itself ends at 2**63
+    except (TypeError, ValueError):
+        return 0
 
 
 def check_has_rows(X: Any) -> None:

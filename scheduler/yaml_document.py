@@ -12,6 +12,8 @@ import yaml
 
 from storage.errors import InvalidSearchError
 
+#: Values of a file, each alias counted as what it stands for.
+MAX_VALUES = 100_000
 #: The place of a value: keys and indices from the top.
 Place = tuple[str | int, ...]
 
@@ -63,7 +65,10 @@ def read_document(path: Path) -> Document:
         raise InvalidSearchError(f"{path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise InvalidSearchError(f"{path} is not a text file in UTF-8: {error.reason}") from error
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:  # a control character
+        raise InvalidSearchError(f"{path} is not YAML: {_where(error)}") from error
     try:
         node = loader.get_single_node()
         lines: dict[Place, int] = {}
@@ -112,6 +117,8 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -> None:
+    if len(lines) > MAX_VALUES:  # aliases of aliases: a file of ten lines may mean billions
+        raise InvalidSearchError(f"{path} has more than {MAX_VALUES} values")
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*place, index)] = item.start_mark.line + 1
@@ -132,5 +139,5 @@ def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: Pa
 def _where(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
-        return str(error) or type(error).__name__
+        return str(error).partition("\n")[0] or type(error).__name__
     return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', error)}"
