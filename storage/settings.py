@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     max_runtime_s: float = Field(86_400, gt=0, description="Seconds that one attempt at a trial may take.")
     fit_mode: FitMode = Field(FitMode.EXACT, description="How Keras models are trained, unless a search says.")
     max_memory_mb: int = Field(2_000, ge=100, description="A worker process above this is replaced after its trial.")
+    memory_limit_mb: int | None = Field(None, ge=500, description="Memory of one worker process; default: its share.")
+    allow_root: bool = Field(False, description="Whether `gridfleet worker` may run as root outside a container.")
 
     @classmethod
     def settings_customise_sources(

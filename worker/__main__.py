@@ -6,4 +6,4 @@ from storage.settings import load_settings
 from worker.service import run_worker
 
 if __name__ == "__main__":
-    run_worker(load_settings(), concurrency=int(sys.argv[1]))
+    run_worker(load_settings(), concurrency=int(sys.argv[1]), may_be_root=True)

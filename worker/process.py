@@ -12,7 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,6 +25,7 @@ from storage.settings import Settings, load_settings
 from storage.trials import Held
 from worker.compiled_fit.cache import MAX_PROGRAMS
 from worker.quiet_tensorflow import quiet_tensorflow
+from worker.sign_of_life import FOLDER_VARIABLE, SignOfLife
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 NODE_VARIABLE = "GRIDFLEET_NODE"
 #: Raised in the process itself to stop a fit; no library of ours uses it.
 INTERRUPT = signal.SIGUSR2
+#: Seconds that an interrupted fit gets to leave before it is interrupted once more.
+LEAVE_S = 5
 
 
 class TrialInterrupted(BaseException):
@@ -62,36 +66,58 @@ class WorkerProcess:
         #: ``structure_digest`` of the trials evaluated here last: their programs are at hand
         self.structures: deque[str] = deque(maxlen=MAX_PROGRAMS)
         self._kept: list[AbstractContextManager[None]] = []
+        folder = os.environ.get(FOLDER_VARIABLE)
+        self._sign = SignOfLife(None if folder is None else Path(folder))
         self._held: Held | None = None
-        self._claimed_at = 0.0
-        self._limit_s = settings.max_runtime_s
+        self._until = math.inf
+        self._is_interruptible = False
         self._interrupt: tuple[Held, str] | None = None
+        self._interrupted_at = -math.inf
         workers.register(self.database, self.id, hostname=socket.gethostname(), pid=os.getpid())
         quiet_tensorflow()
         # a search makes many models, each traced once: TensorFlow warns of every one
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         signal.signal(INTERRUPT, self._on_interrupt)
+        # two threads: the database of one may be slow or down, which must not make this process look dead
         threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True).start()
+        threading.Thread(target=self._live_for_ever, name="life", daemon=True).start()
 
     @contextmanager
     def holding(self, held: Held, *, limit_s: float | None) -> Iterator[None]:
-        """Keep the lease of a trial alive; the block is left by `TrialInterrupted` when it has to stop.
+        """Keep the lease of a trial alive.
 
         Parameters
         ----------
         held : Held
             The trial.
         limit_s : float or None
-            Seconds that it may take, if that is less than the settings say.
+            Seconds that its evaluation may take, if that is less than the settings say.
         """
         self._interrupt = None
-        self._limit_s = min(limit_s or math.inf, self.settings.max_runtime_s)
-        self._claimed_at = time.monotonic()
+        self._interrupted_at = -math.inf
+        self._is_interruptible = False
+        self._until = time.monotonic() + min(limit_s or math.inf, self.settings.max_runtime_s)
+        self._sign.begin(self._until)
         self._held = held
         try:
             yield
         finally:
             self._held = None
+            self._sign.end()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Do what `TrialInterrupted` ends when the trial that is held has to stop: evaluate it, but not record it."""
+        self._is_interruptible = True
+        try:
+            yield
+        finally:
+            self._is_interruptible = False
+        if self._interrupt is not None:  # users' code caught it and went on
+            raise TrialInterrupted(self._interrupt[1])
+        # it was in time; recording it may take as long as a database that restarts
+        self._until = math.inf
+        self._sign.begin(self._until)
 
     def keep_kernels(self) -> None:
         """Keep what TensorFlow prepared of its functions from trial to trial: trials are all that runs here."""
@@ -114,28 +140,42 @@ class WorkerProcess:
                 workers.seen(self.database, self.id)
                 if held is not None:
                     self._beat(held)
-            except SQLAlchemyError as error:  # the next beat tries again; the lease outlives several
+            # the next beat tries again, the lease outlives several; memory may be what a model took
+            except (SQLAlchemyError, MemoryError) as error:
                 logger.warning("heartbeat failed: %s", type(error).__name__)
 
     def _beat(self, held: Held) -> None:
-        if time.monotonic() - self._claimed_at > self._limit_s:
-            self._stop(held, trials.TIMEOUT)
-            return
         cancel = trials.heartbeat(self.database, held, lease_s=self.settings.lease_s)
         if cancel is None:
             self._stop(held, "lease_lost")
         elif cancel:
             self._stop(held, "cancelled")
 
+    def _live_for_ever(self) -> None:
+        while True:
+            time.sleep(self.settings.heartbeat_s)
+            held = self._held
+            if held is None:
+                continue
+            with suppress(MemoryError):  # a model took it all
+                if time.monotonic() > self._until:
+                    self._stop(held, trials.TIMEOUT)
+                if self._interrupt is None:  # the main process kills one that was told to stop and does not
+                    self._sign.beat()
+
     def _stop(self, held: Held, reason: str) -> None:
-        if self._held is held:
-            self._interrupt = held, reason
+        if self._held is not held:
+            return
+        self._interrupt = held, reason
+        # at later beats once more, for users' code may catch it and go on
+        if time.monotonic() - self._interrupted_at > LEAVE_S:
             signal.pthread_kill(threading.main_thread().ident or 0, INTERRUPT)
 
     def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        interrupt, self._interrupt = self._interrupt, None
+        interrupt = self._interrupt
         # the signal may come late, when the next trial runs already
-        if interrupt is not None and interrupt[0] is self._held:
+        if interrupt is not None and interrupt[0] is self._held and self._is_interruptible:
+            self._interrupted_at = time.monotonic()
             raise TrialInterrupted(interrupt[1])
 
 

@@ -7,19 +7,31 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 import threading
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
 from storage import migrations, trials
 from storage.database import Database
+from storage.errors import SettingsError
 from storage.payloads import PayloadStore, cache_folder
-from storage.settings import Settings
+from storage.retries import first_line
+from storage.settings import PREFIX, Settings
 from worker.cores import usable_cores
+from worker.limits import default_limit_mb
 from worker.process import NODE_VARIABLE
+from worker.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
+
+if TYPE_CHECKING:
+    from worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +39,9 @@ logger = logging.getLogger(__name__)
 HEALTH_S = 10
 #: Seconds that letting go of trials may take at SIGTERM before the worker stops all the same.
 RELEASE_S = 5
+
+#: What container engines put into each container.
+CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 
 #: Bytes that XLA's compiled programs may take on this host's disk; one of a small model takes 0.3 MB.
 XLA_CACHE_BYTES = 500_000_000
@@ -41,7 +56,7 @@ THREAD_VARIABLES = (
 )
 
 
-def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNING") -> None:
+def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNING", may_be_root: bool = False) -> None:
     """Run a worker until it is told to stop.
 
     Parameters
@@ -52,15 +67,20 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
         How many trials it evaluates at once, each in a process of its own.
     log_level : str, default="WARNING"
         What Celery logs.
+    may_be_root : bool, default=False
+        Whether root is welcome anywhere: an embedded fleet runs as its script does.
 
     Raises
     ------
     GridfleetError
-        If broker, database, schema or secret key are not as they should be.
+        If broker, database, schema, secret key or user are not as they should be.
     """
-    _prepare_environment(concurrency, cache_folder(settings) / "xla")
+    if not may_be_root:
+        refuse_root(settings)
+    _prepare_environment(settings, concurrency)
     # billiard reads REMAP_SIGTERM at import
     from celery import signals
+    from celery.exceptions import SecurityWarning
 
     from worker.celery_app import create_app
     from worker.publishing import Publisher
@@ -74,21 +94,45 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
 
     hooks = _Hooks(settings, database, publisher, node=os.environ[NODE_VARIABLE])
     signals.worker_ready.connect(hooks.on_ready, weak=False)
-    signals.task_failure.connect(hooks.on_task_failure, weak=False)
+    warnings.simplefilter("ignore", SecurityWarning)  # of root, which was decided above
     app = create_app(settings)
     app.set_default()
-    app.worker_main(
-        [
-            "--quiet",  # no banner
-            "worker",
-            f"--concurrency={concurrency}",
-            f"--loglevel={log_level}",
-            f"--hostname={os.environ[NODE_VARIABLE]}@%h",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-        ]
+    try:
+        app.worker_main(
+            [
+                "--quiet",  # no banner
+                "worker",
+                f"--concurrency={concurrency}",
+                f"--loglevel={log_level}",
+                f"--hostname={os.environ[NODE_VARIABLE]}@%h",
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+            ]
+        )
+    finally:
+        hooks.on_end()
+
+
+def refuse_root(settings: Settings) -> None:
+    """Refuse to evaluate other people's code as root, unless a container is around it or the settings say so.
+
+    Raises
+    ------
+    SettingsError
+        With what to do.
+    """
+    if os.geteuid() != 0 or settings.allow_root or _is_in_container():
+        return
+    raise SettingsError(
+        "a worker runs the code of everybody who may submit, so it does not run as root outside a container; start "
+        f"it as a user of its own, or set {PREFIX}ALLOW_ROOT=true"
     )
+
+
+def _is_in_container() -> bool:
+    # systemd-nspawn, podman and lxc set the variable
+    return "container" in os.environ or any(mark.exists() for mark in CONTAINER_MARKS)
 
 
 def threads_per_process(concurrency: int) -> int:
@@ -110,9 +154,7 @@ def touch_for_ever(path: Path) -> None:
 
 def bound_folder(folder: Path, max_bytes: int) -> bool:
     """Make a private folder, remove its oldest files beyond a size; returns whether it is this user's own."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stat = folder.stat()
-    if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
+    if not _make_private(folder):
         return False  # programs that another user put there would run here
     total = 0
     for size, file in sorted(((f.stat(), f) for f in folder.iterdir() if f.is_file()), key=lambda p: -p[0].st_mtime):
@@ -120,6 +162,13 @@ def bound_folder(folder: Path, max_bytes: int) -> bool:
         if total > max_bytes:
             file.unlink(missing_ok=True)
     return True
+
+
+def _make_private(folder: Path) -> bool:
+    """Make a folder; returns whether only this user can write to it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stat = folder.stat()
+    return stat.st_uid == os.geteuid() and not stat.st_mode & 0o022
 
 
 class _Hooks:
@@ -130,46 +179,69 @@ class _Hooks:
         self._database = database
         self._publisher = publisher
         self._node = node
+        self._pool: Any = None
+        self._watchdog: Watchdog | None = None
 
-    def on_ready(self, **_: Any) -> None:
-        """Say that the worker is there; from now on SIGTERM lets go of its trials first."""
+    def on_ready(self, sender: Any, **_: Any) -> None:
+        """Say that the worker is there; from now on its processes are watched, and SIGTERM lets go of trials first."""
+        from worker.request import process_lost
+        from worker.watchdog import Watchdog
+
+        self._pool = sender.pool
+        self._watchdog = Watchdog(
+            self._settings,
+            self._database,
+            Path(os.environ[FOLDER_VARIABLE]),
+            node=self._node,
+            processes=self._processes,
+            publish_again=self._publish_again,
+        )
+        process_lost.connect(self._watchdog.on_process_lost, weak=False)
+        self._watchdog.start()
         touch_for_ever(self._settings.health_path)
         for number in (signal.SIGTERM, signal.SIGQUIT):
-            signal.signal(number, self._release_before(signal.getsignal(number)))
+            signal.signal(number, self._let_go_before(signal.getsignal(number)))
         logger.warning("worker %s is ready", self._node)
 
-    def on_task_failure(self, args: Any = (), exception: BaseException | None = None, **_: Any) -> None:
-        """Take back the trial of a child that died or was killed at its time limit.
+    def on_end(self) -> None:
+        """Let go of what a process claimed while the worker stopped."""
+        if self._watchdog is not None:
+            self._release_all_or_give_up()
 
-        Celery calls this in the main process, for a time limit twice: the token makes it idempotent.
-        """
-        if not args:
-            return
-        outcome = "timeout" if type(exception).__name__ == "TimeLimitExceeded" else "worker_lost"
-        for held in trials.held_by(self._database, self._node, trial_id=args[0]):
-            trials.lose(
-                self._database, held, outcome=outcome, error=str(exception), max_failures=self._settings.max_failures
-            )
-        self._publish_again([args[0]])
+    def _processes(self) -> list[int]:
+        return [pid for pid in self._pool.info["processes"] if pid is not None]  # None: about to be started
 
-    def _release_before(self, handler: Any) -> Any:
-        def release_and_go_on(number: int, frame: FrameType | None) -> None:
-            # in a thread with a bound: the database may be what is down
-            thread = threading.Thread(target=self._release_all, daemon=True)
-            thread.start()
-            thread.join(RELEASE_S)
+    def _let_go_before(self, handler: Any) -> Any:
+        def let_go_and_go_on(number: int, frame: FrameType | None) -> None:
+            if self._watchdog is not None:
+                self._watchdog.stop()
+            # first, so that they claim nothing more; Celery would wait for ever for one that hangs
+            for pid in self._processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._release_all_or_give_up()
             if callable(handler):
                 handler(number, frame)
 
-        return release_and_go_on
+        return let_go_and_go_on
+
+    def _release_all_or_give_up(self) -> None:
+        # in a thread with a bound: the database may be what is down
+        thread = threading.Thread(target=self._release_all, daemon=True)
+        thread.start()
+        thread.join(RELEASE_S)
 
     def _release_all(self) -> None:
-        held = trials.held_by(self._database, self._node)
-        for one in held:
-            trials.release(self._database, one)
-        self._publish_again([one.trial_id for one in held])
+        try:
+            held = trials.held_by(self._database, self._node)
+            for one in held:
+                trials.release(self._database, one)
+            if held:
+                self._publish_again([one.trial_id for one in held])
+        except SQLAlchemyError as error:  # the reconciler will, when their leases are over
+            logger.warning("trials could not be let go: %s", first_line(error))
 
-    def _publish_again(self, trial_ids: list[int]) -> None:
+    def _publish_again(self, trial_ids: Sequence[int]) -> None:
         # not those that have to wait before they are tried again: they are the reconciler's
         ready = trials.due_for_publishing(self._database, republish_s=self._settings.republish_s, among=trial_ids)
         try:
@@ -180,12 +252,25 @@ class _Hooks:
         trials.mark_published(self._database, ready)
 
 
-def _prepare_environment(concurrency: int, xla_folder: Path) -> None:
+def _prepare_environment(settings: Settings, concurrency: int) -> None:
     os.environ["REMAP_SIGTERM"] = "SIGQUIT"
     os.environ.setdefault(NODE_VARIABLE, f"{socket.gethostname()}-{secrets.token_hex(4)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ[FOLDER_VARIABLE] = str(_signs_folder(settings))
+    os.environ[f"{PREFIX}MEMORY_LIMIT_MB"] = str(settings.memory_limit_mb or default_limit_mb(concurrency))
+    xla_folder = cache_folder(settings) / "xla"
     if "TF_XLA_FLAGS" not in os.environ and bound_folder(xla_folder, XLA_CACHE_BYTES):
         # what one process of this host compiled, another one loads: 0.27 s and not 0.48 s
         os.environ["TF_XLA_FLAGS"] = f"--tf_xla_persistent_cache_directory={xla_folder}"
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, str(threads_per_process(concurrency)))
+
+
+def _signs_folder(settings: Settings) -> Path:
+    """Make the private folder where worker processes show that they live: next to the health file."""
+    health = settings.health_path.absolute()
+    folder = health.with_name(f"{health.name}-signs")
+    if not _make_private(folder):  # another user's, who runs a worker too
+        folder = Path(tempfile.mkdtemp(prefix="gridfleet-signs-"))
+    forget_signs_of_the_dead(folder)
+    return folder

@@ -8,6 +8,7 @@ import os
 from traceback import format_exc
 from typing import Any
 
+from billiard.common import terminate_handler_fired
 from celery import shared_task, signals
 
 from storage import trials
@@ -15,9 +16,12 @@ from storage.errors import PayloadError
 from storage.fit_mode import FitMode
 from storage.lost_answers import claim_of, was_recorded
 from storage.retries import patiently
+from storage.settings import load_settings
 from storage.trial_results import TrialResult
 from storage.trials import Claim, Held
 from worker.celery_app import KILL_AFTER_S, TASK
+from worker.limits import OUT_OF_MEMORY, bound_memory, explain_memory_error, too_much
+from worker.output import bounded_output
 from worker.parent_death import die_with_parent
 from worker.process import TrialInterrupted, WorkerProcess, this_process
 
@@ -27,10 +31,11 @@ logger = logging.getLogger(__name__)
 @signals.worker_process_init.connect
 def _begin(**_: object) -> None:
     die_with_parent(os.getppid())
+    bound_memory(load_settings().memory_limit_mb)
     this_process()  # so that the table of workers has it before its first trial
 
 
-@shared_task(name=TASK, ignore_result=True)
+@shared_task(name=TASK, ignore_result=True, Request="worker.request:TrialRequest")
 def evaluate(trial_id: int) -> None:
     """Evaluate a trial if it is still to be done.
 
@@ -41,11 +46,15 @@ def evaluate(trial_id: int) -> None:
     trial_id : int
         The trial's id in the database.
     """
-    process = patiently(this_process, patience_s=math.inf)  # the task's time limit ends it
-    claim = _claim(process, trial_id)
-    if claim is not None:
-        _evaluate(process, claim)
-        process.remember(claim.structure_digest)
+    try:
+        process = patiently(this_process, patience_s=math.inf)  # the task's time limit ends it
+        claim = _claim(process, trial_id)
+        if claim is not None:
+            _evaluate(process, claim)
+            process.remember(claim.structure_digest)
+    except MemoryError:  # a model kept it all; Celery would take this for its own, and end the whole worker
+        logger.critical("a worker process has no memory left and is replaced")
+        os._exit(1)
 
 
 def _claim(process: WorkerProcess, trial_id: int) -> Claim | None:
@@ -74,7 +83,7 @@ def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
             process.id,
             lease_s=settings.lease_s,
             max_runtime_s=settings.max_runtime_s,
-            # this process notices first, at a heartbeat, then Celery kills it; the reconciler is the last resort
+            # this process notices first, at a heartbeat, then its main process kills it; the reconciler is the last
             grace_s=settings.heartbeat_s + 2 * KILL_AFTER_S,
         )
         if claim is not None:
@@ -88,13 +97,15 @@ def _evaluate(process: WorkerProcess, claim: Claim) -> None:
     held = Held(claim.trial_id, claim.token)
     try:
         with process.holding(held, limit_s=claim.trial_timeout):
-            recorded = _record(process, held, _cross_validate(process, claim))
+            with process.interruptible(), bounded_output():
+                result = _result(process, claim)
+            recorded = _record(process, held, result)
     except TrialInterrupted as interrupted:
         _give_up(process, held, interrupted.reason, claim.trial_timeout)
     except PayloadError as error:
         _lose(process, held, "payload_error", str(error))
-    except MemoryError:
-        _lose(process, held, "out_of_memory", format_exc())
+    except MemoryError:  # of the data, before any fit
+        _lose(process, held, OUT_OF_MEMORY, format_exc() + too_much(process.settings.memory_limit_mb))
     except Exception:  # not the model's: a full disk, a defect of ours
         logger.exception("trial %d, attempt %d", claim.trial_id, claim.attempt)
         _lose(process, held, "worker_error", format_exc())
@@ -117,6 +128,22 @@ def _record(process: WorkerProcess, held: Held, result: TrialResult) -> bool:
         return trials.record(process.database, held, result) or was_recorded(process.database, held)
 
     return patiently(record, patience_s=process.settings.max_runtime_s)
+
+
+def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
+    """Evaluate a trial; what a model does to end its process, or to take all memory, is the model's own error."""
+    try:
+        return explain_memory_error(_cross_validate(process, claim), process.settings.memory_limit_mb)
+    except (Exception, TrialInterrupted):
+        raise
+    except BaseException as raised:  # sys.exit() in a fit, or what asyncio raises: scikit-learn lets it pass
+        if terminate_handler_fired():  # Celery's, at a signal that ends this process
+            raise
+        kind = type(raised).__name__
+        told = (
+            f"the model's own code raised {kind}, as sys.exit() does; a model has to return, or to raise an Exception"
+        )
+        return TrialResult(splits=[], error_type=kind, error=format_exc() + told)
 
 
 def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:

@@ -52,7 +52,7 @@ MISCHIEF: dict[str, Callable[[], object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segfault": lambda: ctypes.string_at(0),
     "abort": os.abort,
-    "exit at once": lambda: os._exit(1),
+    "exit hard": lambda: os._exit(1),
     "exit": lambda: sys.exit(3),
     "interrupt": interrupt,
     "fork": os.fork,

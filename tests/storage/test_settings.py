@@ -33,8 +33,10 @@ VALUES = {
     "max_runtime_s": ("3600", 3600.0),
     "fit_mode": ("xla", FitMode.XLA),
     "max_memory_mb": ("500", 500),
+    "memory_limit_mb": ("6000", 6000),
+    "allow_root": ("true", True),
 }
-NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float))]
+NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float)) and value is not True]
 
 pytestmark = pytest.mark.usefixtures("no_variables")
 
