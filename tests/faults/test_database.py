@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import secrets
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import psycopg
 import pytest
 import redis
 from sqlalchemy import Row, func, inspect, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from scheduler import fleet as fleets
 from scheduler import submit
@@ -271,6 +272,14 @@ def test_an_error_of_the_statement_itself_is_not_tried_again(database: Database)
     with pytest.raises(DBAPIError, match="nonsense"):
         patiently(ask_nonsense, patience_s=PATIENCE_S)
     assert len(tried) == 1
+
+
+def test_patience_with_a_database_that_never_comes_back_ends() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can answer there
+        url = f"postgresql+psycopg://user@127.0.0.1:{unused.getsockname()[1]}/name"
+        with closing(Database(Settings(database_url=url))) as database, pytest.raises(OperationalError):
+            patiently(lambda: scalar(database, text("SELECT 1")), patience_s=0.5)
 
 
 # SQLite: no space, many writers, long readers
