@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between touches of the health file.
 HEALTH_S = 10
+#: Seconds between looks whether a worker process has ended.
+LOOK_S = 0.5
 #: Seconds that letting go of trials may take at SIGTERM before the worker stops all the same.
 RELEASE_S = 5
 
@@ -198,6 +200,8 @@ class _Hooks:
         )
         process_lost.connect(self._watchdog.on_process_lost, weak=False)
         self._watchdog.start()
+        # a process whose pipe has closed may not quite be gone, and Celery looks again only after 5 s
+        sender.hub.call_repeatedly(LOOK_S, sender.pool.maintain_pool)
         touch_for_ever(self._settings.health_path)
         for number in (signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, self._let_go_before(signal.getsignal(number)))
