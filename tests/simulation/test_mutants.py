@@ -1,0 +1,96 @@
+"""What the simulations are worth: production code without one of its guards is found out, mostly within a few seeds."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import scheduler.fleet
+import scheduler.reconciler
+import scheduler.submission
+import storage.searches
+import storage.trials
+import worker.watchdog
+from tests.simulation.simulation import N_SEEDS, Simulation
+from tests.simulation.turns import InvariantError
+from tests.simulation.world import World
+
+#: Module, old text, new text.
+MUTANTS = {
+    "writes without a token": (storage.trials, ", Trial.token == token)", ")"),
+    "claims whatever the state": (
+        storage.trials,
+        '.where(Trial.id == bindparam("wanted_id"), _WAITS)\n    .values',
+        '.where(Trial.id == bindparam("wanted_id"), _MAY_START)\n    .values',
+    ),
+    "claims what is paused": (storage.trials, ", ~IS_PAUSED)\n_WAITS", ")\n_WAITS"),
+    "attempts left open": (storage.trials, '_close_attempt(connection, held, "released", None)', "pass"),
+    "an attempt told in a transaction of its own": (
+        storage.trials,
+        "        connection.execute(_OPEN_ATTEMPT",
+        "    with database.write() as connection:\n        connection.execute(_OPEN_ATTEMPT",
+    ),
+    "scores in a transaction of their own": (
+        storage.trials,
+        "        _insert_all(connection, SplitScore",
+        "    with database.write() as connection:\n        _insert_all(connection, SplitScore",
+    ),
+    "failures not counted": (storage.trials, "failures=Trial.failures + 1", "failures=Trial.failures"),
+    "a reaper that trusts what it read": (storage.trials, "statement = statement.where(_expired())", "pass"),
+    "cancelled trials queued again": (
+        storage.trials,
+        "state=case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED)",
+        "state=TrialState.QUEUED",
+    ),
+    "searches finished early": (
+        storage.trials,
+        'Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)',
+        "Trial.id < 0",
+    ),
+    "old scores kept at a retry": (storage.searches, "for table in (SplitScore, Epoch):", "for table in (Epoch,):"),
+    "published before the commit": (
+        scheduler.submission,
+        "        trials.create_trials(connection, search_id, candidates.params)\n",
+        "        trials.create_trials(connection, search_id, candidates.params); fleet.publish([1])\n",
+    ),
+    "noted as published, sent or not": (scheduler.fleet, "return False\n        with", "pass\n        with"),
+    "noted before it is sent": (
+        scheduler.reconciler,
+        "self._fleet.publisher.publish(due)\n        trials.mark_published(database, due)",
+        "trials.mark_published(database, due)\n        self._fleet.publisher.publish(due)",
+    ),
+    "nothing published again": (scheduler.reconciler, "only_unpublished=is_full", "only_unpublished=True"),
+    "nothing taken back": (scheduler.reconciler, "taken_back=self._take_back()", "taken_back=0"),
+    "searches left unfinished": (scheduler.reconciler, "finished=self._finish()", "finished=0"),
+    "neighbours of the dead taken back": (worker.watchdog, "if pid in alive:", "if pid < 0:"),
+}
+
+
+@contextmanager
+def mutated(module: types.ModuleType, old: str, new: str) -> Iterator[None]:
+    """Let a module be another one: all that call it by its name get the mutant."""
+    source = Path(str(module.__file__)).read_text()
+    assert source.count(old) == 1, f"{module.__name__} does not contain once: {old}"
+    healthy = dict(module.__dict__)
+    try:
+        exec(compile(source.replace(old, new), f"mutant of {module.__name__}", "exec"), module.__dict__)
+        yield
+    finally:
+        module.__dict__.clear()
+        module.__dict__.update(healthy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_simulations_find_a_guard_that_is_missing(mutant: str, empty_world: World) -> None:
+    with mutated(*MUTANTS[mutant]), empty_world.installed(), pytest.raises(InvariantError):
+        simulate(empty_world)
+
+
+def simulate(world: World) -> None:
+    for seed in range(1, N_SEEDS + 1):
+        Simulation(world, seed).run()

@@ -1,0 +1,51 @@
+"""Thousands of lives of a fleet, each drawn from a seed: nothing is lost, nothing counted twice, everything ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.simulation import SEED_VARIABLE, SEEDS_VARIABLE, Simulation, seeds
+from tests.simulation.stories import STORIES, ToldSimulation
+from tests.simulation.world import World
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_and_nothing_twice_whatever_a_seed_draws(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = seeds()
+    with capsys.disabled():
+        print(f" seeds {asked[0]} to {asked[-1]} ", end="", flush=True)
+
+    for seed in asked:
+        Simulation(world, seed).run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["crash", "outage"])
+@pytest.mark.parametrize("story", STORIES)
+def test_a_fault_at_any_statement_of_a_life_loses_nothing(story: str, kind: str, world: World) -> None:
+    n, struck = 0, True
+    while struck:
+        n += 1
+        simulation = ToldSimulation(world, story, n, kind)
+        simulation.run()
+        struck = simulation.was_struck()
+
+    assert n > 50, "the story has hardly a statement"
+
+
+def test_a_seed_always_tells_the_same_story(world: World) -> None:
+    log = "\n".join(Simulation(world, 7).run())
+    Simulation(world, 8).run()
+
+    assert "\n".join(Simulation(world, 7).run()) == log
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, SEED_VARIABLE: "7", SEEDS_VARIABLE: "1"}
+        command = [sys.executable, "-m", "tests.simulation"]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+        assert told.stdout.rpartition("\n1 simulations")[0] == log

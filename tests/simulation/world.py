@@ -1,0 +1,249 @@
+"""What all simulations share: one migrated database, and production code that lives by its clock."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.dummy import DummyClassifier
+
+import scheduler.fleet
+import scheduler.reconciler
+import scheduler.submission
+import storage.retries
+import worker.cross_validation
+import worker.process
+import worker.service
+import worker.tasks
+import worker.watchdog
+from scheduler import GridSearchCV
+from scheduler.joblib_backend import FleetBackend, SearchRequest
+from scheduler.search_cv import fit_with
+from storage import migrations
+from storage.settings import Settings
+from storage.trial_results import TrialResult
+from tests.simulation.faulty_broker import FaultyBroker
+from tests.simulation.faulty_database import FaultyDatabase
+from tests.simulation.turns import Life
+from worker.process import NODE_VARIABLE, WorkerProcess
+
+#: Modules that read the clock or sleep.
+_TIMED = (worker.process, worker.tasks, worker.watchdog, storage.retries, scheduler.reconciler)
+
+
+class World:
+    """One database for simulation after simulation.
+
+    Parameters
+    ----------
+    folder : Path
+        Where payloads are cached.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(
+            database_url="sqlite://",
+            broker_url="redis://nowhere",
+            secret_key="0" * 64,
+            cache_dir=folder,
+            lease_s=40,
+            heartbeat_s=15,
+            republish_s=60,
+            max_failures=3,
+            max_runtime_s=240,
+        )
+        self.database = FaultyDatabase()
+        migrations.upgrade(self.database)
+        self._request = _request()
+        #: set by a simulation: what a trial's evaluation comes to
+        self.evaluate: Callable[[WorkerProcess], TrialResult]
+
+    def request(self, n_candidates: int) -> SearchRequest:
+        """Return a search as scikit-learn asks for it."""
+        return replace(self._request, candidates=self._request.candidates[:n_candidates])
+
+    def fleet(self, broker: FaultyBroker) -> scheduler.fleet.Fleet:
+        """Return the real fleet of clients and reconcilers, on this database and a simulated broker."""
+        kind = scheduler.fleet.Fleet
+        fleet = kind.__new__(kind)  # its own way to the database would open another one
+        fleet.settings, fleet.is_embedded, fleet.database = self.settings, False, self.database
+        fleet.__dict__["publisher"] = broker
+        return fleet
+
+    def worker_process(self, node: str, number: int) -> WorkerProcess:
+        """Start a real worker process, as the present actor."""
+        with pytest.MonkeyPatch.context() as patch:
+            system = types.SimpleNamespace(environ={NODE_VARIABLE: node}, getpid=lambda: number)
+            patch.setattr(worker.process, "os", system)
+            process = WorkerProcess(self.settings)
+        process.payloads = _Payloads(process)
+        process._sign = _Sign(self.database, self.database.turns.me.life)
+        return process
+
+    def _is_ending(self) -> bool:
+        turns = self.database.turns
+        return turns.is_over or turns.me.life.is_dead
+
+    @contextmanager
+    def installed(self) -> Iterator[World]:
+        """Let production code live in this world."""
+        with pytest.MonkeyPatch.context() as patch, _on_one_core():
+            for module in _TIMED:
+                patch.setattr(module, "time", _Time(self.database), raising=False)
+            patch.setattr(storage.retries, "random", types.SimpleNamespace(uniform=lambda low, high: high))
+            patch.setattr(worker.process, "threading", _Threading(self.database))
+            patch.setattr(worker.process, "signal", _Signal(self.database))
+            patch.setattr(worker.process, "Database", lambda _: self.database)
+            patch.setattr(worker.process, "PayloadStore", lambda *_: None)
+            patch.setattr(worker.process, "quiet_tensorflow", lambda: None)
+            patch.setattr(worker.process, "workers", _Workers(self.database))
+            patch.setattr(
+                worker.cross_validation, "cross_validate_trial", lambda process, *_, **__: self.evaluate(process)
+            )
+            patch.setattr(WorkerProcess, "remember", _remember)
+            patch.setattr(worker.tasks, "bounded_output", nullcontext)
+            patch.setattr(worker.tasks, "terminate_handler_fired", self._is_ending)
+            patch.setattr(scheduler.submission, "print", lambda *_, **__: None, raising=False)
+            yield self
+
+
+@contextmanager
+def _on_one_core() -> Iterator[None]:
+    """Keep this process on one core: a turn is handed from thread to thread in a fifth less time."""
+    if not hasattr(os, "sched_setaffinity"):  # macOS
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+class _Time:
+    def __init__(self, database: FaultyDatabase) -> None:
+        self._database = database
+
+    def monotonic(self) -> float:
+        return self._database.turns.now_s
+
+    def sleep(self, seconds: float) -> None:
+        turns = self._database.turns
+        life = turns.me.life
+        if life.is_idle and life.main not in (None, turns.me):  # what beats without a trial to hold only takes time
+            life.idle.append(turns.me)
+            turns.park()
+        turns.pause(seconds)
+
+
+class _Sign:
+    """The sign of life of a process: wakes what sleeps while no trial is held."""
+
+    def __init__(self, database: FaultyDatabase, life: Life) -> None:
+        self._database = database
+        self._life = life
+
+    def begin(self, until: float) -> None:
+        self._life.is_idle = False
+        while self._life.idle:
+            self._database.turns.wake(self._life.idle.pop(0))
+
+    def beat(self) -> None:
+        pass
+
+    def end(self) -> None:
+        self._life.is_idle = True
+
+
+class _Threading:
+    """Threads of a worker process are actors of the same life."""
+
+    def __init__(self, database: FaultyDatabase) -> None:
+        self._database = database
+
+    def Thread(self, *, target: Any, name: str, daemon: bool) -> Any:  # noqa: N802 - the class that it stands for
+        turns = self._database.turns
+        me = turns.me
+        start = types.SimpleNamespace()
+
+        def begin() -> None:
+            actor = turns.start(f"{me.name} {name}", target, role="worker", life=me.life)
+            actor.speaks_for = me.speaks_for
+
+        start.start = begin
+        return start
+
+    def main_thread(self) -> Any:
+        return types.SimpleNamespace(ident=None)
+
+
+class _Signal:
+    """A signal reaches the main thread of the process that sends it, at that thread's next step."""
+
+    def __init__(self, database: FaultyDatabase) -> None:
+        self._database = database
+
+    def signal(self, number: int, handler: Any) -> None:
+        life = self._database.turns.me.life
+        life.main, life.on_signal = self._database.turns.me, lambda: handler(number, None)
+
+    def pthread_kill(self, _ident: Any, _number: int) -> None:
+        life = self._database.turns.me.life
+        life.main.interrupt = life.on_signal
+
+
+class _Workers:
+    """The table of workers, which nobody asks: what is left is that a heartbeat may go wrong."""
+
+    def __init__(self, database: FaultyDatabase) -> None:
+        self._database = database
+
+    def register(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def seen(self, *_: Any) -> None:
+        self._database.faults.begin_operation()
+
+
+class _Payloads:
+    """What a process needs for an evaluation: to know itself."""
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self._process = process
+
+    def get(self, kind: str, digest: str) -> Any:
+        candidates = types.SimpleNamespace(params={number: {} for number in range(9)})
+        return candidates if kind == "candidates" else self._process
+
+
+def _remember(process: WorkerProcess, structure: str | None) -> None:
+    # as with TensorFlow loaded, whether another test has loaded it or not
+    if structure and structure not in process.structures:
+        process.structures.append(structure)
+
+
+class _Taken(BaseException):
+    pass
+
+
+def _request() -> SearchRequest:
+    requests: list[SearchRequest] = []
+
+    def take(request: SearchRequest) -> Any:
+        requests.append(request)
+        raise _Taken
+
+    search = GridSearchCV(
+        DummyClassifier(strategy="constant"), {"constant": [0, 1], "random_state": [0, 1]}, cv=2, verbose=0
+    )
+    with suppress(_Taken):
+        fit_with(FleetBackend(take), search, np.zeros((8, 1)), np.arange(8) % 2)
+    return requests[0]
