@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import signal
 import sys
-from typing import Any, NoReturn
 
 from storage.settings import PREFIX
-from tests.soak.system import be_quiet, running, use_fleet
+from tests.soak.system import be_quiet, heed_signals, running, use_fleet
 
 
 def main() -> int:
@@ -27,7 +25,7 @@ def main() -> int:
     print(f"soak: seed {seed}, {options.minutes:g} minutes on {options.database}", flush=True)
     _forget_variables()
     be_quiet()
-    _clean_up_at_signals()
+    heed_signals()
     with running(options.database, keep=options.keep) as system:
         from tests.soak import report, run  # after the services have begun: it imports TensorFlow
 
@@ -42,16 +40,6 @@ def _forget_variables() -> None:
     """Forget the fleet of the shell that runs this."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
-
-
-def _clean_up_at_signals() -> None:
-    def leave(*_: Any) -> NoReturn:
-        for number in (signal.SIGINT, signal.SIGTERM):  # once is enough: what follows is the cleaning up
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
 
 
 if __name__ == "__main__":

@@ -258,8 +258,8 @@ def _one_of(chance: random.Random, candidates: Sequence[T]) -> T:
 
 
 def _evaluators(worker: Service) -> list[psutil.Process]:
-    """List the processes of a worker that evaluate trials, and not multiprocessing's own helper."""
-    return [child for child in worker.children() if "resource_tracker" not in " ".join(child.cmdline())]
+    """List the processes of a worker that evaluate trials, and not the one that looks after semaphores."""
+    return [child for child in worker.children() if "spawn_main" in " ".join(child.cmdline())]
 
 
 def _resume(process: psutil.Process) -> None:

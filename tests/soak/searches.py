@@ -29,7 +29,7 @@ N_SPLITS = 2
 #: Trials that are open at a time at most, those of the newest search not counted.
 MAX_OPEN = 30
 #: Seconds between looks at how many are open.
-LOOK_S = 1.0
+LOOK_S = 0.5
 #: How far Keras' scores may be from those of this process, which has other numbers of threads.
 KERAS_TOLERANCE = 1e-6
 
@@ -52,10 +52,10 @@ class Kind:
 def kinds() -> dict[str, Kind]:
     """Return what searches are drawn from: most are quick, some longer than a lease, some real, some bad."""
     return {
-        "quick": Kind(6, Telling(seconds=0.05), {"value": list(range(12))}),
+        "quick": Kind(6, Telling(seconds=0.2), {"value": list(range(12))}),
         "longer than a lease": Kind(1, Telling(seconds=6.0), {"value": [1, 2]}),
         "keras": Kind(3, keras_model(), KERAS_SPACE, KERAS_TOLERANCE),
-        "bad": Kind(1, Telling(seconds=0.05), {"value": [1, 2], "then": ["", "raise", "nan"]}),
+        "bad": Kind(1, Telling(seconds=0.2), {"value": [1, 2], "then": ["", "raise", "nan"]}),
     }
 
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -43,6 +44,8 @@ RESTART_S = 0.5
 #: Seconds between looks at the children of the workers.
 LOOK_S = 1.0
 SCHEDULER = (sys.executable, "-c", "from scheduler.cli import main; main()", "scheduler")
+
+_told_to_stop = threading.Event()
 
 
 class Service:
@@ -152,6 +155,8 @@ class System:
 
     def tick(self) -> None:
         """Do what is due and start what has ended."""
+        if _told_to_stop.is_set():
+            raise KeyboardInterrupt
         while self._agenda and self._agenda[0][0] <= time.monotonic():
             heapq.heappop(self._agenda)[-1]()
         for service in self.services:
@@ -248,6 +253,15 @@ def running(
             system.workers.append(_started(f"worker {number + 1}", command, settings, folder))
         system.wait_until_ready()
         yield system
+
+
+def heed_signals() -> None:
+    """Let Ctrl-C and SIGTERM end the next `System.tick` with KeyboardInterrupt, so that everything is cleaned up.
+
+    Not at once: a process that is being started just then would be forgotten and stay.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _told_to_stop.set())
 
 
 def be_quiet() -> None:
