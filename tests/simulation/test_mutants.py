@@ -63,10 +63,22 @@ MUTANTS = {
         "self._fleet.publisher.publish(due)\n        trials.mark_published(database, due)",
         "trials.mark_published(database, due)\n        self._fleet.publisher.publish(due)",
     ),
-    "nothing published again": (scheduler.reconciler, "only_unpublished=is_full", "only_unpublished=True"),
-    "nothing taken back": (scheduler.reconciler, "taken_back=self._take_back()", "taken_back=0"),
-    "searches left unfinished": (scheduler.reconciler, "finished=self._finish()", "finished=0"),
-    "neighbours of the dead taken back": (worker.watchdog, "if pid in alive:", "if pid < 0:"),
+    "nothing published again": (storage.trials, "if only_unpublished else", "if True else"),
+    "nothing taken back": (
+        scheduler.reconciler,
+        "    def _take_back(self) -> int:\n",
+        "    def _take_back(self) -> int:\n        return 0\n",
+    ),
+    "searches left unfinished": (
+        scheduler.reconciler,
+        "    def _finish(self) -> int:\n",
+        "    def _finish(self) -> int:\n        return 0\n",
+    ),
+    "neighbours of the dead taken back": (
+        worker.watchdog,
+        "for pid, _ in held if pid not in alive",
+        "for pid, _ in held",
+    ),
 }
 
 
