@@ -23,6 +23,7 @@ from sqlalchemy import select
 from scheduler import GridSearchCV, submission
 from scheduler.joblib_backend import FleetBackend
 from scheduler.search_cv import fit_with
+from scheduler.search_options import SearchOptions
 from storage.schema import Trial
 
 
@@ -55,7 +56,7 @@ def submit(fleet: Any, n_trials: int) -> None:
     from scikeras.wrappers import KerasClassifier
 
     def store(request: Any) -> Any:
-        raise submission._Submitted(submission.store(fleet, request, name=None))
+        raise submission._Submitted(submission.store(fleet, request, name=None, options=SearchOptions()))
 
     model = KerasClassifier(model=create_model, epochs=1, batch_size=32, verbose=0, random_state=1)
     search = GridSearchCV(model, {"model__units": list(range(2, 2 + n_trials))}, cv=2, verbose=0)

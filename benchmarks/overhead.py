@@ -33,6 +33,7 @@ from scheduler import GridSearchCV, local_fleet, reporter, submission
 from scheduler.fleet import Fleet
 from scheduler.joblib_backend import FleetBackend, SearchRequest
 from scheduler.search_cv import fit_with
+from scheduler.search_options import SearchOptions
 from scheduler.submission import SearchHandle
 from storage import migrations
 from storage.settings import Settings
@@ -102,7 +103,7 @@ def time_of_storing(fleet: Fleet, n_trials: int) -> tuple[float, float]:
 
     def store(request: SearchRequest) -> Any:
         started = time.perf_counter()
-        handle = submission.store(fleet, request, name=None)
+        handle = submission.store(fleet, request, name=None, options=SearchOptions())
         storing.append(time.perf_counter() - started)
         raise submission._Submitted(handle)
 
@@ -115,7 +116,7 @@ def time_of_storing(fleet: Fleet, n_trials: int) -> tuple[float, float]:
 
 def submit(fleet: Fleet, n_trials: int) -> SearchHandle:
     def store(request: SearchRequest) -> Any:
-        raise submission._Submitted(submission.store(fleet, request, name=None))
+        raise submission._Submitted(submission.store(fleet, request, name=None, options=SearchOptions()))
 
     return collect(store, n_trials)
 

@@ -60,7 +60,8 @@ class Reconciler:
             if not leads:
                 return Pass()
             self._stop_overdue()
-            return Pass(taken_back=self._take_back(), published=self._publish(), finished=self._finish())
+            # publishing last: the broker may be down
+            return Pass(taken_back=self._take_back(), finished=self._finish(), published=self._publish())
 
     def try_once(self) -> Pass:
         """Do a pass; a database or broker that fails is logged, and tried again at the next one."""
@@ -99,10 +100,16 @@ class Reconciler:
 
     def _publish(self) -> int:
         settings, database = self._fleet.settings, self._fleet.database
-        # a queue that holds a message for every queued trial needs no copies, but what never had one needs one
-        is_full = self._fleet.publisher.queue_length() >= trials.count_queued(database)
+        n_messages = self._fleet.publisher.queue_length()
+        is_empty, is_full = n_messages == 0, n_messages >= trials.count_queued(database)
+        # a queue that holds a message for every queued trial needs no copies, but what never had one needs one;
+        # an empty one has lost them all, and takes copies without harm
         due = trials.due_for_publishing(
-            database, republish_s=settings.republish_s, limit=PER_PASS, only_unpublished=is_full
+            database,
+            republish_s=min(settings.republish_s, settings.reconcile_s) if is_empty else settings.republish_s,
+            backs_off=not is_empty,
+            only_unpublished=is_full,
+            limit=PER_PASS,
         )
         if not due:
             return 0

@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from storage import pickling
 from storage.database import Database
 from storage.errors import PayloadError, PayloadSignatureError
+from storage.retries import retried
 from storage.schema import Payload, PayloadChunk
 from storage.settings import PREFIX, Settings
 
@@ -176,6 +177,7 @@ class PayloadStore:
         if newest is not None:
             self._download(newest.kind, newest.digest, io.BytesIO())
 
+    @retried  # of two that store the same, one waits for the other
     def _insert(self, payload: PreparedPayload) -> None:
         # a transaction of its own, before the search's: hundreds of MB would hold SQLite's only write lock
         # for seconds. Killed in between, what stays is a payload that nobody names and the next one reuses.

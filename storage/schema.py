@@ -148,7 +148,7 @@ class Search(Base):
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     paused_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="since when no trial of it starts")
-    error: Mapped[str | None] = mapped_column(Text, comment="why it was stopped")
+    error: Mapped[str | None] = mapped_column(Text)
 
 
 # "Pima" and "pima" would name the same view in SQLite, so names are unique without regard to case

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import String, cast, delete, literal, select, update
+from sqlalchemy import delete, select, update
 
 from storage.database import Database, now, seconds_between
 from storage.retries import retried
@@ -123,10 +123,11 @@ def stop_search(database: Database, search_id: int) -> bool:
     """
     with database.write() as connection:
         cancel_trials(connection, search_id)
+        limit_s = connection.execute(select(Search.search_timeout).where(Search.id == search_id)).scalar()
         stopped = connection.execute(
             update(Search)
             .where(Search.id == search_id, Search.finished_at.is_(None), Search.error.is_(None))
-            .values(error=literal("stopped after search_timeout=") + cast(Search.search_timeout, String) + " s")
+            .values(error=f"stopped after search_timeout={limit_s:g} s")
         )
         if not changed(stopped):
             connection.rollback()

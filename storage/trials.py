@@ -230,6 +230,7 @@ def release(database: Database, held: Held) -> bool:
                 state=case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED),
                 finished_at=case((Trial.cancel_requested, now()), else_=null()),
                 published_at=None,
+                publish_count=0,
                 not_before=None,
                 **NOT_HELD,
             )
@@ -286,6 +287,7 @@ def lose(
                 finished_at=case((over, now()), else_=null()),
                 not_before=case((over, null()), else_=now(_backoff_s())),
                 published_at=None,
+                publish_count=0,
                 error_type=outcome,
                 error=shorten(error),
                 **NOT_HELD,
@@ -361,6 +363,7 @@ def due_for_publishing(
     *,
     republish_s: float,
     limit: int = 500,
+    backs_off: bool = True,
     only_unpublished: bool = False,
     among: Sequence[int] | None = None,
 ) -> list[int]:
@@ -371,18 +374,20 @@ def due_for_publishing(
     database : Database
         Where to look.
     republish_s : float
-        Seconds after which a message counts as lost; doubled with each publication, up to an hour.
+        Seconds after which a message counts as lost.
     limit : int, default=500
         How many at most.
+    backs_off : bool, default=True
+        Whether those seconds double with each publication, up to an hour.
     only_unpublished : bool, default=False
         Only those that no message was ever sent for, or not since they were last taken back.
     among : sequence of int, default=None
         Only these trials.
     """
-    wait = case(
-        (Trial.publish_count > 6, literal(3600.0)),
-        else_=literal(float(republish_s)) * literal(1).op("<<")(Trial.publish_count - 1),
-    )
+    wait: Any = literal(float(republish_s))
+    if backs_off:
+        doubled = wait * literal(1).op("<<")(Trial.publish_count - 1)
+        wait = case((Trial.publish_count > 6, literal(3600.0)), else_=doubled)
     overdue = seconds_between(database.dialect, Trial.published_at, now()) > wait
     due = select(Trial.id).where(
         _WAITS,

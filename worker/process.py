@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import random
 import signal
 import socket
 import sys
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 NODE_VARIABLE = "GRIDFLEET_NODE"
 #: Raised in the process itself to stop a fit; no library of ours uses it.
 INTERRUPT = signal.SIGUSR2
+#: Seconds between looks at the time that a trial has left, if heartbeats are rarer.
+LOOK_S = 1
 #: Seconds that an interrupted fit gets to leave before it is interrupted once more.
 LEAVE_S = 5
 
@@ -133,16 +136,19 @@ class WorkerProcess:
             self.structures.append(structure)
 
     def _beat_for_ever(self) -> None:
+        pause_s = self.settings.heartbeat_s
         while True:
-            time.sleep(self.settings.heartbeat_s)
+            time.sleep(pause_s)
+            pause_s = self.settings.heartbeat_s
             held = self._held
             try:
                 workers.seen(self.database, self.id)
                 if held is not None:
                     self._beat(held)
-            # the next beat tries again, the lease outlives several; memory may be what a model took
+            # tried again soon, and not by all workers at once; memory may be what a model took
             except (SQLAlchemyError, MemoryError) as error:
                 logger.warning("heartbeat failed: %s", type(error).__name__)
+                pause_s *= random.uniform(0.1, 0.3)  # noqa: S311 - no secret
 
     def _beat(self, held: Held) -> None:
         cancel = trials.heartbeat(self.database, held, lease_s=self.settings.lease_s)
@@ -153,7 +159,7 @@ class WorkerProcess:
 
     def _live_for_ever(self) -> None:
         while True:
-            time.sleep(self.settings.heartbeat_s)
+            time.sleep(min(self.settings.heartbeat_s, LOOK_S))
             held = self._held
             if held is None:
                 continue

@@ -82,6 +82,7 @@ class Watchdog:
         self._processes = processes
         self._publish_again = publish_again
         self._reasons: dict[int, Reason] = {}
+        self._unexplained: set[int] = set()
         self._silences: dict[int, _Silence] = {}
         self._looked_at = time.monotonic()
         self._wake = threading.Event()
@@ -148,20 +149,24 @@ class Watchdog:
         return None
 
     def _take_back(self) -> None:
-        reasons = dict(self._reasons)
+        explained = set(self._reasons)
         held = self._held()
         alive = self._processes()  # after the question: who lived when it claimed and is not there now is dead
-        taken_back = []
-        for pid, one in held:
-            if pid in alive:
-                continue
-            outcome, error = reasons.get(pid, (WORKER_LOST, "the worker process ended"))
-            trials.lose(self._database, one, outcome=outcome, error=error, max_failures=self._settings.max_failures)
-            taken_back.append(one.trial_id)
-        for pid in reasons.keys() - set(alive):
+        dead = {pid for pid, _ in held if pid not in alive}
+        # the pool tells why a process died a moment after it forgot it
+        unexplained = dead - self._reasons.keys() - self._unexplained
+        taken_back = [self._lose(pid, one) for pid, one in held if pid in dead - unexplained]
+        self._unexplained = unexplained
+        for pid in explained - set(alive):
             del self._reasons[pid]
         if taken_back:
             self._publish_again(taken_back)
+
+    def _lose(self, pid: int, held: Held) -> int:
+        outcome, error = self._reasons.get(pid, (WORKER_LOST, "the worker process ended"))
+        max_failures = self._settings.max_failures
+        trials.lose(self._database, held, outcome=outcome, error=error, max_failures=max_failures)
+        return held.trial_id
 
     def _held(self) -> list[tuple[int, Held]]:
         """List what the worker's processes hold according to the database, with their process ids."""

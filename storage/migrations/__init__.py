@@ -9,6 +9,7 @@ from sqlalchemy import Connection, inspect, text
 
 from storage.database import Database
 from storage.errors import SchemaVersionError
+from storage.retries import retried
 from storage.schema import SCHEMA_REVISION
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MIGRATION_LOCK = 0x67726964
 
 
+@retried  # of several that start at once, all but one wait
 def upgrade(database: Database) -> bool:
     """Bring the tables to this release's schema; safe to call from many processes at once.
 

@@ -20,8 +20,8 @@ from tests.end_to_end.models import Touching
 X, Y = np.zeros((12, 2)), np.arange(12) % 2
 #: Seconds that anything may take on a busy machine before a test fails.
 PATIENCE_S = 90
-#: Names the file that the seconds of each recovery are appended to.
-RECOVERIES_VARIABLE = "GRIDFLEET_RECOVERIES"
+#: The file that the seconds of each recovery are appended to; read early, since tests forget such variables.
+RECOVERIES = os.environ.get("GRIDFLEET_RECOVERIES")
 
 
 def search(folder: Path, values: list[int], then: str = "", **options: Any) -> GridSearchCV:
@@ -64,7 +64,6 @@ def assert_one_result_each(fleet: Fleet, handle: SearchHandle) -> None:
 
 def note_recovery(row: str, seconds: float) -> None:
     """Append how long a recovery took to the file that the documentation's figures are made of, if one is named."""
-    file = os.environ.get(RECOVERIES_VARIABLE)
-    if file:
-        with Path(file).open("a") as lines:
+    if RECOVERIES:
+        with Path(RECOVERIES).open("a") as lines:
             lines.write(json.dumps({"row": row, "seconds": round(seconds, 3)}) + "\n")

@@ -328,10 +328,10 @@ def test_processes_that_end_one_after_the_other_do_not_keep_the_main_process_bus
     worker = start_worker(configured.replace(max_failures=1), concurrency=2)
     began = time.monotonic()
 
-    handle = submit(search(tmp_path, list(range(20)), then="exit hard"), X, Y).wait(300)
+    handle = submit(search(tmp_path, list(range(12)), then="exit hard"), X, Y).wait(300)
 
-    assert handle.progress().failed == 20
-    assert attempts(fleet) == [(1, "worker_lost")] * 20
+    assert handle.progress().failed == 12
+    assert attempts(fleet) == [(1, "worker_lost")] * 12
     spent = psutil.Process(worker.pid).cpu_times()
     assert spent.user + spent.system < 0.5 * (time.monotonic() - began) + 3  # and its start
 

@@ -211,7 +211,7 @@ def test_a_search_that_takes_too_long_ends_with_what_is_there(search: StoredSear
     assert not searches.stop_search(search.database, search.id)
     trials.cancel(search.database, running)
     row = search.row()
-    assert (row.state, row.error) == ("completed", "stopped after search_timeout=60.0 s")
+    assert (row.state, row.error) == ("completed", "stopped after search_timeout=60 s")
     assert row.finished_at is not None
 
 

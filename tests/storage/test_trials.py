@@ -518,6 +518,15 @@ def test_the_wait_before_publishing_again_doubles_up_to_an_hour(search: StoredSe
     assert waits == [61, 121, 241, 3_601, 3_601, 3_601, 3_601]
 
 
+def test_the_wait_does_not_double_where_all_messages_are_lost(search: StoredSearch) -> None:
+    set_trial(search.database, search.trial_ids[0], publish_count=9, published_at=ago(20))
+
+    due = trials.due_for_publishing(search.database, republish_s=15, backs_off=False, among=search.trial_ids[:1])
+
+    assert due == search.trial_ids[:1]
+    assert trials.due_for_publishing(search.database, republish_s=15, among=search.trial_ids[:1]) == []
+
+
 def test_a_trial_given_back_is_due_at_once(search: StoredSearch) -> None:
     trials.mark_published(search.database, search.trial_ids)
 
