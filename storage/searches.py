@@ -15,6 +15,7 @@ from storage.trials import IS_PAUSED, NOT_HELD, cancel_trials, changed, finish_s
 _NEW: dict[str, Any] = {
     **NOT_HELD,
     "failures": 0,
+    "cancel_requested": False,
     "not_before": None,
     "published_at": None,
     "publish_count": 0,

@@ -134,6 +134,17 @@ def test_a_trial_tried_again_ends_with_one_result(search: StoredSearch) -> None:
     assert search.row().finished_at is not None
 
 
+def test_a_trial_that_failed_while_its_search_was_stopped_is_not_told_to_stop_again(search: StoredSearch) -> None:
+    set_search(search, search_timeout=60.0)
+    running = search.held(0)
+    searches.stop_search(search.database, search.id)
+    trials.record(search.database, running, result_of(-1.0, error="it raised"))
+
+    assert searches.retry_failed(search.database, search.id) == 1
+
+    assert trials.heartbeat(search.database, search.held(0), lease_s=60) is False
+
+
 def test_nothing_is_tried_again_where_nothing_failed_or_all_was_cancelled(search: StoredSearch) -> None:
     assert searches.retry_failed(search.database, search.id) == 0
     fail(search, 0)
