@@ -161,12 +161,11 @@ class WorkerProcess:
         while True:
             time.sleep(min(self.settings.heartbeat_s, LOOK_S))
             held = self._held
-            if held is None:
-                continue
             with suppress(MemoryError):  # a model took it all
-                if time.monotonic() > self._until:
+                if held is not None and time.monotonic() > self._until:
                     self._stop(held, trials.TIMEOUT)
-                if self._interrupt is None:  # the main process kills one that was told to stop and does not
+                # the main process kills one that was told to stop and does not
+                if held is None or self._interrupt is None:
                     self._sign.beat()
 
     def _stop(self, held: Held, reason: str) -> None:

@@ -141,6 +141,8 @@ class Watchdog:
 
     def _reason_to_end(self, sign: SeenSign, now: float) -> Reason | None:
         settings = self._settings
+        if not sign.holds_a_trial:
+            return None
         if now > sign.until + settings.heartbeat_s + min(KILL_AFTER_S, settings.lease_s):
             return TIMEOUT, "the attempt took too long, and did not stop when it was told to"
         silent_s = self._silences[sign.pid].seconds
