@@ -70,7 +70,8 @@ def retry_failed(database: Database, search_id: int) -> int:
     """Queue the failed trials of a search once more, with their whole budget, because somebody asks for it.
 
     The only way out of a final state. The scores that ``error_score`` gave them go; the story of their
-    attempts stays. The reconciler publishes them.
+    attempts stays. The reconciler publishes them. A ``search_timeout`` that stopped the search does not stop it
+    once more, and what it cancelled stays cancelled.
 
     Returns
     -------
@@ -84,7 +85,7 @@ def retry_failed(database: Database, search_id: int) -> int:
         open_again = connection.execute(
             update(Search)
             .where(Search.id == search_id, Search.state != SearchState.CANCELLED, failed.exists())
-            .values(state=SearchState.RUNNING, finished_at=None, error=None)
+            .values(state=SearchState.RUNNING, finished_at=None)
         )
         if not changed(open_again):
             return 0

@@ -140,9 +140,15 @@ def test_a_trial_that_failed_while_its_search_was_stopped_is_not_told_to_stop_ag
     searches.stop_search(search.database, search.id)
     trials.record(search.database, running, result_of(-1.0, error="it raised"))
 
+    set_search(search, started_at=now(-61))
     assert searches.retry_failed(search.database, search.id) == 1
 
-    assert trials.heartbeat(search.database, search.held(0), lease_s=60) is False
+    assert searches.overdue_searches(search.database) == []
+    held = search.held(0)
+    assert trials.heartbeat(search.database, held, lease_s=60) is False
+    trials.record(search.database, held, result_of(0.5))
+    assert states(search) == ["completed", "cancelled", "cancelled"]
+    assert (search.row().state, search.row().error) == ("completed", "stopped after search_timeout=60 s")
 
 
 def test_nothing_is_tried_again_where_nothing_failed_or_all_was_cancelled(search: StoredSearch) -> None:
