@@ -8,8 +8,6 @@ from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning
 
 from storage.settings import Settings
-from worker.envelope import QUEUE as QUEUE
-from worker.envelope import TASK as TASK
 
 #: Seconds beyond ``max_runtime_s`` after which Celery kills the process that did not stop by itself.
 KILL_AFTER_S = 30

@@ -19,7 +19,8 @@ from storage.retries import patiently
 from storage.settings import load_settings
 from storage.trial_results import TrialResult
 from storage.trials import Claim, Held
-from worker.celery_app import KILL_AFTER_S, TASK
+from worker.celery_app import KILL_AFTER_S
+from worker.envelope import TASK
 from worker.limits import OUT_OF_MEMORY, bound_memory, explain_memory_error, too_much
 from worker.output import bounded_output
 from worker.parent_death import die_with_parent

@@ -7,7 +7,8 @@ import redis
 
 from storage.settings import Settings
 from tests.security.conftest import REPOSITORY, DeployedFleet, GuardedBroker
-from worker.celery_app import QUEUE, create_app
+from worker.celery_app import create_app
+from worker.envelope import QUEUE
 from worker.publishing import Publisher
 
 #: What the user of workers, schedulers and submitters has no use for.
