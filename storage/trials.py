@@ -343,7 +343,7 @@ def expired(database: Database, *, limit: int = 500) -> list[Held]:
         return [Held(row.id, row.token, bool(row.is_overdue)) for row in rows]
 
 
-def held_by(database: Database, node: str | None, *, trial_id: int | None = None) -> list[Held]:
+def held_by(database: Database, node: str | None) -> list[Held]:
     """List the running trials of a node's worker processes, or of all nodes.
 
     The id of a worker process begins with the name of its node.
@@ -351,8 +351,6 @@ def held_by(database: Database, node: str | None, *, trial_id: int | None = None
     condition = Trial.state == TrialState.RUNNING
     if node is not None:
         condition = and_(condition, Trial.worker_id.startswith(node + "/", autoescape=True))
-    if trial_id is not None:
-        condition = and_(condition, Trial.id == trial_id)
     with database.read() as connection:
         rows = connection.execute(select(Trial.id, Trial.token).where(condition))
         return [Held(row.id, row.token) for row in rows]
