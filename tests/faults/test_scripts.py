@@ -1,0 +1,113 @@
+"""Scripts that are killed while they submit, models that raise, and what a script imported before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from scheduler import GridSearchCV, submit
+from scheduler.fleet import Fleet
+from scheduler.reconciler import Reconciler
+from storage.schema import Trial
+from storage.settings import Settings
+from tests.end_to_end.models import Touching
+from tests.faults.support import X, Y, assert_one_result_each, search
+
+
+def test_a_script_killed_between_storing_and_enqueuing_loses_nothing(
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from scheduler import submit
+from scheduler.fleet import Fleet
+from tests.faults.support import X, Y, search
+Fleet.publish = lambda *_: os.kill(os.getpid(), 9)
+submit(search({str(tmp_path)!r}, [1, 2, 3]), X, Y, name="killed")
+"""
+    killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, **configured.as_variables()}, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert fleet.publisher.queue_length() == 0
+    start_worker(configured)
+
+    Reconciler(fleet).once()
+
+    from scheduler import open_search
+
+    assert_one_result_each(fleet, open_search("killed").wait(60))
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_a_failing_fit_counts_with_error_score_and_the_search_goes_on(
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    start_worker(configured)
+    grid = GridSearchCV(
+        Touching(str(tmp_path)),
+        [{"value": [1]}, {"value": [2], "then": ["raise"]}, {"value": [3], "then": ["nan"]}],
+        cv=2,
+        error_score=-1.0,
+        refit=False,
+    )
+    handle = submit(grid, X, Y).wait(60)
+
+    with pytest.warns(UserWarning, match="non-finite"):
+        results = handle.cv_results_
+    np.testing.assert_array_equal(results["mean_test_score"], [1.0, -1.0, np.nan])
+    with fleet.database.read() as connection:
+        rows = connection.execute(select(Trial.state, Trial.error_type, Trial.error).order_by(Trial.number)).all()
+    assert [row.state for row in rows] == ["completed", "failed", "failed"]
+    assert [row.error_type for row in rows] == [None, "ValueError", "non_finite_score"]
+    assert "value=2 does not suit me" in rows[1].error
+    assert "Traceback" in rows[1].error
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_error_score_raise_raises_the_models_own_error(
+    configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    start_worker(configured)
+
+    with pytest.raises(ValueError, match="value=7 does not suit me"):
+        search(tmp_path, [7], then="raise", error_score="raise", verbose=0).fit(X, Y)
+
+
+def test_a_script_that_imported_keras_first_may_speak_tls_to_its_database(tmp_path: Path) -> None:
+    # TensorFlow exports symbols of its own TLS library, which crashed psycopg's at the first connection
+    code = """
+import socket, threading
+import keras
+from storage.database import Database
+from storage.settings import Settings
+
+def serve(listener):
+    # as much of PostgreSQL's protocol as it takes to begin TLS
+    connection, _ = listener.accept()
+    connection.recv(8)
+    connection.sendall(b"S")
+    print("TLS began:", connection.recv(1024)[:2] == bytes([22, 3]), flush=True)
+    connection.close()
+
+listener = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=serve, args=(listener,), daemon=True).start()
+url = f"postgresql+psycopg://u@127.0.0.1:{listener.getsockname()[1]}/d?sslmode=require"
+try:
+    Database(Settings(database_url=url)).check()
+except ConnectionError as error:
+    print("refused:", type(error).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "TLS began: True" in done.stdout
+    assert "refused: DatabaseUnreachableError" in done.stdout
