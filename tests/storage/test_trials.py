@@ -1,29 +1,23 @@
-"""Each transition of a trial, its refusals, and races between real processes."""
+"""Each transition of a trial and its refusals."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Row, delete, select, text, update
+from sqlalchemy import Row, delete, select, update
 
 from storage import trials
 from storage.database import Database
 from storage.schema import Attempt, Epoch, Search, SplitScore, Trial
-from storage.settings import Settings
 from storage.trial_results import MAX_ERROR, EpochResult, SplitResult, TrialResult
 from storage.trials import Held
-from tests.storage.conftest import DIGEST, StoredSearch, race, result_of, store_search
+from tests.storage.conftest import DIGEST, StoredSearch, result_of, store_search
 
 #: A token that nobody was given.
 OLD_TOKEN = "f" * 32
-N_RACERS = 4
 
 
 def attempts_of(database: Database, trial_id: int) -> list[Row[Any]]:
@@ -567,133 +561,6 @@ def test_parameters_are_stored_as_json_with_a_digest(database: Database) -> None
 
     assert search.trial(0).params == {"units": 3, "rate": 0.5}
     assert search.trial(0).params_digest == search.trial(1).params_digest != search.trial(2).params_digest
-
-
-# races, for real
-
-
-def _claim_all(database: Database, trial_ids: list[int]) -> list[int]:
-    claims = [trials.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60) for trial_id in trial_ids]
-    return [claim.trial_id for claim in claims if claim is not None]
-
-
-def test_of_processes_that_claim_the_same_trials_exactly_one_wins_each(
-    database: Database, database_settings: Settings
-) -> None:
-    search = store_search(database, 20)
-
-    winners = race(database_settings, _claim_all, [search.trial_ids] * N_RACERS)
-
-    assert sorted(trial_id for won in winners for trial_id in won) == search.trial_ids
-    assert {search.trial(number).attempt for number in range(20)} == {1}
-
-
-def test_of_threads_that_claim_the_same_trial_exactly_one_wins(database: Database) -> None:
-    search = store_search(database, 10)
-    for trial_id in search.trial_ids:
-        start = threading.Barrier(4)
-
-        def claim(_: int, trial_id: int = trial_id, start: threading.Barrier = start) -> Any:
-            start.wait()
-            return trials.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
-
-        with ThreadPoolExecutor(4) as pool:
-            claims = [found for found in pool.map(claim, range(4)) if found is not None]
-        assert len(claims) == 1
-
-
-def _record_all(database: Database, held: list[Held]) -> list[bool]:
-    return [trials.record(database, one, result_of(0.5)) for one in held]
-
-
-def test_the_last_trials_recorded_at_the_same_time_finish_each_search(
-    database: Database, database_settings: Settings
-) -> None:
-    searches = [store_search(database, 2) for _ in range(15)]
-    held = [[search.held(number) for search in searches] for number in range(2)]
-
-    answers = race(database_settings, _record_all, held)
-
-    assert answers == [[True] * 15] * 2
-    assert [search.row().state for search in searches] == ["completed"] * 15
-    assert all(search.row().finished_at for search in searches)
-
-
-def test_a_result_recorded_by_many_at_once_is_written_once(database: Database, database_settings: Settings) -> None:
-    search = store_search(database, 10)
-    held = [search.held(number) for number in range(10)]
-
-    answers = race(database_settings, _record_all, [held] * 4)
-
-    assert [sum(one) for one in zip(*answers, strict=True)] == [1] * 10
-    with database.read() as connection:
-        n_rows = len(connection.execute(select(SplitScore.trial_id)).all())
-    assert n_rows == 10 * 2
-
-
-def _cancel_searches(database: Database, searches: list[int]) -> list[Any]:
-    return [trials.cancel_search(database, search_id) for search_id in searches]
-
-
-def _live_and_release(database: Database, trial_ids: list[int]) -> list[Any]:
-    for trial_id in trial_ids:
-        claim = trials.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
-        if claim is not None:
-            trials.release(database, Held(claim.trial_id, claim.token))
-    return []
-
-
-def _cancel_or_release(database: Database, work: tuple[str, list[int]]) -> list[Any]:
-    return (_cancel_searches if work[0] == "cancel" else _live_and_release)(database, work[1])
-
-
-def test_a_cancellation_misses_no_trial_that_is_claimed_or_released_meanwhile(
-    database: Database, database_settings: Settings
-) -> None:
-    searches = [store_search(database, 2) for _ in range(25)]
-    firsts = [search.trial_ids[0] for search in searches]
-    seconds = [search.trial_ids[1] for search in searches]
-
-    race(
-        database_settings,
-        _cancel_or_release,
-        [("cancel", [search.id for search in searches]), ("release", firsts), ("release", seconds)],
-    )
-
-    states = {search.trial(number).state for search in searches for number in range(2)}
-    assert states == {"cancelled"}
-    assert {search.row().state for search in searches} == {"cancelled"}
-    assert all(search.row().finished_at for search in searches)
-
-
-def test_a_claim_and_a_cancellation_at_once_do_not_wait_for_each_other(make_settings: Callable[..., Settings]) -> None:
-    """The first claim of a search touches trial, then search; PostgreSQL kills one of two that cross."""
-    with closing(Database(make_settings("postgresql"))) as database:
-        search = store_search(database, 1)
-        cancelled = threading.Thread(target=trials.cancel_search, args=(database, search.id))
-        with database.write() as connection:  # the claim, stopped after its first statement
-            connection.execute(
-                update(Trial).where(Trial.id == search.trial_ids[0]).values(state="running", token=OLD_TOKEN, attempt=1)
-            )
-            cancelled.start()
-            _wait_for_a_blocked_session(database)
-            connection.execute(update(Search).where(Search.id == search.id).values(state="running"))
-        cancelled.join(30)
-        assert not cancelled.is_alive()
-
-        assert search.row().state == "cancelled"
-        assert search.trial().cancel_requested
-
-
-def _wait_for_a_blocked_session(database: Database) -> None:
-    statement = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    for _ in range(10_000):
-        with database.read() as connection:
-            if connection.execute(statement).scalar():
-                return
-    raise AssertionError("nobody waits for the lock")
 
 
 def test_no_trial_can_be_deleted_from_under_its_story(search: StoredSearch) -> None:
