@@ -81,6 +81,7 @@ class Held:
     trial_id: int
     token: str
     is_overdue: bool = field(default=False, compare=False)  # whether its time is over, and not just its lease
+    worker_id: str | None = field(default=None, compare=False)
 
 
 def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
@@ -352,8 +353,8 @@ def held_by(database: Database, node: str | None) -> list[Held]:
     if node is not None:
         condition = and_(condition, Trial.worker_id.startswith(node + "/", autoescape=True))
     with database.read() as connection:
-        rows = connection.execute(select(Trial.id, Trial.token).where(condition))
-        return [Held(row.id, row.token) for row in rows]
+        rows = connection.execute(select(Trial.id, Trial.token, Trial.worker_id).where(condition))
+        return [Held(row.id, row.token, worker_id=row.worker_id) for row in rows]
 
 
 def due_for_publishing(

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from storage import trials
 from storage.database import Database
 from storage.retries import first_line
-from storage.schema import Trial, TrialState
 from storage.settings import Settings
 from storage.trials import TIMEOUT, Held
 from worker.celery_app import KILL_AFTER_S
@@ -152,7 +150,7 @@ class Watchdog:
 
     def _take_back(self) -> None:
         explained = set(self._reasons)
-        held = self._held()
+        held = [(_process_id(one), one) for one in trials.held_by(self._database, self._node)]
         alive = self._processes()  # after the question: who lived when it claimed and is not there now is dead
         dead = {pid for pid, _ in held if pid not in alive}
         # the pool tells why a process died a moment after it forgot it
@@ -170,11 +168,6 @@ class Watchdog:
         trials.lose(self._database, held, outcome=outcome, error=error, max_failures=max_failures)
         return held.trial_id
 
-    def _held(self) -> list[tuple[int, Held]]:
-        """List what the worker's processes hold according to the database, with their process ids."""
-        mine = Trial.worker_id.startswith(self._node + "/", autoescape=True)
-        with self._database.read() as connection:
-            rows = connection.execute(
-                select(Trial.id, Trial.token, Trial.worker_id).where(Trial.state == TrialState.RUNNING, mine)
-            )
-            return [(int(row.worker_id.rpartition("/")[2]), Held(row.id, row.token)) for row in rows]
+
+def _process_id(held: Held) -> int:
+    return int((held.worker_id or "").rpartition("/")[2])

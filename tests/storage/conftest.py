@@ -7,11 +7,12 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, func, insert, select
 
 from storage import trials
 from storage.database import Database, now
@@ -170,3 +171,26 @@ def get_sum(database: Database, arguments: tuple[Settings, str]) -> float:
 def search(database: Database) -> StoredSearch:
     """Store a search of three trials."""
     return store_search(database, 3)
+
+
+@pytest.fixture
+def store(database: Database, database_settings: Settings) -> PayloadStore:
+    """The submitter's store."""
+    return PayloadStore(database, database_settings)
+
+
+@pytest.fixture
+def another_store(database: Database, database_settings: Settings) -> Callable[..., PayloadStore]:
+    """Make the store of another process: the same database and cache, nothing loaded yet."""
+    return lambda **changes: PayloadStore(database, database_settings.replace(**changes))
+
+
+def cache_files(settings: Settings) -> list[Path]:
+    """List the payloads in a worker's cache."""
+    return sorted(file for file in settings.cache_dir.glob("*") if len(file.name) == 64)
+
+
+def count(database: Database, table: Any) -> int:
+    """Count the rows of a table."""
+    with database.read() as connection:
+        return connection.execute(select(func.count()).select_from(table)).scalar_one()

@@ -1,9 +1,8 @@
-"""Objects travel whole, once, memory-mapped, and never unpickled before their signature holds."""
+"""Objects travel whole, once, and memory-mapped."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 import textwrap
@@ -18,17 +17,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from pydantic import SecretStr
 from sklearn.base import BaseEstimator
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import select
 
 from storage import payloads, pickling
 from storage.database import Database
-from storage.errors import NotPicklableError, PayloadError, PayloadSignatureError, SettingsError
+from storage.errors import NotPicklableError, PayloadError
 from storage.payloads import PayloadStore
 from storage.schema import Payload, PayloadChunk
 from storage.settings import Settings
-from tests.storage.conftest import get_sum, put_array, race
+from tests.storage.conftest import cache_files, count, get_sum, put_array, race
 
 RANDOM = np.random.default_rng(0)
 C_ORDER = RANDOM.normal(size=(50, 6))
@@ -60,18 +58,6 @@ FRAME = pd.DataFrame(
 
 
 @pytest.fixture
-def store(database: Database, database_settings: Settings) -> PayloadStore:
-    """The submitter's store."""
-    return PayloadStore(database, database_settings)
-
-
-@pytest.fixture
-def another_store(database: Database, database_settings: Settings) -> Callable[..., PayloadStore]:
-    """Make the store of another process: the same database and cache, nothing loaded yet."""
-    return lambda **changes: PayloadStore(database, database_settings.replace(**changes))
-
-
-@pytest.fixture
 def travelled(store: PayloadStore, another_store: Callable[..., PayloadStore]) -> Callable[[Any], Any]:
     """Store an object and load it elsewhere."""
 
@@ -79,15 +65,6 @@ def travelled(store: PayloadStore, another_store: Callable[..., PayloadStore]) -
         return another_store().get("X", store.put("X", obj, what="X"))
 
     return travel
-
-
-def cache_files(settings: Settings) -> list[Path]:
-    return sorted(file for file in settings.cache_dir.glob("*") if len(file.name) == 64)
-
-
-def count(database: Database, table: Any) -> int:
-    with database.read() as connection:
-        return connection.execute(select(func.count()).select_from(table)).scalar_one()
 
 
 def mapped_files() -> str:
@@ -472,156 +449,6 @@ def test_what_a_killed_download_left_is_removed(database_settings: Settings, sto
     store.get("X", store.put("X", C_ORDER, what="X"))
 
     assert not left.exists()
-
-
-# trust
-
-
-class Bomb:
-    """Whoever unpickles it makes a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.file,)
-
-
-@pytest.fixture
-def bomb(tmp_path: Path) -> Bomb:
-    return Bomb(tmp_path / "unpickled")
-
-
-@pytest.fixture
-def armed(store: PayloadStore, bomb: Bomb, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The digest of a bomb in several chunks."""
-    monkeypatch.setattr(payloads, "CHUNK_BYTES", 50)
-    return store.put("evaluation", bomb, what="estimator")
-
-
-def _flip_content(connection: Any, digest: str) -> None:
-    where = (PayloadChunk.digest == digest, PayloadChunk.position == 1)
-    content = connection.execute(select(PayloadChunk.content).where(*where)).scalar_one()
-    flipped = bytes([content[0] ^ 1]) + content[1:]
-    connection.execute(update(PayloadChunk).where(*where).values(content=flipped))
-
-
-def _flip_signature(connection: Any, digest: str) -> None:
-    signature = connection.execute(select(Payload.signature)).scalar_one()
-    flipped = ("0" if signature[0] != "0" else "1") + signature[1:]
-    connection.execute(update(Payload).values(signature=flipped))
-
-
-def _lose_chunk(position: int) -> Callable[[Any, str], None]:
-    return lambda connection, _: connection.execute(delete(PayloadChunk).where(PayloadChunk.position == position))
-
-
-def _lose_last_chunk(connection: Any, digest: str) -> None:
-    last = connection.execute(select(func.max(PayloadChunk.position))).scalar_one()
-    _lose_chunk(last)(connection, digest)
-
-
-def _lose_everything(connection: Any, _: str) -> None:
-    connection.execute(delete(PayloadChunk))
-    connection.execute(delete(Payload))
-
-
-def _swap_chunks(connection: Any, _: str) -> None:
-    for old, new in ((0, 1_000), (1, 0), (1_000, 1)):
-        connection.execute(update(PayloadChunk).where(PayloadChunk.position == old).values(position=new))
-
-
-def _add_chunk(connection: Any, digest: str) -> None:
-    last = connection.execute(select(func.max(PayloadChunk.position))).scalar_one()
-    connection.execute(PayloadChunk.__table__.insert().values(digest=digest, position=last + 1, content=b"x"))
-
-
-def _rename_kind(connection: Any, _: str) -> None:
-    connection.execute(update(Payload).values(kind="X"))
-
-
-TAMPERING = {
-    "a flipped bit in the content": _flip_content,
-    "a flipped bit in the signature": _flip_signature,
-    "the first chunk lost": _lose_chunk(0),
-    "a chunk lost": _lose_chunk(1),
-    "the last chunk lost": _lose_last_chunk,
-    "chunks swapped": _swap_chunks,
-    "a chunk added": _add_chunk,
-    "another kind": _rename_kind,
-    "everything lost": _lose_everything,
-}
-
-
-def test_an_untouched_payload_is_unpickled(armed: str, bomb: Bomb, another_store: Callable[..., PayloadStore]) -> None:
-    assert not bomb.file.exists()
-
-    another_store().get("evaluation", armed)
-
-    assert bomb.file.exists()
-
-
-@pytest.mark.parametrize("how", TAMPERING)
-def test_a_payload_that_was_tampered_with_is_refused_before_unpickling(
-    how: str,
-    armed: str,
-    bomb: Bomb,
-    database: Database,
-    database_settings: Settings,
-    another_store: Callable[..., PayloadStore],
-) -> None:
-    with database.write() as connection:
-        TAMPERING[how](connection, armed)
-
-    with pytest.raises(PayloadError, match=armed[:12]) as refused:
-        another_store().get("evaluation", armed)
-
-    assert isinstance(refused.value, PayloadSignatureError) == (how != "everything lost")
-    assert not bomb.file.exists()
-    assert cache_files(database_settings) == []
-
-
-def test_a_payload_signed_with_another_key_is_refused(
-    bomb: Bomb, store: PayloadStore, another_store: Callable[..., PayloadStore]
-) -> None:
-    digest = store.put("evaluation", bomb, what="estimator")
-    stranger = another_store(secret_key=SecretStr("another key of the fleet"))
-
-    for action in (
-        lambda: stranger.get("evaluation", digest),
-        lambda: stranger.put("evaluation", bomb, what="estimator"),
-        stranger.check_key,
-    ):
-        with pytest.raises(PayloadSignatureError, match="GRIDFLEET_SECRET_KEY"):
-            action()
-    assert not bomb.file.exists()
-
-
-def test_the_right_key_passes_the_check(store: PayloadStore, another_store: Callable[..., PayloadStore]) -> None:
-    another_store().check_key()  # nothing is stored yet
-    store.put("X", C_ORDER, what="X")
-    another_store().check_key()
-
-
-def test_a_forged_payload_of_someone_who_can_write_to_the_database_is_refused(
-    bomb: Bomb, database: Database, another_store: Callable[..., PayloadStore]
-) -> None:
-    forger = another_store(secret_key=SecretStr("the key of somebody else"))
-    digest = forger.put("evaluation", bomb, what="estimator")
-
-    with pytest.raises(PayloadSignatureError):
-        another_store().get("evaluation", digest)
-    assert not bomb.file.exists()
-
-
-def test_a_store_needs_a_key(another_store: Callable[..., PayloadStore]) -> None:
-    with pytest.raises(SettingsError, match="GRIDFLEET_SECRET_KEY"):
-        another_store(secret_key=None)
-
-
-def test_content_of_another_format_is_refused() -> None:
-    with pytest.raises(PayloadError, match="not a payload"):
-        pickling.load(memoryview(pickle.dumps(1)))
 
 
 # what can't travel

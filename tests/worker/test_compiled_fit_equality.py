@@ -10,20 +10,16 @@ import pytest
 
 from storage.fit_mode import FitMode
 from worker.compiled_fit import selfcheck
-from worker.compiled_fit.selfcheck import (
+from worker.compiled_fit.selfcheck import Verdict, check, difference, main, train
+from worker.compiled_fit.selfcheck_cases import (
     DATA_OPTIONS,
     FAMILIES,
     OPTIMIZERS,
     OTHER_OPTIONS,
     Case,
-    Verdict,
-    check,
     data_cases,
-    difference,
-    main,
     other_cases,
     quick_data_cases,
-    train,
 )
 
 
