@@ -39,6 +39,8 @@ from worker.compiled_fit.structure import graph_digest, structure_of
 
 #: Models whose outputs are told by their class.
 PLAIN_MODELS = (keras.Sequential, keras.Model, keras.src.models.functional.Functional)
+#: How the lines of TensorFlow's errors begin that say where it failed, and not why.
+WHERE_IT_FAILED = ("Graph execution error:", "Detected at node", "File ", "<stack traces", "[[{{node")
 #: Seconds after which a run of epochs returns to Python, so that a trial can be stopped.
 RETURN_S = 1.0
 #: How many times longer than the last run the next one may be, while its speed is not known well.
@@ -305,7 +307,7 @@ class _Training:
         """Run epochs in XLA; returns None, and has changed nothing, if it can't compile them."""
         if self._shape in self._entry.compiled:
             return self._run(orders, plan, use_xla=True)
-        for wants_fixed_batches in (self._program.xla_wants_fixed_batches, True):
+        for wants_fixed_batches in dict.fromkeys((self._program.xla_wants_fixed_batches, True)):
             self._program.xla_wants_fixed_batches = wants_fixed_batches
             try:
                 with self.undone_if_it_fails():
@@ -324,10 +326,9 @@ class _Training:
             )
         is_compiled = use_xla and self._shape in self._entry.compiled
         started = time.perf_counter()
-        with _failing_as_program():
+        with self.report.timed("compile" if use_xla and not is_compiled else "train"), _failing_as_program():
             results = self._program.run(key, self.model, self._train, self._validation, orders=orders, validate=plan)
         seconds = time.perf_counter() - started
-        self.report.add("compile" if use_xla and not is_compiled else "train", seconds)
         # a program's first run includes what TensorFlow, or XLA, does to its graph
         if is_compiled or (not use_xla and self._entry.steps_without_xla):
             self._entry.seconds_per_step[use_xla] = seconds / (len(plan) * self._train.n_steps)
@@ -457,8 +458,9 @@ def _preparing() -> Iterator[None]:
 
 
 def _in_short(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"the program failed with {type(error).__name__}: {lines[0][:200]}"
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(WHERE_IT_FAILED)] or lines or [""]
+    return f"the program failed with {type(error).__name__}: {told[0][:200]}"
 
 
 def _make_variables(model: Any, data: Batches) -> None:

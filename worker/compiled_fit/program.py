@@ -11,10 +11,18 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from worker.compiled_fit.batches import Batches
 from worker.compiled_fit.eligibility import NotEligibleError
-from worker.compiled_fit.xla import DIFFERS_IN_XLA, XLA_MAY_FAIL, bucket, same_random_numbers
+from worker.compiled_fit.xla import (
+    DIFFERS_IN_XLA,
+    RANDOM_ORDER_IN_XLA,
+    XLA_MAY_FAIL,
+    bucket,
+    choose_code_generator,
+    same_random_numbers,
+)
 
 #: Operations whose numbers depend on where they stand in the graph: another loop gives others under a seed.
 STATEFUL_RANDOM = frozenset(
@@ -68,11 +76,12 @@ class TrainProgram:
         self._reset = _traced_reset(model)
         self._train = train.without_rows()  # the program outlives the data
         self._runs: dict[Any, _Function] = {}
-        #: Whether XLA needs the step traced for batches of a fixed size (recurrent layers do); found out by trying.
-        self.xla_wants_fixed_batches = False
+        operations = _operations(self._train_step.traced)
+        #: Whether XLA needs the step traced for batches of a fixed size: recurrent layers do, others by trying.
+        self.xla_wants_fixed_batches = any("While" in name for name in operations)
         self.why_no_xla = self._train_step.why_no_xla() if for_xla else "it was not traced for XLA"
         #: Whether a step's time is that of convolutions, for which TensorFlow's own kernels beat XLA's.
-        self.convolves = any("Conv" in name for name in _operations(self._train_step.traced))
+        self.convolves = any("Conv" in name for name in operations)
 
     @property
     def steps(self) -> list[Any]:
@@ -466,6 +475,9 @@ class _Step:
         operations = _operations(self.traced)
         for name in sorted(operations & (DIFFERS_IN_XLA | XLA_MAY_FAIL)):
             return f"{name} is another in XLA" if name in DIFFERS_IN_XLA else f"XLA has no {name}"
+        if is_op_determinism_enabled():  # by scikeras, for an estimator with a random_state
+            for name in sorted(operations & RANDOM_ORDER_IN_XLA):
+                return f"XLA has no deterministic {name}"
         return None
 
 
@@ -521,6 +533,7 @@ def _xla_loop(step: _Step, full_step: _Step, batch_size: int) -> Callable[..., A
 
         return tf.while_loop(lambda number: number < n_full, body, [tf.constant(0)], parallel_iterations=1)
 
+    choose_code_generator()
     compiled = tf.function(full_batches, autograph=False, jit_compile=True)
 
     def over_batches(rows: list[Any], order: Any, n: Any, _: Any, n_padded: Any) -> Any:

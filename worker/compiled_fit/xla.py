@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,13 +29,21 @@ DIFFERS_IN_XLA = frozenset(
 )
 #: Operations that run Python or strings, for which XLA has no kernel.
 XLA_MAY_FAIL = frozenset(("PyFunc", "EagerPyFunc", "PyFuncStateless", "StringFormat", "PrintV2", "Print"))
+#: Operations that XLA refuses where TensorFlow is told to be deterministic.
+RANDOM_ORDER_IN_XLA = frozenset(("MaxPoolGrad",))
 
-#: Seconds that XLA takes for a program, roughly: a part for each, and one for each operation of a step.
-COMPILE_S, COMPILE_S_PER_OPERATION = 0.7, 0.0015
-#: Seconds of a step below which it is the overhead of its operations that XLA spares, not arithmetic.
+#: XLA's older code generator for loops. Its newer one takes a third longer to compile a small model, and computes each
+#: random number several times: a step with Dropout took 690 us by it, 39 us by the older one, 154 us without XLA.
+CODE_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
+#: Releases of TensorFlow that have the flag; XLA ends the process at one that it does not know.
+HAVE_CODE_GENERATOR = ("2.21.",)
+
+#: Seconds that XLA takes for a program, roughly, for each operation of a step.
+COMPILE_S_PER_OPERATION = 0.0015
+#: Seconds that XLA spares in a step, at most, roughly: the overhead of its operations, and not arithmetic.
 OVERHEAD_S = 0.0006
-#: The part of such a step's time that XLA leaves.
-LEFT_BY_XLA = 0.15
+#: The part of that which XLA leaves.
+LEFT_BY_XLA = 0.25
 
 
 def bucket(n: int) -> int:
@@ -54,6 +63,18 @@ def bucket(n: int) -> int:
     return (n // grain + 1) * grain
 
 
+def choose_code_generator() -> None:
+    """Have XLA use its older code generator, unless ``XLA_FLAGS`` says which; to be called before it first compiles.
+
+    XLA reads ``XLA_FLAGS`` once in a process.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    is_file_name = bool(flags) and not flags.lstrip().startswith("-")
+    name = CODE_GENERATOR.partition("=")[0]
+    if name not in flags and not is_file_name and tf.__version__.startswith(HAVE_CODE_GENERATOR):
+        os.environ["XLA_FLAGS"] = f"{flags} {CODE_GENERATOR}".strip()
+
+
 def repays(n_steps: int, seconds_per_step: float, n_operations: int) -> bool:
     """Whether the steps still to come repay the compilation.
 
@@ -67,10 +88,8 @@ def repays(n_steps: int, seconds_per_step: float, n_operations: int) -> bool:
     n_operations : int
         Operations of a step's graph.
     """
-    if seconds_per_step > OVERHEAD_S:
-        return False
-    spared = n_steps * seconds_per_step * (1 - LEFT_BY_XLA)
-    return spared > COMPILE_S + COMPILE_S_PER_OPERATION * n_operations
+    spared = n_steps * min(seconds_per_step, OVERHEAD_S) * (1 - LEFT_BY_XLA)
+    return spared > COMPILE_S_PER_OPERATION * n_operations
 
 
 @contextmanager

@@ -1,0 +1,114 @@
+"""When XLA compiles a fit, what it refuses, and how it generates code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from tensorflow.python.framework import config
+
+from storage.fit_mode import FitMode
+from worker.compiled_fit import FitReport, compiled_fit
+from worker.compiled_fit.xla import HAVE_CODE_GENERATOR, choose_code_generator
+
+FLAG = "--xla_cpu_use_fusion_emitters"
+
+
+class Decomposes(layers.Layer):
+    """Computes what TensorFlow has and XLA has not."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + tf.stop_gradient(tf.linalg.lu(tf.matmul(inputs, inputs, transpose_a=True))[0][0])
+
+
+def pooling() -> list[layers.Layer]:
+    return [layers.Conv1D(2, 3), layers.MaxPooling1D(), layers.Flatten()]
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """What scikeras asks of TensorFlow for an estimator with a random_state."""
+    was_deterministic = config.is_op_determinism_enabled()
+    config.enable_op_determinism()
+    yield
+    if not was_deterministic:
+        config.disable_op_determinism()
+
+
+def fit_in(
+    mode: FitMode, build: Callable[[], list[layers.Layer]], *, shape: tuple[int, ...] = (8,), epochs: int = 2
+) -> tuple[FitReport, list[Any]]:
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([layers.Input(shape), *build(), layers.Dense(1)])
+    model.compile("adam", "mse")
+    X, y = np.random.default_rng(0).normal(size=(40, *shape)).astype("float32"), np.arange(40) % 2
+    with compiled_fit(mode) as report:
+        model.fit(X, y, epochs=epochs, batch_size=16, verbose=0)
+    return report, model.get_weights()
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_max_pooling_that_has_to_be_deterministic_is_not_tried_in_xla() -> None:
+    report, weights = fit_in(FitMode.XLA, pooling, shape=(8, 2))
+
+    assert report.modes == [FitMode.EXACT]
+    assert report.fallback_reason == "not in XLA: XLA has no deterministic MaxPoolGrad"
+    assert report.compile_time == 0
+    _, expected = fit_in(FitMode.KERAS, pooling, shape=(8, 2))
+    for one, other in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_xla_has_not_is_named_and_the_time_of_trying_is_told() -> None:
+    report, _ = fit_in(FitMode.XLA, lambda: [Decomposes()])
+
+    assert report.modes == [FitMode.EXACT]
+    assert report.fallback_reason is not None
+    assert "Lu" in report.fallback_reason, report.fallback_reason
+    assert report.compile_time > 0
+
+
+def test_auto_compiles_a_long_training_and_not_a_short_one() -> None:
+    short, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(4)], epochs=2)
+    long, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(4)], epochs=20_000)
+
+    assert (short.modes, long.modes) == ([FitMode.EXACT], [FitMode.XLA])
+
+
+@pytest.mark.skipif(not tf.__version__.startswith(HAVE_CODE_GENERATOR), reason="this TensorFlow's flags are not known")
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (None, f"{FLAG}=false"),
+        ("", f"{FLAG}=false"),
+        ("--xla_cpu_max_isa=AVX2", f"--xla_cpu_max_isa=AVX2 {FLAG}=false"),
+        (f"{FLAG}=true", f"{FLAG}=true"),
+        ("flags.txt", "flags.txt"),
+    ],
+)
+def test_the_users_flags_for_xla_stay(flags: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if flags is None:
+        monkeypatch.delenv("XLA_FLAGS", raising=False)
+    else:
+        monkeypatch.setenv("XLA_FLAGS", flags)
+
+    choose_code_generator()
+    choose_code_generator()
+
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_the_flags_of_another_tensorflow_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf, "__version__", "2.99.0")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+    choose_code_generator()
+
+    assert "XLA_FLAGS" not in os.environ
