@@ -237,7 +237,7 @@ class SearchHandle:
                 self._fleet.keep_running()
                 looked_at_fleet = time.monotonic()
             time.sleep(pause)
-            pause = min(pause * 1.05, LAST_LOOK_S)
+            pause = min(pause * 1.02, LAST_LOOK_S)
 
     def _patient_progress(self) -> reporter.Progress:
         """Count trials; a database that restarts meanwhile is waited for, as the search goes on."""

@@ -5,11 +5,27 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from worker.compiled_fit.cache import MAX_PROGRAMS
 from worker.compiled_fit.scope import programs
 
 _froze = False
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Collect no garbage in a block that imports what trials need, and never look at those modules again.
+
+    TensorFlow's have a million objects, that stay; looking at them again and again took a quarter of the import.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        _freeze_modules()
 
 
 def forget_models(*, keep_programs: bool) -> None:
@@ -54,9 +70,12 @@ def _forget_gradients() -> None:
 
 
 def _collect_garbage() -> None:
-    global _froze
     gc.collect()
+    _freeze_modules()
+
+
+def _freeze_modules() -> None:
+    global _froze
     if not _froze and "tensorflow" in sys.modules:
-        # a million objects of TensorFlow's modules, which stay: looking at them took 0.2 s each time
-        gc.freeze()
+        gc.freeze()  # looking at all of TensorFlow's objects takes 0.2 s each time
         _froze = True

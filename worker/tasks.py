@@ -21,6 +21,7 @@ from storage.trial_results import TrialResult
 from storage.trials import Claim, Held
 from worker.celery_app import KILL_AFTER_S
 from worker.envelope import TASK
+from worker.forgetting import importing
 from worker.limits import OUT_OF_MEMORY, bound_memory, explain_memory_error, too_much
 from worker.output import bounded_output
 from worker.parent_death import die_with_parent
@@ -148,13 +149,14 @@ def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
 
 
 def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
-    from worker.cross_validation import cross_validate_trial  # claim first: importing scikit-learn takes a second
-
     def load(kind: str, digest: str) -> Any:
         return patiently(lambda: process.payloads.get(kind, digest), patience_s=process.settings.max_runtime_s)
 
-    candidates = load("candidates", claim.candidates_digest)
-    evaluation = load("evaluation", claim.evaluation_digest)
+    with importing():
+        from worker.cross_validation import cross_validate_trial  # claim first: importing scikit-learn takes a second
+
+        candidates = load("candidates", claim.candidates_digest)
+        evaluation = load("evaluation", claim.evaluation_digest)
     process.keep_kernels()
     return cross_validate_trial(
         evaluation,
