@@ -1,9 +1,10 @@
 """Does a worker process stay flat over hundreds of Keras trials?
 
-    python benchmarks/memory.py [--trials 500] [--json FILE]
+    python benchmarks/memory.py [--trials 500] [--one-structure] [--mode exact] [--json FILE]
 
-Runs the trials in one process, without the limit that replaces a process that grew, and prints its memory
-every tenth of the way. The slope is fitted to the second half, when every cache is warm.
+Runs the trials, each of a structure of its own or all of one, in one process, without the limit that replaces a process
+that grew, and prints its memory every tenth of the way. The slope is fitted to the second half, when every
+cache is warm.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from scheduler import GridSearchCV, submission
 from scheduler.joblib_backend import FleetBackend
 from scheduler.search_cv import fit_with
 from scheduler.search_options import SearchOptions
+from storage.fit_mode import FitMode
 from storage.schema import Trial
 
 
@@ -39,12 +41,14 @@ def create_model(units: int = 4) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=500)
+    parser.add_argument("--one-structure", action="store_true", help="trials that differ in their seed only")
+    parser.add_argument("--mode", choices=list(FitMode), default=FitMode.EXACT, help="how models are trained")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/memory.json"), help="where figures go")
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with tempfile.TemporaryDirectory() as folder, fleet_on("sqlite", Path(folder) / "fleet") as fleet:
         os.environ.update(fleet.settings.as_variables())
-        submit(fleet, options.trials)
+        submit(fleet, space(options.trials, one_structure=options.one_structure), options.mode)
         with fleet.database.read() as connection:
             ids = list(connection.execute(select(Trial.id).order_by(Trial.id)).scalars())
         figures = run(ids)
@@ -52,14 +56,18 @@ def main() -> None:
     options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def submit(fleet: Any, n_trials: int) -> None:
+def space(n_trials: int, *, one_structure: bool) -> dict[str, list[int]]:
+    return {"random_state" if one_structure else "model__units": list(range(2, 2 + n_trials))}
+
+
+def submit(fleet: Any, space: dict[str, list[int]], mode: str) -> None:
     from scikeras.wrappers import KerasClassifier
 
     def store(request: Any) -> Any:
-        raise submission._Submitted(submission.store(fleet, request, name=None, options=SearchOptions()))
+        raise submission._Submitted(submission.store(fleet, request, name=None, options=SearchOptions(fit_mode=mode)))
 
     model = KerasClassifier(model=create_model, epochs=1, batch_size=32, verbose=0, random_state=1)
-    search = GridSearchCV(model, {"model__units": list(range(2, 2 + n_trials))}, cv=2, verbose=0)
+    search = GridSearchCV(model, space, cv=2, verbose=0)
     rng = np.random.default_rng(0)
     try:
         fit_with(FleetBackend(store), search, rng.normal(size=(64, 8)), rng.integers(0, 2, 64))
