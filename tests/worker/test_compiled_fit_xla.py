@@ -15,7 +15,7 @@ from tensorflow.python.framework import config
 
 from storage.fit_mode import FitMode
 from worker.compiled_fit import FitReport, compiled_fit
-from worker.compiled_fit.xla import HAVE_CODE_GENERATOR, choose_code_generator
+from worker.compiled_fit.xla import HAVE_CODE_GENERATOR, code_generator
 
 FLAG = "--xla_cpu_use_fusion_emitters"
 
@@ -99,16 +99,16 @@ def test_the_users_flags_for_xla_stay(flags: str | None, expected: str, monkeypa
     else:
         monkeypatch.setenv("XLA_FLAGS", flags)
 
-    choose_code_generator()
-    choose_code_generator()
+    with code_generator():
+        found = os.environ["XLA_FLAGS"]
 
-    assert os.environ["XLA_FLAGS"] == expected
+    assert found == expected
+    assert os.environ.get("XLA_FLAGS") == flags
 
 
 def test_the_flags_of_another_tensorflow_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf, "__version__", "2.99.0")
     monkeypatch.delenv("XLA_FLAGS", raising=False)
 
-    choose_code_generator()
-
-    assert "XLA_FLAGS" not in os.environ
+    with code_generator():
+        assert "XLA_FLAGS" not in os.environ

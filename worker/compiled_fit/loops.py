@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -326,7 +326,12 @@ class _Training:
             )
         is_compiled = use_xla and self._shape in self._entry.compiled
         started = time.perf_counter()
-        with self.report.timed("compile" if use_xla and not is_compiled else "train"), _failing_as_program():
+        compiles = use_xla and not is_compiled
+        with (
+            self.report.timed("compile" if compiles else "train"),
+            xla.code_generator() if compiles else nullcontext(),
+            _failing_as_program(),
+        ):
             results = self._program.run(key, self.model, self._train, self._validation, orders=orders, validate=plan)
         seconds = time.perf_counter() - started
         # a program's first run includes what TensorFlow, or XLA, does to its graph

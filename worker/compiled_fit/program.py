@@ -20,7 +20,6 @@ from worker.compiled_fit.xla import (
     RANDOM_ORDER_IN_XLA,
     XLA_MAY_FAIL,
     bucket,
-    choose_code_generator,
     same_random_numbers,
 )
 
@@ -533,7 +532,6 @@ def _xla_loop(step: _Step, full_step: _Step, batch_size: int) -> Callable[..., A
 
         return tf.while_loop(lambda number: number < n_full, body, [tf.constant(0)], parallel_iterations=1)
 
-    choose_code_generator()
     compiled = tf.function(full_batches, autograph=False, jit_compile=True)
 
     def over_batches(rows: list[Any], order: Any, n: Any, _: Any, n_padded: Any) -> Any:

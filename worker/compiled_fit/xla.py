@@ -63,16 +63,27 @@ def bucket(n: int) -> int:
     return (n // grain + 1) * grain
 
 
-def choose_code_generator() -> None:
-    """Have XLA use its older code generator, unless ``XLA_FLAGS`` says which; to be called before it first compiles.
+@contextmanager
+def code_generator() -> Iterator[None]:
+    """Have XLA use its older code generator, unless ``XLA_FLAGS`` says which, if it compiles first in this block.
 
-    XLA reads ``XLA_FLAGS`` once in a process.
+    XLA reads the variable once in a process; it is put back, for other programs that this process may start.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
+    before = os.environ.get("XLA_FLAGS")
+    flags = before or ""
     is_file_name = bool(flags) and not flags.lstrip().startswith("-")
     name = CODE_GENERATOR.partition("=")[0]
-    if name not in flags and not is_file_name and tf.__version__.startswith(HAVE_CODE_GENERATOR):
-        os.environ["XLA_FLAGS"] = f"{flags} {CODE_GENERATOR}".strip()
+    if name in flags or is_file_name or not tf.__version__.startswith(HAVE_CODE_GENERATOR):
+        yield
+        return
+    os.environ["XLA_FLAGS"] = f"{flags} {CODE_GENERATOR}".strip()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XLA_FLAGS"]
+        else:
+            os.environ["XLA_FLAGS"] = before
 
 
 def repays(n_steps: int, seconds_per_step: float, n_operations: int) -> bool:
