@@ -48,7 +48,7 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with tempfile.TemporaryDirectory() as folder, fleet_on("sqlite", Path(folder) / "fleet") as fleet:
         os.environ.update(fleet.settings.as_variables())
-        submit(fleet, space(options.trials, one_structure=options.one_structure), options.mode)
+        submit(fleet, grid_of(options.trials, one_structure=options.one_structure), options.mode)
         with fleet.database.read() as connection:
             ids = list(connection.execute(select(Trial.id).order_by(Trial.id)).scalars())
         figures = run(ids)
@@ -56,18 +56,18 @@ def main() -> None:
     options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def space(n_trials: int, *, one_structure: bool) -> dict[str, list[int]]:
+def grid_of(n_trials: int, *, one_structure: bool) -> dict[str, list[int]]:
     return {"random_state" if one_structure else "model__units": list(range(2, 2 + n_trials))}
 
 
-def submit(fleet: Any, space: dict[str, list[int]], mode: str) -> None:
+def submit(fleet: Any, grid: dict[str, list[int]], mode: str) -> None:
     from scikeras.wrappers import KerasClassifier
 
     def store(request: Any) -> Any:
         raise submission._Submitted(submission.store(fleet, request, name=None, options=SearchOptions(fit_mode=mode)))
 
     model = KerasClassifier(model=create_model, epochs=1, batch_size=32, verbose=0, random_state=1)
-    search = GridSearchCV(model, space, cv=2, verbose=0)
+    search = GridSearchCV(model, grid, cv=2, verbose=0)
     rng = np.random.default_rng(0)
     try:
         fit_with(FleetBackend(store), search, rng.normal(size=(64, 8)), rng.integers(0, 2, 64))

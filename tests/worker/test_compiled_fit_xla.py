@@ -15,7 +15,7 @@ from tensorflow.python.framework import config
 
 from storage.fit_mode import FitMode
 from worker.compiled_fit import FitReport, compiled_fit
-from worker.compiled_fit.xla import HAVE_CODE_GENERATOR, code_generator
+from worker.compiled_fit.xla import HAVE_OLDER_CODE_GENERATOR, older_code_generator
 
 FLAG = "--xla_cpu_use_fusion_emitters"
 
@@ -82,7 +82,9 @@ def test_auto_compiles_a_long_training_and_not_a_short_one() -> None:
     assert (short.modes, long.modes) == ([FitMode.EXACT], [FitMode.XLA])
 
 
-@pytest.mark.skipif(not tf.__version__.startswith(HAVE_CODE_GENERATOR), reason="this TensorFlow's flags are not known")
+@pytest.mark.skipif(
+    not tf.__version__.startswith(HAVE_OLDER_CODE_GENERATOR), reason="this TensorFlow's flags are not known"
+)
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -99,7 +101,7 @@ def test_the_users_flags_for_xla_stay(flags: str | None, expected: str, monkeypa
     else:
         monkeypatch.setenv("XLA_FLAGS", flags)
 
-    with code_generator():
+    with older_code_generator():
         found = os.environ["XLA_FLAGS"]
 
     assert found == expected
@@ -110,5 +112,5 @@ def test_the_flags_of_another_tensorflow_are_left_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr(tf, "__version__", "2.99.0")
     monkeypatch.delenv("XLA_FLAGS", raising=False)
 
-    with code_generator():
+    with older_code_generator():
         assert "XLA_FLAGS" not in os.environ

@@ -325,11 +325,11 @@ class _Training:
                 xla_batch_size=self._train.batch_size if use_xla else None,
             )
         is_compiled = use_xla and self._shape in self._entry.compiled
-        started = time.perf_counter()
         compiles = use_xla and not is_compiled
+        started = time.perf_counter()
         with (
             self.report.timed("compile" if compiles else "train"),
-            xla.code_generator() if compiles else nullcontext(),
+            xla.older_code_generator() if compiles else nullcontext(),
             _failing_as_program(),
         ):
             results = self._program.run(key, self.model, self._train, self._validation, orders=orders, validate=plan)

@@ -17,7 +17,7 @@ from worker.compiled_fit.batches import Batches
 from worker.compiled_fit.eligibility import NotEligibleError
 from worker.compiled_fit.xla import (
     DIFFERS_IN_XLA,
-    RANDOM_ORDER_IN_XLA,
+    NOT_DETERMINISTIC_IN_XLA,
     XLA_MAY_FAIL,
     bucket,
     same_random_numbers,
@@ -475,7 +475,7 @@ class _Step:
         for name in sorted(operations & (DIFFERS_IN_XLA | XLA_MAY_FAIL)):
             return f"{name} is another in XLA" if name in DIFFERS_IN_XLA else f"XLA has no {name}"
         if is_op_determinism_enabled():  # by scikeras, for an estimator with a random_state
-            for name in sorted(operations & RANDOM_ORDER_IN_XLA):
+            for name in sorted(operations & NOT_DETERMINISTIC_IN_XLA):
                 return f"XLA has no deterministic {name}"
         return None
 

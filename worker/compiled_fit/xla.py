@@ -30,13 +30,13 @@ DIFFERS_IN_XLA = frozenset(
 #: Operations that run Python or strings, for which XLA has no kernel.
 XLA_MAY_FAIL = frozenset(("PyFunc", "EagerPyFunc", "PyFuncStateless", "StringFormat", "PrintV2", "Print"))
 #: Operations that XLA refuses where TensorFlow is told to be deterministic.
-RANDOM_ORDER_IN_XLA = frozenset(("MaxPoolGrad",))
+NOT_DETERMINISTIC_IN_XLA = frozenset(("MaxPoolGrad",))
 
 #: XLA's older code generator for loops. Its newer one takes a third longer to compile a small model, and computes each
 #: random number several times: a step with Dropout took 690 us by it, 39 us by the older one, 154 us without XLA.
-CODE_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
+OLDER_CODE_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
 #: Releases of TensorFlow that have the flag; XLA ends the process at one that it does not know.
-HAVE_CODE_GENERATOR = ("2.21.",)
+HAVE_OLDER_CODE_GENERATOR = ("2.21.",)
 
 #: Seconds that XLA takes for a program, roughly, for each operation of a step.
 COMPILE_S_PER_OPERATION = 0.0015
@@ -64,7 +64,7 @@ def bucket(n: int) -> int:
 
 
 @contextmanager
-def code_generator() -> Iterator[None]:
+def older_code_generator() -> Iterator[None]:
     """Have XLA use its older code generator, unless ``XLA_FLAGS`` says which, if it compiles first in this block.
 
     XLA reads the variable once in a process; it is put back, for other programs that this process may start.
@@ -72,11 +72,11 @@ def code_generator() -> Iterator[None]:
     before = os.environ.get("XLA_FLAGS")
     flags = before or ""
     is_file_name = bool(flags) and not flags.lstrip().startswith("-")
-    name = CODE_GENERATOR.partition("=")[0]
-    if name in flags or is_file_name or not tf.__version__.startswith(HAVE_CODE_GENERATOR):
+    name = OLDER_CODE_GENERATOR.partition("=")[0]
+    if name in flags or is_file_name or not tf.__version__.startswith(HAVE_OLDER_CODE_GENERATOR):
         yield
         return
-    os.environ["XLA_FLAGS"] = f"{flags} {CODE_GENERATOR}".strip()
+    os.environ["XLA_FLAGS"] = f"{flags} {OLDER_CODE_GENERATOR}".strip()
     try:
         yield
     finally:
