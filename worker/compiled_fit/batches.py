@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any
 
 import keras
@@ -116,4 +117,6 @@ def make_batches(
         raise NotEligibleError("a part of the data is None")
     if any(tensor.shape.rank == 0 for tensor in tensors):
         raise NotEligibleError("a part of the data has no rows")
-    return Batches(structure, tensors, adapter._num_samples, adapter._batch_size)
+    if not adapter._num_samples:
+        raise NotEligibleError("there are no rows")
+    return Batches(structure, tensors, adapter._num_samples, index(adapter._batch_size))  # numpy's 64 bits are too many

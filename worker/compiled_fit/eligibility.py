@@ -22,6 +22,8 @@ BATCH_HOOKS = (
     "on_predict_batch_begin",
     "on_predict_batch_end",
 )
+#: Methods of a callback that Keras calls before it traces the first step.
+HOOKS_BEFORE_TRACING = ("set_model", "set_params", "on_train_begin", "on_epoch_begin")
 #: What makes Keras' loops; a model that overrides one of these wants another loop.
 LOOP_METHODS = (
     "fit",
@@ -75,7 +77,8 @@ def check_arrays(arrays: Any) -> None:
     for array in keras.tree.flatten(arrays):
         if isinstance(array, (tf.SparseTensor, tf.RaggedTensor)) or type(array).__module__.startswith("scipy.sparse"):
             raise NotEligibleError("the data are sparse or ragged")
-        if getattr(getattr(array, "dtype", None), "kind", "f") in "OUS" or getattr(array, "dtype", None) == tf.string:
+        dtype = None if hasattr(array, "columns") else getattr(array, "dtype", None)  # a column may be named so
+        if getattr(dtype, "kind", "f") in "OUS" or dtype == tf.string:
             raise NotEligibleError("the data are objects or strings")
 
 
@@ -117,6 +120,11 @@ def watches_for_nan(callbacks: Iterable[Any]) -> bool:
     return any(type(callback) is keras_callbacks.TerminateOnNaN for callback in callbacks)
 
 
+def may_change_model(callbacks: Iterable[Any]) -> bool:
+    """Whether a callback of somebody's own is called before Keras traces the first step, and may change the model."""
+    return any(_is_others(callback, hook) for callback in callbacks for hook in HOOKS_BEFORE_TRACING)
+
+
 def _is_called_per_epoch_only(callback: Any) -> bool:
     if type(callback) in (keras_callbacks.ProgbarLogger, keras_callbacks.TerminateOnNaN):
         return True  # the one shows less, the other is done inside the graph
@@ -127,3 +135,8 @@ def _is_called_per_epoch_only(callback: Any) -> bool:
 
 def _overrides(callback: Any, hook: str) -> bool:
     return getattr(type(callback), hook, None) is not getattr(keras_callbacks.Callback, hook) or hook in vars(callback)
+
+
+def _is_others(callback: Any, hook: str) -> bool:
+    method = getattr(type(callback), hook, None)
+    return hook in vars(callback) or not str(getattr(method, "__module__", "")).startswith("keras.src.")

@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 from keras.src import callbacks as keras_callbacks
 from keras.src import optimizers as keras_optimizers
-from keras.src.trainers.compile_utils import CompileMetrics
 from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 
 from storage.fit_mode import FitMode
@@ -31,11 +30,12 @@ from worker.compiled_fit.eligibility import (
     check_callbacks,
     check_model,
     flat_callbacks,
+    may_change_model,
     watches_for_nan,
 )
 from worker.compiled_fit.program import EvaluateProgram, PredictProgram, TrainProgram
 from worker.compiled_fit.report import FitReport
-from worker.compiled_fit.structure import graph_digest, structure_of
+from worker.compiled_fit.structure import graph_digest, is_transparent, structure_of
 
 #: Models whose outputs are told by their class.
 PLAIN_MODELS = (keras.Sequential, keras.Model, keras.src.models.functional.Functional)
@@ -100,6 +100,7 @@ class Loops:
             If Keras' own ``fit`` has to run.
         """
         model._assert_compile_called("fit")
+        self._fits_to_come = max(self._fits_to_come - 1, 0)
         check_model(model)
         check_callbacks(
             callbacks,
@@ -109,6 +110,8 @@ class Loops:
         check_arrays((x, y, sample_weight))
         if steps_per_epoch or validation_steps:
             raise NotEligibleError("steps_per_epoch or validation_steps is set")
+        if epochs <= initial_epoch:
+            raise NotEligibleError("there are no epochs to train")
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = array_slicing.train_validation_split(
                 (x, y, sample_weight), validation_split=validation_split
@@ -127,6 +130,7 @@ class Loops:
             report=self.report,
             watches_for_nan=watches_for_nan(flat_callbacks(callbacks)),
         )
+        orders = epoch_orders(train.n_samples, train.batch_size, shuffle, max(epochs - initial_epoch, 1))
         container = keras_callbacks.CallbackList(
             callbacks,
             add_history=True,
@@ -138,13 +142,16 @@ class Loops:
         )
         model.stop_training = False
         container.on_train_begin()
-        first_epoch = model._initial_epoch or initial_epoch
-        orders = epoch_orders(train.n_samples, train.batch_size, shuffle, max(epochs - first_epoch, 1))
+        epochs_to_run = range(model._initial_epoch or initial_epoch, epochs)
+        model.reset_metrics()
+        if epochs_to_run:
+            container.on_epoch_begin(epochs_to_run.start)
+        if may_change_model(flat_callbacks(callbacks)):  # Keras traces at the first batch, so what they changed counts
+            with _preparing():
+                training.use(self._train_program(model, train, validation))
         with training.undone_if_it_fails():
-            logs = _run_epochs(
-                training, container, range(first_epoch, epochs), orders, should_validate, self._fits_to_come
-            )
-        if isinstance(model.optimizer, keras_optimizers.Optimizer) and epochs > 0:
+            logs = _run_epochs(training, container, epochs_to_run, orders, should_validate, self._fits_to_come)
+        if isinstance(model.optimizer, keras_optimizers.Optimizer):
             model.optimizer.finalize_variable_values(model.trainable_weights)
         container.on_train_end(logs=logs)
         training.tell_of_mode()
@@ -172,10 +179,9 @@ class Loops:
             raise NotEligibleError("steps is set")
         with self.report.timed("trace"), _preparing():
             data = make_batches(x, y, sample_weight, batch_size=batch_size)
-            _make_variables(model, data)
             entry = find_or_make(
                 self._cache,
-                structure=structure_of(model),
+                structure=structure_of(model) if _made_variables(model, data) else None,
                 signature=("evaluate", data.fixed_batch_size, data.signature),
                 make=lambda: EvaluateProgram(model, data),
                 digest=lambda program: graph_digest(program.steps, program.told),
@@ -184,7 +190,7 @@ class Loops:
         model.stop_evaluating = False
         container.on_test_begin()
         with _failing_as_program():
-            logs = entry.program.run(model, data)
+            logs = entry.program.run(model, _first_execution(data, model) if model.stop_evaluating else data)
         container.on_test_end(logs)
         logs = dict(sorted(logs.items()))  # as Keras' pythonify_logs orders them
         return logs if return_dict else model._flatten_metrics_in_order(logs)
@@ -222,17 +228,17 @@ class Loops:
         container.on_predict_begin()
         with _failing_as_program():
             predicted = entry.program.run(model, data)
+        if model.stop_predicting:
+            predicted = keras.tree.map_structure(lambda rows: rows[: data.first_batch_size], predicted)
         container.on_predict_end()
         return predicted
 
     def _train_program(self, model: Any, train: Batches, validation: Batches | None) -> Entry:
-        self._fits_to_come = max(self._fits_to_come - 1, 0)
         for_xla = self.mode in (FitMode.XLA, FitMode.AUTO)
         with self.report.timed("trace"):
-            _make_variables(model, train)
             return find_or_make(
                 self._cache,
-                structure=structure_of(model, trains=True),
+                structure=structure_of(model, trains=True) if _made_variables(model, train) else None,
                 signature=("train", for_xla, *(_signature(data, for_xla=for_xla) for data in (train, validation))),
                 make=lambda: TrainProgram(model, train, validation, for_xla=for_xla),
                 digest=lambda program: graph_digest(program.steps, program.told),
@@ -254,16 +260,20 @@ class _Training:
         watches_for_nan: bool,
     ) -> None:
         self.model = model
-        self._train = train
+        self._train = self._all_rows = train
         self._validation = validation
-        self._entry = entry
-        self._program: TrainProgram = entry.program
+        self.use(entry)
         self.report = report
         self.mode = mode
         self._last_run = 0
         self._shape = (train.batch_size, xla.bucket(train.n_samples))
         self.used = FitMode.EXACT
         self.watches_for_nan = watches_for_nan
+
+    def use(self, entry: Entry) -> None:
+        """Train with another program."""
+        self._entry = entry
+        self._program: TrainProgram = entry.program
 
     def next_run(self, n_epochs: int) -> int:
         """Return how many of the epochs to come the next run should do."""
@@ -273,11 +283,12 @@ class _Training:
         affordable = int(RETURN_S / (seconds_per_step * self._train.n_steps))
         return max(1, min(n_epochs, affordable))
 
-    def stop_after_first_execution(self, orders: Any) -> Any:
-        """Keep the first batches only, as Keras does if a callback stops it before an epoch; returns their rows."""
-        n_samples = min(self._train.batch_size * self.model.steps_per_execution, self._train.n_samples)
-        self._train = replace(self._train, n_samples=n_samples)
-        return orders[:, :n_samples]
+    def rows_of_epoch(self, orders: Any) -> Any:
+        """Return the rows to train on: the first batches only, as in Keras, if a callback stops it before the epoch."""
+        self._train = self._all_rows
+        if self.model.stop_training:
+            self._train = _first_execution(self._all_rows, self.model)
+        return orders[:, : self._train.n_samples]
 
     def run(self, orders: Any, plan: Any, *, n_more: int) -> tuple[Any, int]:
         """Run epochs.
@@ -415,19 +426,23 @@ def _run_epochs(
     should_validate: Callable[[int], bool],
     fits_to_come: int,
 ) -> dict[str, float] | None:
-    """Train until the last epoch, or until a callback stops it; returns the last epoch's logs."""
+    """Train until the last epoch, or until a callback stops it; returns the last epoch's logs.
+
+    The first epoch has begun: its callbacks are told.
+    """
     # with nothing but the History to be told, epochs follow each other inside the graph
-    is_told_each_epoch = len(container.callbacks) > 1
+    is_told_each_epoch = any(type(callback) is not keras_callbacks.History for callback in container.callbacks)
     logs: dict[str, float] | None = None
     epoch = epochs.start
     while epoch < epochs.stop:
-        container.on_epoch_begin(epoch)
-        if container.model.stop_training:
-            orders = training.stop_after_first_execution(orders)
+        if epoch > epochs.start:
+            container.model.reset_metrics()
+            container.on_epoch_begin(epoch)
+        rows = training.rows_of_epoch(orders)
         n_epochs = 1 if is_told_each_epoch else training.next_run(epochs.stop - epoch)
         plan = np.array([should_validate(number) for number in range(epoch, epoch + n_epochs)])
         n_more = epochs.stop - epoch - n_epochs + len(epochs) * fits_to_come
-        results, n_steps = training.run(_rows(orders, epoch - epochs.start, n_epochs), plan, n_more=n_more)
+        results, n_steps = training.run(_rows(rows, epoch - epochs.start, n_epochs), plan, n_more=n_more)
         for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
             if place:
                 container.on_epoch_begin(epoch)
@@ -468,39 +483,58 @@ def _in_short(error: Exception) -> str:
     return f"the program failed with {type(error).__name__}: {told[0][:200]}"
 
 
-def _make_variables(model: Any, data: Batches) -> None:
-    """Make the variables of model, optimizer and metrics, which Keras makes while it traces its first step."""
-    if not _make_variables_of_plain_model(model, data):
-        model._symbolic_build(data_batch=data.symbolic())
-
-
-def _make_variables_of_plain_model(model: Any, data: Batches) -> bool:
-    """Do it without tracing the model, where one output has a loss and means as metrics: 10 ms and not 20.
+def _made_variables(model: Any, data: Batches) -> bool:
+    """Make the variables of model, optimizer and metrics without tracing a step, where it is known which they are.
 
     Returns
     -------
     bool
-        False if the model is another, or may be; nothing but what `_symbolic_build` makes was made then.
+        Whether all are made. The steps of other models make them when they are traced, as in Keras: which layers
+        a ``call`` of somebody's own uses is seen by calling it, and may depend on ``training``.
     """
-    _, y, _ = data_adapter_utils.unpack_x_y_sample_weight(data.symbolic())
+    if type(model) not in PLAIN_MODELS or not all(is_transparent(layer) for layer in model._flatten_layers(False)):
+        return False
+    if model._compile_metrics is not None and not all(map(_is_kerass_metric, _given_metrics(model))):
+        return False
+    if not _made_with_one_output(model, data):
+        model._symbolic_build(data_batch=data.symbolic())
+    return True
+
+
+def _made_with_one_output(model: Any, data: Batches) -> bool:
+    """Do it without calling the model, where one output has a loss: 10 ms and not 20; or do nothing."""
+    x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(data.symbolic())
     outputs = getattr(model, "outputs", None)
     if not model.built or not outputs or len(outputs) != 1 or keras.tree.is_nested(y) or y is None:
         return False
     loss, metrics = model._compile_loss, model._compile_metrics
-    if type(model) not in PLAIN_MODELS or loss is None:
+    if loss is None or isinstance(getattr(model, "_outputs_struct", None), (dict, list, tuple)):
         return False
     predicted = keras.KerasTensor((None, *outputs[0].shape[1:]), outputs[0].dtype)
     for part in (metrics, loss):
         if part is not None and not part.built:
             part.build(y, predicted)
-    if not all(isinstance(metric, (keras.metrics.Mean, CompileMetrics)) for metric in model.metrics):
-        return False
     if metrics is not None and not all(isinstance(metric, keras.metrics.Mean) for metric in metrics.metrics):
-        return False  # others make variables when they first see data
+        # others may make variables when they first see data
+        keras.src.backend.compute_output_spec(model.compute_metrics, x, y, predicted, sample_weight=sample_weight)
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     model._post_build()
     return True
+
+
+def _given_metrics(model: Any) -> list[Any]:
+    metrics = model._compile_metrics
+    return list(keras.tree.flatten([metrics._user_metrics, metrics._user_weighted_metrics]))
+
+
+def _is_kerass_metric(metric: Any) -> bool:
+    return not isinstance(metric, keras.Metric) or type(metric).__module__.startswith("keras.src.")
+
+
+def _first_execution(data: Batches, model: Any) -> Batches:
+    """Return the batches that Keras still runs if a callback stopped it beforehand."""
+    return replace(data, n_samples=min(data.batch_size * model.steps_per_execution, data.n_samples))
 
 
 def _validation_batches(validation_data: Any, batch_size: int | None) -> Batches | None:

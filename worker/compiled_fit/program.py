@@ -52,7 +52,7 @@ class TrainProgram:
     Parameters
     ----------
     model : keras.Model
-        Compiled, with all variables made.
+        Compiled; variables that are not made yet, the steps make as they are traced, as in Keras.
     train : Batches
         What it is trained on; only types and structure count.
     validation : Batches or None
@@ -62,7 +62,6 @@ class TrainProgram:
     """
 
     def __init__(self, model: Any, train: Batches, validation: Batches | None, *, for_xla: bool) -> None:
-        self._variables = _trained(model)
         with same_random_numbers() if for_xla else nullcontext():
             # XLA takes splits whose sizes differ by one in one program
             size = None if for_xla else train.fixed_batch_size
@@ -73,6 +72,7 @@ class TrainProgram:
         self.metric_names = self._train_step.result_names
         self.validation_names = [] if self._test_step is None else [f"val_{n}" for n in self._test_step.result_names]
         self._reset = _traced_reset(model)
+        self._variables = _trained(model)  # only now, for the steps make those that are missing
         self._train = train.without_rows()  # the program outlives the data
         self._runs: dict[Any, _Function] = {}
         operations = _operations(self._train_step.traced)
@@ -134,7 +134,7 @@ class TrainProgram:
         orders: npt.NDArray[np.int64],
         validate: npt.NDArray[np.bool_],
     ) -> tuple[npt.NDArray[np.float64], int]:
-        """Train a model for some epochs.
+        """Train a model for some epochs; its metrics were reset before the first one.
 
         Parameters
         ----------
@@ -193,8 +193,13 @@ class TrainProgram:
                 )
                 return test.results(model, logs)  # type: ignore[union-attr]
 
-            def epoch(number: Any, _: Any, history: Any) -> Any:
+            def reset() -> Any:
                 model.reset_metrics()
+                return tf.constant(0)
+
+            def epoch(number: Any, _: Any, history: Any) -> Any:
+                # the first one's were reset before its callbacks, which may have used them since
+                tf.cond(number > 0, reset, lambda: tf.constant(0))
                 order = orders[tf.minimum(number, tf.shape(orders)[0] - 1)]
                 n_steps, logs = over_batches(rows, order, n, batch_size, n_padded)
                 row = train.results(model, logs)
@@ -240,9 +245,9 @@ class EvaluateProgram:
     """Keras' ``evaluate``: one pass of ``test_step`` over data."""
 
     def __init__(self, model: Any, data: Batches) -> None:
-        self._variables = _evaluated(model)
         step = _Step(model, model.test_step, data, batch_size=data.fixed_batch_size)
         self.steps = [_traced_reset(model), step.traced]
+        self._variables = _evaluated(model)  # only now, for the step makes those that are missing
         self.metric_names = step.result_names
         loop = _graph_loop(model, step, False)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras.src.backend import config as keras_config
+from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
 _TRANSPARENT = """
@@ -30,6 +33,8 @@ VALUES_OF_VARIABLES = ("seed",)
 INITIALIZER = "_initializer"
 #: Attributes that change a layer's computation behind its config's back when they are set on the instance.
 REPLACEABLE = ("call", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+#: Where Keras' own functions are written; their names alone can be borrowed (``functools.wraps``).
+KERAS_FOLDER = f"{Path(keras.src.__file__).parent}{os.sep}"
 
 
 def structure_of(model: Any, *, trains: bool = False) -> str | None:
@@ -55,26 +60,28 @@ def structure_of(model: Any, *, trains: bool = False) -> str | None:
     if type(model) not in (keras.Sequential, keras.src.models.functional.Functional, keras.Model):
         return None
     layers = list(model._flatten_layers(include_self=False))
-    if not model.built or any(not _is_transparent(layer) for layer in layers):
+    if not model.built or any(not is_transparent(layer) for layer in layers):
         return None
     optimizer = model.optimizer if trains else None
-    if optimizer is not None and not _is_kerass_own(type(optimizer)):
+    if optimizer is not None and not (_is_kerass_own(type(optimizer)) and _has_own_functions_only(optimizer)):
         return None
-    compile_config = getattr(model, "_compile_config", None)
-    if compile_config is None or any(name in vars(model) for name in REPLACEABLE):
+    if not _is_told_by_compile(model) or not _has_own_functions_only(model):
+        return None
+    if any(name in vars(model) for name in REPLACEABLE):
         return None
     try:
         told = [
             type(model).__name__,
             model.get_config(),
             [(layer.name, bool(layer.trainable), bool(layer.autocast)) for layer in layers],
-            [(list(variable.shape), str(variable.dtype), bool(variable.trainable)) for variable in model.variables],
+            [_told_of_variable(variable) for variable in model.variables],
+            [(type(metric).__name__, metric.name) for metric in model.metrics],
             None if optimizer is None else _optimizer_config(optimizer),
             _compile_settings(model),
             global_settings(),
         ]
         text = json.dumps(_without_values(told), sort_keys=True, default=_refuse)
-    except _OpaqueError:
+    except (_OpaqueError, TypeError, ValueError, NotImplementedError):  # Keras can't tell of a functools.partial, say
         return None
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -122,14 +129,43 @@ class _OpaqueError(Exception):
     pass
 
 
-def _is_transparent(layer: Any) -> bool:
+def is_transparent(layer: Any) -> bool:
+    """Whether a layer is Keras' own and does what its config tells."""
     if isinstance(layer, (keras.Sequential, keras.src.models.functional.Functional)):
         known = type(layer) in (keras.Sequential, keras.src.models.functional.Functional)
     else:
         known = type(layer) in TRANSPARENT_LAYERS
     # a config tells of a function its name alone: someone's own "relu" would pass for Keras'
-    is_told = not any(_is_other_function(value) for value in vars(layer).values())
+    is_told = _has_own_functions_only(layer) and not _is_other_function(type(layer).call)
     return known and is_told and not layer._losses and not any(name in vars(layer) for name in REPLACEABLE)
+
+
+def _has_own_functions_only(item: Any) -> bool:
+    return not any(_is_other_function(value) for value in vars(item).values())
+
+
+def _is_told_by_compile(model: Any) -> bool:
+    """Whether the arguments of ``compile`` are all that its losses and metrics come from."""
+    if getattr(model, "_compile_config", None) is None:
+        return False
+    config, loss, metrics = model._compile_config.config, model._compile_loss, model._compile_metrics
+    if type(loss) not in (CompileLoss, type(None)) or type(metrics) not in (CompileMetrics, type(None)):
+        return False
+    # what an earlier compile() gave stays in force if a later one gives none
+    if loss is not None and config.get("loss") is None:
+        return False
+    return metrics is None or not (config.get("metrics") is None and config.get("weighted_metrics") is None)
+
+
+def _told_of_variable(variable: Any) -> list[Any]:
+    """Return what training makes of a variable: its own regularizer counts, and not its layer's of the same name."""
+    return [
+        list(variable.shape),
+        str(variable.dtype),
+        bool(variable.trainable),
+        bool(getattr(variable, "overwrite_with_gradient", False)),
+        *(_told_by_config(getattr(variable, name, None)) for name in ("regularizer", "constraint")),
+    ]
 
 
 def _is_kerass_own(kind: type) -> bool:
@@ -152,31 +188,38 @@ def _optimizer_config(optimizer: Any) -> list[Any]:
 def _compile_settings(model: Any) -> dict[str, Any]:
     settings = dict(model._compile_config.config)
     settings.pop("optimizer", None)
+    settings.update(jit_compile=model.jit_compile, steps_per_execution=model.steps_per_execution)
     for name in ("loss", "metrics", "weighted_metrics"):
         settings[name] = keras.tree.map_structure(_told_by_config, settings.get(name))
     return settings
 
 
 def _told_by_config(item: Any) -> Any:
-    """Return what tells all about a loss or metric: its name, or class and config for Keras' own."""
+    """Return what tells all about a loss, metric, regularizer or constraint: its name, or class and config."""
     if item is None or isinstance(item, str):
         return item
     if callable(item) and _is_kerass_own_function(item):
         return [item.__module__, item.__qualname__]
-    if not _is_kerass_own(type(item)) or any(_is_other_function(value) for value in vars(item).values()):
+    if not _is_kerass_own(type(item)) or not _has_own_functions_only(item):
         raise _OpaqueError
     # Huber's delta and CosineSimilarity's axis are in no config, nor is any loss's dtype
-    return [type(item).__name__, item.get_config(), getattr(item, "_fn_kwargs", None), str(item.dtype)]
+    return [
+        type(item).__name__,
+        item.get_config(),
+        getattr(item, "_fn_kwargs", None),
+        str(getattr(item, "dtype", None)),
+    ]
 
 
 def _is_kerass_own_function(item: Any) -> bool:
-    return type(item).__name__ == "function" and item.__module__.startswith("keras.src.") and item.__closure__ is None
+    return type(item).__name__ == "function" and not _is_other_function(item) and item.__closure__ is None
 
 
 def _is_other_function(value: Any) -> bool:
-    return type(value).__name__ in ("function", "method", "builtin_function_or_method") and not str(
-        getattr(value, "__module__", "")
-    ).startswith("keras.src.")
+    if type(value).__name__ not in ("function", "method", "builtin_function_or_method"):
+        return False
+    code = getattr(value, "__code__", None)
+    return code is None or not code.co_filename.startswith(KERAS_FOLDER)
 
 
 def _without_values(part: Any) -> Any:
