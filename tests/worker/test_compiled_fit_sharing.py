@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -175,6 +176,55 @@ def with_output(name: str) -> Any:
     return model
 
 
+def recompiled(first: dict[str, Any], second: dict[str, Any]) -> Any:
+    """What an earlier ``compile`` gave stays in force where a later one gives nothing."""
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(1)])
+    model.compile("sgd", **first)
+    model.compile("sgd", **second)
+    return model
+
+
+def with_kernel_that(**attributes: Any) -> Any:
+    """Keras goes by a variable's own regularizer and constraint, and not by its layer's."""
+    model = model_with(layers.Dense(4), optimizer="sgd")
+    for name, value in attributes.items():
+        setattr(model.layers[0].kernel, name, value)
+    return model
+
+
+def with_regularizer_set_later(*, at_first: bool) -> Any:
+    dense = layers.Dense(4, kernel_regularizer=keras.regularizers.L2(0.5) if at_first else None)
+    model = model_with(dense, optimizer="sgd")
+    dense.kernel_regularizer = keras.regularizers.L2(0.5)  # of no effect: the variable is made
+    return model
+
+
+def wrapped_like(original: Any, factor: float) -> Any:
+    @functools.wraps(original)
+    def wrapper(*args: Any) -> Any:
+        return factor * original(*args)
+
+    return wrapper
+
+
+def patched(factor: float, *, method: str) -> Any:
+    """With a method of the model or its optimizer replaced on the instance."""
+    model = model_with(layers.Dense(4), optimizer="sgd")
+    owner = model.optimizer if hasattr(model.optimizer, method) else model
+    original = getattr(owner, method)
+
+    def replacement(*args: Any, **keywords: Any) -> Any:
+        result = original(*args, **keywords)
+        return {name: factor * value for name, value in result.items()} if isinstance(result, dict) else result
+
+    def scaled(gradients: Any, *args: Any) -> Any:
+        return original([factor * gradient for gradient in gradients], *args)
+
+    if factor != 1.0:
+        setattr(owner, method, scaled if method == "apply" else replacement)
+    return model
+
+
 def of_policy(policy: str) -> Any:
     keras.config.set_dtype_policy(policy)
     return model_with(layers.Dense(4))
@@ -309,6 +359,43 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "averaged weights": (
         lambda: model_with(optimizer=keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)),
         lambda: model_with(optimizer=keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.1)),
+    ),
+    "a loss that compile() was given before": (
+        lambda: recompiled({"loss": "mse"}, {}),
+        lambda: recompiled({"loss": "mae"}, {}),
+    ),
+    "metrics that compile() was given before": (
+        lambda: recompiled({"loss": "mse", "metrics": ["mae"]}, {"loss": "mse"}),
+        lambda: recompiled({"loss": "mse", "metrics": ["cosine_similarity"]}, {"loss": "mse"}),
+    ),
+    "a variable's regularizer": (
+        lambda: with_kernel_that(),
+        lambda: with_kernel_that(regularizer=keras.regularizers.L2(0.5)),
+    ),
+    "a variable's constraint": (
+        lambda: with_kernel_that(constraint=keras.constraints.MaxNorm(0.9)),
+        lambda: with_kernel_that(constraint=keras.constraints.MaxNorm(0.1)),
+    ),
+    "a regularizer that came too late": (
+        lambda: with_regularizer_set_later(at_first=True),
+        lambda: with_regularizer_set_later(at_first=False),
+    ),
+    "a loss that bears Keras' name": (
+        lambda: model_with(loss=keras.losses.mean_squared_error),
+        lambda: model_with(loss=wrapped_like(keras.losses.mean_squared_error, 9.0)),
+    ),
+    "an activation that bears Keras' name": (
+        lambda: model_with(layers.Dense(4, activation=keras.activations.relu)),
+        lambda: model_with(layers.Dense(4, activation=wrapped_like(keras.activations.relu, 3.0))),
+    ),
+    "a partial function as an activation": (
+        lambda: model_with(layers.Dense(4, activation=partial(keras.activations.elu, alpha=0.1))),
+        lambda: model_with(layers.Dense(4, activation=partial(keras.activations.elu, alpha=0.9))),
+    ),
+    "a method of one optimizer": (lambda: patched(1.0, method="apply"), lambda: patched(9.0, method="apply")),
+    "a method of one model": (
+        lambda: patched(1.0, method="get_metrics_result"),
+        lambda: patched(9.0, method="get_metrics_result"),
     ),
     "dtype policy": (lambda: of_policy("float32"), lambda: of_policy("mixed_bfloat16")),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import keras
@@ -12,10 +13,11 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from tensorflow.python.framework import config
+from tensorflow.python.ops import gen_stateless_random_ops_v2 as random_ops
 
 from storage.fit_mode import FitMode
 from worker.compiled_fit import FitReport, compiled_fit
-from worker.compiled_fit.xla import HAVE_OLDER_CODE_GENERATOR, older_code_generator
+from worker.compiled_fit.xla import HAVE_OLDER_CODE_GENERATOR, older_code_generator, same_random_numbers
 
 FLAG = "--xla_cpu_use_fusion_emitters"
 
@@ -114,3 +116,53 @@ def test_the_flags_of_another_tensorflow_are_left_alone(monkeypatch: pytest.Monk
 
     with older_code_generator():
         assert "XLA_FLAGS" not in os.environ
+
+
+# What XLA would not notice
+
+
+def embedding(*, largest: int) -> tuple[Any, Any, Any]:
+    model = keras.Sequential([layers.Input((3,)), layers.Embedding(5, 2), layers.Flatten(), layers.Dense(1)])
+    model.compile("adam", "mse")
+    X = np.arange(120).reshape(40, 3) % 5
+    X[-1, -1] = largest
+    return model, X, np.arange(40) % 2
+
+
+def classes(*, largest: int) -> tuple[Any, Any, Any]:
+    model = keras.Sequential([layers.Input((3,)), layers.Dense(5, activation="softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    y = np.arange(40) % 5
+    y[-1] = largest
+    return model, np.arange(120).reshape(40, 3) / 100, y
+
+
+@pytest.mark.parametrize("make", [embedding, classes])
+def test_an_index_out_of_range_fails_in_xla_as_in_keras(make: Callable[..., Any]) -> None:
+    model, X, y = make(largest=5)
+
+    with compiled_fit(FitMode.XLA), pytest.raises(tf.errors.InvalidArgumentError, match=r"not in|outside"):
+        model.fit(X, y, epochs=3, batch_size=16, verbose=0)
+
+
+@pytest.mark.parametrize("make", [embedding, classes])
+def test_indices_in_range_are_trained_in_xla(make: Callable[..., Any]) -> None:
+    model, X, y = make(largest=4)
+
+    with compiled_fit(FitMode.XLA) as report:
+        model.fit(X, y, epochs=3, batch_size=16, verbose=0)
+
+    assert (report.mode, report.fallback_reason) == (FitMode.XLA, None)
+
+
+def test_random_numbers_are_patched_until_the_last_of_two_threads_has_traced() -> None:
+    original = random_ops.stateless_random_uniform_v2
+    first, second = ExitStack(), ExitStack()
+
+    first.enter_context(same_random_numbers())
+    second.enter_context(same_random_numbers())
+    first.close()
+    assert random_ops.stateless_random_uniform_v2 is not original
+    second.close()
+
+    assert random_ops.stateless_random_uniform_v2 is original

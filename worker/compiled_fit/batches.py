@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import keras
 import tensorflow as tf
@@ -28,12 +29,15 @@ class Batches:
         Rows.
     batch_size : int
         Rows of a batch; the last one may be shorter.
+    is_first : bool, default=True
+        Whether Keras would trace the model's step for these batches alone.
     """
 
     structure: Any
     tensors: list[Any]
     n_samples: int
     batch_size: int
+    is_first: bool = True
 
     @property
     def n_steps(self) -> int:
@@ -47,12 +51,14 @@ class Batches:
 
     @property
     def fixed_batch_size(self) -> int | None:
-        """Rows of every batch where all have as many, else None.
+        """Rows of every batch where all have as many, and Keras' step was not traced for other batches before.
+
+        None otherwise.
 
         Keras' graph knows the size in the one case and not in the other, and TensorFlow then rounds in another way
         here and there: it divides by a known size as it multiplies by the inverse, say.
         """
-        return self.batch_size if self.n_samples % self.batch_size == 0 else None
+        return self.batch_size if self.is_first and self.n_samples % self.batch_size == 0 else None
 
     @property
     def first_batch_size(self) -> int:
@@ -82,6 +88,39 @@ class Batches:
             lambda tensor: keras.KerasTensor((None, *tensor.shape[1:]), keras.backend.standardize_dtype(tensor.dtype)),
             self.structure,
         )
+
+
+#: For models that were trained or evaluated: what they were compiled with then, and the size of each kind's batches.
+_traced_for: WeakKeyDictionary[Any, tuple[Any, dict[Any, int | None]]] = WeakKeyDictionary()
+
+
+def as_traced(model: Any, kind: str, data: Batches) -> Batches:
+    """Return batches as Keras' step sees them.
+
+    Between two ``compile`` the step that Keras traced first stays; for batches of another size TensorFlow traces a
+    second one, for any number of rows, and stays with that (``reduce_retracing``).
+
+    Parameters
+    ----------
+    model : keras.Model
+        Compiled.
+    kind : {"train", "test"}
+        Which step.
+    data : Batches
+        What it is to run on.
+
+    Returns
+    -------
+    Batches
+    """
+    compiled, sizes = _traced_for.get(model, (lambda: None, {}))
+    if compiled() is not model._compile_config:
+        compiled, sizes = ref(model._compile_config), {}
+        _traced_for[model] = compiled, sizes
+    size, key = data.fixed_batch_size, (kind, data.signature)
+    if sizes.setdefault(key, size) != size:
+        sizes[key] = None
+    return data if sizes[key] == size else replace(data, is_first=False)
 
 
 def make_batches(

@@ -21,7 +21,7 @@ from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 
 from storage.fit_mode import FitMode
 from worker.compiled_fit import xla
-from worker.compiled_fit.batches import Batches, make_batches
+from worker.compiled_fit.batches import Batches, as_traced, make_batches
 from worker.compiled_fit.cache import Entry, ProgramCache, find_or_make
 from worker.compiled_fit.data_order import epoch_orders
 from worker.compiled_fit.eligibility import (
@@ -118,7 +118,8 @@ class Loops:
             )
         with _preparing():
             train = make_batches(x, y, sample_weight, batch_size=batch_size, class_weight=class_weight)
-            validation = _validation_batches(validation_data, validation_batch_size or batch_size)
+            train = as_traced(model, "train", train)
+            validation = _validation_batches(model, validation_data, validation_batch_size or batch_size)
             should_validate = _validation_plan(model, validation, validation_freq)
             entry = self._train_program(model, train, validation)
         training = _Training(
@@ -178,7 +179,7 @@ class Loops:
         if steps or keywords:
             raise NotEligibleError("steps is set")
         with self.report.timed("trace"), _preparing():
-            data = make_batches(x, y, sample_weight, batch_size=batch_size)
+            data = as_traced(model, "test", make_batches(x, y, sample_weight, batch_size=batch_size))
             entry = find_or_make(
                 self._cache,
                 structure=structure_of(model) if _made_variables(model, data) else None,
@@ -274,10 +275,14 @@ class _Training:
         """Train with another program."""
         self._entry = entry
         self._program: TrainProgram = entry.program
+        #: Whether the graph has looked up all the rows' indices, of which XLA does not say that they are out of range.
+        self._is_checked = not self._program.checks_indices
 
     def next_run(self, n_epochs: int) -> int:
         """Return how many of the epochs to come the next run should do."""
         seconds_per_step = self._entry.seconds_per_step.get(self._runs_in_xla)
+        if self.mode is FitMode.XLA and not self._is_checked:
+            return 1
         if seconds_per_step is None:
             return 1 if not self._last_run else min(n_epochs, GROWTH)
         affordable = int(RETURN_S / (seconds_per_step * self._train.n_steps))
@@ -312,7 +317,9 @@ class _Training:
             done = self._try_in_xla(orders, plan)
             if done is not None:
                 return done
-        return self._run(orders, plan, use_xla=False)
+        done = self._run(orders, plan, use_xla=False)
+        self._is_checked = self._is_checked or self._train is self._all_rows
+        return done
 
     def _try_in_xla(self, orders: Any, plan: Any) -> tuple[Any, int] | None:
         """Run epochs in XLA; returns None, and has changed nothing, if it can't compile them."""
@@ -369,7 +376,8 @@ class _Training:
         """Report how it trained, and why not as it was asked to."""
         self.report.modes.append(self.used)
         if self.mode is FitMode.XLA and self.used is not FitMode.XLA:
-            self.report.fell_back(f"not in XLA: {self._program.why_no_xla or 'no full batch, or TerminateOnNaN'}")
+            why = self._program.why_no_xla or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
+            self.report.fell_back(f"not in XLA: {why}")
 
     @contextmanager
     def undone_if_it_fails(self) -> Iterator[None]:
@@ -392,6 +400,7 @@ class _Training:
     def _can_use_xla(self) -> bool:
         return (
             self.mode in (FitMode.XLA, FitMode.AUTO)
+            and self._is_checked
             and self._program.why_no_xla is None
             and not self.watches_for_nan
             and not self.model.jit_compile
@@ -537,14 +546,14 @@ def _first_execution(data: Batches, model: Any) -> Batches:
     return replace(data, n_samples=min(data.batch_size * model.steps_per_execution, data.n_samples))
 
 
-def _validation_batches(validation_data: Any, batch_size: int | None) -> Batches | None:
+def _validation_batches(model: Any, validation_data: Any, batch_size: int | None) -> Batches | None:
     if validation_data is None:
         return None
     if not isinstance(validation_data, (tuple, list)):
         raise NotEligibleError("validation_data is no tuple of arrays")
     x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(tuple(validation_data))
     check_arrays((x, y, sample_weight))
-    return make_batches(x, y, sample_weight, batch_size=batch_size)
+    return as_traced(model, "test", make_batches(x, y, sample_weight, batch_size=batch_size))
 
 
 def _validation_plan(model: Any, validation: Batches | None, validation_freq: Any) -> Callable[[int], bool]:

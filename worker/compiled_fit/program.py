@@ -16,6 +16,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 from worker.compiled_fit.batches import Batches
 from worker.compiled_fit.eligibility import NotEligibleError
 from worker.compiled_fit.xla import (
+    CHECKED_OUTSIDE_XLA,
     DIFFERS_IN_XLA,
     NOT_DETERMINISTIC_IN_XLA,
     XLA_MAY_FAIL,
@@ -79,6 +80,8 @@ class TrainProgram:
         #: Whether XLA needs the step traced for batches of a fixed size: recurrent layers do, others by trying.
         self.xla_wants_fixed_batches = any("While" in name for name in operations)
         self.why_no_xla = self._train_step.why_no_xla() if for_xla else "it was not traced for XLA"
+        #: Whether a step fails at an index out of range, where XLA would go on.
+        self.checks_indices = _checks_indices(self._train_step.traced)
         #: Whether a step's time is that of convolutions, for which TensorFlow's own kernels beat XLA's.
         self.convolves = any("Conv" in name for name in operations)
 
@@ -568,6 +571,19 @@ def _operations(function: Any) -> set[str]:
     graph = function.graph.as_graph_def()
     nodes = [node.op for node in graph.node]
     return set(nodes).union(*({node.op for node in one.node_def} for one in graph.library.function))
+
+
+def _checks_indices(function: Any) -> bool:
+    graph = function.graph.as_graph_def()
+    for nodes in (graph.node, *(one.node_def for one in graph.library.function)):
+        kinds = {node.name: node.op for node in nodes}
+        for node in nodes:
+            if node.op in CHECKED_OUTSIDE_XLA:
+                looked_up, index = (kinds.get(name.partition(":")[0]) for name in node.input[:2])
+                # constants are in range, or tracing had failed; the gradient of a mean looks up the axes of a shape
+                if index != "Const" and looked_up != "Shape":
+                    return True
+    return False
 
 
 def _check_random(function: Any) -> None:

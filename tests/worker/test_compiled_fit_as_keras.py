@@ -1,0 +1,260 @@
+"""What callbacks, metrics and models of one's own see and do in a compiled fit is what they see and do in Keras'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+
+from storage.fit_mode import FitMode
+from worker.compiled_fit import FitReport, compiled_fit
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(60, 8)).astype("float32"), RNG.integers(0, 2, (60, 1)).astype("float32")
+
+Build = Callable[[], Any]
+
+
+def mlp(*inner: Any, metrics: Any = ("mae",), **settings: Any) -> Any:
+    inner = inner or (layers.Dense(4, activation="relu"), layers.Dropout(0.2))
+    model = keras.Sequential([keras.Input((8,)), *inner, layers.Dense(1, activation="sigmoid")])
+    model.compile(**{"optimizer": "adam", "loss": "binary_crossentropy", "metrics": list(metrics), **settings})
+    return model
+
+
+def trained(
+    mode: FitMode, build: Build, *, callbacks: Callable[[], list[Any]] = list, x: Any = X, y: Any = Y, **arguments: Any
+) -> tuple[Any, FitReport]:
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(1)
+    with compiled_fit(mode) as report:
+        model = build()
+        arguments = {"epochs": 3, "batch_size": 16, "verbose": 0, **arguments}
+        history = model.fit(x, y, callbacks=callbacks(), **arguments)
+        evaluated = model.evaluate(x, y, verbose=0, return_dict=True)
+    return (model.get_weights(), history.epoch, history.history, evaluated), report
+
+
+def assert_as_keras(build: Build, *, mode: FitMode | None = FitMode.EXACT, **arguments: Any) -> None:
+    expected, _ = trained(FitMode.KERAS, build, **arguments)
+    found, report = trained(FitMode.EXACT, build, **arguments)
+    assert mode is None or (report.mode, report.fallback_reason) == (mode, None)
+    keras.tree.assert_same_structure(expected, found)
+    for one, other in zip(keras.tree.flatten(expected), keras.tree.flatten(found), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# Callbacks
+
+
+class At(keras.callbacks.Callback):
+    """Acts on the model when a method is called, in one epoch if one is named."""
+
+    def __init__(self, method: str, act: Callable[[Any], None], epoch: int | None = None) -> None:
+        super().__init__()
+        self.act = act
+        setattr(self, method, lambda *told: self.act(self.model) if epoch in (None, told[0]) else None)
+
+
+def freeze(model: Any) -> None:
+    model.layers[0].trainable = False
+
+
+def drop_more(model: Any) -> None:
+    model.layers[1].rate = 0.7
+
+
+def evaluate(model: Any) -> None:
+    model.evaluate(X[:20], Y[:20], verbose=0)
+
+
+def stop(model: Any) -> None:
+    model.stop_training = True
+
+
+def go_on(model: Any) -> None:
+    model.stop_training = False
+
+
+@pytest.mark.parametrize("method", ["on_train_begin", "on_epoch_begin"])
+@pytest.mark.parametrize("act", [freeze, drop_more], ids=["freeze", "drop_more"])
+def test_what_a_callback_changes_before_the_first_batch_counts(act: Callable[[Any], None], method: str) -> None:
+    assert_as_keras(mlp, callbacks=lambda: [At(method, act)])
+
+
+def test_a_callback_may_evaluate_before_an_epoch() -> None:
+    assert_as_keras(mlp, callbacks=lambda: [At("on_epoch_begin", evaluate)])
+
+
+def test_a_stop_that_is_taken_back_shortens_one_epoch() -> None:
+    assert_as_keras(mlp, callbacks=lambda: [At("on_epoch_begin", stop, epoch=1), At("on_epoch_end", go_on)], epochs=5)
+
+
+def test_a_seed_that_a_callback_sets_does_not_change_the_order_of_rows() -> None:
+    assert_as_keras(
+        lambda: mlp(layers.Dense(4)),
+        callbacks=lambda: [At("on_train_begin", lambda _: keras.utils.set_random_seed(9))],
+    )
+
+
+class StopsAfterTwo(keras.callbacks.History):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        self.model.stop_training = epoch == 1
+
+
+def test_a_history_of_ones_own_is_told_of_each_epoch() -> None:
+    assert_as_keras(mlp, callbacks=lambda: [StopsAfterTwo()], epochs=6)
+
+
+def test_a_callback_may_stop_an_evaluation() -> None:
+    class Stops(keras.callbacks.Callback):
+        def on_test_begin(self, logs: Any = None) -> None:
+            self.model.stop_evaluating = True
+
+    def evaluated(mode: FitMode) -> Any:
+        keras.utils.set_random_seed(1)
+        model = mlp()
+        with compiled_fit(mode):
+            return model.evaluate(X, Y, batch_size=16, verbose=0, callbacks=[Stops()])
+
+    assert evaluated(FitMode.EXACT) == evaluated(FitMode.KERAS)
+
+
+# Metrics
+
+
+def f1() -> Any:
+    return keras.metrics.F1Score(average="macro", threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        lambda: [f1(), keras.metrics.Precision()],
+        lambda: [f1(), "accuracy"],
+        lambda: [keras.metrics.Recall(), f1(), keras.metrics.Precision()],
+        lambda: [keras.metrics.R2Score(), "mse"],
+        lambda: [keras.metrics.AUC(multi_label=True, num_labels=1), "accuracy"],
+    ],
+    ids=["before another", "before a mean", "between others", "r2", "auc"],
+)
+def test_metrics_that_make_their_variables_late_are_told_apart_from_others(metrics: Callable[[], list[Any]]) -> None:
+    assert_as_keras(lambda: mlp(metrics=metrics()), validation_split=0.3)
+
+
+# Models
+
+
+class OnlyInTraining(keras.Model):
+    """Uses a layer in training that it does not use otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.helper, self.out = layers.Dense(4), layers.Dense(4), layers.Dense(1, activation="sigmoid")
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        hidden = self.hidden(inputs)
+        return self.out(hidden + self.helper(hidden) if training else hidden)
+
+
+class MoreInTraining(keras.Model):
+    """Has an output in training that it has not otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.helper = layers.Dense(1), layers.Dense(1)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        out, helper = self.out(inputs), self.helper(inputs)
+        return (out, helper) if training else out
+
+
+def of_kind(kind: type, **settings: Any) -> Any:
+    model = kind()
+    model.compile(optimizer="adam", **settings)
+    return model
+
+
+def test_a_layer_that_is_used_in_training_only_is_trained() -> None:
+    assert_as_keras(lambda: of_kind(OnlyInTraining, loss="binary_crossentropy"))
+
+
+def test_a_model_may_have_more_outputs_in_training() -> None:
+    def fitted(mode: FitMode) -> Any:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = of_kind(MoreInTraining, loss=["mse", "mae"])
+        with compiled_fit(mode) as report:
+            history = model.fit(X, (Y, Y), epochs=2, verbose=0).history
+        assert report.mode is mode
+        return history, [weight.tolist() for weight in model.get_weights()]
+
+    assert fitted(FitMode.EXACT) == fitted(FitMode.KERAS)
+
+
+def test_an_output_may_have_a_name_in_a_dict() -> None:
+    def build() -> Any:
+        inputs = keras.Input((8,))
+        model = keras.Model(inputs, {"out": layers.Dense(1, activation="sigmoid")(inputs)})
+        model.compile(optimizer="adam", loss={"out": "binary_crossentropy"}, metrics={"out": ["mae"]})
+        return model
+
+    assert_as_keras(build, y={"out": Y})
+
+
+# Several fits of one model
+
+
+def fitted_twice(mode: FitMode, *sizes: int, compiles: bool = False) -> Any:
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(1)
+    model = mlp(layers.Dense(5, activation="relu"), layers.BatchNormalization())
+    results = []
+    with compiled_fit(mode) as report:
+        for size in sizes:
+            results.append(model.fit(X, Y, batch_size=size, epochs=3, verbose=0).history)
+            results.append(model.evaluate(X, Y, batch_size=size, verbose=0))
+            if compiles:
+                model.compile("adam", "binary_crossentropy")
+    assert report.mode is mode
+    return results, [weight.tolist() for weight in model.get_weights()]
+
+
+@pytest.mark.parametrize("sizes", [(12, 15), (14, 10, 12)], ids=["two that divide", "one with a remainder first"])
+@pytest.mark.parametrize("compiles", [False, True])
+def test_a_second_fit_has_batches_of_another_size(sizes: tuple[int, ...], compiles: bool) -> None:
+    found = fitted_twice(FitMode.EXACT, *sizes, compiles=compiles)
+
+    assert found == fitted_twice(FitMode.KERAS, *sizes, compiles=compiles)
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("batch_size", [np.int64(16), np.int32(16)])
+def test_a_batch_size_may_be_numpys(batch_size: Any) -> None:
+    assert_as_keras(mlp, batch_size=batch_size)
+
+
+def test_a_column_may_be_named_dtype() -> None:
+    assert_as_keras(mlp, x=pd.DataFrame(X, columns=["dtype", *"abcdefg"]))
+
+
+def test_an_empty_validation_is_none() -> None:
+    assert_as_keras(mlp, mode=None, validation_data=(X[:0], Y[:0]))
+
+
+def test_no_epochs_make_no_variables() -> None:
+    def made(mode: FitMode) -> tuple[int, dict[str, Any]]:
+        model = mlp()
+        with compiled_fit(mode):
+            history = model.fit(X, Y, epochs=0, verbose=0).history
+        return len(model.optimizer.variables), history
+
+    assert made(FitMode.EXACT) == made(FitMode.KERAS)
