@@ -4,8 +4,8 @@
 
 Runs the trials, each of a structure of its own or all of one, in one process with one thread as a worker per core has
 them, without the limit that replaces a process that grew, and prints its memory every tenth of the way. The slope is
-fitted to the second half. Of different structures oneDNN, TensorFlow's library of kernels, keeps 1024 kernels per
-thread and type: that cache is full after about 400.
+fitted to the second half. Of different structures oneDNN, TensorFlow's library of kernels, keeps 1,024 kernels of
+each type: that cache is full after about 400.
 """
 
 from __future__ import annotations

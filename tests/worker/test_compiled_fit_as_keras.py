@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from storage.fit_mode import FitMode
@@ -37,7 +38,8 @@ def trained(
         arguments = {"epochs": 3, "batch_size": 16, "verbose": 0, **arguments}
         history = model.fit(x, y, callbacks=callbacks(), **arguments)
         evaluated = model.evaluate(x, y, verbose=0, return_dict=True)
-    return (model.get_weights(), history.epoch, history.history, evaluated), report
+        slots = [variable.numpy() for variable in model.optimizer.variables]
+    return (model.get_weights(), slots, history.epoch, history.history, evaluated), report
 
 
 def assert_as_keras(build: Build, *, mode: FitMode | None = FitMode.EXACT, **arguments: Any) -> None:
@@ -85,6 +87,77 @@ def go_on(model: Any) -> None:
 @pytest.mark.parametrize("act", [freeze, drop_more], ids=["freeze", "drop_more"])
 def test_what_a_callback_changes_before_the_first_batch_counts(act: Callable[[Any], None], method: str) -> None:
     assert_as_keras(mlp, callbacks=lambda: [At(method, act)])
+
+
+def unfreeze(model: Any) -> None:
+    model.layers[0].trainable = True
+
+
+def frozen() -> Any:
+    dense = layers.Dense(4)
+    dense.trainable = False
+    return mlp(dense)
+
+
+def test_a_callback_may_unfreeze_a_layer_before_the_first_batch() -> None:
+    assert_as_keras(frozen, callbacks=lambda: [At("on_train_begin", unfreeze)])
+
+
+def test_averages_are_of_what_is_trained() -> None:
+    def build() -> Any:
+        return mlp(layers.Dense(4), optimizer=keras.optimizers.Adam(use_ema=True))
+
+    assert_as_keras(build, callbacks=lambda: [At("on_train_begin", freeze)])
+
+
+class Counts(keras.callbacks.Callback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Any] = []
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.told.append("train")
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.told.append(epoch)
+
+
+class Shuffles(layers.Layer):
+    """Draws stateful random numbers, which no program may."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.random.shuffle(inputs)
+
+
+def test_callbacks_are_told_once_where_keras_takes_over_after_they_began() -> None:
+    counts = Counts()
+
+    _, report = trained(FitMode.EXACT, lambda: mlp(Shuffles()), callbacks=lambda: [counts])
+
+    assert report.mode is FitMode.KERAS
+    assert counts.told == ["train", 0, 1, 2]
+
+
+def test_what_a_callback_changes_after_an_epoch_stays_out_of_programs_in_xla() -> None:
+    def losses(mode: FitMode, callbacks: list[Any]) -> Any:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential(
+            [keras.Input((8, 1)), layers.Dropout(0.1), layers.LSTM(3), layers.Dense(2, activation="softmax")]
+        )
+        model.compile("adam", "sparse_categorical_crossentropy")
+        with compiled_fit(mode) as report:
+            history = model.fit(X[..., None], Y, epochs=3, batch_size=16, verbose=0, callbacks=callbacks)
+        assert report.mode is mode
+        return history.history["loss"]
+
+    def rate(model: Any) -> None:
+        model.layers[0].rate = 0.9
+
+    expected = losses(FitMode.KERAS, [])
+
+    for callbacks in ([At("on_epoch_end", rate)], []):
+        assert losses(FitMode.XLA, callbacks) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_callback_may_evaluate_before_an_epoch() -> None:
@@ -226,7 +299,7 @@ def fitted_twice(mode: FitMode, *sizes: int, compiles: bool = False) -> Any:
     return results, [weight.tolist() for weight in model.get_weights()]
 
 
-@pytest.mark.parametrize("sizes", [(12, 15), (14, 10, 12)], ids=["two that divide", "one with a remainder first"])
+@pytest.mark.parametrize("sizes", [(12, 15, 12), (14, 10, 12)], ids=["two that divide", "one with a remainder first"])
 @pytest.mark.parametrize("compiles", [False, True])
 def test_a_second_fit_has_batches_of_another_size(sizes: tuple[int, ...], compiles: bool) -> None:
     found = fitted_twice(FitMode.EXACT, *sizes, compiles=compiles)

@@ -155,7 +155,7 @@ def test_indices_in_range_are_trained_in_xla(make: Callable[..., Any]) -> None:
     assert (report.mode, report.fallback_reason) == (FitMode.XLA, None)
 
 
-def test_random_numbers_are_patched_until_the_last_of_two_threads_has_traced() -> None:
+def test_random_numbers_are_patched_until_the_last_of_two_blocks_ends() -> None:
     original = random_ops.stateless_random_uniform_v2
     first, second = ExitStack(), ExitStack()
 

@@ -90,15 +90,16 @@ class Batches:
         )
 
 
-#: For models that were trained or evaluated: what they were compiled with then, and the size of each kind's batches.
-_traced_for: WeakKeyDictionary[Any, tuple[Any, dict[Any, int | None]]] = WeakKeyDictionary()
+#: For models that were trained or evaluated: what they were compiled with then, and for which sizes of batches their
+#: steps were traced since; None stands for any.
+_traced_for: WeakKeyDictionary[Any, tuple[Any, dict[Any, list[int | None]]]] = WeakKeyDictionary()
 
 
 def as_traced(model: Any, kind: str, data: Batches) -> Batches:
     """Return batches as Keras' step sees them.
 
-    Between two ``compile`` the step that Keras traced first stays; for batches of another size TensorFlow traces a
-    second one, for any number of rows, and stays with that (``reduce_retracing``).
+    Between two ``compile`` the steps that Keras traced stay. For a second size of batches TensorFlow traces one for any
+    number of rows (``reduce_retracing``), which takes all sizes but the first from then on.
 
     Parameters
     ----------
@@ -117,10 +118,13 @@ def as_traced(model: Any, kind: str, data: Batches) -> Batches:
     if compiled() is not model._compile_config:
         compiled, sizes = ref(model._compile_config), {}
         _traced_for[model] = compiled, sizes
-    size, key = data.fixed_batch_size, (kind, data.signature)
-    if sizes.setdefault(key, size) != size:
-        sizes[key] = None
-    return data if sizes[key] == size else replace(data, is_first=False)
+    traced = sizes.setdefault((kind, data.signature), [])
+    size = data.fixed_batch_size
+    if size not in traced:
+        size = None if traced else size
+        if size not in traced:
+            traced.append(size)
+    return data if size == data.fixed_batch_size else replace(data, is_first=False)
 
 
 def make_batches(

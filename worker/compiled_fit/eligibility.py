@@ -24,6 +24,8 @@ BATCH_HOOKS = (
 )
 #: Methods of a callback that Keras calls before it traces the first step.
 HOOKS_BEFORE_TRACING = ("set_model", "set_params", "on_train_begin", "on_epoch_begin")
+#: Methods of a callback that Keras calls after that.
+HOOKS_BETWEEN_EPOCHS = ("on_epoch_begin", "on_epoch_end", "on_test_end")
 #: What makes Keras' loops; a model that overrides one of these wants another loop.
 LOOP_METHODS = (
     "fit",
@@ -37,7 +39,15 @@ LOOP_METHODS = (
 
 
 class NotEligibleError(Exception):
-    """A call has to run as Keras runs it; the message is the reason, as a sentence without a full stop."""
+    """A call has to run as Keras runs it; the message is the reason, as a sentence without a full stop.
+
+    Attributes
+    ----------
+    callbacks : CallbackList or None
+        For Keras' own ``fit``, if callbacks were told that the first epoch begins.
+    """
+
+    callbacks: Any = None
 
 
 def check_model(model: Any) -> None:
@@ -123,6 +133,11 @@ def watches_for_nan(callbacks: Iterable[Any]) -> bool:
 def may_change_model(callbacks: Iterable[Any]) -> bool:
     """Whether a callback of somebody's own is called before Keras traces the first step, and may change the model."""
     return any(_is_others(callback, hook) for callback in callbacks for hook in HOOKS_BEFORE_TRACING)
+
+
+def changes_model_later(callbacks: Iterable[Any]) -> bool:
+    """Whether a callback of somebody's own is called between epochs, and may change the model."""
+    return any(_is_others(callback, hook) for callback in callbacks for hook in HOOKS_BETWEEN_EPOCHS)
 
 
 def _is_called_per_epoch_only(callback: Any) -> bool:

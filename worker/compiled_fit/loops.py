@@ -1,7 +1,7 @@
 """Keras' ``fit``, ``evaluate`` and ``predict`` with their loops inside the graph.
 
 Each function is Keras' own method of the same name (keras/src/backend/tensorflow/trainer.py), step by step,
-but for the loop over batches. `NotEligibleError` says that Keras' own has to run; nothing has changed then.
+but for the loop over batches. `NotEligibleError` says that Keras' own has to run; what callbacks did, stays done then.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from worker.compiled_fit.cache import Entry, ProgramCache, find_or_make
 from worker.compiled_fit.data_order import epoch_orders
 from worker.compiled_fit.eligibility import (
     NotEligibleError,
+    changes_model_later,
     check_arrays,
     check_callbacks,
     check_model,
@@ -35,10 +36,9 @@ from worker.compiled_fit.eligibility import (
 )
 from worker.compiled_fit.program import EvaluateProgram, PredictProgram, TrainProgram
 from worker.compiled_fit.report import FitReport
-from worker.compiled_fit.structure import graph_digest, is_transparent, structure_of
+from worker.compiled_fit.structure import graph_digest, structure_of
+from worker.compiled_fit.variables import made_variables
 
-#: Models whose outputs are told by their class.
-PLAIN_MODELS = (keras.Sequential, keras.Model, keras.src.models.functional.Functional)
 #: How the lines of TensorFlow's errors begin that say where it failed, and not why.
 WHERE_IT_FAILED = ("Graph execution error:", "Detected at node", "File ", "<stack traces", "[[{{node")
 #: Seconds after which a run of epochs returns to Python, so that a trial can be stopped.
@@ -48,7 +48,15 @@ GROWTH = 8
 
 
 class ProgramFailedError(Exception):
-    """TensorFlow failed inside a program; the model is as it was before."""
+    """TensorFlow failed inside a program; the model is as it was before.
+
+    Attributes
+    ----------
+    callbacks : CallbackList or None
+        For Keras' own ``fit``, if callbacks were told that the first epoch begins.
+    """
+
+    callbacks: Any = None
 
 
 class Loops:
@@ -121,17 +129,10 @@ class Loops:
             train = as_traced(model, "train", train)
             validation = _validation_batches(model, validation_data, validation_batch_size or batch_size)
             should_validate = _validation_plan(model, validation, validation_freq)
-            entry = self._train_program(model, train, validation)
-        training = _Training(
-            model,
-            train,
-            validation,
-            entry,
-            mode=self.mode,
-            report=self.report,
-            watches_for_nan=watches_for_nan(flat_callbacks(callbacks)),
-        )
-        orders = epoch_orders(train.n_samples, train.batch_size, shuffle, max(epochs - initial_epoch, 1))
+            # Keras traces at the first batch: what callbacks change until then counts
+            waits = may_change_model(flat_callbacks(callbacks))
+            entry = None if waits else self._train_program(model, train, validation)
+        orders = epoch_orders(train.n_samples, train.batch_size, shuffle, epochs)
         container = keras_callbacks.CallbackList(
             callbacks,
             add_history=True,
@@ -144,14 +145,25 @@ class Loops:
         model.stop_training = False
         container.on_train_begin()
         epochs_to_run = range(model._initial_epoch or initial_epoch, epochs)
-        model.reset_metrics()
         if epochs_to_run:
+            model.reset_metrics()
             container.on_epoch_begin(epochs_to_run.start)
-        if may_change_model(flat_callbacks(callbacks)):  # Keras traces at the first batch, so what they changed counts
-            with _preparing():
-                training.use(self._train_program(model, train, validation))
-        with training.undone_if_it_fails():
-            logs = _run_epochs(training, container, epochs_to_run, orders, should_validate, self._fits_to_come)
+        with _goes_on_with(container):
+            if entry is None:
+                with _preparing():
+                    entry = self._train_program(model, train, validation)
+            training = _Training(
+                model,
+                train,
+                validation,
+                entry,
+                mode=self.mode,
+                report=self.report,
+                watches_for_nan=watches_for_nan(flat_callbacks(callbacks)),
+                may_change=changes_model_later(flat_callbacks(callbacks)),
+            )
+            with training.undone_if_it_fails():
+                logs = _run_epochs(training, container, epochs_to_run, orders, should_validate, self._fits_to_come)
         if isinstance(model.optimizer, keras_optimizers.Optimizer):
             model.optimizer.finalize_variable_values(model.trainable_weights)
         container.on_train_end(logs=logs)
@@ -182,7 +194,7 @@ class Loops:
             data = as_traced(model, "test", make_batches(x, y, sample_weight, batch_size=batch_size))
             entry = find_or_make(
                 self._cache,
-                structure=structure_of(model) if _made_variables(model, data) else None,
+                structure=structure_of(model) if made_variables(model, data) else None,
                 signature=("evaluate", data.fixed_batch_size, data.signature),
                 make=lambda: EvaluateProgram(model, data),
                 digest=lambda program: graph_digest(program.steps, program.told),
@@ -239,7 +251,7 @@ class Loops:
         with self.report.timed("trace"):
             return find_or_make(
                 self._cache,
-                structure=structure_of(model, trains=True) if _made_variables(model, train) else None,
+                structure=structure_of(model, trains=True) if made_variables(model, train) else None,
                 signature=("train", for_xla, *(_signature(data, for_xla=for_xla) for data in (train, validation))),
                 make=lambda: TrainProgram(model, train, validation, for_xla=for_xla),
                 digest=lambda program: graph_digest(program.steps, program.told),
@@ -259,29 +271,30 @@ class _Training:
         mode: FitMode,
         report: FitReport,
         watches_for_nan: bool,
+        may_change: bool,
     ) -> None:
         self.model = model
         self._train = self._all_rows = train
         self._validation = validation
-        self.use(entry)
+        self._entry = entry
+        self._program: TrainProgram = entry.program
+        #: Whether the graph has looked up all the rows' indices, of which XLA does not say that they are out of range.
+        self._is_checked = not self._program.checks_indices
         self.report = report
         self.mode = mode
         self._last_run = 0
         self._shape = (train.batch_size, xla.bucket(train.n_samples))
         self.used = FitMode.EXACT
         self.watches_for_nan = watches_for_nan
-
-    def use(self, entry: Entry) -> None:
-        """Train with another program."""
-        self._entry = entry
-        self._program: TrainProgram = entry.program
-        #: Whether the graph has looked up all the rows' indices, of which XLA does not say that they are out of range.
-        self._is_checked = not self._program.checks_indices
+        self._compiled = model._compile_config
+        self._may_change = may_change
+        if may_change and self._program.xla_wants_fixed_batches and mode is not FitMode.EXACT:
+            self._prepare(use_xla=True)  # its step is traced apart, and nobody may have touched the model before
 
     def next_run(self, n_epochs: int) -> int:
         """Return how many of the epochs to come the next run should do."""
         seconds_per_step = self._entry.seconds_per_step.get(self._runs_in_xla)
-        if self.mode is FitMode.XLA and not self._is_checked:
+        if self.mode is not FitMode.EXACT and not self._is_checked:
             return 1
         if seconds_per_step is None:
             return 1 if not self._last_run else min(n_epochs, GROWTH)
@@ -326,6 +339,13 @@ class _Training:
         if self._shape in self._entry.compiled:
             return self._run(orders, plan, use_xla=True)
         for wants_fixed_batches in dict.fromkeys((self._program.xla_wants_fixed_batches, True)):
+            if (
+                wants_fixed_batches
+                and not self._program.xla_wants_fixed_batches
+                and self._may_change
+                and self._last_run
+            ):
+                return None
             self._program.xla_wants_fixed_batches = wants_fixed_batches
             try:
                 with self.undone_if_it_fails():
@@ -336,12 +356,9 @@ class _Training:
         return None
 
     def _run(self, orders: Any, plan: Any, *, use_xla: bool) -> tuple[Any, int]:
-        with self.report.timed("trace"), _preparing():
-            key = self._program.prepare(
-                self.model,
-                watches_for_nan=self.watches_for_nan,
-                xla_batch_size=self._train.batch_size if use_xla else None,
-            )
+        if self.model._compile_config is not self._compiled:
+            raise ProgramFailedError("a callback compiled the model anew")
+        key = self._prepare(use_xla=use_xla)
         is_compiled = use_xla and self._shape in self._entry.compiled
         compiles = use_xla and not is_compiled
         started = time.perf_counter()
@@ -363,6 +380,14 @@ class _Training:
         self._last_run = len(plan)
         return results
 
+    def _prepare(self, *, use_xla: bool) -> Any:
+        with self.report.timed("trace"), _preparing():
+            return self._program.prepare(
+                self.model,
+                watches_for_nan=self.watches_for_nan,
+                xla_batch_size=self._train.batch_size if use_xla else None,
+            )
+
     def logs_of(self, row: Any, is_validated: bool, n_steps: int, container: Any) -> dict[str, float]:
         """Return an epoch's logs, having told of what happened inside it."""
         logs = dict(zip(self._program.metric_names, map(float, row), strict=False))
@@ -383,7 +408,8 @@ class _Training:
     def undone_if_it_fails(self) -> Iterator[None]:
         """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them."""
         optimizer = [] if self.model.optimizer is None else self.model.optimizer.variables
-        variables = [*self.model.variables, *optimizer]
+        metrics = [variable for metric in self.model.metrics for variable in metric.variables]
+        variables = [*self.model.variables, *optimizer, *metrics]
         before = [tf.identity(variable.value) for variable in variables]
         try:
             yield
@@ -468,6 +494,24 @@ def _signature(data: Batches | None, *, for_xla: bool) -> Any:
 
 
 @contextmanager
+def _goes_on_with(container: Any) -> Iterator[None]:
+    """Let Keras go on with callbacks that were told of the beginning already, where it has to take over there."""
+    try:
+        yield
+    except (NotEligibleError, ProgramFailedError) as error:
+        if not container._history.epoch:
+            for hook in ("on_train_begin", "on_epoch_begin"):
+                _skip_once(container, hook)
+            error.callbacks = container
+        raise
+
+
+def _skip_once(container: Any, hook: str) -> None:
+    told = getattr(container, hook)
+    setattr(container, hook, lambda *_args, **_keywords: setattr(container, hook, told))
+
+
+@contextmanager
 def _failing_as_program() -> Iterator[None]:
     try:
         yield
@@ -490,55 +534,6 @@ def _in_short(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(WHERE_IT_FAILED)] or lines or [""]
     return f"the program failed with {type(error).__name__}: {told[0][:200]}"
-
-
-def _made_variables(model: Any, data: Batches) -> bool:
-    """Make the variables of model, optimizer and metrics without tracing a step, where it is known which they are.
-
-    Returns
-    -------
-    bool
-        Whether all are made. The steps of other models make them when they are traced, as in Keras: which layers
-        a ``call`` of somebody's own uses is seen by calling it, and may depend on ``training``.
-    """
-    if type(model) not in PLAIN_MODELS or not all(is_transparent(layer) for layer in model._flatten_layers(False)):
-        return False
-    if model._compile_metrics is not None and not all(map(_is_kerass_metric, _given_metrics(model))):
-        return False
-    if not _made_with_one_output(model, data):
-        model._symbolic_build(data_batch=data.symbolic())
-    return True
-
-
-def _made_with_one_output(model: Any, data: Batches) -> bool:
-    """Do it without calling the model, where one output has a loss: 10 ms and not 20; or do nothing."""
-    x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(data.symbolic())
-    outputs = getattr(model, "outputs", None)
-    if not model.built or not outputs or len(outputs) != 1 or keras.tree.is_nested(y) or y is None:
-        return False
-    loss, metrics = model._compile_loss, model._compile_metrics
-    if loss is None or isinstance(getattr(model, "_outputs_struct", None), (dict, list, tuple)):
-        return False
-    predicted = keras.KerasTensor((None, *outputs[0].shape[1:]), outputs[0].dtype)
-    for part in (metrics, loss):
-        if part is not None and not part.built:
-            part.build(y, predicted)
-    if metrics is not None and not all(isinstance(metric, keras.metrics.Mean) for metric in metrics.metrics):
-        # others may make variables when they first see data
-        keras.src.backend.compute_output_spec(model.compute_metrics, x, y, predicted, sample_weight=sample_weight)
-    if model.optimizer is not None and not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    model._post_build()
-    return True
-
-
-def _given_metrics(model: Any) -> list[Any]:
-    metrics = model._compile_metrics
-    return list(keras.tree.flatten([metrics._user_metrics, metrics._user_weighted_metrics]))
-
-
-def _is_kerass_metric(metric: Any) -> bool:
-    return not isinstance(metric, keras.Metric) or type(metric).__module__.startswith("keras.src.")
 
 
 def _first_execution(data: Batches, model: Any) -> Batches:

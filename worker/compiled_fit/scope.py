@@ -114,11 +114,14 @@ def _compiled(original: Callable[..., Any], loop: Callable[..., Any]) -> Callabl
         if loops.mode is not FitMode.KERAS and _fits(signature, loops, model, args, keywords):
             try:
                 return loop(loops, model, *args, **keywords)
-            except NotEligibleError as error:
+            except (NotEligibleError, ProgramFailedError) as error:
+                if isinstance(error, ProgramFailedError):
+                    logger.warning("%s falls back to Keras: %s", original.__name__, error)
                 loops.report.fell_back(str(error))
-            except ProgramFailedError as error:
-                logger.warning("%s falls back to Keras: %s", original.__name__, error)
-                loops.report.fell_back(str(error))
+                if error.callbacks is not None:
+                    call = inspect.signature(original).bind(model, *args, **keywords)
+                    call.arguments["callbacks"] = error.callbacks
+                    args, keywords = call.args[1:], call.kwargs
         return _as_keras(original, model, args, keywords, loops.report)
 
     return method
