@@ -307,6 +307,21 @@ def test_a_second_fit_has_batches_of_another_size(sizes: tuple[int, ...], compil
     assert found == fitted_twice(FitMode.KERAS, *sizes, compiles=compiles)
 
 
+def test_a_layer_that_is_unfrozen_after_the_first_fit_is_not_trained_as_in_keras() -> None:
+    def fitted(mode: FitMode) -> Any:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = frozen()
+        with compiled_fit(mode) as report:
+            for _ in range(2):
+                history = model.fit(X, Y, epochs=2, verbose=0).history
+                unfreeze(model)
+        assert (report.modes, report.fallback_reason) == ([mode, mode], None)
+        return history, [weight.tolist() for weight in model.get_weights()]
+
+    assert fitted(FitMode.EXACT) == fitted(FitMode.KERAS)
+
+
 # Arguments
 
 

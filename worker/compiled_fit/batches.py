@@ -127,6 +127,12 @@ def as_traced(model: Any, kind: str, data: Batches) -> Batches:
     return data if size == data.fixed_batch_size else replace(data, is_first=False)
 
 
+def was_trained(model: Any) -> bool:
+    """Whether a model was trained here since it was compiled, so that Keras would go on with the step of then."""
+    compiled, sizes = _traced_for.get(model, (lambda: None, {}))
+    return compiled() is model._compile_config and any(kind == "train" for kind, _ in sizes)
+
+
 def make_batches(
     x: Any, y: Any = None, sample_weight: Any = None, *, batch_size: int | None, class_weight: Any = None
 ) -> Batches:

@@ -21,7 +21,7 @@ from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 
 from storage.fit_mode import FitMode
 from worker.compiled_fit import xla
-from worker.compiled_fit.batches import Batches, as_traced, make_batches
+from worker.compiled_fit.batches import Batches, as_traced, make_batches, was_trained
 from worker.compiled_fit.cache import Entry, ProgramCache, find_or_make
 from worker.compiled_fit.data_order import epoch_orders
 from worker.compiled_fit.eligibility import (
@@ -37,7 +37,7 @@ from worker.compiled_fit.eligibility import (
 from worker.compiled_fit.program import EvaluateProgram, PredictProgram, TrainProgram
 from worker.compiled_fit.report import FitReport
 from worker.compiled_fit.structure import graph_digest, structure_of
-from worker.compiled_fit.variables import made_variables
+from worker.compiled_fit.variables import known_to_optimizer, made_variables
 
 #: How the lines of TensorFlow's errors begin that say where it failed, and not why.
 WHERE_IT_FAILED = ("Graph execution error:", "Detected at node", "File ", "<stack traces", "[[{{node")
@@ -126,12 +126,13 @@ class Loops:
             )
         with _preparing():
             train = make_batches(x, y, sample_weight, batch_size=batch_size, class_weight=class_weight)
+            trains_again = was_trained(model)
             train = as_traced(model, "train", train)
             validation = _validation_batches(model, validation_data, validation_batch_size or batch_size)
             should_validate = _validation_plan(model, validation, validation_freq)
             # Keras traces at the first batch: what callbacks change until then counts
             waits = may_change_model(flat_callbacks(callbacks))
-            entry = None if waits else self._train_program(model, train, validation)
+            entry = None if waits else self._train_program(model, train, validation, again=trains_again)
         orders = epoch_orders(train.n_samples, train.batch_size, shuffle, epochs)
         container = keras_callbacks.CallbackList(
             callbacks,
@@ -151,7 +152,7 @@ class Loops:
         with _goes_on_with(container):
             if entry is None:
                 with _preparing():
-                    entry = self._train_program(model, train, validation)
+                    entry = self._train_program(model, train, validation, again=trains_again)
             training = _Training(
                 model,
                 train,
@@ -246,9 +247,9 @@ class Loops:
         container.on_predict_end()
         return predicted
 
-    def _train_program(self, model: Any, train: Batches, validation: Batches | None) -> Entry:
+    def _train_program(self, model: Any, train: Batches, validation: Batches | None, *, again: bool) -> Entry:
         for_xla = self.mode in (FitMode.XLA, FitMode.AUTO)
-        with self.report.timed("trace"):
+        with self.report.timed("trace"), known_to_optimizer(model) if again else nullcontext():
             return find_or_make(
                 self._cache,
                 structure=structure_of(model, trains=True) if made_variables(model, train) else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -37,6 +39,21 @@ def made_variables(model: Any, data: Batches) -> bool:
     if not _made_with_one_output(model, data):
         model._symbolic_build(data_batch=data.symbolic())
     return True
+
+
+@contextmanager
+def known_to_optimizer(model: Any) -> Iterator[None]:
+    """Leave out variables that became trainable after the first fit: Keras goes on with those that it trained then."""
+    optimizer = model.optimizer
+    known = getattr(optimizer, "_trainable_variables_indices", {})
+    late = [one for one in model.trainable_variables if known and optimizer._var_key(one) not in known]
+    for variable in late:
+        variable.trainable = False
+    try:
+        yield
+    finally:
+        for variable in late:
+            variable.trainable = True
 
 
 def _made_with_one_output(model: Any, data: Batches) -> bool:
