@@ -29,15 +29,15 @@ class Batches:
         Rows.
     batch_size : int
         Rows of a batch; the last one may be shorter.
-    is_first : bool, default=True
-        Whether Keras would trace the model's step for these batches alone.
+    knows_size : bool, default=True
+        Whether Keras would trace the model's step for batches of this size alone, or has done so.
     """
 
     structure: Any
     tensors: list[Any]
     n_samples: int
     batch_size: int
-    is_first: bool = True
+    knows_size: bool = True
 
     @property
     def n_steps(self) -> int:
@@ -51,14 +51,14 @@ class Batches:
 
     @property
     def fixed_batch_size(self) -> int | None:
-        """Rows of every batch where all have as many, and Keras' step was not traced for other batches before.
+        """Rows of every batch where all have as many, and Keras' step was traced for that size.
 
         None otherwise.
 
         Keras' graph knows the size in the one case and not in the other, and TensorFlow then rounds in another way
         here and there: it divides by a known size as it multiplies by the inverse, say.
         """
-        return self.batch_size if self.is_first and self.n_samples % self.batch_size == 0 else None
+        return self.batch_size if self.knows_size and self.n_samples % self.batch_size == 0 else None
 
     @property
     def first_batch_size(self) -> int:
@@ -114,23 +114,26 @@ def as_traced(model: Any, kind: str, data: Batches) -> Batches:
     -------
     Batches
     """
-    compiled, sizes = _traced_for.get(model, (lambda: None, {}))
-    if compiled() is not model._compile_config:
-        compiled, sizes = ref(model._compile_config), {}
-        _traced_for[model] = compiled, sizes
-    traced = sizes.setdefault((kind, data.signature), [])
+    traced = _traced_since_compile(model).setdefault((kind, data.signature), [])
     size = data.fixed_batch_size
     if size not in traced:
         size = None if traced else size
         if size not in traced:
             traced.append(size)
-    return data if size == data.fixed_batch_size else replace(data, is_first=False)
+    return data if size == data.fixed_batch_size else replace(data, knows_size=False)
 
 
 def was_trained(model: Any) -> bool:
     """Whether a model was trained here since it was compiled, so that Keras would go on with the step of then."""
+    return any(kind == "train" for kind, _ in _traced_since_compile(model))
+
+
+def _traced_since_compile(model: Any) -> dict[Any, list[int | None]]:
     compiled, sizes = _traced_for.get(model, (lambda: None, {}))
-    return compiled() is model._compile_config and any(kind == "train" for kind, _ in sizes)
+    if compiled() is not model._compile_config:
+        compiled, sizes = ref(model._compile_config), {}
+        _traced_for[model] = compiled, sizes
+    return sizes
 
 
 def make_batches(

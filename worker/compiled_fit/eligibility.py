@@ -38,7 +38,7 @@ LOOP_METHODS = (
 )
 
 
-class NotEligibleError(Exception):
+class KerasTakesOverError(Exception):
     """A call has to run as Keras runs it; the message is the reason, as a sentence without a full stop.
 
     Attributes
@@ -48,6 +48,10 @@ class NotEligibleError(Exception):
     """
 
     callbacks: Any = None
+
+
+class NotEligibleError(KerasTakesOverError):
+    """Ours can't do what the call asks for."""
 
 
 def check_model(model: Any) -> None:
@@ -130,14 +134,14 @@ def watches_for_nan(callbacks: Iterable[Any]) -> bool:
     return any(type(callback) is keras_callbacks.TerminateOnNaN for callback in callbacks)
 
 
-def may_change_model(callbacks: Iterable[Any]) -> bool:
+def acts_before_first_batch(callbacks: Iterable[Any]) -> bool:
     """Whether a callback of somebody's own is called before Keras traces the first step, and may change the model."""
-    return any(_is_others(callback, hook) for callback in callbacks for hook in HOOKS_BEFORE_TRACING)
+    return any(_is_users_own(callback, hook) for callback in callbacks for hook in HOOKS_BEFORE_TRACING)
 
 
-def changes_model_later(callbacks: Iterable[Any]) -> bool:
+def acts_between_epochs(callbacks: Iterable[Any]) -> bool:
     """Whether a callback of somebody's own is called between epochs, and may change the model."""
-    return any(_is_others(callback, hook) for callback in callbacks for hook in HOOKS_BETWEEN_EPOCHS)
+    return any(_is_users_own(callback, hook) for callback in callbacks for hook in HOOKS_BETWEEN_EPOCHS)
 
 
 def _is_called_per_epoch_only(callback: Any) -> bool:
@@ -152,6 +156,6 @@ def _overrides(callback: Any, hook: str) -> bool:
     return getattr(type(callback), hook, None) is not getattr(keras_callbacks.Callback, hook) or hook in vars(callback)
 
 
-def _is_others(callback: Any, hook: str) -> bool:
+def _is_users_own(callback: Any, hook: str) -> bool:
     method = getattr(type(callback), hook, None)
     return hook in vars(callback) or not str(getattr(method, "__module__", "")).startswith("keras.src.")

@@ -25,19 +25,20 @@ from worker.compiled_fit.batches import Batches, as_traced, make_batches, was_tr
 from worker.compiled_fit.cache import Entry, ProgramCache, find_or_make
 from worker.compiled_fit.data_order import epoch_orders
 from worker.compiled_fit.eligibility import (
+    KerasTakesOverError,
     NotEligibleError,
-    changes_model_later,
+    acts_before_first_batch,
+    acts_between_epochs,
     check_arrays,
     check_callbacks,
     check_model,
     flat_callbacks,
-    may_change_model,
     watches_for_nan,
 )
 from worker.compiled_fit.program import EvaluateProgram, PredictProgram, TrainProgram
 from worker.compiled_fit.report import FitReport
 from worker.compiled_fit.structure import graph_digest, structure_of
-from worker.compiled_fit.variables import known_to_optimizer, made_variables
+from worker.compiled_fit.variables import known_to_optimizer, made_variables, variables_of
 
 #: How the lines of TensorFlow's errors begin that say where it failed, and not why.
 WHERE_IT_FAILED = ("Graph execution error:", "Detected at node", "File ", "<stack traces", "[[{{node")
@@ -47,16 +48,8 @@ RETURN_S = 1.0
 GROWTH = 8
 
 
-class ProgramFailedError(Exception):
-    """TensorFlow failed inside a program; the model is as it was before.
-
-    Attributes
-    ----------
-    callbacks : CallbackList or None
-        For Keras' own ``fit``, if callbacks were told that the first epoch begins.
-    """
-
-    callbacks: Any = None
+class ProgramFailedError(KerasTakesOverError):
+    """TensorFlow failed inside a program; the model is as it was before."""
 
 
 class Loops:
@@ -130,8 +123,9 @@ class Loops:
             train = as_traced(model, "train", train)
             validation = _validation_batches(model, validation_data, validation_batch_size or batch_size)
             should_validate = _validation_plan(model, validation, validation_freq)
+            given = flat_callbacks(callbacks)
             # Keras traces at the first batch: what callbacks change until then counts
-            waits = may_change_model(flat_callbacks(callbacks))
+            waits = acts_before_first_batch(given)
             entry = None if waits else self._train_program(model, train, validation, again=trains_again)
         orders = epoch_orders(train.n_samples, train.batch_size, shuffle, epochs)
         container = keras_callbacks.CallbackList(
@@ -160,8 +154,8 @@ class Loops:
                 entry,
                 mode=self.mode,
                 report=self.report,
-                watches_for_nan=watches_for_nan(flat_callbacks(callbacks)),
-                may_change=changes_model_later(flat_callbacks(callbacks)),
+                watches_for_nan=watches_for_nan(given),
+                may_change=acts_between_epochs(given),
             )
             with training.undone_if_it_fails():
                 logs = _run_epochs(training, container, epochs_to_run, orders, should_validate, self._fits_to_come)
@@ -408,9 +402,7 @@ class _Training:
     @contextmanager
     def undone_if_it_fails(self) -> Iterator[None]:
         """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them."""
-        optimizer = [] if self.model.optimizer is None else self.model.optimizer.variables
-        metrics = [variable for metric in self.model.metrics for variable in metric.variables]
-        variables = [*self.model.variables, *optimizer, *metrics]
+        variables = variables_of(self.model)
         before = [tf.identity(variable.value) for variable in variables]
         try:
             yield
@@ -499,7 +491,7 @@ def _goes_on_with(container: Any) -> Iterator[None]:
     """Let Keras go on with callbacks that were told of the beginning already, where it has to take over there."""
     try:
         yield
-    except (NotEligibleError, ProgramFailedError) as error:
+    except KerasTakesOverError as error:
         if not container._history.epoch:
             for hook in ("on_train_begin", "on_epoch_begin"):
                 _skip_once(container, hook)

@@ -15,6 +15,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from worker.compiled_fit.batches import Batches
 from worker.compiled_fit.eligibility import NotEligibleError
+from worker.compiled_fit.variables import variables_of
 from worker.compiled_fit.xla import (
     CHECKED_OUTSIDE_XLA,
     DIFFERS_IN_XLA,
@@ -390,20 +391,15 @@ def _traced_reset(model: Any) -> Any:
 
 
 def _trained(model: Any) -> _Variables:
-    optimizer = [] if model.optimizer is None else model.optimizer.variables
-    return _Variables([*model.variables, *optimizer, *_of_metrics(model)])
+    return _Variables(variables_of(model))
 
 
 def _evaluated(model: Any) -> _Variables:
-    return _Variables([*model.variables, *_of_metrics(model)])
+    return _Variables(variables_of(model, trains=False))
 
 
 def _predicted(model: Any) -> _Variables:
     return _Variables(model.variables)
-
-
-def _of_metrics(model: Any) -> list[Any]:
-    return [variable for metric in model.metrics for variable in metric.variables]
 
 
 class _Function:

@@ -101,7 +101,7 @@ def _patched() -> Iterator[None]:
 
 
 def _compiled(original: Callable[..., Any], loop: Callable[..., Any]) -> Callable[..., Any]:
-    from worker.compiled_fit.eligibility import NotEligibleError
+    from worker.compiled_fit.eligibility import KerasTakesOverError
     from worker.compiled_fit.loops import ProgramFailedError
 
     signature = inspect.signature(loop)
@@ -114,7 +114,7 @@ def _compiled(original: Callable[..., Any], loop: Callable[..., Any]) -> Callabl
         if loops.mode is not FitMode.KERAS and _fits(signature, loops, model, args, keywords):
             try:
                 return loop(loops, model, *args, **keywords)
-            except (NotEligibleError, ProgramFailedError) as error:
+            except KerasTakesOverError as error:
                 if isinstance(error, ProgramFailedError):
                     logger.warning("%s falls back to Keras: %s", original.__name__, error)
                 loops.report.fell_back(str(error))

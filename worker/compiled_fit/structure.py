@@ -33,6 +33,8 @@ VALUES_OF_VARIABLES = ("seed",)
 INITIALIZER = "_initializer"
 #: Attributes that change a layer's computation behind its config's back when they are set on the instance.
 REPLACEABLE = ("call", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+#: Models whose outputs are told by their class.
+PLAIN_MODELS = (keras.Sequential, keras.Model, keras.src.models.functional.Functional)
 #: Where Keras' own functions are written; their names alone can be borrowed (``functools.wraps``).
 KERAS_FOLDER = f"{Path(keras.src.__file__).parent}{os.sep}"
 
@@ -57,7 +59,7 @@ def structure_of(model: Any, *, trains: bool = False) -> str | None:
         A digest; None if the model has a part that its config does not tell all about: a class or function
         that is not Keras' own, a callable, a layer that is not in `TRANSPARENT_LAYERS`.
     """
-    if type(model) not in (keras.Sequential, keras.src.models.functional.Functional, keras.Model):
+    if type(model) not in PLAIN_MODELS:
         return None
     layers = list(model._flatten_layers(include_self=False))
     if not model.built or any(not is_transparent(layer) for layer in layers):

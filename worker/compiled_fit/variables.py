@@ -10,10 +10,7 @@ import keras
 from keras.src.trainers.data_adapters import data_adapter_utils
 
 from worker.compiled_fit.batches import Batches
-from worker.compiled_fit.structure import is_transparent
-
-#: Models whose outputs are told by their class.
-PLAIN_MODELS = (keras.Sequential, keras.Model, keras.src.models.functional.Functional)
+from worker.compiled_fit.structure import PLAIN_MODELS, is_transparent
 
 
 def made_variables(model: Any, data: Batches) -> bool:
@@ -39,6 +36,12 @@ def made_variables(model: Any, data: Batches) -> bool:
     if not _made_with_one_output(model, data):
         model._symbolic_build(data_batch=data.symbolic())
     return True
+
+
+def variables_of(model: Any, *, trains: bool = True) -> list[Any]:
+    """Return the variables that training changes, or an evaluation, as far as they are made."""
+    optimizer = model.optimizer.variables if trains and model.optimizer is not None else []
+    return [*model.variables, *optimizer, *(variable for metric in model.metrics for variable in metric.variables)]
 
 
 @contextmanager
