@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tensorflow.python.eager import context
 from tensorflow.python.framework import config
 from tensorflow.python.ops import gen_stateless_random_ops_v2 as random_ops
 
@@ -166,3 +167,10 @@ def test_random_numbers_are_patched_until_the_last_of_two_blocks_ends() -> None:
     second.close()
 
     assert random_ops.stateless_random_uniform_v2 is original
+
+
+def test_a_fit_in_xla_leaves_tensorflows_optimizations_of_other_functions_on() -> None:
+    before = context.context().function_call_options.config_proto_serialized
+    report, _ = fit_in(FitMode.XLA, lambda: [layers.Dense(4)])
+    assert report.modes == [FitMode.XLA], report.fallback_reason
+    assert context.context().function_call_options.config_proto_serialized == before

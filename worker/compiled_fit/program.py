@@ -23,6 +23,7 @@ from worker.compiled_fit.xla import (
     XLA_MAY_FAIL,
     bucket,
     same_random_numbers,
+    without_grappler,
 )
 
 #: Operations whose numbers depend on where they stand in the graph: another loop gives others under a seed.
@@ -236,7 +237,8 @@ class TrainProgram:
             scalar,
             scalar,
         ]
-        return _Function(epochs, signature, variables)
+        # validation stays in the graph, and may be much
+        return _Function(epochs, signature, variables, uses_grappler=xla_batch_size is None or test is not None)
 
     def _step_for_xla(self, model: Any, step: _Step, batch_size: int) -> _Step:
         if not self.xla_wants_fixed_batches:
@@ -405,16 +407,20 @@ def _predicted(model: Any) -> _Variables:
 class _Function:
     """A traced function that runs on the variables of any model of the same structure."""
 
-    def __init__(self, function: Callable[..., Any], signature: list[Any], variables: _Variables) -> None:
+    def __init__(
+        self, function: Callable[..., Any], signature: list[Any], variables: _Variables, *, uses_grappler: bool = True
+    ) -> None:
         self._traced = tf.function(function, autograph=False, input_signature=signature).get_concrete_function()
         _check_random(self._traced)
         self._types = variables.types
         self._captured = variables.places(self._traced.captured_inputs)
+        self._uses_grappler = uses_grappler
 
     def __call__(self, arguments: list[Any], variables: _Variables) -> Any:
         if variables.types != self._types:  # a defect of the cache's key: never train with the wrong program
             raise RuntimeError("the model's variables are not those of the program's structure")
-        return self._traced._call_flat(arguments, variables.at(self._captured))
+        with nullcontext() if self._uses_grappler else without_grappler():
+            return self._traced._call_flat(arguments, variables.at(self._captured))
 
 
 class _Step:
