@@ -124,15 +124,15 @@ def without_grappler() -> Iterator[None]:
 
     XLA optimizes what it compiles by itself. For the little that stays around it, Grappler's 0.1 s never come back.
     """
-    this = context.context()
-    before = this.function_call_options
+    eager_context = context.context()
+    before = eager_context.function_call_options
     config = ConfigProto.FromString(before.config_proto_serialized)
     config.graph_options.rewrite_options.disable_meta_optimizer = True
-    this.function_call_options = context.FunctionCallOptions(before.executor_type, config)
+    eager_context.function_call_options = context.FunctionCallOptions(before.executor_type, config)
     try:
         yield
     finally:
-        this.function_call_options = before
+        eager_context.function_call_options = before
 
 
 def repays(n_steps: int, seconds_per_step: float, n_operations: int) -> bool:
