@@ -22,13 +22,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from storage import migrations, trials
 from storage.database import Database
 from storage.errors import SettingsError
-from storage.payloads import PayloadStore, cache_folder
+from storage.payloads import PayloadStore
 from storage.retries import first_line
 from storage.settings import PREFIX, Settings
 from worker.cores import usable_cores
 from worker.limits import default_limit_mb
+from worker.private_folder import make_private_folder
 from worker.process import NODE_VARIABLE
 from worker.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
+from worker.xla_cache import share_compiled_programs
 
 if TYPE_CHECKING:
     from worker.watchdog import Watchdog
@@ -44,9 +46,6 @@ RELEASE_S = 5
 
 #: What container engines put into each container.
 CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
-
-#: Bytes that XLA's compiled programs may take on this host's disk; one of a small model takes 0.3 MB.
-XLA_CACHE_BYTES = 500_000_000
 
 #: Variables that libraries read at import for the number of their threads.
 THREAD_VARIABLES = (
@@ -154,25 +153,6 @@ def touch_for_ever(path: Path) -> None:
     threading.Thread(target=touch, name="health", daemon=True).start()
 
 
-def bound_folder(folder: Path, max_bytes: int) -> bool:
-    """Make a private folder, remove its oldest files beyond a size; returns whether it is this user's own."""
-    if not _make_private(folder):
-        return False  # programs that another user put there would run here
-    total = 0
-    for size, file in sorted(((f.stat(), f) for f in folder.iterdir() if f.is_file()), key=lambda p: -p[0].st_mtime):
-        total += size.st_size
-        if total > max_bytes:
-            file.unlink(missing_ok=True)
-    return True
-
-
-def _make_private(folder: Path) -> bool:
-    """Make a folder; returns whether only this user can write to it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stat = folder.stat()
-    return stat.st_uid == os.geteuid() and not stat.st_mode & 0o022
-
-
 class _Hooks:
     """What the main process does at events of the worker."""
 
@@ -262,10 +242,7 @@ def _prepare_environment(settings: Settings, concurrency: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ[FOLDER_VARIABLE] = str(_signs_folder(settings))
     os.environ[f"{PREFIX}MEMORY_LIMIT_MB"] = str(settings.memory_limit_mb or default_limit_mb(concurrency))
-    xla_folder = cache_folder(settings) / "xla"
-    if "TF_XLA_FLAGS" not in os.environ and bound_folder(xla_folder, XLA_CACHE_BYTES):
-        # what one process of this host compiled, another one loads: 0.27 s and not 0.48 s
-        os.environ["TF_XLA_FLAGS"] = f"--tf_xla_persistent_cache_directory={xla_folder}"
+    share_compiled_programs(settings)
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, str(threads_per_process(concurrency)))
 
@@ -274,7 +251,7 @@ def _signs_folder(settings: Settings) -> Path:
     """Make the private folder where worker processes show that they live: next to the health file."""
     health = settings.health_path.absolute()
     folder = health.with_name(f"{health.name}-signs")
-    if not _make_private(folder):  # another user's, who runs a worker too
+    if not make_private_folder(folder):  # another user's, who runs a worker too
         folder = Path(tempfile.mkdtemp(prefix="gridfleet-signs-"))
     forget_signs_of_the_dead(folder)
     return folder

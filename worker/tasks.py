@@ -26,6 +26,7 @@ from worker.limits import OUT_OF_MEMORY, bound_memory, explain_memory_error, too
 from worker.output import bounded_output
 from worker.parent_death import die_with_parent
 from worker.process import TrialInterrupted, WorkerProcess, this_process
+from worker.xla_cache import bound_compiled_programs
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ logger = logging.getLogger(__name__)
 @signals.worker_process_init.connect
 def _begin(**_: object) -> None:
     die_with_parent(os.getppid())
-    bound_memory(load_settings().memory_limit_mb)
+    settings = load_settings()
+    bound_memory(settings.memory_limit_mb)
+    bound_compiled_programs(settings)
     this_process()  # so that the table of workers has it before its first trial
 
 

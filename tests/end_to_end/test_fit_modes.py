@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from scikeras.wrappers import KerasClassifier
 from sklearn.model_selection import GridSearchCV as ScikitLearnGridSearchCV
@@ -18,6 +22,7 @@ from storage.errors import InvalidSearchError
 from storage.schema import Search, Trial
 from storage.settings import Settings
 from tests.end_to_end.models import create_model
+from tests.faults.support import wait_for
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 8)).astype("float32"), RNG.integers(0, 2, 60)
@@ -36,6 +41,11 @@ def trials_of(fleet: Fleet, name: str) -> list[Any]:
     with fleet.database.read() as connection:
         rows = connection.execute(select(Trial).join(Search).where(Search.name == name).order_by(Trial.number))
         return list(rows)
+
+
+def xla_folder(settings: Settings) -> Path:
+    assert settings.cache_dir is not None
+    return settings.cache_dir / "xla"
 
 
 def test_every_mode_gives_scikit_learn_s_scores_and_tells_where_the_time_went(
@@ -82,6 +92,42 @@ def test_a_fallback_is_told_with_its_reason(
     assert "steps_per_epoch" in row.fit_fallback_reason
     report.print_report(fleet.database, "stepped")
     assert "1 trials keras: steps_per_epoch" in capsys.readouterr().out
+
+
+def test_what_xla_compiled_serves_the_next_worker_of_the_host(
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], keras_model: KerasClassifier
+) -> None:
+    def compiled_by_a_worker(name: str) -> dict[str, int]:
+        worker = start_worker(configured)
+        submit(GridSearchCV(keras_model, {"random_state": [1]}, cv=2, fit_mode="xla"), X, Y, name=name).wait(120)
+        worker.stop()
+        (row,) = trials_of(fleet, name)
+        assert (row.fit_mode, row.compile_time > 0) == ("xla", True)
+        return {file.name: file.stat().st_ino for file in xla_folder(configured).iterdir()}
+
+    first, second = compiled_by_a_worker("first"), compiled_by_a_worker("second")
+
+    assert first
+    assert second == first  # a program that is compiled anew is written anew
+
+
+def test_the_oldest_programs_on_disk_make_room_as_a_worker_process_begins(
+    configured: Settings, start_worker: Callable[..., Any]
+) -> None:
+    worker = start_worker(configured)
+    folder = xla_folder(configured)
+    for age_s in range(3):
+        file = folder / f"{age_s} s old"
+        file.touch()
+        os.truncate(file, 200_000_000)
+        os.utime(file, (time.time() - age_s, time.time() - age_s))
+
+    for process in psutil.Process(worker.pid).children():
+        if "spawn_main" in " ".join(process.cmdline()):  # not billiard's tracker of semaphores
+            process.kill()  # another one replaces it
+
+    wait_for(lambda: not (folder / "2 s old").exists(), "600 MB brought below 500")
+    assert sorted(file.name for file in folder.iterdir()) == ["0 s old", "1 s old"]
 
 
 def test_an_unknown_mode_is_refused_before_anything_is_stored(fleet: Fleet, keras_model: KerasClassifier) -> None:
