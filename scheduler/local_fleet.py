@@ -234,7 +234,9 @@ class _Supervisor:
         self._folder.announce({"pid": os.getpid(), "broker_url": url, "n_workers": self._n_workers})
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, **self._settings.as_variables()}
+        # billiard would warn of semaphores, which it clears away, when `_shut_down` kills
+        warnings = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:semaphore_tracker")))
+        environment = {**os.environ, **self._settings.as_variables(), "PYTHONWARNINGS": warnings}
         command = [sys.executable, "-m", "worker", str(self._n_workers)]
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **_dies_with_us(signal.SIGTERM))
 

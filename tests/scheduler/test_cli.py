@@ -509,6 +509,7 @@ def test_up_runs_what_was_queued_and_stops_at_ctrl_c(embedded_home, search_file,
         _, rest = up.communicate(timeout=60)
     assert up.returncode == 0
     assert b"the fleet has stopped" in rest
+    assert b"semaphore" not in rest
 
 
 def test_the_scheduler_takes_back_what_was_lost_and_ends_at_sigterm(fleet, database, tmp_path):
