@@ -36,6 +36,11 @@ def bound_compiled_programs(settings: Settings) -> None:
     """Remove the oldest programs beyond `MAX_BYTES`.
 
     Called as each worker process begins: one that compiles much is replaced for the memory that it takes.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where the folder is; one that another user can write to is left alone.
     """
     folder = _folder(settings)
     try:
