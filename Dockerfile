@@ -15,6 +15,7 @@ COPY requirements-runtime.lock .
 RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /opt/gridfleet/bin/python install --require-hashes -r requirements-runtime.lock
 COPY pyproject.toml LICENSE README.md ./
+COPY gridfleet gridfleet
 COPY scheduler scheduler
 COPY worker worker
 COPY storage storage

@@ -78,7 +78,7 @@ def _compiled(X: Any, y: Any, epochs: int, mode: str) -> float:
     import keras
     from training_workloads import mlp
 
-    from worker.compiled_fit import compiled_fit
+    from gridfleet.worker.compiled_fit import compiled_fit
 
     for _ in range(2):  # the first time traces and compiles
         keras.utils.clear_session()

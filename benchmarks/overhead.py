@@ -29,14 +29,14 @@ from rich.table import Table
 from sklearn.base import BaseEstimator
 from sqlalchemy import text
 
-from scheduler import GridSearchCV, local_fleet, reporter, submission
-from scheduler.fleet import Fleet
-from scheduler.joblib_backend import FleetBackend, SearchRequest
-from scheduler.search_cv import fit_with
-from scheduler.search_options import SearchOptions
-from scheduler.submission import SearchHandle
-from storage import migrations
-from storage.settings import Settings
+from gridfleet.scheduler import GridSearchCV, local_fleet, reporter, submission
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.joblib_backend import FleetBackend, SearchRequest
+from gridfleet.scheduler.search_cv import fit_with
+from gridfleet.scheduler.search_options import SearchOptions
+from gridfleet.scheduler.submission import SearchHandle
+from gridfleet.storage import migrations
+from gridfleet.storage.settings import Settings
 
 #: Worker processes, as many as the machine that the aims are set for has cores.
 WORKERS = 2
@@ -219,7 +219,7 @@ def workers_of(fleet: Fleet) -> Iterator[subprocess.Popen[bytes]]:
     """Start one worker of two processes."""
     environment = {**os.environ, **fleet.settings.as_variables()}
     worker = subprocess.Popen(
-        [sys.executable, "-m", "worker", str(WORKERS)], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-P", "-m", "gridfleet.worker", str(WORKERS)], env=environment, stderr=subprocess.DEVNULL
     )
     try:
         yield worker

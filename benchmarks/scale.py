@@ -29,12 +29,12 @@ from rich.table import Table
 from sklearn.model_selection import ParameterGrid
 from sqlalchemy import event, func, insert, literal, select, text, update
 
-from scheduler import GridSearchCV, SearchHandle, reporter, submit
-from scheduler.fleet import Fleet
-from scheduler.reconciler import Reconciler
-from storage import trials
-from storage.database import now
-from storage.schema import Trial
+from gridfleet.scheduler import GridSearchCV, SearchHandle, reporter, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.storage import trials
+from gridfleet.storage.database import now
+from gridfleet.storage.schema import Trial
 from tests import history
 from tests.history import Expected
 from tests.soak.system import SCHEDULER, System, be_quiet, running, use_fleet

@@ -33,7 +33,7 @@ from rich.table import Table
 from sklearn.base import BaseEstimator
 from training_workloads import N_SPLITS, WORKLOADS, split_scores
 
-from scheduler import GridSearchCV, open_search
+from gridfleet import GridSearchCV, open_search
 
 WORKERS = 2
 GRIDFLEET = str(Path(sys.executable).parent / "gridfleet")
@@ -190,7 +190,7 @@ def large_step(repeats: int) -> dict[str, Any]:
     """Time one fit whose steps are all arithmetic, by Keras and compiled, in this process, one after the other."""
     import keras
 
-    from worker.compiled_fit import compiled_fit
+    from gridfleet.worker.compiled_fit import compiled_fit
 
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(2048, 4096)).astype("float32"), rng.normal(size=(2048, 1)).astype("float32")

@@ -139,7 +139,7 @@ def main() -> None:
     workload = WORKLOADS[options.workload]
     keywords: dict[str, Any] = {"n_jobs": -1, "cv": N_SPLITS, "refit": options.refit}
     if options.fleet:
-        from scheduler import GridSearchCV
+        from gridfleet import GridSearchCV
 
         keywords |= {"fit_mode": options.fleet, "verbose": 0}
     else:

@@ -9,8 +9,8 @@ with it. A fleet that runs in this folder already, or is configured by GRIDFLEET
 import subprocess
 import sys
 
-from scheduler.local_fleet import ensure_running
-from storage.settings import load_settings
+from gridfleet.scheduler.local_fleet import ensure_running
+from gridfleet.storage.settings import load_settings
 
 settings = load_settings()
 if settings.is_embedded:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from scheduler.fleet import Fleet
-    from scheduler.read_only_sql import Style
-    from scheduler.reporter import SearchSummary
-    from scheduler.submission import SearchHandle
-    from storage.database import Database
-    from storage.settings import Settings
+    from gridfleet.scheduler.fleet import Fleet
+    from gridfleet.scheduler.read_only_sql import Style
+    from gridfleet.scheduler.reporter import SearchSummary
+    from gridfleet.scheduler.submission import SearchHandle
+    from gridfleet.storage.database import Database
+    from gridfleet.storage.settings import Settings
 
 #: Seconds for which a health file counts: several of the touches that a living service makes every 10 s.
 HEALTHY_S = 60
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     arguments : list of str, default=None
         Instead of those of the command line.
     """
-    from storage.errors import GridfleetError
+    from gridfleet.storage.errors import GridfleetError
 
     try:
         app(args=arguments, prog_name="gridfleet")
@@ -71,9 +71,9 @@ def up(
     ] = None,
 ) -> None:
     """Run a fleet of this folder in the foreground, until Ctrl-C."""
-    from scheduler import local_fleet
-    from storage.errors import LocalFleetError, SettingsError
-    from worker.cores import usable_cores
+    from gridfleet.scheduler import local_fleet
+    from gridfleet.storage.errors import LocalFleetError, SettingsError
+    from gridfleet.worker.cores import usable_cores
 
     settings = _settings()
     if not settings.is_embedded:
@@ -105,8 +105,8 @@ def worker(
 ) -> None:
     """Run a worker of a configured fleet."""
     settings = _configured_settings()
-    from worker.cores import usable_cores
-    from worker.service import run_worker
+    from gridfleet.worker.cores import usable_cores
+    from gridfleet.worker.service import run_worker
 
     run_worker(settings, concurrency=concurrency or usable_cores())
 
@@ -116,10 +116,10 @@ def scheduler() -> None:
     """Run the scheduler of a configured fleet, which puts right what was lost."""
     import logging
 
-    from scheduler.fleet import Fleet
-    from scheduler.reconciler import Reconciler
-    from storage import migrations
-    from worker.service import touch_for_ever
+    from gridfleet.scheduler.fleet import Fleet
+    from gridfleet.scheduler.reconciler import Reconciler
+    from gridfleet.storage import migrations
+    from gridfleet.worker.service import touch_for_ever
 
     _exit_at_sigterm()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -159,7 +159,7 @@ def submit(
     ] = None,
 ) -> None:
     """Queue the search that a YAML file describes."""
-    from scheduler import file_submission
+    from gridfleet.scheduler import file_submission
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     submitted = file_submission.submit_file(file, name=name, exist_ok=exist_ok)
@@ -180,7 +180,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="How many searches.")] = 20,
 ) -> None:
     """List the searches, the newest first."""
-    from scheduler import report
+    from gridfleet.scheduler import report
 
     report.print_searches(_results().database, limit=limit)
 
@@ -190,7 +190,7 @@ def watch(
     name: Annotated[str | None, typer.Argument(help="One search; default: all.", show_default=False)] = None,
 ) -> None:
     """Follow one search until it ends, or all searches for ever."""
-    from scheduler import report, watching
+    from gridfleet.scheduler import report, watching
 
     fleet = _results()
     if name is not None:
@@ -199,7 +199,7 @@ def watch(
         if not report.print_best_line(fleet.database, name):
             sys.exit(1)
         return
-    from worker.service import touch_for_ever
+    from gridfleet.worker.service import touch_for_ever
 
     _exit_at_sigterm()
     touch_for_ever(fleet.settings.health_path)
@@ -215,8 +215,8 @@ def report(
     ] = False,
 ) -> None:
     """Show what was searched, the best score and the leaderboard."""
-    from scheduler import report as reports
-    from scheduler import watching
+    from gridfleet.scheduler import report as reports
+    from gridfleet.scheduler import watching
 
     fleet = _results()
     if wait:
@@ -234,8 +234,8 @@ def best(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Print the best score and its hyperparameters."""
-    from scheduler import report as reports
-    from scheduler.read_only_sql import json_line
+    from gridfleet.scheduler import report as reports
+    from gridfleet.scheduler.read_only_sql import json_line
 
     database = _results().database
     if as_json:
@@ -250,7 +250,7 @@ def cancel(name: Name) -> None:
 
     Queued trials end at once, running ones as soon as their workers see it.
     """
-    from storage import trials
+    from gridfleet.storage import trials
 
     search, database = _search(name)
     if trials.cancel_search(database, search.id):
@@ -265,7 +265,7 @@ def pause(name: Name) -> None:
 
     None of its trials starts any more; those that run go on to their end.
     """
-    from storage import searches
+    from gridfleet.storage import searches
 
     search, database = _search(name)
     if searches.pause_search(database, search.id):
@@ -277,7 +277,7 @@ def pause(name: Name) -> None:
 @app.command()
 def resume(name: Name) -> None:
     """Go on with a paused search."""
-    from storage import searches
+    from gridfleet.storage import searches
 
     search, database = _search(name)
     if searches.resume_search(database, search.id):
@@ -292,7 +292,7 @@ def retry_failed(name: Name) -> None:
 
     They begin anew, with their whole budget of failures; the story of their attempts stays.
     """
-    from storage import searches
+    from gridfleet.storage import searches
 
     search, database = _search(name)
     n_trials = searches.retry_failed(database, search.id)
@@ -310,7 +310,7 @@ def sql(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, a list of objects.")] = False,
 ) -> None:
     """Run a query; nothing can be changed."""
-    from scheduler import read_only_sql
+    from gridfleet.scheduler import read_only_sql
 
     if as_csv and as_json:
         raise typer.BadParameter("choose one of --csv and --json")
@@ -322,9 +322,9 @@ def sql(
 @db.command("upgrade")
 def db_upgrade() -> None:
     """Bring the tables to this release's schema."""
-    from storage import migrations
-    from storage.database import Database
-    from storage.schema import SCHEMA_REVISION
+    from gridfleet.storage import migrations
+    from gridfleet.storage.database import Database
+    from gridfleet.storage.schema import SCHEMA_REVISION
 
     database = Database(_stored_settings())
     database.check()
@@ -335,9 +335,9 @@ def db_upgrade() -> None:
 @db.command("current")
 def db_current() -> None:
     """Print the schema that the tables have, and the one of this release."""
-    from storage import migrations
-    from storage.database import Database
-    from storage.schema import SCHEMA_REVISION
+    from gridfleet.storage import migrations
+    from gridfleet.storage.database import Database
+    from gridfleet.storage.schema import SCHEMA_REVISION
 
     database = Database(_stored_settings())
     database.check()
@@ -351,7 +351,7 @@ def doctor() -> None:
 
     Settings, broker, database, schema, secret key, workers, their versions, and Python packages.
     """
-    from scheduler import doctor as checks
+    from gridfleet.scheduler import doctor as checks
 
     findings = checks.examine()
     for finding in findings:
@@ -361,7 +361,7 @@ def doctor() -> None:
 
 
 def _wait(handle: SearchHandle, *, is_embedded: bool) -> None:
-    from scheduler import report as reports
+    from gridfleet.scheduler import report as reports
 
     try:
         handle.wait(verbose=1)
@@ -376,13 +376,13 @@ def _wait(handle: SearchHandle, *, is_embedded: bool) -> None:
 
 
 def _settings() -> Settings:
-    from storage.settings import load_settings
+    from gridfleet.storage.settings import load_settings
 
     return load_settings()
 
 
 def _configured_settings() -> Settings:
-    from storage.errors import SettingsError
+    from gridfleet.storage.errors import SettingsError
 
     settings = _settings()
     if settings.is_embedded:
@@ -397,26 +397,26 @@ def _stored_settings() -> Settings:
     settings = _settings()
     if not settings.is_embedded:
         return settings
-    from scheduler import local_fleet
+    from gridfleet.scheduler import local_fleet
 
     return local_fleet.stored(settings)
 
 
 def _results() -> Fleet:
-    from scheduler.fleet import read_only
+    from gridfleet.scheduler.fleet import read_only
 
     return read_only()
 
 
 def _search(name: str) -> tuple[SearchSummary, Database]:
-    from scheduler import reporter
+    from gridfleet.scheduler import reporter
 
     database = _results().database
     return reporter.find_search(database, name), database
 
 
 def _note_missing_fleet(fleet: Fleet) -> None:
-    from scheduler import local_fleet
+    from gridfleet.scheduler import local_fleet
 
     if fleet.is_embedded and not local_fleet.is_running(_settings()):
         _say("no fleet runs in this folder; searches go on when `gridfleet up` starts one")

@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from scheduler.npz_file import read_arrays
-from storage.errors import InvalidSearchError
+from gridfleet.scheduler.npz_file import read_arrays
+from gridfleet.storage.errors import InvalidSearchError
 
 if TYPE_CHECKING:
     import numpy as np

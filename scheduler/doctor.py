@@ -7,14 +7,14 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from scheduler import local_fleet, reporter
-from scheduler.reporter import SeenWorker
-from storage import migrations, trials
-from storage.database import Database
-from storage.errors import GridfleetError
-from storage.payloads import PayloadStore
-from storage.settings import PREFIX, Settings, load_settings
-from storage.versions import installed_versions
+from gridfleet.scheduler import local_fleet, reporter
+from gridfleet.scheduler.reporter import SeenWorker
+from gridfleet.storage import migrations, trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import GridfleetError
+from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.settings import PREFIX, Settings, load_settings
+from gridfleet.storage.versions import installed_versions
 
 #: A worker that was not seen for so long is not counted; it is seen every ``heartbeat_s``.
 SEEN_S = 60
@@ -93,7 +93,7 @@ def _database(settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
 
 
 def _check_broker(settings: Settings) -> str:
-    from worker.publishing import Publisher
+    from gridfleet.worker.publishing import Publisher
 
     publisher = Publisher(settings)
     try:

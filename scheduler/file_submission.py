@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler import local_fleet, reporter
-from scheduler.fleet import Fleet, connect, read_only
-from scheduler.submission import SearchHandle
-from storage.errors import GridfleetError, InvalidSearchError, NameTakenError, SearchNotFoundError
-from storage.settings import load_settings
-from worker.quiet_tensorflow import quiet_tensorflow
+from gridfleet.scheduler import local_fleet, reporter
+from gridfleet.scheduler.fleet import Fleet, connect, read_only
+from gridfleet.scheduler.submission import SearchHandle
+from gridfleet.storage.errors import GridfleetError, InvalidSearchError, NameTakenError, SearchNotFoundError
+from gridfleet.storage.settings import load_settings
+from gridfleet.worker.quiet_tensorflow import quiet_tensorflow
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
     GridfleetError
         One sentence; nothing of the search is stored then.
     """
-    from scheduler import search_file
-    from scheduler.submission import submit
-    from scheduler.yaml_document import read_document
+    from gridfleet.scheduler import search_file
+    from gridfleet.scheduler.submission import submit
+    from gridfleet.scheduler.yaml_document import read_document
 
     quiet_tensorflow()  # the file's model may import it
     settings = load_settings()

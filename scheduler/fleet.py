@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
 
-from storage import migrations, trials
-from storage.database import Database
-from storage.errors import SearchNotFoundError
-from storage.payloads import PayloadStore
-from storage.settings import PREFIX, Settings, load_settings
-from worker.cores import usable_cores
+from gridfleet.storage import migrations, trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import SearchNotFoundError
+from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.settings import PREFIX, Settings, load_settings
+from gridfleet.worker.cores import usable_cores
 
 if TYPE_CHECKING:
-    from worker.publishing import Publisher
+    from gridfleet.worker.publishing import Publisher
 
 
 class Fleet:
@@ -49,7 +49,7 @@ class Fleet:
     @cached_property
     def publisher(self) -> Publisher:
         """The way to the broker."""
-        from worker.publishing import Publisher
+        from gridfleet.worker.publishing import Publisher
 
         return Publisher(self.settings)
 
@@ -86,7 +86,7 @@ class Fleet:
         """Start this folder's fleet again if its owner stopped it; does nothing on a configured fleet."""
         if not self.is_embedded:
             return
-        from scheduler import local_fleet
+        from gridfleet.scheduler import local_fleet
 
         running = local_fleet.ensure_running(
             load_settings().replace(home=self.settings.home), n_workers=self._n_workers
@@ -120,7 +120,7 @@ def connect(*, n_jobs: int | None = None) -> Fleet:
     if fleet is None:
         n_workers = _n_processes(n_jobs)
         if settings.is_embedded:
-            from scheduler import local_fleet
+            from gridfleet.scheduler import local_fleet
 
             running = local_fleet.ensure_running(settings, n_workers=n_workers)
             fleet = Fleet(running, is_embedded=True, n_workers=n_workers)
@@ -150,7 +150,7 @@ def read_only() -> Fleet:
     """
     settings = load_settings()
     if settings.is_embedded:
-        from scheduler import local_fleet
+        from gridfleet.scheduler import local_fleet
 
         if not local_fleet.has_database(settings):
             raise SearchNotFoundError(

@@ -17,7 +17,7 @@ from sklearn.model_selection._validation import _fit_and_score
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
-from scheduler.search_options import SearchOptions
+from gridfleet.scheduler.search_options import SearchOptions
 
 #: Arguments of ``_fit_and_score`` that differ from call to call, or have no meaning on a worker.
 PER_CALL = ("train", "test", "parameters", "split_progress", "candidate_progress", "caller", "callback_ctx")
@@ -118,7 +118,7 @@ class FleetBackend(ParallelBackendBase):
         return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
 
     def _run_on_fleet(self, request: SearchRequest) -> Sequence[dict[str, Any]]:
-        from scheduler.submission import run_search
+        from gridfleet.scheduler.submission import run_search
 
         self._rounds += 1
         # a halving search asks again with fewer candidates and more data: a search of its own in SQL
@@ -182,7 +182,7 @@ def register_joblib_backend() -> None:
     Examples
     --------
     >>> import joblib
-    >>> from scheduler import register_joblib_backend
+    >>> from gridfleet import register_joblib_backend
     >>> register_joblib_backend()
     >>> with joblib.parallel_config(backend="gridfleet", name="pima"):  # doctest: +SKIP
     ...     search.fit(X, y)

@@ -24,11 +24,11 @@ from typing import IO, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage import migrations, trials
-from storage.database import Database
-from storage.errors import GridfleetError, LocalFleetError
-from storage.settings import PREFIX, Settings
-from worker.cores import usable_cores
+from gridfleet.storage import migrations, trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import GridfleetError, LocalFleetError
+from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.worker.cores import usable_cores
 
 #: Seconds that a fleet may take to come up.
 START_S = 60
@@ -237,12 +237,12 @@ class _Supervisor:
         # billiard would warn of semaphores, which it clears away, when `_shut_down` kills
         warnings = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:semaphore_tracker")))
         environment = {**os.environ, **self._settings.as_variables(), "PYTHONWARNINGS": warnings}
-        command = [sys.executable, "-m", "worker", str(self._n_workers)]
+        command = [sys.executable, "-P", "-m", "gridfleet.worker", str(self._n_workers)]
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **_dies_with_us(signal.SIGTERM))
 
     def _watch(self) -> None:
-        from scheduler.fleet import Fleet
-        from scheduler.reconciler import Reconciler
+        from gridfleet.scheduler.fleet import Fleet
+        from gridfleet.scheduler.reconciler import Reconciler
 
         # messages of before died with the last broker, so queued trials are published again at once
         Reconciler(Fleet(self._settings.replace(republish_s=0), is_embedded=True)).try_once()
@@ -332,7 +332,7 @@ def _dies_with_us(signal_number: int) -> dict[str, Any]:
     parent = os.getpid()
 
     def prepare() -> None:
-        from worker.parent_death import die_with_parent
+        from gridfleet.worker.parent_death import die_with_parent
 
         die_with_parent(parent, signal_number)
 
@@ -345,7 +345,15 @@ _supervisors: list[subprocess.Popen[bytes]] = []
 
 def _start_supervisor(folder: _Folder, n_workers: int) -> subprocess.Popen[bytes]:
     folder.prepare()
-    command = [sys.executable, "-m", "scheduler.local_fleet", str(folder.home), str(n_workers), str(os.getpid())]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "gridfleet.scheduler.local_fleet",
+        str(folder.home),
+        str(n_workers),
+        str(os.getpid()),
+    ]
     with folder.log.open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
     _supervisors.append(process)
@@ -381,7 +389,7 @@ def _with_urls(settings: Settings, folder: _Folder, broker_url: str | None) -> S
 
 
 if __name__ == "__main__":
-    from storage.settings import load_settings
+    from gridfleet.storage.settings import load_settings
 
     try:
         run(load_settings().replace(home=Path(sys.argv[1])), n_workers=int(sys.argv[2]), owner=int(sys.argv[3]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from storage.errors import InvalidSearchError
+from gridfleet.storage.errors import InvalidSearchError
 
 
 def import_model(reference: str, folder: Path) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from storage.errors import InvalidSearchError
+from gridfleet.storage.errors import InvalidSearchError
 
 if TYPE_CHECKING:
     import numpy as np

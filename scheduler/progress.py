@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Protocol, TextIO
 
-from scheduler.reporter import Progress
+from gridfleet.scheduler.reporter import Progress
 
 #: Seconds between plain lines while nothing but time changes.
 LINE_S = 30.0

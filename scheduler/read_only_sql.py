@@ -16,8 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from storage.database import Database
-from storage.errors import QueryError
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import QueryError
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -194,7 +194,7 @@ def _text(value: Any) -> str:
 
 
 def _write_table(result: Result, out: TextIO) -> None:
-    from scheduler.report import console, table
+    from gridfleet.scheduler.report import console, table
 
     rows: list[list[Any]] = []
     for row in result.rows:
@@ -215,7 +215,7 @@ def _table_cell(value: Any) -> Any:
 
 
 def _write_csv(result: Result, out: TextIO) -> None:
-    from scheduler.report import plain
+    from gridfleet.scheduler.report import plain
 
     # a program gets texts as they are stored; a terminal would obey their escape sequences
     shown = plain if out.isatty() else str

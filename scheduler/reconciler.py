@@ -12,9 +12,9 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from scheduler.fleet import Fleet
-from storage import searches, trials
-from storage.database import Database
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage import searches, trials
+from gridfleet.storage.database import Database
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scheduler import reporter
-from storage.database import Database
-from storage.errors import SearchNotFinishedError
-from storage.schema import SearchState
+from gridfleet.scheduler import reporter
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import SearchNotFinishedError
+from gridfleet.storage.schema import SearchState
 
 #: Columns of output that goes to a file or a pipe: nothing is folded there.
 FILE_WIDTH = 10_000

@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Select, and_, case, func, select
 
-from storage.database import Database, now, seconds_between
-from storage.errors import SearchNotFoundError
-from storage.schema import Attempt, Search, SplitScore, Trial, TrialState, Worker
-from storage.trials import NON_FINITE
+from gridfleet.storage.database import Database, now, seconds_between
+from gridfleet.storage.errors import SearchNotFoundError
+from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial, TrialState, Worker
+from gridfleet.storage.trials import NON_FINITE
 
 
 @dataclass(frozen=True, slots=True)

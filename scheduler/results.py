@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from scheduler import reporter
-from storage.database import Database
-from storage.errors import SearchCancelledError, TrialFailedError
-from storage.schema import TrialState
-from storage.trials import NON_FINITE
+from gridfleet.scheduler import reporter
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import SearchCancelledError, TrialFailedError
+from gridfleet.storage.schema import TrialState
+from gridfleet.storage.trials import NON_FINITE
 
 if TYPE_CHECKING:
-    from worker.cross_validation import Candidates
+    from gridfleet.worker.cross_validation import Candidates
 
 
 def fit_and_score_rows(

@@ -11,12 +11,12 @@ import joblib
 import numpy as np
 from sklearn import model_selection
 
-from scheduler.joblib_backend import FleetBackend
-from scheduler.search_options import SearchOptions
-from scheduler.validation import check_can_travel, check_has_rows, check_space
-from storage.settings import load_settings
-from worker.compiled_fit import compiled_fit
-from worker.process import is_worker_process
+from gridfleet.scheduler.joblib_backend import FleetBackend
+from gridfleet.scheduler.search_options import SearchOptions
+from gridfleet.scheduler.validation import check_can_travel, check_has_rows, check_space
+from gridfleet.storage.settings import load_settings
+from gridfleet.worker.compiled_fit import compiled_fit
+from gridfleet.worker.process import is_worker_process
 
 
 class _FleetSearch:
@@ -126,7 +126,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
 
     Examples
     --------
-    >>> from scheduler import GridSearchCV
+    >>> from gridfleet import GridSearchCV
     >>> from sklearn.datasets import load_iris
     >>> from sklearn.svm import SVC
     >>> search = GridSearchCV(SVC(), {"C": [1, 10]}, n_jobs=2)

@@ -23,15 +23,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from scheduler.data_file import DataFile, read_data
-from scheduler.model_reference import import_model
-from scheduler.space import is_distribution, parse_values
-from scheduler.yaml_document import Document, Place, read_document
-from storage.errors import InvalidSearchError
-from storage.fit_mode import FitMode
+from gridfleet.scheduler.data_file import DataFile, read_data
+from gridfleet.scheduler.model_reference import import_model
+from gridfleet.scheduler.space import is_distribution, parse_values
+from gridfleet.scheduler.yaml_document import Document, Place, read_document
+from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.fit_mode import FitMode
 
 if TYPE_CHECKING:
-    from scheduler.search_cv import GridSearchCV, RandomizedSearchCV
+    from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
 
 #: Splitters that need nothing but X and y.
 SPLITTERS = (
@@ -315,7 +315,7 @@ def _check_names(described: SearchFile, model: Any, estimator: Any) -> None:
 
 
 def _check_wrapped_name(key: str, name: str, described: SearchFile, model: Callable[..., Any]) -> None:
-    from scheduler.validation import unknown_argument
+    from gridfleet.scheduler.validation import unknown_argument
 
     if (unknown := unknown_argument(name, model)) is not None:
         raise InvalidSearchError(f"`{key}`: {described.model} {unknown}")
@@ -359,7 +359,7 @@ def _check_target(estimator: Any, y: Any) -> None:
 
 
 def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedSearchCV:
-    from scheduler.search_cv import GridSearchCV, RandomizedSearchCV
+    from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
 
     several = isinstance(described.scoring, list)
     refit = described.refit if described.refit is not None else described.scoring[0] if several else True  # type: ignore[index]

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from storage.errors import InvalidSearchError
-from storage.fit_mode import FitMode
+from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.fit_mode import FitMode
 
 
 @dataclass(frozen=True, slots=True)

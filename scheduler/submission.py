@@ -20,22 +20,22 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from scheduler import reporter
-from scheduler.fleet import Fleet, connect, read_only
-from scheduler.progress import Display, display
-from scheduler.search_options import SearchOptions
-from storage import searches, trials
-from storage.errors import NameTakenError, SearchCancelledError, SearchNotFinishedError, SearchNotFoundError
-from storage.params import column_kinds, params_to_json
-from storage.schema import Search, SearchState, Trial
-from storage.search_views import create_search_view
-from storage.versions import installed_versions
+from gridfleet.scheduler import reporter
+from gridfleet.scheduler.fleet import Fleet, connect, read_only
+from gridfleet.scheduler.progress import Display, display
+from gridfleet.scheduler.search_options import SearchOptions
+from gridfleet.storage import searches, trials
+from gridfleet.storage.errors import NameTakenError, SearchCancelledError, SearchNotFinishedError, SearchNotFoundError
+from gridfleet.storage.params import column_kinds, params_to_json
+from gridfleet.storage.schema import Search, SearchState, Trial
+from gridfleet.storage.search_views import create_search_view
+from gridfleet.storage.versions import installed_versions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scheduler.joblib_backend import SearchRequest
-    from worker.cross_validation import Candidates
+    from gridfleet.scheduler.joblib_backend import SearchRequest
+    from gridfleet.worker.cross_validation import Candidates
 
 #: Seconds between looks at a search: short for short ones, longer the longer it takes.
 FIRST_LOOK_S = 0.01
@@ -174,7 +174,7 @@ class SearchHandle:
             If it was cancelled.
         """
         if "cv_results_" not in self._cache:
-            from scheduler import results
+            from gridfleet.scheduler import results
 
             self._require_finished()
             self._cache["cv_results_"] = results.cv_results(self.rows(), self._candidates(), self._summary().n_splits)
@@ -190,7 +190,7 @@ class SearchHandle:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return what scikit-learn's ``_fit_and_score`` returned on the workers, call by call."""
-        from scheduler import results
+        from gridfleet.scheduler import results
 
         summary = self._summary()
         return results.fit_and_score_rows(
@@ -320,9 +320,9 @@ def submit(
     GridfleetError
         One sentence; nothing is stored then.
     """
-    from scheduler.joblib_backend import FleetBackend
-    from scheduler.search_cv import fit_with
-    from scheduler.validation import check_can_be_submitted, check_can_travel, check_has_rows, check_space
+    from gridfleet.scheduler.joblib_backend import FleetBackend
+    from gridfleet.scheduler.search_cv import fit_with
+    from gridfleet.scheduler.validation import check_can_be_submitted, check_can_travel, check_has_rows, check_space
 
     check_can_be_submitted(search)
     check_space(search)
@@ -410,8 +410,8 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     InvalidSearchError, NotPicklableError, NameTakenError
         Before anything of the search is stored.
     """
-    from scheduler import validation
-    from worker.cross_validation import Candidates, Evaluation
+    from gridfleet.scheduler import validation
+    from gridfleet.worker.cross_validation import Candidates, Evaluation
 
     validation.check_name(name)
     options = options.checked(default_fit_mode=fleet.settings.fit_mode)
@@ -562,7 +562,7 @@ def _user() -> str:
 def _say_how_to_go_on(fleet: Fleet, handle: SearchHandle) -> None:
     progress = handle.progress()
     done = f"{progress.done} of {progress.total} trials done"
-    again = f"from scheduler import open_search; open_search({handle.name!r}).wait()"
+    again = f"from gridfleet import open_search; open_search({handle.name!r}).wait()"
     if fleet.is_embedded:
         said = f"search {handle.name!r} stops with this process ({done}); to resume it here: {again}, or `gridfleet up`"
     else:

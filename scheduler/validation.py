@@ -14,9 +14,9 @@ import scipy.sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, RandomizedSearchCV
 
-from storage.errors import InvalidSearchError
-from storage.pickling import check_can_be_copied
-from storage.schema import Base
+from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.pickling import check_can_be_copied
+from gridfleet.storage.schema import Base
 
 #: What a search may be called: its name is also a view's.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_ .-]{0,62}")
@@ -30,7 +30,7 @@ AUTOMATIC_NAME = re.compile(r"search-\d+", re.IGNORECASE)
 RESERVED_NAMES = {*Base.metadata.tables, "leaderboard", "best_trials", "search_progress", "alembic_version"}
 
 
-def check_name(name: str | None) -> None:
+def check_name(name: object) -> None:
     """Make sure that a search can have this name.
 
     Raises

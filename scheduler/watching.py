@@ -6,11 +6,11 @@ import time
 
 from sqlalchemy.exc import DBAPIError
 
-from scheduler import reporter
-from scheduler.progress import describe, display
-from scheduler.report import best_line, plain
-from storage import trials
-from storage.database import Database
+from gridfleet.scheduler import reporter
+from gridfleet.scheduler.progress import describe, display
+from gridfleet.scheduler.report import best_line, plain
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
 
 #: Seconds between looks.
 LOOK_S = 0.5

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from storage.errors import InvalidSearchError
+from gridfleet.storage.errors import InvalidSearchError
 
 #: Values of a file, each alias counted as what it stands for.
 MAX_VALUES = 100_000

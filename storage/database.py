@@ -29,9 +29,9 @@ from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
-from storage.errors import DatabaseUnreachableError, SettingsError
-from storage.retries import first_line
-from storage.settings import PREFIX, Settings
+from gridfleet.storage.errors import DatabaseUnreachableError, SettingsError
+from gridfleet.storage.retries import first_line
+from gridfleet.storage.settings import PREFIX, Settings
 
 #: File systems on which SQLite's WAL can't work, because its shared memory is per host (sqlite.org/wal.html).
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "glusterfs", "fuse.sshfs"}
@@ -212,7 +212,7 @@ def _postgresql_options() -> dict[str, Any]:
 
 
 def _connect_postgresql(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
-    from storage.postgresql import Connection
+    from gridfleet.storage.postgresql import Connection
 
     return Connection.connect(*arguments, **options)
 

@@ -6,10 +6,10 @@ from dataclasses import fields
 
 from sqlalchemy import select
 
-from storage import trials
-from storage.database import Database
-from storage.schema import Attempt, Search, Trial, TrialState
-from storage.trials import Claim, Held
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.schema import Attempt, Search, Trial, TrialState
+from gridfleet.storage.trials import Claim, Held
 
 
 def was_recorded(database: Database, held: Held) -> bool:

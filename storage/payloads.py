@@ -20,12 +20,12 @@ import platformdirs
 from sqlalchemy import insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from storage import pickling
-from storage.database import Database
-from storage.errors import PayloadError, PayloadSignatureError
-from storage.retries import retried
-from storage.schema import Payload, PayloadChunk
-from storage.settings import PREFIX, Settings
+from gridfleet.storage import pickling
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import PayloadError, PayloadSignatureError
+from gridfleet.storage.retries import retried
+from gridfleet.storage.schema import Payload, PayloadChunk
+from gridfleet.storage.settings import PREFIX, Settings
 
 #: Bytes of one row of ``payload_chunks``: far below the limits of SQLite (1 GB) and of a PostgreSQL message.
 CHUNK_BYTES = 8 * 1024 * 1024

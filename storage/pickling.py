@@ -24,9 +24,9 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from storage.errors import NotPicklableError, PayloadError
+from gridfleet.storage.errors import NotPicklableError, PayloadError
 
-MAGIC = b"gridfleet1"
+MAGIC = b"gridfleet2"
 #: Bytes; a cache line, and enough for every numpy dtype.
 ALIGNMENT = 64
 #: What a pickle contains if functions or classes travel in it by value.
@@ -34,8 +34,8 @@ BY_VALUE = b"cloudpickle.cloudpickle"
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 #: How far down an attribute is looked for that can't be pickled: a callback in a list of a step of a pipeline is five.
 MAX_DEPTH = 10
-#: Import packages that every worker has, wherever they were installed from.
-OURS = ("scheduler", "worker", "storage")
+#: The import package that every worker has, wherever it was installed from.
+OURS = "gridfleet"
 
 
 def dump(kind: str, obj: Any, *, what: str) -> list[memoryview]:
@@ -188,7 +188,7 @@ def _local_modules() -> list[ModuleType]:
         file = getattr(module, "__file__", None)
         if name == "__main__" or not file or module.__name__ != name:
             continue
-        if name.partition(".")[0] in OURS:
+        if name.partition(".")[0] == OURS:
             continue
         if not _is_installed(file):
             found.append(module)

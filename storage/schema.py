@@ -26,8 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from storage.database import UtcDateTime, now
-from storage.fit_mode import FitMode
+from gridfleet.storage.database import UtcDateTime, now
+from gridfleet.storage.fit_mode import FitMode
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
 SCHEMA_REVISION = "0003"

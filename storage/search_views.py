@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
-from storage.params import Kind
+from gridfleet.storage.params import Kind
 
 #: Columns that every search's view has; a hyperparameter of such a name is shown as ``param_<name>``.
 BEFORE_PARAMS = ("trial_id", "number", "state", "rank_test_score", "mean_test_score", "std_test_score", "mean_fit_time")

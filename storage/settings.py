@@ -14,8 +14,8 @@ from pydantic_settings import SettingsError as SettingsSourceError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from storage.errors import SettingsError
-from storage.fit_mode import FitMode
+from gridfleet.storage.errors import SettingsError
+from gridfleet.storage.fit_mode import FitMode
 
 PREFIX = "GRIDFLEET_"
 

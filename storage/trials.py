@@ -25,10 +25,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from storage.database import Database, now, seconds_between
-from storage.params import params_digest, params_to_json, structural_params
-from storage.retries import retried
-from storage.schema import (
+from gridfleet.storage.database import Database, now, seconds_between
+from gridfleet.storage.params import params_digest, params_to_json, structural_params
+from gridfleet.storage.retries import retried
+from gridfleet.storage.schema import (
     FINAL_STATES,
     OPEN_STATES,
     Attempt,
@@ -39,7 +39,7 @@ from storage.schema import (
     Trial,
     TrialState,
 )
-from storage.trial_results import PHASES, TrialResult, epoch_row, result_row, shorten, split_row
+from gridfleet.storage.trial_results import PHASES, TrialResult, epoch_row, result_row, shorten, split_row
 
 #: Seconds before a trial is tried again after its first, second, third … failure: 0, 10, 30, 70 …
 BACKOFF_S = 10

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import insert, update
 
-from storage.database import Database, now
-from storage.schema import Worker
-from storage.versions import installed_versions
+from gridfleet.storage.database import Database, now
+from gridfleet.storage.schema import Worker
+from gridfleet.storage.versions import installed_versions
 
 
 def register(database: Database, worker_id: str, *, hostname: str, pid: int) -> None:

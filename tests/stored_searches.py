@@ -7,16 +7,16 @@ from typing import Any
 
 from sqlalchemy import insert, select
 
-from storage import trials, workers
-from storage.database import Database
-from storage.params import column_kinds, params_to_json
-from storage.payloads import PayloadStore
-from storage.schema import Search, Trial
-from storage.search_views import create_search_view
-from storage.settings import Settings
-from storage.trial_results import EpochResult, SplitResult, TrialResult
-from storage.trials import Claim, Held
-from storage.versions import installed_versions
+from gridfleet.storage import trials, workers
+from gridfleet.storage.database import Database
+from gridfleet.storage.params import column_kinds, params_to_json
+from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.schema import Search, Trial
+from gridfleet.storage.search_views import create_search_view
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.trial_results import EpochResult, SplitResult, TrialResult
+from gridfleet.storage.trials import Claim, Held
+from gridfleet.storage.versions import installed_versions
 
 #: The combinations of the search pima and what their two splits scored; the last one's fit raises.
 PIMA: Sequence[tuple[dict[str, Any], tuple[float, float] | None]] = (

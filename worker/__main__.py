@@ -1,9 +1,9 @@
-"""``python -m worker N``: a worker of N processes, as the embedded fleet starts it."""
+"""``python -m gridfleet.worker N``: a worker of N processes, as the embedded fleet starts it."""
 
 import sys
 
-from storage.settings import load_settings
-from worker.service import run_worker
+from gridfleet.storage.settings import load_settings
+from gridfleet.worker.service import run_worker
 
 if __name__ == "__main__":
     run_worker(load_settings(), concurrency=int(sys.argv[1]), may_be_root=True)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
+from types import ModuleType
+from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning
+from celery.loaders.app import AppLoader
 
-from storage.settings import Settings
+from gridfleet.storage.settings import Settings
 
 #: Seconds beyond ``max_runtime_s`` after which Celery kills the process that did not stop by itself.
 KILL_AFTER_S = 30
+
+
+class Loader(AppLoader):
+    """Celery's loader, which looks for no module in the current folder: files there would stand in for packages."""
+
+    def import_from_cwd(self, module: str, imp: Any = None, package: str | None = None) -> ModuleType:
+        """Import a module, as any other."""
+        return importlib.import_module(module, package)
 
 
 def create_app(settings: Settings) -> Celery:
@@ -27,7 +39,13 @@ def create_app(settings: Settings) -> Celery:
         Configured after the measurements that docs/architecture.md lists.
     """
     # AMQP is Celery's name for its messaging, whatever the broker is
-    app = Celery("gridfleet", broker=settings.broker(), amqp="worker.transport:AMQP", include=["worker.tasks"])
+    app = Celery(
+        "gridfleet",
+        broker=settings.broker(),
+        amqp="gridfleet.worker.transport:AMQP",
+        loader=Loader,
+        include=["gridfleet.worker.tasks"],
+    )
     app.conf.update(
         # no redelivery by the broker: it ran a 14 s task three times; the lease in SQL replaces it
         task_acks_late=False,

@@ -15,11 +15,11 @@ from sklearn.base import clone
 from sklearn.model_selection import _validation
 from sklearn.pipeline import Pipeline
 
-from storage.fit_mode import FitMode
-from storage.trial_results import EpochResult, SplitResult, TrialResult
-from storage.trials import NON_FINITE
-from worker.compiled_fit import FitReport, compiled_fit
-from worker.forgetting import forget_models
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.trial_results import EpochResult, SplitResult, TrialResult
+from gridfleet.storage.trials import NON_FINITE
+from gridfleet.worker.compiled_fit import FitReport, compiled_fit
+from gridfleet.worker.forgetting import forget_models
 
 #: Name of the only metric of a search with one, as in scikit-learn's ``mean_test_score``.
 SCORE = "score"

@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from storage.settings import PREFIX
-from storage.trial_results import TrialResult
+from gridfleet.storage.settings import PREFIX
+from gridfleet.storage.trial_results import TrialResult
 
 #: ``error_type`` of a trial that got no memory.
 OUT_OF_MEMORY = "out_of_memory"

@@ -19,14 +19,14 @@ from types import FrameType
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage import trials, workers
-from storage.database import Database
-from storage.payloads import PayloadStore
-from storage.settings import Settings, load_settings
-from storage.trials import Held
-from worker.compiled_fit.cache import MAX_PROGRAMS
-from worker.quiet_tensorflow import quiet_tensorflow
-from worker.sign_of_life import FOLDER_VARIABLE, SignOfLife
+from gridfleet.storage import trials, workers
+from gridfleet.storage.database import Database
+from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.settings import Settings, load_settings
+from gridfleet.storage.trials import Held
+from gridfleet.worker.compiled_fit.cache import MAX_PROGRAMS
+from gridfleet.worker.quiet_tensorflow import quiet_tensorflow
+from gridfleet.worker.sign_of_life import FOLDER_VARIABLE, SignOfLife
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class WorkerProcess:
     def keep_kernels(self) -> None:
         """Keep what TensorFlow prepared of its functions from trial to trial: trials are all that runs here."""
         if "tensorflow" in sys.modules and not self._kept:
-            from worker.compiled_fit.kernels import kept_kernels
+            from gridfleet.worker.compiled_fit.kernels import kept_kernels
 
             self._kept.append(kept_kernels())
             self._kept[0].__enter__()

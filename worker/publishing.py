@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from storage.errors import BrokerUnreachableError
-from storage.settings import PREFIX, Settings
-from worker.envelope import DEAD_LETTERS, QUEUE, new_message
+from gridfleet.storage.errors import BrokerUnreachableError
+from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.worker.envelope import DEAD_LETTERS, QUEUE, new_message
 
 #: Messages in one LPUSH, about 1 MB.
 BATCH = 1_000

@@ -10,8 +10,8 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils.dispatch import Signal
 from celery.worker.request import Request
 
-from storage.settings import PREFIX
-from storage.trials import TIMEOUT
+from gridfleet.storage.settings import PREFIX
+from gridfleet.storage.trials import TIMEOUT
 
 #: Outcome of an attempt whose process died.
 WORKER_LOST = "worker_lost"

@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage import migrations, trials
-from storage.database import Database
-from storage.errors import SettingsError
-from storage.payloads import PayloadStore
-from storage.retries import first_line
-from storage.settings import PREFIX, Settings
-from worker.cores import usable_cores
-from worker.limits import default_limit_mb
-from worker.private_folder import make_private_folder
-from worker.process import NODE_VARIABLE
-from worker.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
-from worker.xla_cache import share_compiled_programs
+from gridfleet.storage import migrations, trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import SettingsError
+from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.retries import first_line
+from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.worker.cores import usable_cores
+from gridfleet.worker.limits import default_limit_mb
+from gridfleet.worker.private_folder import make_private_folder
+from gridfleet.worker.process import NODE_VARIABLE
+from gridfleet.worker.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
+from gridfleet.worker.xla_cache import share_compiled_programs
 
 if TYPE_CHECKING:
-    from worker.watchdog import Watchdog
+    from gridfleet.worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
     from celery import signals
     from celery.exceptions import SecurityWarning
 
-    from worker.celery_app import create_app
-    from worker.publishing import Publisher
+    from gridfleet.worker.celery_app import create_app
+    from gridfleet.worker.publishing import Publisher
 
     database = Database(settings)
     database.check()
@@ -166,8 +166,8 @@ class _Hooks:
 
     def on_ready(self, sender: Any, **_: Any) -> None:
         """Say that the worker is there; from now on its processes are watched, and SIGTERM lets go of trials first."""
-        from worker.request import process_lost
-        from worker.watchdog import Watchdog
+        from gridfleet.worker.request import process_lost
+        from gridfleet.worker.watchdog import Watchdog
 
         self._pool = sender.pool
         self._watchdog = Watchdog(
@@ -238,6 +238,8 @@ class _Hooks:
 
 def _prepare_environment(settings: Settings, concurrency: int) -> None:
     os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+    # files of the current folder must not stand in for packages, in this worker's processes and in what they start
+    os.environ["PYTHONSAFEPATH"] = "1"
     os.environ.setdefault(NODE_VARIABLE, f"{socket.gethostname()}-{secrets.token_hex(4)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ[FOLDER_VARIABLE] = str(_signs_folder(settings))

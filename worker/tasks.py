@@ -11,22 +11,22 @@ from typing import Any
 from billiard.common import terminate_handler_fired
 from celery import shared_task, signals
 
-from storage import trials
-from storage.errors import PayloadError
-from storage.fit_mode import FitMode
-from storage.lost_answers import claim_of, was_recorded
-from storage.retries import patiently
-from storage.settings import load_settings
-from storage.trial_results import TrialResult
-from storage.trials import Claim, Held
-from worker.celery_app import KILL_AFTER_S
-from worker.envelope import TASK
-from worker.forgetting import importing
-from worker.limits import OUT_OF_MEMORY, bound_memory, explain_memory_error, too_much
-from worker.output import bounded_output
-from worker.parent_death import die_with_parent
-from worker.process import TrialInterrupted, WorkerProcess, this_process
-from worker.xla_cache import bound_compiled_programs
+from gridfleet.storage import trials
+from gridfleet.storage.errors import PayloadError
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.lost_answers import claim_of, was_recorded
+from gridfleet.storage.retries import patiently
+from gridfleet.storage.settings import load_settings
+from gridfleet.storage.trial_results import TrialResult
+from gridfleet.storage.trials import Claim, Held
+from gridfleet.worker.celery_app import KILL_AFTER_S
+from gridfleet.worker.envelope import TASK
+from gridfleet.worker.forgetting import importing
+from gridfleet.worker.limits import OUT_OF_MEMORY, bound_memory, explain_memory_error, too_much
+from gridfleet.worker.output import bounded_output
+from gridfleet.worker.parent_death import die_with_parent
+from gridfleet.worker.process import TrialInterrupted, WorkerProcess, this_process
+from gridfleet.worker.xla_cache import bound_compiled_programs
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def _begin(**_: object) -> None:
     this_process()  # so that the table of workers has it before its first trial
 
 
-@shared_task(name=TASK, ignore_result=True, Request="worker.request:TrialRequest")
+@shared_task(name=TASK, ignore_result=True, Request="gridfleet.worker.request:TrialRequest")
 def evaluate(trial_id: int) -> None:
     """Evaluate a trial if it is still to be done.
 
@@ -156,7 +156,9 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
         return patiently(lambda: process.payloads.get(kind, digest), patience_s=process.settings.max_runtime_s)
 
     with importing():
-        from worker.cross_validation import cross_validate_trial  # claim first: importing scikit-learn takes a second
+        from gridfleet.worker.cross_validation import (
+            cross_validate_trial,  # claim first: importing scikit-learn takes a second
+        )
 
         candidates = load("candidates", claim.candidates_digest)
         evaluation = load("evaluation", claim.evaluation_digest)

@@ -18,7 +18,7 @@ import kombu.transport.redis
 import redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from worker.envelope import DEAD_LETTERS, MAX_BYTES, QUEUE, why_malformed
+from gridfleet.worker.envelope import DEAD_LETTERS, MAX_BYTES, QUEUE, why_malformed
 
 logger = logging.getLogger(__name__)
 

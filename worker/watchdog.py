@@ -15,14 +15,14 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage import trials
-from storage.database import Database
-from storage.retries import first_line
-from storage.settings import Settings
-from storage.trials import TIMEOUT, Held
-from worker.celery_app import KILL_AFTER_S
-from worker.request import WORKER_LOST
-from worker.sign_of_life import SeenSign, signs_of_children
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.retries import first_line
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials import TIMEOUT, Held
+from gridfleet.worker.celery_app import KILL_AFTER_S
+from gridfleet.worker.request import WORKER_LOST
+from gridfleet.worker.sign_of_life import SeenSign, signs_of_children
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from storage.payloads import cache_folder
-from storage.settings import Settings
-from worker.private_folder import make_private_folder
+from gridfleet.storage.payloads import cache_folder
+from gridfleet.storage.settings import Settings
+from gridfleet.worker.private_folder import make_private_folder
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
-from storage.database import Database
-from storage.errors import SchemaVersionError
-from storage.retries import retried
-from storage.schema import SCHEMA_REVISION
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import SchemaVersionError
+from gridfleet.storage.retries import retried
+from gridfleet.storage.schema import SCHEMA_REVISION
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from storage.schema import Base
+from gridfleet.storage.schema import Base
 
 # Alembic's SQLite dialect claims that DDL is not transactional; with our own BEGIN IMMEDIATE it is
 context.configure(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.ensemble import GradientBoostingClassifier
 
-from scheduler import GridSearchCV, open_search, submit
+from gridfleet import GridSearchCV, open_search, submit
 
 DATA = Path(__file__).parents[2] / "data" / "pima-indians-diabetes.csv"
 

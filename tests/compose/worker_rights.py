@@ -3,7 +3,7 @@
 import psycopg
 import redis
 
-from storage.settings import load_settings
+from gridfleet.storage.settings import load_settings
 
 settings = load_settings()
 FORBIDDEN_SQL = [

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect, text
 
-from scheduler import read_only_sql
-from storage.schema import Base
+from gridfleet.scheduler import read_only_sql
+from gridfleet.storage.schema import Base
 from tests.stored_searches import store_pima
 
 TEXT = (Path(__file__).parents[2] / "docs" / "sql.md").read_text()

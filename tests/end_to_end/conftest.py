@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler import fleet as fleets
-from storage.settings import Settings
+from gridfleet.scheduler import fleet as fleets
+from gridfleet.storage.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -19,13 +19,13 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, SVR
 from sqlalchemy import func, select, text
 
-from scheduler import GridfleetError, GridSearchCV, RandomizedSearchCV, submit
-from scheduler import fleet as fleets
-from scheduler.fleet import Fleet
-from storage.database import Database
-from storage.errors import NotPicklableError
-from storage.schema import Payload, Search, Trial
-from storage.settings import Settings
+from gridfleet import GridfleetError, GridSearchCV, RandomizedSearchCV, submit
+from gridfleet.scheduler import fleet as fleets
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import NotPicklableError
+from gridfleet.storage.schema import Payload, Search, Trial
+from gridfleet.storage.settings import Settings
 from tests.end_to_end.models import Touching, create_model
 
 X, Y = np.arange(24.0).reshape(12, 2), np.arange(12) % 2

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from scheduler import GridSearchCV, open_search
+from gridfleet import GridSearchCV, open_search
 from tests.end_to_end.conftest import REPOSITORY, start_script
 from tests.end_to_end.models import Touching
 
@@ -24,7 +24,7 @@ from tests.end_to_end.models import Touching
 SCRIPT = """
     import numpy
     from sklearn.base import BaseEstimator
-    from scheduler import GridSearchCV
+    from gridfleet import GridSearchCV
 
     def create_model(units):
         return units * 2
@@ -47,7 +47,7 @@ SCRIPT = """
 WAITING = """
     import sys
     import numpy
-    from scheduler import GridSearchCV
+    from gridfleet import GridSearchCV
     import models
 
     model = models.Touching({folder!r}, then="wait")
@@ -150,7 +150,7 @@ def test_nothing_is_left_when_the_supervisor_itself_is_killed(embedded_home: Pat
     home = embedded_home / ".gridfleet"
     with start_script(embedded_home, waiting_script) as script:
         wait_until(lambda: list(embedded_home.glob("began-*")), "no trial began")
-        supervisor = next(p for p in processes_of(home) if "scheduler.local_fleet" in p.cmdline())
+        supervisor = next(p for p in processes_of(home) if "gridfleet.scheduler.local_fleet" in p.cmdline())
         family = supervisor.children(recursive=True)
         supervisor.kill()
         wait_until(
@@ -172,7 +172,7 @@ def test_two_scripts_of_a_folder_share_one_fleet(embedded_home: Path, waiting_sc
             [[0.0]] * 12, [0, 1] * 6
         )
 
-        supervisors = [p for p in processes_of(home) if "scheduler.local_fleet" in p.cmdline()]
+        supervisors = [p for p in processes_of(home) if "gridfleet.scheduler.local_fleet" in p.cmdline()]
         assert len(supervisors) <= 1
         output, errors = first.communicate(timeout=120)
     assert "[1. 2.]" in output, errors
@@ -194,7 +194,7 @@ def test_fit_shows_a_bar_on_a_terminal_and_nothing_with_verbose_0(embedded_home:
     (embedded_home / "models.py").write_text((Path(__file__).parent / "models.py").read_text())
     code = f"""
 import models
-from scheduler import GridSearchCV
+from gridfleet import GridSearchCV
 for verbose in (0, 1):
     print("verbose", verbose, flush=True)
     options = dict(cv=2, refit=False, verbose=verbose, n_jobs=1, name=f"verbose{{verbose}}")
@@ -230,7 +230,7 @@ def test_importing_the_public_api_imports_neither_tensorflow_nor_scikit_learn(tm
 def test_submitting_does_not_import_tensorflow(embedded_home: Path) -> None:
     code = """
 import sys
-from scheduler import GridSearchCV, submit
+from gridfleet import GridSearchCV, submit
 from sklearn.svm import SVC
 handle = submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, n_jobs=1), [[0.0], [1.0]] * 6, [0, 1] * 6)
 handle.wait(60)

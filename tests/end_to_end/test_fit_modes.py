@@ -15,12 +15,12 @@ from scikeras.wrappers import KerasClassifier
 from sklearn.model_selection import GridSearchCV as ScikitLearnGridSearchCV
 from sqlalchemy import select
 
-from scheduler import GridSearchCV, report, submit
-from scheduler.fleet import Fleet
-from scheduler.submission import _structures_in_turn
-from storage.errors import InvalidSearchError
-from storage.schema import Search, Trial
-from storage.settings import Settings
+from gridfleet.scheduler import GridSearchCV, report, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.submission import _structures_in_turn
+from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.schema import Search, Trial
+from gridfleet.storage.settings import Settings
 from tests.end_to_end.models import create_model
 from tests.faults.support import wait_for
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from scheduler import GridfleetError, GridSearchCV, open_search, submit
-from scheduler.fleet import Fleet
-from scheduler.reconciler import Reconciler
-from storage import trials
-from storage.schema import Trial
-from storage.settings import Settings
+from gridfleet import GridfleetError, GridSearchCV, open_search, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.storage import trials
+from gridfleet.storage.schema import Trial
+from gridfleet.storage.settings import Settings
 from tests.end_to_end.conftest import start_script
 from tests.end_to_end.models import Touching
 from tests.storage.conftest import result_of
@@ -88,7 +88,7 @@ def test_ctrl_c_leaves_a_search_on_the_fleet_and_says_how_to_get_it_back(
     code = f"""
         import numpy
         import models
-        from scheduler import GridSearchCV
+        from gridfleet import GridSearchCV
 
         grid = GridSearchCV(models.Touching({str(tmp_path)!r}), {{"value": [1, 2]}}, cv=2, refit=False, name="left")
         grid.fit(numpy.zeros((12, 2)), numpy.arange(12) % 2)

@@ -21,9 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 
-import scheduler
-from scheduler import register_joblib_backend
-from storage.settings import Settings
+import gridfleet
+from gridfleet import register_joblib_backend
+from gridfleet.storage.settings import Settings
 from tests.end_to_end.conftest import REPOSITORY
 from tests.end_to_end.models import create_model, create_model_of_two_inputs
 
@@ -59,7 +59,7 @@ def test_keras_scores_equal_those_of_scikit_learn_split_by_split(
     options = {"cv": 3, "scoring": ["accuracy", "neg_log_loss"], "refit": "accuracy", "return_train_score": True}
     theirs = model_selection.GridSearchCV(keras(), space, **options).fit(*PIMA)
 
-    ours = scheduler.GridSearchCV(keras(), space, **options, verbose=0).fit(*PIMA)
+    ours = gridfleet.GridSearchCV(keras(), space, **options, verbose=0).fit(*PIMA)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert ours.best_params_ == theirs.best_params_
@@ -81,7 +81,7 @@ def test_a_keras_model_of_two_inputs_scores_as_in_scikit_learn(module_fleet: Non
     space, options = {"model__units": [2, 4]}, {"cv": 2, "scoring": "neg_log_loss", "error_score": "raise"}
     theirs = model_selection.GridSearchCV(model, space, **options).fit(*PIMA)
 
-    ours = scheduler.GridSearchCV(model, space, **options, verbose=0, n_jobs=2).fit(*PIMA)
+    ours = gridfleet.GridSearchCV(model, space, **options, verbose=0, n_jobs=2).fit(*PIMA)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 
@@ -139,7 +139,7 @@ def test_scores_equal_those_of_scikit_learn(module_fleet: None, no_variables: No
     estimator, space, (X, y), options, fit_params = SEARCHES[case]
     theirs = model_selection.GridSearchCV(estimator, space, **options).fit(X, y, **fit_params)
 
-    ours = scheduler.GridSearchCV(estimator, space, **options, verbose=0, n_jobs=2).fit(X, y, **fit_params)
+    ours = gridfleet.GridSearchCV(estimator, space, **options, verbose=0, n_jobs=2).fit(X, y, **fit_params)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 
@@ -149,7 +149,7 @@ def test_a_randomized_search_draws_the_same_combinations(module_fleet: None, no_
     space = {"C": scipy.stats.loguniform(1e-2, 1e2), "kernel": ["rbf", "linear"]}
     theirs = model_selection.RandomizedSearchCV(SVC(), space, **arguments).fit(*IRIS)
 
-    ours = scheduler.RandomizedSearchCV(SVC(), space, **arguments, verbose=0, n_jobs=2).fit(*IRIS)
+    ours = gridfleet.RandomizedSearchCV(SVC(), space, **arguments, verbose=0, n_jobs=2).fit(*IRIS)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 
@@ -162,14 +162,14 @@ def test_scikit_learns_own_classes_run_on_the_fleet(module_fleet: None, no_varia
         ours = model_selection.GridSearchCV(SVC(), {"C": [1, 10]}).fit(*IRIS)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
-    assert scheduler.open_search("by-joblib").best_score_ == theirs.best_score_
+    assert gridfleet.open_search("by-joblib").best_score_ == theirs.best_score_
 
 
 def test_a_handle_gives_what_fit_gives(module_fleet: None, no_variables: None) -> None:
     space = {"C": [0.01, 10, 1]}
     theirs = model_selection.GridSearchCV(SVC(), space).fit(*IRIS)
 
-    handle = scheduler.submit(scheduler.GridSearchCV(SVC(), space, n_jobs=2), *IRIS, name="handle").wait(120)
+    handle = gridfleet.submit(gridfleet.GridSearchCV(SVC(), space, n_jobs=2), *IRIS, name="handle").wait(120)
 
     assert_same_results(handle.cv_results_, theirs.cv_results_)
     assert (handle.best_score_, handle.best_params_, handle.best_index_) == (

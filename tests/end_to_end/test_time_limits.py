@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from sklearn.exceptions import FitFailedWarning
 
-from scheduler import GridSearchCV, submit
-from scheduler.fleet import Fleet
-from scheduler.reconciler import Reconciler
-from storage.errors import InvalidSearchError
-from storage.settings import Settings
+from gridfleet import GridSearchCV, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.settings import Settings
 from tests.end_to_end.models import Touching
 from tests.faults.support import X, Y, attempts, search, wait_for, wait_for_file
 

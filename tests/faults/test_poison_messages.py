@@ -14,15 +14,15 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from scheduler import doctor, submit
-from scheduler.fleet import Fleet
-from storage.schema import Trial
-from storage.settings import Settings
+from gridfleet.scheduler import doctor, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage.schema import Trial
+from gridfleet.storage.settings import Settings
+from gridfleet.worker.envelope import DEAD_LETTERS, QUEUE
+from gridfleet.worker.transport import MAX_DEAD_LETTERS
 from tests.conftest import RunningWorker
 from tests.faults.support import X, Y, assert_one_result_each, attempts, search, wait_for
 from tests.malformed_messages import malformed_messages
-from worker.envelope import DEAD_LETTERS, QUEUE
-from worker.transport import MAX_DEAD_LETTERS
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"])
 

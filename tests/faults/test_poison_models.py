@@ -11,15 +11,15 @@ import pytest
 from scikeras.wrappers import KerasClassifier
 from sqlalchemy import select
 
-from scheduler import GridSearchCV, submit
-from scheduler.fleet import Fleet
-from storage.schema import Trial
-from storage.settings import Settings
+from gridfleet import GridSearchCV, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage.schema import Trial
+from gridfleet.storage.settings import Settings
+from gridfleet.worker import limits
+from gridfleet.worker.output import MAX_CHARACTERS
+from gridfleet.worker.request import explain_end
 from tests.end_to_end.models import Touching, create_model
 from tests.faults.support import X, Y, assert_one_result_each, attempts, search
-from worker import limits
-from worker.output import MAX_CHARACTERS
-from worker.request import explain_end
 
 #: What a model does, and what its trial then has: its state, the type of its error, words of its last line.
 POISON = [

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from scheduler import GridSearchCV, submit
-from scheduler.fleet import Fleet
-from scheduler.reconciler import Reconciler
-from storage.schema import Trial
-from storage.settings import Settings
+from gridfleet import GridSearchCV, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.storage.schema import Trial
+from gridfleet.storage.settings import Settings
 from tests.end_to_end.models import Touching
 from tests.faults.support import X, Y, assert_one_result_each, search
 
@@ -29,8 +29,8 @@ def test_a_script_killed_between_storing_and_enqueuing_loses_nothing(
     code = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from scheduler import submit
-from scheduler.fleet import Fleet
+from gridfleet import submit
+from gridfleet.scheduler.fleet import Fleet
 from tests.faults.support import X, Y, search
 Fleet.publish = lambda *_: os.kill(os.getpid(), 9)
 submit(search({str(tmp_path)!r}, [1, 2, 3]), X, Y, name="killed")
@@ -42,7 +42,7 @@ submit(search({str(tmp_path)!r}, [1, 2, 3]), X, Y, name="killed")
 
     Reconciler(fleet).once()
 
-    from scheduler import open_search
+    from gridfleet import open_search
 
     assert_one_result_each(fleet, open_search("killed").wait(60))
 
@@ -87,8 +87,8 @@ def test_a_script_that_imported_keras_first_may_speak_tls_to_its_database(tmp_pa
     code = """
 import socket, threading
 import keras
-from storage.database import Database
-from storage.settings import Settings
+from gridfleet.storage.database import Database
+from gridfleet.storage.settings import Settings
 
 def serve(listener):
     # as much of PostgreSQL's protocol as it takes to begin TLS

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from scheduler import GridSearchCV, reporter, submit
-from scheduler.fleet import Fleet
-from storage import trials
-from storage.database import Database
-from storage.schema import Trial
-from storage.settings import Settings
+from gridfleet.scheduler import GridSearchCV, reporter, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.schema import Trial
+from gridfleet.storage.settings import Settings
 from tests.conftest import Broker
 from tests.faults.support import X, Y, search, wait_for, wait_for_file
 from tests.storage.conftest import result_of, store_search
@@ -34,7 +34,7 @@ def test_a_worker_with_a_wrong_password_ends_with_a_sentence_that_does_not_show_
     wrong = configured.replace(broker_url=f"redis://:planted-secret@127.0.0.1:{broker.port}/0", allow_root=True)
 
     refused = subprocess.run(
-        [sys.executable, "-c", "from scheduler.cli import main; main(['worker'])"],
+        [sys.executable, "-c", "from gridfleet.scheduler.cli import main; main(['worker'])"],
         env={**os.environ, **wrong.as_variables()},
         capture_output=True,
         text=True,

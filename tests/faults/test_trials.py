@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text
 
-from scheduler import GridSearchCV, submit
-from scheduler.fleet import Fleet
-from scheduler.reconciler import Reconciler
-from storage import trials
-from storage.database import Database
-from storage.schema import SplitScore, Trial
-from storage.settings import Settings
-from storage.trial_results import MAX_ERROR
+from gridfleet import GridSearchCV, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.schema import SplitScore, Trial
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.trial_results import MAX_ERROR
 from tests.end_to_end.models import create_model
 from tests.faults.support import X, Y, attempts, note_recovery, search, wait_for, wait_for_file
 from tests.storage.conftest import result_of, store_search
@@ -197,7 +197,7 @@ def test_c3_a_worker_refuses_the_schema_of_a_newer_release(fleet: Fleet, configu
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
     refused = subprocess.run(
-        [sys.executable, "-c", "from scheduler.cli import main; main(['worker'])"],
+        [sys.executable, "-c", "from gridfleet.scheduler.cli import main; main(['worker'])"],
         env={**os.environ, **configured.replace(allow_root=True).as_variables()},
         capture_output=True,
         text=True,

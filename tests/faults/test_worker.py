@@ -16,12 +16,13 @@ import pytest
 import redis
 from sqlalchemy import select, text
 
-from scheduler import GridSearchCV, SearchHandle, submit
-from scheduler.fleet import Fleet
-from scheduler.reconciler import Reconciler
-from storage.errors import SettingsError
-from storage.schema import Trial, Worker
-from storage.settings import Settings
+from gridfleet import GridSearchCV, SearchHandle, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.storage.errors import SettingsError
+from gridfleet.storage.schema import Trial, Worker
+from gridfleet.storage.settings import Settings
+from gridfleet.worker import service
 from tests.conftest import RunningWorker
 from tests.end_to_end.conftest import start_script
 from tests.end_to_end.models import Touching
@@ -35,7 +36,6 @@ from tests.faults.support import (
     wait_for,
     wait_for_file,
 )
-from worker import service
 
 
 def process_of(fleet: Fleet, worker: RunningWorker) -> int:
@@ -344,7 +344,7 @@ def test_a_script_that_used_tensorflow_before_it_submits_is_evaluated(embedded_h
         total = tf.reduce_sum(tf.ones((4, 4)))  # TensorFlow's threads run from here on
 
         from scikeras.wrappers import KerasClassifier
-        from scheduler import GridSearchCV
+        from gridfleet import GridSearchCV
 
         def create_model(units):
             model = tf.keras.Sequential([tf.keras.Input((3,)), tf.keras.layers.Dense(units)])

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import event
 
-from storage.database import Database
-from storage.settings import Settings
+from gridfleet.storage.database import Database
+from gridfleet.storage.settings import Settings
 
 
 @pytest.fixture

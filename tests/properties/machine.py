@@ -19,9 +19,9 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Row, delete, select, text
 
-from storage import searches, trials
-from storage.database import Database
-from storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial
+from gridfleet.storage import searches, trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial
 from tests.storage.conftest import N_SPLITS, StoredSearch, result_of, store_search
 
 # Times are large, and differ from all sums of ticks by far more than an example takes in real seconds.

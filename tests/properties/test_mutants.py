@@ -10,8 +10,8 @@ import pytest
 from hypothesis import Phase
 from sqlalchemy.exc import IntegrityError
 
-from storage import trials
-from storage.database import Database
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
 from tests.properties.machine import BACKOFF_S, InvariantError, explore
 
 #: What storage/trials.py would be without one of its guards: old text, new text.
@@ -52,7 +52,7 @@ def test_the_machine_finds_a_guard_that_is_missing(mutation: str, open_database:
     source = Path(trials.__file__).read_text()
     assert source.count(old) == 1, f"storage/trials.py does not contain once: {old}"
     mutant = types.ModuleType("mutant")
-    mutant.__dict__["__name__"] = "storage.trials"  # its dataclasses look their module up
+    mutant.__dict__["__name__"] = "gridfleet.storage.trials"  # its dataclasses look their module up
     exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
     mutant.BACKOFF_S = BACKOFF_S
     with pytest.raises((InvariantError, IntegrityError)):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from storage import trials
-from storage.database import Database
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
 from tests.properties.machine import BACKOFF_S, explore
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scheduler import cli
+from gridfleet.scheduler import cli
 from tests.stored_searches import store_pima
 
 

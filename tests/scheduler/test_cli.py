@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from scheduler import read_only_sql, reporter
-from scheduler.fleet import connect
-from scheduler.watching import Watcher
-from storage import trials
-from storage.errors import LocalFleetError, QueryError
-from storage.schema import SCHEMA_REVISION, Search, Worker
+from gridfleet.scheduler import read_only_sql, reporter
+from gridfleet.scheduler.fleet import connect
+from gridfleet.scheduler.watching import Watcher
+from gridfleet.storage import trials
+from gridfleet.storage.errors import LocalFleetError, QueryError
+from gridfleet.storage.schema import SCHEMA_REVISION, Search, Worker
 from tests.stored_searches import WORKERS, claim, record, store_search
 
 #: pydantic is not among them: typer imports it by itself where it is installed.
@@ -71,7 +71,12 @@ def search_file(tmp_path):
 
 
 def _program(*arguments: str, before: str = "", after: str = "") -> list[str]:
-    return [sys.executable, "-c", f"{before}\nfrom scheduler.cli import main\n{after or 'main()'}", *arguments]
+    return [
+        sys.executable,
+        "-c",
+        f"{before}\nfrom gridfleet.scheduler.cli import main\n{after or 'main()'}",
+        *arguments,
+    ]
 
 
 @pytest.mark.parametrize("command", [(), ("db",), ("db", "upgrade"), *((name,) for name in COMMANDS)], ids=str)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from scheduler import reporter
-from storage.schema import Trial
+from gridfleet.scheduler import reporter
+from gridfleet.storage.schema import Trial
 from tests.stored_searches import WORKERS, store_search
 
 

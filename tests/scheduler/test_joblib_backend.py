@@ -9,7 +9,7 @@ from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import cross_val_score
 
-from scheduler import register_joblib_backend
+from gridfleet import register_joblib_backend
 
 register_joblib_backend()
 

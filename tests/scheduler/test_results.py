@@ -7,8 +7,8 @@ import traceback
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from scheduler.results import rebuild_exception
-from storage.errors import TrialFailedError
+from gridfleet.scheduler.results import rebuild_exception
+from gridfleet.storage.errors import TrialFailedError
 
 
 def recorded(error: Exception) -> str:

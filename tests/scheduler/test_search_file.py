@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from scheduler.search_file import load_search
-from storage.errors import InvalidSearchError
+from gridfleet.scheduler.search_file import load_search
+from gridfleet.storage.errors import InvalidSearchError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pima.yaml"
 SVC = {

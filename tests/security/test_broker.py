@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 
-from storage.settings import Settings
+from gridfleet.storage.settings import Settings
+from gridfleet.worker.celery_app import create_app
+from gridfleet.worker.envelope import QUEUE
+from gridfleet.worker.publishing import Publisher
 from tests.security.conftest import REPOSITORY, DeployedFleet, GuardedBroker
-from worker.celery_app import create_app
-from worker.envelope import QUEUE
-from worker.publishing import Publisher
 
 #: What the user of workers, schedulers and submitters has no use for.
 REFUSED = (

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scheduler import data_file, npz_file
-from scheduler.data_file import DataFile, read_data
-from storage.errors import InvalidSearchError
+from gridfleet.scheduler import data_file, npz_file
+from gridfleet.scheduler.data_file import DataFile, read_data
+from gridfleet.storage.errors import InvalidSearchError
 
 #: Seconds within which a refusal comes: reading 32 GiB would take longer.
 AT_ONCE_S = 30

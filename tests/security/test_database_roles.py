@@ -8,11 +8,11 @@ import psycopg
 import pytest
 from sqlalchemy.exc import ProgrammingError
 
-from scheduler import fleet as fleets
-from scheduler.reconciler import RECONCILER_LOCK, Reconciler
-from storage import migrations, searches, trials
-from storage.database import Database
-from storage.schema import SCHEMA_REVISION
+from gridfleet.scheduler import fleet as fleets
+from gridfleet.scheduler.reconciler import RECONCILER_LOCK, Reconciler
+from gridfleet.storage import migrations, searches, trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.schema import SCHEMA_REVISION
 from tests.security.conftest import ROLES, DeployedFleet, RoledDatabase
 from tests.stored_searches import WORKERS, claim, lose, record, store_pima, store_search
 

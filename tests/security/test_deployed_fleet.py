@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from scheduler import fleet as fleets
-from scheduler import submit
-from storage.errors import GridfleetError
-from storage.settings import Settings
+from gridfleet import submit
+from gridfleet.scheduler import fleet as fleets
+from gridfleet.storage.errors import GridfleetError
+from gridfleet.storage.settings import Settings
 from tests.faults.support import X, Y, search, wait_for
 from tests.security.conftest import DeployedFleet, GuardedBroker, RoledDatabase
 
@@ -83,7 +83,7 @@ def test_a_fleet_with_the_rights_of_deploy_does_its_work_and_shows_no_secret(
         return status
 
     worker = start_worker(deployed.worker)
-    command = "from scheduler.cli import main; main(['scheduler'])"
+    command = "from gridfleet.scheduler.cli import main; main(['scheduler'])"
     with started(tmp_path / "scheduler.log", deployed.worker, "-c", command) as scheduler:
         become(deployed.owner)
         handle = submit(search(tmp_path, [1, 2, 3]), X, Y, name="deployed").wait(90)
@@ -109,7 +109,7 @@ def test_a_fleet_with_the_rights_of_deploy_does_its_work_and_shows_no_secret(
                 fleets.connect()
             said[f"traceback of a wrong {name}"] = "".join(traceback.format_exception(refused.value))
         lonely = deployed.worker.replace(broker_url=wrong["broker_url"])
-        with started(tmp_path / "lost.log", lonely, "-m", "worker", "1") as lost:
+        with started(tmp_path / "lost.log", lonely, "-P", "-m", "gridfleet.worker", "1") as lost:
             assert lost.wait(90) == 1
 
         processes = [psutil.Process(pid) for pid in (worker.pid, scheduler.pid, guarded_broker.process.pid)]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sqlalchemy import func, select, text
 
-from scheduler import GridfleetError, GridSearchCV, SearchHandle, read_only_sql, submit
-from scheduler.fleet import Fleet
-from storage.schema import Search, Trial
-from storage.settings import Settings
+from gridfleet.scheduler import GridfleetError, GridSearchCV, SearchHandle, read_only_sql, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage.schema import Search, Trial
+from gridfleet.storage.settings import Settings
 from tests.faults.support import X, Y
 from tests.stored_searches import WORKERS, claim, record, store_pima
 

@@ -13,11 +13,11 @@ from pydantic import SecretStr
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sqlalchemy import Connection, select, text
 
-from scheduler import GridSearchCV, submit
-from scheduler.fleet import Fleet
-from storage.payloads import PayloadStore
-from storage.schema import Attempt, Trial
-from storage.settings import Settings
+from gridfleet import GridSearchCV, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.schema import Attempt, Trial
+from gridfleet.storage.settings import Settings
 from tests.faults.support import X, Y
 
 STRANGE_KEY = "the key of somebody else"

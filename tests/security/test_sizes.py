@@ -12,11 +12,11 @@ import pytest
 from sklearn import model_selection
 from sklearn.svm import SVC
 
-from scheduler import GridSearchCV, RandomizedSearchCV, submit
-from scheduler.fleet import Fleet
-from scheduler.validation import MAX_COMBINATIONS
-from scheduler.yaml_document import read_document
-from storage.errors import InvalidSearchError
+from gridfleet import GridSearchCV, RandomizedSearchCV, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.validation import MAX_COMBINATIONS
+from gridfleet.scheduler.yaml_document import read_document
+from gridfleet.storage.errors import InvalidSearchError
 from tests.faults.support import X, Y
 
 #: Seconds within which a refusal comes; making a billion combinations takes hours.

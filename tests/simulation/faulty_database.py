@@ -13,8 +13,8 @@ from sqlalchemy import ClauseElement, Connection, ExceptionContext, StaticPool, 
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 
-from storage.database import SQLITE_TIME, Database, _begin_sqlite, _prepare_sqlite
-from storage.settings import Settings
+from gridfleet.storage.database import SQLITE_TIME, Database, _begin_sqlite, _prepare_sqlite
+from gridfleet.storage.settings import Settings
 from tests.simulation.turns import Actor, Crash, Life, Turns
 
 #: When the virtual clock begins: no real time is near it, so one that slips in is seen.

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-import worker.tasks
-import worker.watchdog
-from scheduler import submission
-from scheduler.search_options import SearchOptions
-from storage import searches, trials
-from storage.errors import PayloadError
-from storage.trial_results import TrialResult
-from storage.trials import NON_FINITE, Held
+import gridfleet.worker.tasks
+import gridfleet.worker.watchdog
+from gridfleet.scheduler import submission
+from gridfleet.scheduler.search_options import SearchOptions
+from gridfleet.storage import searches, trials
+from gridfleet.storage.errors import PayloadError
+from gridfleet.storage.trial_results import TrialResult
+from gridfleet.storage.trials import NON_FINITE, Held
+from gridfleet.worker.celery_app import KILL_AFTER_S
+from gridfleet.worker.process import TrialInterrupted, WorkerProcess
+from gridfleet.worker.request import WORKER_LOST
+from gridfleet.worker.service import _Hooks
 from tests.simulation.checker import score_of
 from tests.simulation.turns import Actor, Crash, Life
 from tests.storage.conftest import result_of, store_search
-from worker.celery_app import KILL_AFTER_S
-from worker.process import TrialInterrupted, WorkerProcess
-from worker.request import WORKER_LOST
-from worker.service import _Hooks
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -61,7 +61,7 @@ class Node:
         self._n_lost = 0
         self._idle_watcher: Actor | None = None
         self._hooks = _Hooks(world.settings, world.database, self._simulation.broker, node=self.node)
-        self._watchdog = worker.watchdog.Watchdog(
+        self._watchdog = gridfleet.worker.watchdog.Watchdog(
             world.settings,
             world.database,
             world.settings.cache_dir,  # no process writes a sign of life there: those that hang are told by _fit
@@ -132,12 +132,12 @@ class Node:
     def _receive(self, process: WorkerProcess, message: int) -> None:
         self._simulation.begin(f"receives {message} as {process.id}")
         try:
-            claim = worker.tasks._claim(process, message)
+            claim = gridfleet.worker.tasks._claim(process, message)
             if claim is None:
                 self._simulation.say("claims nothing")
                 return
             self._simulation.say(f"claims {claim.trial_id}, attempt {claim.attempt}")
-            worker.tasks._evaluate(process, claim)
+            gridfleet.worker.tasks._evaluate(process, claim)
             process.remember(claim.structure_digest)
         except SQLAlchemyError as error:  # Celery logs it; the message is used up
             self._simulation.say(f"gives up: {type(error).__name__}")

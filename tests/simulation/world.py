@@ -14,28 +14,34 @@ import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
 
-import scheduler.fleet
-import scheduler.reconciler
-import scheduler.submission
-import storage.retries
-import worker.cross_validation
-import worker.process
-import worker.service
-import worker.tasks
-import worker.watchdog
-from scheduler import GridSearchCV
-from scheduler.joblib_backend import FleetBackend, SearchRequest
-from scheduler.search_cv import fit_with
-from storage import migrations
-from storage.settings import Settings
-from storage.trial_results import TrialResult
+import gridfleet.scheduler.fleet
+import gridfleet.scheduler.reconciler
+import gridfleet.scheduler.submission
+import gridfleet.storage.retries
+import gridfleet.worker.cross_validation
+import gridfleet.worker.process
+import gridfleet.worker.service
+import gridfleet.worker.tasks
+import gridfleet.worker.watchdog
+from gridfleet import GridSearchCV
+from gridfleet.scheduler.joblib_backend import FleetBackend, SearchRequest
+from gridfleet.scheduler.search_cv import fit_with
+from gridfleet.storage import migrations
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.trial_results import TrialResult
+from gridfleet.worker.process import NODE_VARIABLE, WorkerProcess
 from tests.simulation.faulty_broker import FaultyBroker
 from tests.simulation.faulty_database import FaultyDatabase
 from tests.simulation.turns import Life
-from worker.process import NODE_VARIABLE, WorkerProcess
 
 #: Modules that read the clock or sleep.
-_TIMED = (worker.process, worker.tasks, worker.watchdog, storage.retries, scheduler.reconciler)
+_TIMED = (
+    gridfleet.worker.process,
+    gridfleet.worker.tasks,
+    gridfleet.worker.watchdog,
+    gridfleet.storage.retries,
+    gridfleet.scheduler.reconciler,
+)
 
 
 class World:
@@ -69,9 +75,9 @@ class World:
         """Return a search as scikit-learn asks for it."""
         return replace(self._request, candidates=self._request.candidates[:n_candidates])
 
-    def fleet(self, broker: FaultyBroker) -> scheduler.fleet.Fleet:
+    def fleet(self, broker: FaultyBroker) -> gridfleet.scheduler.fleet.Fleet:
         """Return the real fleet of clients and reconcilers, on this database and a simulated broker."""
-        kind = scheduler.fleet.Fleet
+        kind = gridfleet.scheduler.fleet.Fleet
         fleet = kind.__new__(kind)  # its own way to the database would open another one
         fleet.settings, fleet.is_embedded, fleet.database = self.settings, False, self.database
         fleet.__dict__["publisher"] = broker
@@ -81,7 +87,7 @@ class World:
         """Start a real worker process, as the present actor."""
         with pytest.MonkeyPatch.context() as patch:
             system = types.SimpleNamespace(environ={NODE_VARIABLE: node}, getpid=lambda: number)
-            patch.setattr(worker.process, "os", system)
+            patch.setattr(gridfleet.worker.process, "os", system)
             process = WorkerProcess(self.settings)
         process.payloads = _Payloads(process)
         process._sign = _Sign(self.database, self.database.turns.me.life)
@@ -97,20 +103,22 @@ class World:
         with pytest.MonkeyPatch.context() as patch, _on_one_core():
             for module in _TIMED:
                 patch.setattr(module, "time", _Time(self.database), raising=False)
-            patch.setattr(storage.retries, "random", types.SimpleNamespace(uniform=lambda low, high: high))
-            patch.setattr(worker.process, "threading", _Threading(self.database))
-            patch.setattr(worker.process, "signal", _Signal(self.database))
-            patch.setattr(worker.process, "Database", lambda _: self.database)
-            patch.setattr(worker.process, "PayloadStore", lambda *_: None)
-            patch.setattr(worker.process, "quiet_tensorflow", lambda: None)
-            patch.setattr(worker.process, "workers", _Workers(self.database))
+            patch.setattr(gridfleet.storage.retries, "random", types.SimpleNamespace(uniform=lambda low, high: high))
+            patch.setattr(gridfleet.worker.process, "threading", _Threading(self.database))
+            patch.setattr(gridfleet.worker.process, "signal", _Signal(self.database))
+            patch.setattr(gridfleet.worker.process, "Database", lambda _: self.database)
+            patch.setattr(gridfleet.worker.process, "PayloadStore", lambda *_: None)
+            patch.setattr(gridfleet.worker.process, "quiet_tensorflow", lambda: None)
+            patch.setattr(gridfleet.worker.process, "workers", _Workers(self.database))
             patch.setattr(
-                worker.cross_validation, "cross_validate_trial", lambda process, *_, **__: self.evaluate(process)
+                gridfleet.worker.cross_validation,
+                "cross_validate_trial",
+                lambda process, *_, **__: self.evaluate(process),
             )
             patch.setattr(WorkerProcess, "remember", _remember)
-            patch.setattr(worker.tasks, "bounded_output", nullcontext)
-            patch.setattr(worker.tasks, "terminate_handler_fired", self._is_ending)
-            patch.setattr(scheduler.submission, "print", lambda *_, **__: None, raising=False)
+            patch.setattr(gridfleet.worker.tasks, "bounded_output", nullcontext)
+            patch.setattr(gridfleet.worker.tasks, "terminate_handler_fired", self._is_ending)
+            patch.setattr(gridfleet.scheduler.submission, "print", lambda *_, **__: None, raising=False)
             yield self
 
 

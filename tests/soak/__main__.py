@@ -10,7 +10,7 @@ import os
 import random
 import sys
 
-from storage.settings import PREFIX
+from gridfleet.storage.settings import PREFIX
 from tests.soak.system import be_quiet, heed_signals, running, use_fleet
 
 

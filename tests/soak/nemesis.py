@@ -19,12 +19,12 @@ from redis.exceptions import RedisError
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from scheduler.fleet import Fleet
-from storage import searches, trials
-from storage.schema import Search, Trial
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage import searches, trials
+from gridfleet.storage.schema import Search, Trial
+from gridfleet.worker.envelope import QUEUE
 from tests.malformed_messages import malformed_messages
 from tests.soak.system import Service, System
-from worker.envelope import QUEUE
 
 T = TypeVar("T")
 

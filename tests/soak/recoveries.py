@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from storage.database import Database
-from storage.schema import Attempt
+from gridfleet.storage.database import Database
+from gridfleet.storage.schema import Attempt
 from tests.history import RESULTS
 from tests.soak.nemesis import Injected
 

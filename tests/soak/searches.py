@@ -19,9 +19,9 @@ from sklearn.model_selection import ParameterGrid
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from scheduler import GridSearchCV, submit
-from scheduler.fleet import Fleet
-from storage.schema import OPEN_STATES, Search, Trial
+from gridfleet import GridSearchCV, submit
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage.schema import OPEN_STATES, Search, Trial
 from tests.history import Expected
 from tests.soak.models import Telling, create_model
 

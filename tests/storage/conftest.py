@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from sqlalchemy import Row, func, insert, select
 
-from storage import trials
-from storage.database import Database, now
-from storage.payloads import PayloadStore
-from storage.schema import Payload, Search, Trial
-from storage.settings import Settings
-from storage.trial_results import SplitResult, TrialResult
-from storage.trials import Claim, Held
-from storage.versions import installed_versions
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database, now
+from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.schema import Payload, Search, Trial
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.trial_results import SplitResult, TrialResult
+from gridfleet.storage.trials import Claim, Held
+from gridfleet.storage.versions import installed_versions
 
 #: The digest of a payload that nobody loads.
 DIGEST = "0" * 64

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, text
 
-from storage import database as database_module
-from storage import trials, workers
-from storage.database import Database, UtcDateTime, now
-from storage.errors import DatabaseUnreachableError, SettingsError
-from storage.schema import Trial, Worker
-from storage.settings import Settings
+from gridfleet.storage import database as database_module
+from gridfleet.storage import trials, workers
+from gridfleet.storage.database import Database, UtcDateTime, now
+from gridfleet.storage.errors import DatabaseUnreachableError, SettingsError
+from gridfleet.storage.schema import Trial, Worker
+from gridfleet.storage.settings import Settings
 from tests.storage.conftest import race, result_of, store_search
 
 PASSWORD = "correct-horse"

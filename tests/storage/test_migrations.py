@@ -13,11 +13,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
-from storage import migrations, trials
-from storage.database import Database
-from storage.errors import SchemaVersionError
-from storage.schema import SCHEMA_REVISION, Base
-from storage.settings import Settings
+from gridfleet.storage import migrations, trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import SchemaVersionError
+from gridfleet.storage.schema import SCHEMA_REVISION, Base
+from gridfleet.storage.settings import Settings
 from tests.storage.conftest import StoredSearch, race, result_of, store_search
 
 VIEWS = {"leaderboard", "best_trials", "search_progress"}

@@ -12,12 +12,12 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import delete, func, select, update
 
-from storage import payloads, pickling
-from storage.database import Database
-from storage.errors import PayloadError, PayloadSignatureError, SettingsError
-from storage.payloads import PayloadStore
-from storage.schema import Payload, PayloadChunk
-from storage.settings import Settings
+from gridfleet.storage import payloads, pickling
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import PayloadError, PayloadSignatureError, SettingsError
+from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.schema import Payload, PayloadChunk
+from gridfleet.storage.settings import Settings
 from tests.storage.conftest import cache_files
 
 

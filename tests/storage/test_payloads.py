@@ -20,12 +20,12 @@ import scipy.sparse
 from sklearn.base import BaseEstimator
 from sqlalchemy import select
 
-from storage import payloads, pickling
-from storage.database import Database
-from storage.errors import NotPicklableError, PayloadError
-from storage.payloads import PayloadStore
-from storage.schema import Payload, PayloadChunk
-from storage.settings import Settings
+from gridfleet.storage import payloads, pickling
+from gridfleet.storage.database import Database
+from gridfleet.storage.errors import NotPicklableError, PayloadError
+from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.schema import Payload, PayloadChunk
+from gridfleet.storage.settings import Settings
 from tests.storage.conftest import cache_files, count, get_sum, put_array, race
 
 RANDOM = np.random.default_rng(0)
@@ -144,9 +144,9 @@ def test_code_beside_the_script_travels_by_value(
 
     script = """
         from importlib.util import find_spec
-        from storage.database import Database
-        from storage.payloads import PayloadStore
-        from storage.settings import load_settings
+        from gridfleet.storage.database import Database
+        from gridfleet.storage.payloads import PayloadStore
+        from gridfleet.storage.settings import load_settings
         assert find_spec("model_of_ours") is None and find_spec("layers_of_ours") is None
         settings = load_settings()
         print(PayloadStore(Database(settings), settings).get("evaluation", %r).fit(1))

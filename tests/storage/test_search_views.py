@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import inspect
 
-from storage import trials
-from storage.database import Database
-from storage.params import column_kinds, params_to_json
-from storage.search_views import AFTER_PARAMS, BEFORE_PARAMS, create_search_view, quote
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.params import column_kinds, params_to_json
+from gridfleet.storage.search_views import AFTER_PARAMS, BEFORE_PARAMS, create_search_view, quote
 from tests.storage.conftest import StoredSearch, result_of, store_search
 
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select, update
 
-from storage import searches, trials
-from storage.database import Database, now
-from storage.schema import Attempt, Search, SplitScore, Trial
+from gridfleet.storage import searches, trials
+from gridfleet.storage.database import Database, now
+from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial
 from tests.storage.conftest import StoredSearch, result_of, store_search
 
 

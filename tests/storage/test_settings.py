@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import SettingsError
-from storage.fit_mode import FitMode
-from storage.settings import Settings, load_settings
+from gridfleet.storage.errors import SettingsError
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.settings import Settings, load_settings
 
 PASSWORD = "correct-horse"
 KEY = "0123456789abcdef"

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import select, text, update
 
-from storage import trials
-from storage.database import Database
-from storage.schema import Search, SplitScore, Trial
-from storage.settings import Settings
-from storage.trials import Held
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.schema import Search, SplitScore, Trial
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials import Held
 from tests.storage.conftest import race, result_of, store_search
 
 #: A token that nobody was given.

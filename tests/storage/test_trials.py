@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, delete, select, update
 
-from storage import trials
-from storage.database import Database
-from storage.schema import Attempt, Epoch, Search, SplitScore, Trial
-from storage.trial_results import MAX_ERROR, EpochResult, SplitResult, TrialResult
-from storage.trials import Held
+from gridfleet.storage import trials
+from gridfleet.storage.database import Database
+from gridfleet.storage.schema import Attempt, Epoch, Search, SplitScore, Trial
+from gridfleet.storage.trial_results import MAX_ERROR, EpochResult, SplitResult, TrialResult
+from gridfleet.storage.trials import Held
 from tests.storage.conftest import DIGEST, StoredSearch, result_of, store_search
 
 #: A token that nobody was given.

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from storage.fit_mode import FitMode
-from worker.compiled_fit import FitReport, compiled_fit
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.worker.compiled_fit import FitReport, compiled_fit
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 8)).astype("float32"), RNG.integers(0, 2, (60, 1)).astype("float32")

@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from storage.fit_mode import FitMode
-from worker.compiled_fit import selfcheck
-from worker.compiled_fit.selfcheck import Verdict, check, difference, main, train
-from worker.compiled_fit.selfcheck_cases import (
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.worker.compiled_fit import selfcheck
+from gridfleet.worker.compiled_fit.selfcheck import Verdict, check, difference, main, train
+from gridfleet.worker.compiled_fit.selfcheck_cases import (
     DATA_OPTIONS,
     FAMILIES,
     OPTIMIZERS,

@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from worker.compiled_fit import compiled_fit, scope
-from worker.compiled_fit.cache import ProgramCache
-from worker.compiled_fit.kernels import kept_kernels
+from gridfleet.worker.compiled_fit import compiled_fit, scope
+from gridfleet.worker.compiled_fit.cache import ProgramCache
+from gridfleet.worker.compiled_fit.kernels import kept_kernels
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(50, 6)).astype("float32"), RNG.integers(0, 2, 50)

@@ -12,10 +12,10 @@ from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import check_scoring
 
-from storage.fit_mode import FitMode
-from storage.trials import NON_FINITE
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.trials import NON_FINITE
+from gridfleet.worker.cross_validation import Evaluation, cross_validate_trial
 from tests.end_to_end.models import create_model
-from worker.cross_validation import Evaluation, cross_validate_trial
 
 X, Y = np.arange(64.0).reshape(8, 8), np.arange(8) % 2
 SPLITS = [(np.arange(4), np.arange(4, 8)), (np.arange(4, 8), np.arange(4))]

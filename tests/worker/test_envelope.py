@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.transport.virtual import Channel, Message
 
-from storage.settings import Settings
+from gridfleet.storage.settings import Settings
+from gridfleet.worker.celery_app import create_app
+from gridfleet.worker.envelope import TASK, new_message, why_malformed
 from tests.malformed_messages import malformed_messages
-from worker.celery_app import create_app
-from worker.envelope import TASK, new_message, why_malformed
 
 MALFORMED = malformed_messages(7, Path("/nowhere"))
 

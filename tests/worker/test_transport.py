@@ -8,9 +8,9 @@ from contextlib import suppress
 import pytest
 from kombu.exceptions import OperationalError
 
-from storage.settings import Settings
-from worker.celery_app import create_app
-from worker.transport import RECONNECT_S
+from gridfleet.storage.settings import Settings
+from gridfleet.worker.celery_app import create_app
+from gridfleet.worker.transport import RECONNECT_S
 
 
 def test_a_broker_that_is_down_for_hours_is_asked_again_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ Inside `compiled_fit`, ``fit``, ``evaluate`` and ``predict`` of every Keras mode
 they are called: scikeras, Keras' own scikit-learn wrappers, a pipeline, an estimator of one's own.
 """
 
-from storage.fit_mode import FitMode
-from worker.compiled_fit.report import FitReport
-from worker.compiled_fit.scope import compiled_fit
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.worker.compiled_fit.report import FitReport
+from gridfleet.worker.compiled_fit.scope import compiled_fit
 
 __all__ = ["FitMode", "FitReport", "compiled_fit"]

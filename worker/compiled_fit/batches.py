@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 
-from worker.compiled_fit.eligibility import NotEligibleError
+from gridfleet.worker.compiled_fit.eligibility import NotEligibleError
 
 
 @dataclass(frozen=True)

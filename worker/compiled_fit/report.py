@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from storage.fit_mode import FitMode
+from gridfleet.storage.fit_mode import FitMode
 
 
 @dataclass

@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from storage.fit_mode import FitMode
-from worker.compiled_fit.cache import ProgramCache
-from worker.compiled_fit.report import FitReport
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.worker.compiled_fit.cache import ProgramCache
+from gridfleet.worker.compiled_fit.report import FitReport
 
 logger = logging.getLogger(__name__)
 
 #: The programs of this process, shared by all trials.
 programs = ProgramCache()
 
-#: What runs the loops of this thread, a `worker.compiled_fit.loops.Loops`; other threads' models go on as they are.
+#: What runs the loops of this thread, a `loops.Loops`; other threads' models go on as they are.
 _loops: ContextVar[Any] = ContextVar("gridfleet_loops", default=None)
 _METHODS = ("fit", "evaluate", "predict")
 #: Blocks that are open, in any thread: the first one puts our methods in place, the last one Keras' own.
@@ -50,7 +50,7 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
 
     Examples
     --------
-    >>> from worker.compiled_fit import compiled_fit
+    >>> from gridfleet.worker.compiled_fit import compiled_fit
     >>> with compiled_fit() as report:  # doctest: +SKIP
     ...     model.fit(x, y, epochs=100, verbose=0)
     >>> report.mode  # doctest: +SKIP
@@ -66,8 +66,8 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
         report.fell_back(f"Keras runs on {keras.backend.backend()}, not on TensorFlow")
         yield report
         return
-    from worker.compiled_fit.kernels import kept_kernels
-    from worker.compiled_fit.loops import Loops
+    from gridfleet.worker.compiled_fit.kernels import kept_kernels
+    from gridfleet.worker.compiled_fit.loops import Loops
 
     token = _loops.set(Loops(mode, programs, report, n_fits=n_fits))
     try:
@@ -82,7 +82,7 @@ def _patched() -> Iterator[None]:
     global _n_open
     from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
-    from worker.compiled_fit.loops import Loops
+    from gridfleet.worker.compiled_fit.loops import Loops
 
     with _lock:
         if _n_open == 0:
@@ -101,8 +101,8 @@ def _patched() -> Iterator[None]:
 
 
 def _compiled(original: Callable[..., Any], loop: Callable[..., Any]) -> Callable[..., Any]:
-    from worker.compiled_fit.eligibility import KerasTakesOverError
-    from worker.compiled_fit.loops import ProgramFailedError
+    from gridfleet.worker.compiled_fit.eligibility import KerasTakesOverError
+    from gridfleet.worker.compiled_fit.loops import ProgramFailedError
 
     signature = inspect.signature(loop)
 

@@ -1,6 +1,6 @@
 """Whether compiled fits still equal Keras' own: a tool to run against a new release of Keras or TensorFlow.
 
-``python -m worker.compiled_fit.selfcheck`` trains every model family with every optimizer and every option of
+``python -m gridfleet.worker.compiled_fit.selfcheck`` trains every model family with every optimizer and every option of
 ``fit`` twice from one seed, by Keras itself and inside `compiled_fit`, and compares all that can be seen of it.
 """
 
@@ -22,10 +22,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from storage.fit_mode import FitMode
-from worker.compiled_fit.report import FitReport
-from worker.compiled_fit.scope import compiled_fit
-from worker.compiled_fit.selfcheck_cases import (
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.worker.compiled_fit.report import FitReport
+from gridfleet.worker.compiled_fit.scope import compiled_fit
+from gridfleet.worker.compiled_fit.selfcheck_cases import (
     FAMILIES,
     N_ROWS,
     OPTIMIZERS,
@@ -34,7 +34,7 @@ from worker.compiled_fit.selfcheck_cases import (
     other_cases,
     quick_data_cases,
 )
-from worker.forgetting import forget_models
+from gridfleet.worker.forgetting import forget_models
 
 #: Every training starts from it.
 SEED = 3
@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m worker.compiled_fit.selfcheck", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gridfleet.worker.compiled_fit.selfcheck", description=__doc__)
     families = [family.name for family in FAMILIES]
     parser.add_argument("--mode", choices=["exact", "xla"], default="exact", help="default: exact")
     parser.add_argument("--family", nargs="+", metavar="NAME", choices=families, default=families)

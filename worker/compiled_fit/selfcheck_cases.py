@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from storage.fit_mode import FitMode
+from gridfleet.storage.fit_mode import FitMode
 
 #: Rows to train on and, the last of them, to validate on; both end with a batch that is shorter than the others.
 N_ROWS, N_VALIDATION_ROWS = 60, 20

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import storage.database
+import gridfleet.storage.database
 
 revision = "0003"
 down_revision = "0002"
@@ -22,7 +22,8 @@ def upgrade() -> None:
         sa.Column("search_timeout", sa.Double(), comment="seconds after started_at at which the search is stopped"),
     )
     op.add_column(
-        "searches", sa.Column("paused_at", storage.database.UtcDateTime(), comment="since when no trial of it starts")
+        "searches",
+        sa.Column("paused_at", gridfleet.storage.database.UtcDateTime(), comment="since when no trial of it starts"),
     )
     # every claim asks which searches are paused, and every pass of the reconciler which are over time
     for name, column, where in (

@@ -1,0 +1,51 @@
+"""scikit-learn's searches, evaluated on a fleet: one Celery task per combination, every score in SQL.
+
+>>> from gridfleet import GridSearchCV  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gridfleet.scheduler.joblib_backend import register_joblib_backend
+    from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
+    from gridfleet.scheduler.submission import SearchHandle, open_search, submit
+    from gridfleet.storage.errors import GridfleetError
+
+    __version__: str
+
+__all__ = [
+    "GridSearchCV",
+    "GridfleetError",
+    "RandomizedSearchCV",
+    "SearchHandle",
+    "__version__",
+    "open_search",
+    "register_joblib_backend",
+    "submit",
+]
+
+#: Where each public name lives; imported when it is asked for, so that reading results needs no scikit-learn.
+_HOMES = {
+    "GridSearchCV": "gridfleet.scheduler.search_cv",
+    "RandomizedSearchCV": "gridfleet.scheduler.search_cv",
+    "SearchHandle": "gridfleet.scheduler.submission",
+    "open_search": "gridfleet.scheduler.submission",
+    "register_joblib_backend": "gridfleet.scheduler.joblib_backend",
+    "submit": "gridfleet.scheduler.submission",
+    "GridfleetError": "gridfleet.storage.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("gridfleet.storage.versions").installed_versions()["gridfleet_version"]
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gridfleet' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
