@@ -22,13 +22,14 @@ import psutil
 from overhead import fleet_on
 from sqlalchemy import select
 
-from gridfleet.scheduler import GridSearchCV, submission
-from gridfleet.scheduler.joblib_backend import FleetBackend
+from gridfleet.scheduler import GridSearchCV
 from gridfleet.scheduler.search_cv import fit_with
-from gridfleet.scheduler.search_options import SearchOptions
+from gridfleet.scheduler.submission import store as submission
+from gridfleet.scheduler.submission.joblib_backend import FleetBackend
+from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.schema import Trial
-from gridfleet.worker.service import THREAD_VARIABLES
+from gridfleet.worker.main_process.service import THREAD_VARIABLES
 
 
 def create_model(units: int = 4) -> Any:
@@ -80,7 +81,7 @@ def submit(fleet: Any, grid: dict[str, list[int]], mode: str) -> None:
 
 
 def run(ids: list[int]) -> dict[str, Any]:
-    from gridfleet.worker.tasks import evaluate
+    from gridfleet.worker.trial.task import evaluate
 
     process = psutil.Process()
     points: list[tuple[int, float]] = []

@@ -29,12 +29,15 @@ from rich.table import Table
 from sklearn.base import BaseEstimator
 from sqlalchemy import text
 
-from gridfleet.scheduler import GridSearchCV, local_fleet, reporter, submission
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.joblib_backend import FleetBackend, SearchRequest
+from gridfleet.scheduler import GridSearchCV
+from gridfleet.scheduler.fleet import local_fleet
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.search_cv import fit_with
-from gridfleet.scheduler.search_options import SearchOptions
-from gridfleet.scheduler.submission import SearchHandle
+from gridfleet.scheduler.submission import store as submission
+from gridfleet.scheduler.submission.joblib_backend import FleetBackend, SearchRequest
+from gridfleet.scheduler.submission.options import SearchOptions
+from gridfleet.scheduler.submission.store import SearchHandle
 from gridfleet.storage import migrations
 from gridfleet.storage.settings import Settings
 
@@ -170,10 +173,10 @@ def best_score_query(fleet: Fleet, rows: int) -> dict[str, Any]:
     times = []
     for _ in range(21):
         started = time.perf_counter()
-        assert reporter.best_trial(fleet.database, handle.id) is not None
+        assert reader.best_trial(fleet.database, handle.id) is not None
         times.append((time.perf_counter() - started) * 1000)
     query = (
-        reporter._best_first(handle.id).limit(1).compile(fleet.database.engine, compile_kwargs={"literal_binds": True})
+        reader._best_first(handle.id).limit(1).compile(fleet.database.engine, compile_kwargs={"literal_binds": True})
     )
     explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
     with fleet.database.read() as connection:

@@ -29,12 +29,13 @@ from rich.table import Table
 from sklearn.model_selection import ParameterGrid
 from sqlalchemy import event, func, insert, literal, select, text, update
 
-from gridfleet.scheduler import GridSearchCV, SearchHandle, reporter, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.reconciler import Reconciler
-from gridfleet.storage import trials
-from gridfleet.storage.database import now
+from gridfleet.scheduler import GridSearchCV, SearchHandle, submit
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.reconciler import Reconciler
+from gridfleet.scheduler.reports import reader
+from gridfleet.storage.database.connection import now
 from gridfleet.storage.schema import Trial
+from gridfleet.storage.trials import transitions
 from tests import history
 from tests.history import Expected
 from tests.soak.system import SCHEDULER, System, be_quiet, running, use_fleet
@@ -127,7 +128,7 @@ def measure_queue(fleet: Fleet, n_trials: int, n_ended: int) -> dict[str, Any]:
 def add_ended_trials(fleet: Fleet, search_id: int, n_trials: int) -> None:
     """Give the database a past: copies of a search's trials, all completed."""
     columns = (Trial.search_id, Trial.params, Trial.params_digest, Trial.structure_digest, Trial.finished_at)
-    size = reporter.progress(fleet.database, search_id).total
+    size = reader.progress(fleet.database, search_id).total
     for shift in range(size, n_trials, size):
         copies = select(*columns, Trial.number + shift, literal("completed"), Trial.number / 7.0)
         with fleet.database.write() as connection:
@@ -193,7 +194,7 @@ def memory_of_scheduler(fleet: Fleet) -> float:
     ) as process:
         try:
             most, until = 0, time.monotonic() + 60
-            while trials.due_for_publishing(fleet.database, republish_s=3_600, only_unpublished=True, limit=1):
+            while transitions.due_for_publishing(fleet.database, republish_s=3_600, only_unpublished=True, limit=1):
                 assert time.monotonic() < until, "the scheduler published nothing"
                 most = max(most, psutil.Process(process.pid).memory_info().rss)
                 time.sleep(0.02)
@@ -211,21 +212,21 @@ def plans_of_queries(fleet: Fleet, *, waiting: int, ended: int) -> dict[str, dic
     with database.read() as connection:
         first = connection.execute(select(func.min(Trial.id)).where(Trial.search_id == waiting)).scalar_one()
     # one trial runs: a message about it makes a worker look for another one of its search
-    assert trials.claim(database, first, "node/1", lease_s=3_600, max_runtime_s=3_600) is not None
+    assert transitions.claim(database, first, "node/1", lease_s=3_600, max_runtime_s=3_600) is not None
     questions: dict[str, Callable[[], Any]] = {
-        "due_for_publishing": lambda: trials.due_for_publishing(database, republish_s=60),
-        "due_for_publishing, only unpublished": lambda: trials.due_for_publishing(
+        "due_for_publishing": lambda: transitions.due_for_publishing(database, republish_s=60),
+        "due_for_publishing, only unpublished": lambda: transitions.due_for_publishing(
             database, republish_s=60, only_unpublished=True
         ),
-        "expired": lambda: trials.expired(database),
-        "count_queued": lambda: trials.count_queued(database),
-        "unfinished_searches": lambda: trials.unfinished_searches(database),
-        "finish_search, open": lambda: trials.finish_search(database, waiting),
-        "finish_search, ended": lambda: trials.finish_search(database, ended),
-        "choose": lambda: trials.choose(database, first, ["0" * 64]),
-        "held_by": lambda: trials.held_by(database, "node"),
-        "progress": lambda: reporter.progress(database, waiting),
-        "best": lambda: reporter.best_trial(database, ended),
+        "expired": lambda: transitions.expired(database),
+        "count_queued": lambda: transitions.count_queued(database),
+        "unfinished_searches": lambda: transitions.unfinished_searches(database),
+        "finish_search, open": lambda: transitions.finish_search(database, waiting),
+        "finish_search, ended": lambda: transitions.finish_search(database, ended),
+        "choose": lambda: transitions.choose(database, first, ["0" * 64]),
+        "held_by": lambda: transitions.held_by(database, "node"),
+        "progress": lambda: reader.progress(database, waiting),
+        "best": lambda: reader.best_trial(database, ended),
     }
     return {name: plan_of(fleet, ask) for name, ask in questions.items()}
 

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gridfleet.scheduler.joblib_backend import register_joblib_backend
     from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
-    from gridfleet.scheduler.submission import SearchHandle, open_search, submit
+    from gridfleet.scheduler.submission.joblib_backend import register_joblib_backend
+    from gridfleet.scheduler.submission.store import SearchHandle, open_search, submit
     from gridfleet.storage.errors import GridfleetError
 
     __version__: str
@@ -31,10 +31,10 @@ __all__ = [
 _HOMES = {
     "GridSearchCV": "gridfleet.scheduler.search_cv",
     "RandomizedSearchCV": "gridfleet.scheduler.search_cv",
-    "SearchHandle": "gridfleet.scheduler.submission",
-    "open_search": "gridfleet.scheduler.submission",
-    "register_joblib_backend": "gridfleet.scheduler.joblib_backend",
-    "submit": "gridfleet.scheduler.submission",
+    "SearchHandle": "gridfleet.scheduler.submission.store",
+    "open_search": "gridfleet.scheduler.submission.store",
+    "register_joblib_backend": "gridfleet.scheduler.submission.joblib_backend",
+    "submit": "gridfleet.scheduler.submission.store",
     "GridfleetError": "gridfleet.storage.errors",
 }
 

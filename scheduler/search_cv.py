@@ -11,12 +11,12 @@ import joblib
 import numpy as np
 from sklearn import model_selection
 
-from gridfleet.scheduler.joblib_backend import FleetBackend
-from gridfleet.scheduler.search_options import SearchOptions
-from gridfleet.scheduler.validation import check_can_travel, check_has_rows, check_space
+from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows, check_space
+from gridfleet.scheduler.submission.joblib_backend import FleetBackend
+from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.storage.settings import load_settings
 from gridfleet.worker.compiled_fit import compiled_fit
-from gridfleet.worker.process import is_worker_process
+from gridfleet.worker.trial.process import is_worker_process
 
 
 class _FleetSearch:

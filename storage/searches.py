@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
-from gridfleet.storage.database import Database, now, seconds_between
-from gridfleet.storage.retries import retried
+from gridfleet.storage.database.connection import Database, now, seconds_between
+from gridfleet.storage.database.retries import retried
 from gridfleet.storage.schema import Epoch, Search, SearchState, SplitScore, Trial, TrialState
-from gridfleet.storage.trials import IS_PAUSED, NOT_HELD, cancel_trials, changed, finish_search
+from gridfleet.storage.trials.transitions import IS_PAUSED, NOT_HELD, cancel_trials, changed, finish_search
 
 #: What a trial that starts all over has in its columns; ``attempt`` only grows.
 _NEW: dict[str, Any] = {

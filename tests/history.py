@@ -18,10 +18,10 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from gridfleet.scheduler import reporter
-from gridfleet.storage.database import Database
+from gridfleet.scheduler.reports import reader
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SearchState, SplitScore, Trial, TrialState
-from gridfleet.storage.trials import TIMEOUT
+from gridfleet.storage.trials.transitions import TIMEOUT
 
 #: Outcomes of attempts that come with a result.
 RESULTS = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED)
@@ -192,7 +192,7 @@ def _of_search(database: Database, search: Row[Any], trials: Sequence[Row[Any]])
         yield f"has ended, but is {search.state}"
     scored = [trial for trial in trials if trial.mean_test_score is not None]
     best = max(scored, key=lambda trial: (trial.mean_test_score, -trial.number), default=None)
-    told = reporter.best_trial(database, search.id)
+    told = reader.best_trial(database, search.id)
     if (best and (best.number, best.mean_test_score)) != (told and (told.number, told.mean_test_score)):
         yield f"has the best trial {best and best.number}, the reporter says {told and told.number} (I13)"
 

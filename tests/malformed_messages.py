@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from gridfleet.worker.envelope import new_message
+from gridfleet.worker.broker.message import new_message
 
 
 def malformed_messages(trial_id: int, proof: Path) -> dict[str, tuple[bytes, str]]:

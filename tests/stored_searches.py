@@ -7,15 +7,16 @@ from typing import Any
 
 from sqlalchemy import insert, select
 
-from gridfleet.storage import trials, workers
-from gridfleet.storage.database import Database
+from gridfleet.storage import workers
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.params import column_kinds, params_to_json
-from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.search_views import create_search_view
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import EpochResult, SplitResult, TrialResult
-from gridfleet.storage.trials import Claim, Held
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.transitions import Claim, Held
 from gridfleet.storage.versions import installed_versions
 
 #: The combinations of the search pima and what their two splits scored; the last one's fit raises.
@@ -65,7 +66,7 @@ def store_search(settings: Settings, database: Database, name: str, candidates: 
             )
             .returning(Search.id)
         ).scalar_one()
-        trials.create_trials(connection, search_id, candidates)
+        transitions.create_trials(connection, search_id, candidates)
         create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates)))
     return search_id
 
@@ -76,7 +77,7 @@ def claim(database: Database, search_id: int, number: int, worker_id: str) -> Cl
         trial_id = connection.execute(
             select(Trial.id).where(Trial.search_id == search_id, Trial.number == number)
         ).scalar_one()
-    claimed = trials.claim(database, trial_id, worker_id, lease_s=60, max_runtime_s=600)
+    claimed = transitions.claim(database, trial_id, worker_id, lease_s=60, max_runtime_s=600)
     assert claimed is not None
     return claimed
 
@@ -84,13 +85,13 @@ def claim(database: Database, search_id: int, number: int, worker_id: str) -> Cl
 def record(database: Database, claimed: Claim, scores: tuple[float, float] | None) -> None:
     """Record a trial's scores and learning curves, or that its fit raised."""
     result = _failed() if scores is None else _scored(scores, claimed.number)
-    assert trials.record(database, Held(claimed.trial_id, claimed.token), result)
+    assert transitions.record(database, Held(claimed.trial_id, claimed.token), result)
 
 
 def lose(database: Database, claimed: Claim, error: str) -> None:
     """Take a trial back from a worker that died."""
     held = Held(claimed.trial_id, claimed.token)
-    assert trials.lose(database, held, outcome="worker_lost", error=error, max_failures=3)
+    assert transitions.lose(database, held, outcome="worker_lost", error=error, max_failures=3)
 
 
 def _scored(scores: tuple[float, float], number: int) -> TrialResult:

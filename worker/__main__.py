@@ -3,7 +3,7 @@
 import sys
 
 from gridfleet.storage.settings import load_settings
-from gridfleet.worker.service import run_worker
+from gridfleet.worker.main_process.service import run_worker
 
 if __name__ == "__main__":
     run_worker(load_settings(), concurrency=int(sys.argv[1]), may_be_root=True)

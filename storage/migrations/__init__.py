@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.retries import retried
 from gridfleet.storage.errors import SchemaVersionError
-from gridfleet.storage.retries import retried
 from gridfleet.storage.schema import SCHEMA_REVISION
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect, text
 
-from gridfleet.scheduler import read_only_sql
+from gridfleet.scheduler.cli import sql
 from gridfleet.storage.schema import Base
 from tests.stored_searches import store_pima
 
@@ -34,9 +34,9 @@ def test_there_are_ten_queries():
 def test_each_query_runs_and_prints_what_the_docs_show(title, query, output, database, database_settings):
     store_pima(database_settings, database)
 
-    with read_only_sql.run(database, query) as result:
+    with sql.run(database, query) as result:
         printed = io.StringIO()
-        read_only_sql.write(result, printed, style="table")
+        sql.write(result, printed, style="table")
 
     lines = [" ".join(line.split()) for line in printed.getvalue().splitlines()]
     documented = [" ".join(line.split()) for line in output.splitlines()]

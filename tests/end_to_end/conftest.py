@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gridfleet.scheduler import fleet as fleets
+from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.storage.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]

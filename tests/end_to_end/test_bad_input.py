@@ -20,9 +20,9 @@ from sklearn.svm import SVC, SVR
 from sqlalchemy import func, select, text
 
 from gridfleet import GridfleetError, GridSearchCV, RandomizedSearchCV, submit
-from gridfleet.scheduler import fleet as fleets
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.storage.database import Database
+from gridfleet.scheduler.fleet import connection as fleets
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import NotPicklableError
 from gridfleet.storage.schema import Payload, Search, Trial
 from gridfleet.storage.settings import Settings

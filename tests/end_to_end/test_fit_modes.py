@@ -15,9 +15,10 @@ from scikeras.wrappers import KerasClassifier
 from sklearn.model_selection import GridSearchCV as ScikitLearnGridSearchCV
 from sqlalchemy import select
 
-from gridfleet.scheduler import GridSearchCV, report, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.submission import _structures_in_turn
+from gridfleet.scheduler import GridSearchCV, submit
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.reports import tables
+from gridfleet.scheduler.submission.store import _structures_in_turn
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
@@ -71,7 +72,7 @@ def test_every_mode_gives_scikit_learn_s_scores_and_tells_where_the_time_went(
     # one program for each of two structures, whatever the seed: two trials traced it, two found it
     assert sorted(row.compile_time > 0 for row in rows) == [False, False, True, True]
 
-    report.print_report(fleet.database, "in-xla")
+    tables.print_report(fleet.database, "in-xla")
     assert "4 trials xla" in capsys.readouterr().out
 
 
@@ -90,7 +91,7 @@ def test_a_fallback_is_told_with_its_reason(
     (row,) = trials_of(fleet, "stepped")
     assert (row.state, row.fit_mode) == ("completed", "keras")
     assert "steps_per_epoch" in row.fit_fallback_reason
-    report.print_report(fleet.database, "stepped")
+    tables.print_report(fleet.database, "stepped")
     assert "1 trials keras: steps_per_epoch" in capsys.readouterr().out
 
 

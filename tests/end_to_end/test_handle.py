@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import select
 
 from gridfleet import GridfleetError, GridSearchCV, open_search, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.reconciler import Reconciler
-from gridfleet.storage import trials
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials import transitions
 from tests.end_to_end.conftest import start_script
 from tests.end_to_end.models import Touching
 from tests.storage.conftest import result_of
@@ -55,10 +55,10 @@ def test_a_search_whose_last_worker_died_after_recording_ends_with_the_next_reco
     handle = submit(search(tmp_path, [1]), X, Y)
     with fleet.database.read() as connection:
         trial_id = connection.execute(select(Trial.id)).scalar_one()
-    claim = trials.claim(fleet.database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
+    claim = transitions.claim(fleet.database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
     with monkeypatch.context() as killed:
-        killed.setattr(trials, "finish_search", lambda *_: False)
-        trials.record(fleet.database, trials.Held(trial_id, claim.token), result_of(1.0))
+        killed.setattr(transitions, "finish_search", lambda *_: False)
+        transitions.record(fleet.database, transitions.Held(trial_id, claim.token), result_of(1.0))
 
     assert (handle.progress().done, handle.progress().is_finished, handle.state) == (1, False, "running")
     with pytest.raises(TimeoutError, match="1 of 1 trials"):

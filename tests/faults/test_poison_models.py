@@ -12,12 +12,12 @@ from scikeras.wrappers import KerasClassifier
 from sqlalchemy import select
 
 from gridfleet import GridSearchCV, submit
-from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.worker import limits
-from gridfleet.worker.output import MAX_CHARACTERS
-from gridfleet.worker.request import explain_end
+from gridfleet.worker.guards import memory
+from gridfleet.worker.guards.output import MAX_CHARACTERS
+from gridfleet.worker.main_process.lost_process import explain_end
 from tests.end_to_end.models import Touching, create_model
 from tests.faults.support import X, Y, assert_one_result_each, attempts, search
 
@@ -74,7 +74,7 @@ def test_each_poison_ends_as_one_trial_with_a_cause_and_its_neighbours_are_right
 def test_a_keras_model_that_is_too_big_fails_and_small_ones_are_trained_under_the_same_limit(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any]
 ) -> None:
-    start_worker(configured.replace(max_failures=1, memory_limit_mb=limits.MIN_DEFAULT_MB))
+    start_worker(configured.replace(max_failures=1, memory_limit_mb=memory.MIN_DEFAULT_MB))
     rng = np.random.default_rng(0)
     grid = {"model__units": [4, 1_000_000_000, 5]}
     model = KerasClassifier(create_model, epochs=1, verbose=0)
@@ -118,4 +118,4 @@ def test_a_process_shares_the_memory_of_its_control_group(
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(f"{10**10}\n")
 
-    assert limits._control_group_limits(tmp_path, tmp_path / "groups") == [10**10]
+    assert memory._control_group_limits(tmp_path, tmp_path / "groups") == [10**10]

@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import select
 
 from gridfleet import GridSearchCV, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
 from tests.end_to_end.models import Touching
@@ -30,7 +30,7 @@ def test_a_script_killed_between_storing_and_enqueuing_loses_nothing(
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from gridfleet import submit
-from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.fleet.connection import Fleet
 from tests.faults.support import X, Y, search
 Fleet.publish = lambda *_: os.kill(os.getpid(), 9)
 submit(search({str(tmp_path)!r}, [1, 2, 3]), X, Y, name="killed")
@@ -87,7 +87,7 @@ def test_a_script_that_imported_keras_first_may_speak_tls_to_its_database(tmp_pa
     code = """
 import socket, threading
 import keras
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
 
 def serve(listener):

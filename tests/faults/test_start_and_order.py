@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from gridfleet.scheduler import GridSearchCV, reporter, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.storage import trials
-from gridfleet.storage.database import Database
+from gridfleet.scheduler import GridSearchCV, submit
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.reports import reader
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials import transitions
 from tests.conftest import Broker
 from tests.faults.support import X, Y, search, wait_for, wait_for_file
 from tests.storage.conftest import result_of, store_search
@@ -34,7 +35,7 @@ def test_a_worker_with_a_wrong_password_ends_with_a_sentence_that_does_not_show_
     wrong = configured.replace(broker_url=f"redis://:planted-secret@127.0.0.1:{broker.port}/0", allow_root=True)
 
     refused = subprocess.run(
-        [sys.executable, "-c", "from gridfleet.scheduler.cli import main; main(['worker'])"],
+        [sys.executable, "-c", "from gridfleet.scheduler.cli.main import main; main(['worker'])"],
         env={**os.environ, **wrong.as_variables()},
         capture_output=True,
         text=True,
@@ -68,22 +69,22 @@ def test_no_short_trial_waits_behind_a_long_one(
 def test_equal_scores_are_ranked_by_number_whatever_came_first(database: Database, order: str) -> None:
     stored = store_search(database, len(SCORES))
     for number in map(int, order):
-        trials.record(database, stored.held(number), result_of(SCORES[number]))
+        transitions.record(database, stored.held(number), result_of(SCORES[number]))
 
-    ranked = reporter.leaderboard(database, stored.id)
+    ranked = reader.leaderboard(database, stored.id)
 
     assert [trial.number for trial in ranked] == [1, 3, 5, 6, 0, 2, 4]
     assert [trial.rank for trial in ranked] == [1, 1, 1, 4, 5, 6, 6]
-    assert reporter.best_trial(database, stored.id) == ranked[0]
+    assert reader.best_trial(database, stored.id) == ranked[0]
 
 
 def test_a_search_without_any_score_has_no_best(database: Database) -> None:
     stored = store_search(database, 2)
     for number in range(2):
-        trials.record(database, stored.held(number), result_of(float("nan"), error="it raised"))
+        transitions.record(database, stored.held(number), result_of(float("nan"), error="it raised"))
 
-    assert reporter.best_trial(database, stored.id) is None
-    assert reporter.leaderboard(database, stored.id) == []
+    assert reader.best_trial(database, stored.id) is None
+    assert reader.leaderboard(database, stored.id) == []
     with database.read() as connection:
         states = connection.execute(select(Trial.state).where(Trial.search_id == stored.id))
         assert set(states.scalars()) == {"failed"}

@@ -18,13 +18,13 @@ import pytest
 from sqlalchemy import select, text
 
 from gridfleet import GridSearchCV, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.reconciler import Reconciler
-from gridfleet.storage import trials
-from gridfleet.storage.database import Database
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.reconciler import Reconciler
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import SplitScore, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import MAX_ERROR
+from gridfleet.storage.trials import transitions
 from tests.end_to_end.models import create_model
 from tests.faults.support import X, Y, attempts, note_recovery, search, wait_for, wait_for_file
 from tests.storage.conftest import result_of, store_search
@@ -103,10 +103,10 @@ def test_t5_equal_seeds_score_equally_on_another_worker_and_at_another_attempt(
     with fleet.database.read() as connection:
         trial_id = connection.execute(select(Trial.id).where(Trial.search_id == again.id)).scalar_one()
     # an attempt that came to nothing, whichever process is faster
-    claim = trials.claim(fleet.database, trial_id, "gone/1", lease_s=60, max_runtime_s=60)
+    claim = transitions.claim(fleet.database, trial_id, "gone/1", lease_s=60, max_runtime_s=60)
     if claim is not None:
-        trials.lose(
-            fleet.database, trials.Held(trial_id, claim.token), outcome="worker_lost", error="gone", max_failures=3
+        transitions.lose(
+            fleet.database, transitions.Held(trial_id, claim.token), outcome="worker_lost", error="gone", max_failures=3
         )
         Reconciler(fleet).once()
     again.wait(120)
@@ -124,8 +124,8 @@ def test_t7_whoever_wins_a_race_of_claims_results_and_cancellations_each_trial_e
             raced = store_search(database, 2)
             held = raced.held(0)
             turns = [
-                partial(trials.cancel_search, database, raced.id),
-                partial(trials.record, database, held, result_of(0.5)),
+                partial(transitions.cancel_search, database, raced.id),
+                partial(transitions.record, database, held, result_of(0.5)),
                 partial(raced.claim, 1),
             ]
             order = [(turn + number) % 3 for turn in range(3)]
@@ -134,10 +134,10 @@ def test_t7_whoever_wins_a_race_of_claims_results_and_cancellations_each_trial_e
 
             assert done[1].result()
             if claim is not None:  # before the cancellation, of which its heartbeat tells
-                mine = trials.Held(claim.trial_id, claim.token)
+                mine = transitions.Held(claim.trial_id, claim.token)
                 assert done[0].result()
-                assert trials.heartbeat(database, mine, lease_s=60) is True
-                assert trials.cancel(database, mine)
+                assert transitions.heartbeat(database, mine, lease_s=60) is True
+                assert transitions.cancel(database, mine)
             # cancelled or not, what was scored is kept; the search may have ended by the result alone
             wait([done[0]])
             assert raced.trial(0).state == "completed"
@@ -197,7 +197,7 @@ def test_c3_a_worker_refuses_the_schema_of_a_newer_release(fleet: Fleet, configu
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
     refused = subprocess.run(
-        [sys.executable, "-c", "from gridfleet.scheduler.cli import main; main(['worker'])"],
+        [sys.executable, "-c", "from gridfleet.scheduler.cli.main import main; main(['worker'])"],
         env={**os.environ, **configured.replace(allow_root=True).as_variables()},
         capture_output=True,
         text=True,

@@ -17,12 +17,12 @@ import redis
 from sqlalchemy import select, text
 
 from gridfleet import GridSearchCV, SearchHandle, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.reconciler import Reconciler
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.schema import Trial, Worker
 from gridfleet.storage.settings import Settings
-from gridfleet.worker import service
+from gridfleet.worker.main_process import service
 from tests.conftest import RunningWorker
 from tests.end_to_end.conftest import start_script
 from tests.end_to_end.models import Touching

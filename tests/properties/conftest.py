@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import event
 
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
 
 

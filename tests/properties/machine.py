@@ -19,9 +19,10 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Row, delete, select, text
 
-from gridfleet.storage import searches, trials
-from gridfleet.storage.database import Database
+from gridfleet.storage import searches
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial
+from gridfleet.storage.trials import transitions as trials
 from tests.storage.conftest import N_SPLITS, StoredSearch, result_of, store_search
 
 # Times are large, and differ from all sums of ticks by far more than an example takes in real seconds.

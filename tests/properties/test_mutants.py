@@ -1,4 +1,4 @@
-"""The state machine would notice if a guard of storage/trials.py were missing: each is taken out once."""
+"""The state machine would notice if a guard of storage/trials/transitions.py were missing: each is taken out once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from hypothesis import Phase
 from sqlalchemy.exc import IntegrityError
 
-from gridfleet.storage import trials
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.trials import transitions
 from tests.properties.machine import BACKOFF_S, InvariantError, explore
 
-#: What storage/trials.py would be without one of its guards: old text, new text.
+#: What storage/trials/transitions.py would be without one of its guards: old text, new text.
 MUTATIONS = {
     "writes without a token": (", Trial.token == token)", ")"),
     "claims whatever the state": (
@@ -49,10 +49,10 @@ MUTATIONS = {
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_machine_finds_a_guard_that_is_missing(mutation: str, open_database: Callable[[str], Database]) -> None:
     old, new = MUTATIONS[mutation]
-    source = Path(trials.__file__).read_text()
-    assert source.count(old) == 1, f"storage/trials.py does not contain once: {old}"
+    source = Path(transitions.__file__).read_text()
+    assert source.count(old) == 1, f"storage/trials/transitions.py does not contain once: {old}"
     mutant = types.ModuleType("mutant")
-    mutant.__dict__["__name__"] = "gridfleet.storage.trials"  # its dataclasses look their module up
+    mutant.__dict__["__name__"] = "gridfleet.storage.trials.transitions"  # its dataclasses look their module up
     exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
     mutant.BACKOFF_S = BACKOFF_S
     with pytest.raises((InvariantError, IntegrityError)):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gridfleet.storage import trials
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.trials import transitions
 from tests.properties.machine import BACKOFF_S, explore
 
 
@@ -15,5 +15,5 @@ from tests.properties.machine import BACKOFF_S, explore
 def test_no_order_of_events_breaks_an_invariant(
     backend_name: str, examples: int, open_database: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials, "BACKOFF_S", BACKOFF_S)
-    explore(open_database(backend_name), trials, examples=examples, print_blob=True)
+    monkeypatch.setattr(transitions, "BACKOFF_S", BACKOFF_S)
+    explore(open_database(backend_name), transitions, examples=examples, print_blob=True)

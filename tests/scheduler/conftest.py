@@ -2,7 +2,7 @@
 
 import pytest
 
-from gridfleet.scheduler import cli
+from gridfleet.scheduler.cli import main
 from tests.stored_searches import store_pima
 
 
@@ -13,7 +13,7 @@ def gridfleet(capsys):
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
-            cli.main(list(arguments))
+            main.main(list(arguments))
         return (left.value.code or 0, *capsys.readouterr())
 
     return run

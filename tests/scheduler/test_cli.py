@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from gridfleet.scheduler import read_only_sql, reporter
-from gridfleet.scheduler.fleet import connect
-from gridfleet.scheduler.watching import Watcher
-from gridfleet.storage import trials
+from gridfleet.scheduler.cli import sql
+from gridfleet.scheduler.fleet.connection import connect
+from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.watch import Watcher
 from gridfleet.storage.errors import LocalFleetError, QueryError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Worker
+from gridfleet.storage.trials import transitions
 from tests.stored_searches import WORKERS, claim, record, store_search
 
 #: pydantic is not among them: typer imports it by itself where it is installed.
@@ -74,7 +75,7 @@ def _program(*arguments: str, before: str = "", after: str = "") -> list[str]:
     return [
         sys.executable,
         "-c",
-        f"{before}\nfrom gridfleet.scheduler.cli import main\n{after or 'main()'}",
+        f"{before}\nfrom gridfleet.scheduler.cli.main import main\n{after or 'main()'}",
         *arguments,
     ]
 
@@ -323,10 +324,10 @@ def _everything(database):
 
 
 def test_a_query_that_takes_too_long_is_stopped(pima, database, monkeypatch):
-    monkeypatch.setattr(read_only_sql, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sql, "TIMEOUT_S", 0.05)
     endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c"
 
-    with pytest.raises(QueryError, match="took longer"), read_only_sql.run(database, endless) as result:
+    with pytest.raises(QueryError, match="took longer"), sql.run(database, endless) as result:
         list(result.rows)
 
 
@@ -374,7 +375,7 @@ def test_submit_stores_a_search_once(gridfleet, fleet, database, search_file):
     assert "name='trees' is taken by search 1" in said
     assert gridfleet("submit", str(search_file), "--exist-ok")[1] == "search trees is there already: queued\n"
     assert gridfleet("submit", str(search_file), "--name", "more")[1] == "search more is queued: 4 trials\n"
-    assert [search.name for search in reporter.list_searches(database)] == ["more", "trees"]
+    assert [search.name for search in reader.list_searches(database)] == ["more", "trees"]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
@@ -403,7 +404,7 @@ def test_a_search_that_can_not_run_leaves_nothing_behind(gridfleet, fleet, datab
     assert status == 1
     assert sentence in said
     assert said.count("\n") == 1
-    assert reporter.list_searches(database) == []
+    assert reader.list_searches(database) == []
 
 
 def test_doctor_finds_a_fleet_in_order(gridfleet, pima):
@@ -520,7 +521,7 @@ def test_up_runs_what_was_queued_and_stops_at_ctrl_c(embedded_home, search_file,
 def test_the_scheduler_takes_back_what_was_lost_and_ends_at_sigterm(fleet, database, tmp_path):
     search_id = store_search(fleet, database, "new", [{"C": 1}])
     claimed = claim(database, search_id, 0, WORKERS[0])
-    trials.heartbeat(database, trials.Held(claimed.trial_id, claimed.token), lease_s=-1)
+    transitions.heartbeat(database, transitions.Held(claimed.trial_id, claimed.token), lease_s=-1)
     variables = fleet.replace(reconcile_s=0.05, health_file=tmp_path / "scheduler.health").as_variables()
 
     service = subprocess.Popen(_program("scheduler"), env={**os.environ, **variables}, stderr=subprocess.PIPE)
@@ -532,4 +533,4 @@ def test_the_scheduler_takes_back_what_was_lost_and_ends_at_sigterm(fleet, datab
         service.terminate()
         service.communicate(timeout=60)
     assert service.returncode == 0
-    assert reporter.progress(database, search_id).queued == 1
+    assert reader.progress(database, search_id).queued == 1

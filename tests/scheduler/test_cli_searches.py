@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from gridfleet.scheduler import reporter
+from gridfleet.scheduler.reports import reader
 from gridfleet.storage.schema import Trial
 from tests.stored_searches import WORKERS, store_search
 
@@ -13,7 +13,7 @@ def test_cancel_ends_queued_trials_once(gridfleet, fleet, database):
     search_id = store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
 
     assert gridfleet("cancel", "new")[:2] == (0, "search new is cancelled\n")
-    assert reporter.progress(database, search_id).cancelled == 2
+    assert reader.progress(database, search_id).cancelled == 2
     assert "has ended already (cancelled)" in gridfleet("cancel", "new")[1]
 
 

@@ -7,7 +7,7 @@ import traceback
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from gridfleet.scheduler.results import rebuild_exception
+from gridfleet.scheduler.results.scores import rebuild_exception
 from gridfleet.storage.errors import TrialFailedError
 
 

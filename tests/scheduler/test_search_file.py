@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from gridfleet.scheduler.search_file import load_search
+from gridfleet.scheduler.search_file.description import load_search
 from gridfleet.storage.errors import InvalidSearchError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pima.yaml"

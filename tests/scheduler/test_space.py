@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gridfleet.scheduler.space import is_distribution, parse_values
+from gridfleet.scheduler.search_file.space import is_distribution, parse_values
 
 
 def test_a_list_is_taken_as_it_is():

@@ -19,7 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC, SVR
 
-from gridfleet.scheduler.validation import check_finite, unknown_argument
+from gridfleet.scheduler.submission.checks import check_finite, unknown_argument
 from gridfleet.storage.errors import InvalidSearchError
 
 

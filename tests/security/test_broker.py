@@ -6,9 +6,9 @@ import pytest
 import redis
 
 from gridfleet.storage.settings import Settings
-from gridfleet.worker.celery_app import create_app
-from gridfleet.worker.envelope import QUEUE
-from gridfleet.worker.publishing import Publisher
+from gridfleet.worker.broker.app import create_app
+from gridfleet.worker.broker.message import QUEUE
+from gridfleet.worker.broker.publisher import Publisher
 from tests.security.conftest import REPOSITORY, DeployedFleet, GuardedBroker
 
 #: What the user of workers, schedulers and submitters has no use for.

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gridfleet.scheduler import data_file, npz_file
-from gridfleet.scheduler.data_file import DataFile, read_data
+from gridfleet.scheduler.search_file import data, npz
+from gridfleet.scheduler.search_file.data import DataFile, read_data
 from gridfleet.storage.errors import InvalidSearchError
 
 #: Seconds within which a refusal comes: reading 32 GiB would take longer.
@@ -121,7 +121,7 @@ def test_names_that_are_there_twice_and_too_many_names_are_refused(tmp_path: Pat
         warnings.simplefilter("ignore")  # zipfile's own, about the second X
         for _ in range(2):
             archive.writestr("X.npy", _npy((2,), content=b"\0" * 16))
-    _write_npz(tmp_path / "many.npz", {f"{number}.npy": b"" for number in range(npz_file.MAX_ENTRIES + 1)})
+    _write_npz(tmp_path / "many.npz", {f"{number}.npy": b"" for number in range(npz.MAX_ENTRIES + 1)})
 
     assert "has 'X.npy' more than once" in refused("twice.npz")
     assert "has 1001 arrays; an .npz file may have 1000" in refused("many.npz")
@@ -154,8 +154,8 @@ def test_a_csv_file_of_too_many_cells_is_refused_before_it_is_parsed(
         raise AssertionError("it was parsed")
 
     monkeypatch.setattr(pd, "read_csv", parse)
-    monkeypatch.setattr(data_file, "MAX_CELLS", 100)
-    monkeypatch.setattr(data_file, "MAX_FIRST_LINE", 1_000)
+    monkeypatch.setattr(data, "MAX_CELLS", 100)
+    monkeypatch.setattr(data, "MAX_FIRST_LINE", 1_000)
     (tmp_path / "long.csv").write_text("a,b\n" + "1,2\n" * 100)
     (tmp_path / "carriage.csv").write_text("a,b\r" + "1,2\r" * 100)
     (tmp_path / "wide.csv").write_text("1," * 200 + "\n" + "1," * 200)
@@ -173,7 +173,7 @@ def test_a_parquet_file_of_too_many_cells_is_refused_before_it_is_read(
     frame = pd.DataFrame({"a": np.zeros(1_000_000), "b": 1})
     frame.to_parquet(tmp_path / "x.parquet")
     assert (tmp_path / "x.parquet").stat().st_size < 100_000
-    monkeypatch.setattr(data_file, "MAX_CELLS", 1_000_000)
+    monkeypatch.setattr(data, "MAX_CELLS", 1_000_000)
 
     assert "has 1000000 rows of 2 columns; a search file's data may have 1000000 cells" in refused(
         "x.parquet", target="b"
@@ -186,7 +186,7 @@ def test_a_parquet_file_that_unpacks_to_too_much_is_refused(
     pd.DataFrame({"a": np.repeat(np.arange(100.0), 1_000), "b": 1}).to_parquet(
         tmp_path / "x.parquet", compression="gzip", use_dictionary=False
     )
-    monkeypatch.setattr(data_file, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(data, "MAX_BYTES", 100_000)
 
     assert "a search file's data may have 100000 bytes" in refused("x.parquet", target="b")
     assert "would unpack to" in refused("x.parquet", target="b")
@@ -232,7 +232,7 @@ def test_the_index_of_a_frame_is_no_column(tmp_path: Path) -> None:
 def test_a_file_larger_than_the_bound_is_not_read(tmp_path: Path, refused: Callable[..., str]) -> None:
     for name in ("x.csv", "x.parquet", "x.npz"):
         with (tmp_path / name).open("wb") as file:
-            file.truncate(data_file.MAX_BYTES + 1)  # a hole, which takes no disk
+            file.truncate(data.MAX_BYTES + 1)  # a hole, which takes no disk
         assert "has 8589934593 bytes; a search file's data may have 8589934592 bytes" in refused(name)
 
 

@@ -8,11 +8,12 @@ import psycopg
 import pytest
 from sqlalchemy.exc import ProgrammingError
 
-from gridfleet.scheduler import fleet as fleets
-from gridfleet.scheduler.reconciler import RECONCILER_LOCK, Reconciler
-from gridfleet.storage import migrations, searches, trials
-from gridfleet.storage.database import Database
+from gridfleet.scheduler.fleet import connection as fleets
+from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK, Reconciler
+from gridfleet.storage import migrations, searches
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import SCHEMA_REVISION
+from gridfleet.storage.trials import transitions
 from tests.security.conftest import ROLES, DeployedFleet, RoledDatabase
 from tests.stored_searches import WORKERS, claim, lose, record, store_pima, store_search
 
@@ -184,7 +185,7 @@ def test_a_worker_role_evaluates_reconciles_pauses_resumes_and_cancels(deployed:
 
         assert searches.pause_search(worker, second)
         assert searches.resume_search(worker, second)
-        assert trials.cancel_search(worker, second)
+        assert transitions.cancel_search(worker, second)
 
 
 def test_trying_failed_trials_again_is_the_submitter_s_for_it_removes_their_scores(deployed: DeployedFleet) -> None:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from gridfleet import submit
-from gridfleet.scheduler import fleet as fleets
+from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.storage.errors import GridfleetError
 from gridfleet.storage.settings import Settings
 from tests.faults.support import X, Y, search, wait_for
@@ -83,7 +83,7 @@ def test_a_fleet_with_the_rights_of_deploy_does_its_work_and_shows_no_secret(
         return status
 
     worker = start_worker(deployed.worker)
-    command = "from gridfleet.scheduler.cli import main; main(['scheduler'])"
+    command = "from gridfleet.scheduler.cli.main import main; main(['scheduler'])"
     with started(tmp_path / "scheduler.log", deployed.worker, "-c", command) as scheduler:
         become(deployed.owner)
         handle = submit(search(tmp_path, [1, 2, 3]), X, Y, name="deployed").wait(90)

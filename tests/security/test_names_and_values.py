@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sqlalchemy import func, select, text
 
-from gridfleet.scheduler import GridfleetError, GridSearchCV, SearchHandle, read_only_sql, submit
-from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler import GridfleetError, GridSearchCV, SearchHandle, submit
+from gridfleet.scheduler.cli import sql
+from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
 from tests.faults.support import X, Y
@@ -108,7 +109,7 @@ def _assert_only_text(outputs: dict[str, str]) -> None:
         assert forbidden not in rows
     json.loads(outputs["json"])
     for row in csv.reader(io.StringIO(outputs["csv"], newline="")):
-        assert not [cell for cell in row if cell.startswith(read_only_sql.FORMULA_STARTS) and not _is_number(cell)]
+        assert not [cell for cell in row if cell.startswith(sql.FORMULA_STARTS) and not _is_number(cell)]
 
 
 def _is_number(cell: str) -> bool:
@@ -191,16 +192,16 @@ def _submit(search: GridSearchCV, name: str) -> tuple[SearchHandle | None, str]:
 @settings(deadline=None)
 @given(st.one_of(st.text(), st.text(st.sampled_from("=+-@\t\r\n '\"0.e1"), max_size=6)))
 def test_no_text_in_a_csv_cell_is_a_formula(value: str) -> None:
-    cell = read_only_sql.csv_cell(value)
+    cell = sql.csv_cell(value)
 
-    assert not cell.startswith(read_only_sql.FORMULA_STARTS)
+    assert not cell.startswith(sql.FORMULA_STARTS)
     assert cell.removeprefix("'") == value.removeprefix("'")
 
 
 @settings(deadline=None)
 @given(st.one_of(st.integers(), st.floats(), st.none(), st.booleans()))
 def test_numbers_in_csv_cells_stay_numbers(value: Any) -> None:
-    assert read_only_sql.csv_cell(value) is value
+    assert sql.csv_cell(value) is value
 
 
 class Terminal(io.StringIO):
@@ -213,7 +214,7 @@ class Terminal(io.StringIO):
 def test_csv_on_a_terminal_shows_escape_sequences_and_in_a_file_keeps_them() -> None:
     written = {}
     for place in (io.StringIO(), Terminal()):
-        read_only_sql.write(read_only_sql.Result(["a"], iter([["\x1b[2J\u202e"]])), place, style="csv")
+        sql.write(sql.Result(["a"], iter([["\x1b[2J\u202e"]])), place, style="csv")
         written[place.isatty()] = place.getvalue()
 
     assert written == {False: "a\n\x1b[2J\u202e\n", True: "a\n\\x1b[2J\\u202e\n"}
@@ -222,7 +223,7 @@ def test_csv_on_a_terminal_shows_escape_sequences_and_in_a_file_keeps_them() -> 
 @settings(deadline=None)
 @given(st.text())
 def test_json_holds_every_text_and_shows_no_control_character(value: str) -> None:
-    line = read_only_sql.json_line({"a": value})
+    line = sql.json_line({"a": value})
 
     assert json.loads(line) == {"a": value}
     assert line.isprintable()

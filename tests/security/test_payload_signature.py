@@ -14,8 +14,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sqlalchemy import Connection, select, text
 
 from gridfleet import GridSearchCV, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.storage.payloads import PayloadStore
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Attempt, Trial
 from gridfleet.storage.settings import Settings
 from tests.faults.support import X, Y

@@ -13,9 +13,9 @@ from sklearn import model_selection
 from sklearn.svm import SVC
 
 from gridfleet import GridSearchCV, RandomizedSearchCV, submit
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.scheduler.validation import MAX_COMBINATIONS
-from gridfleet.scheduler.yaml_document import read_document
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.search_file.document import read_document
+from gridfleet.scheduler.submission.checks import MAX_COMBINATIONS
 from gridfleet.storage.errors import InvalidSearchError
 from tests.faults.support import X, Y
 

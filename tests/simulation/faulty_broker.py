@@ -16,7 +16,7 @@ LATEST_S = 300
 
 
 class FaultyBroker:
-    """What `gridfleet.worker.publishing.Publisher` is to the fleet, and a queue that workers receive from.
+    """What `gridfleet.worker.broker.publisher.Publisher` is to the fleet, and a queue that workers receive from.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from sqlalchemy import ClauseElement, Connection, ExceptionContext, StaticPool, 
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 
-from gridfleet.storage.database import SQLITE_TIME, Database, _begin_sqlite, _prepare_sqlite
+from gridfleet.storage.database.connection import SQLITE_TIME, Database, _begin_sqlite, _prepare_sqlite
 from gridfleet.storage.settings import Settings
 from tests.simulation.turns import Actor, Crash, Life, Turns
 

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-import gridfleet.worker.tasks
-import gridfleet.worker.watchdog
-from gridfleet.scheduler import submission
-from gridfleet.scheduler.search_options import SearchOptions
-from gridfleet.storage import searches, trials
+import gridfleet.worker.main_process.watchdog
+import gridfleet.worker.trial.task
+from gridfleet.scheduler.submission import store
+from gridfleet.scheduler.submission.options import SearchOptions
+from gridfleet.storage import searches
 from gridfleet.storage.errors import PayloadError
 from gridfleet.storage.trial_results import TrialResult
-from gridfleet.storage.trials import NON_FINITE, Held
-from gridfleet.worker.celery_app import KILL_AFTER_S
-from gridfleet.worker.process import TrialInterrupted, WorkerProcess
-from gridfleet.worker.request import WORKER_LOST
-from gridfleet.worker.service import _Hooks
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.transitions import NON_FINITE, Held
+from gridfleet.worker.broker.app import KILL_AFTER_S
+from gridfleet.worker.main_process.lost_process import WORKER_LOST
+from gridfleet.worker.main_process.service import _Hooks
+from gridfleet.worker.trial.process import TrialInterrupted, WorkerProcess
 from tests.simulation.checker import score_of
 from tests.simulation.turns import Actor, Crash, Life
 from tests.storage.conftest import result_of, store_search
@@ -61,7 +62,7 @@ class Node:
         self._n_lost = 0
         self._idle_watcher: Actor | None = None
         self._hooks = _Hooks(world.settings, world.database, self._simulation.broker, node=self.node)
-        self._watchdog = gridfleet.worker.watchdog.Watchdog(
+        self._watchdog = gridfleet.worker.main_process.watchdog.Watchdog(
             world.settings,
             world.database,
             world.settings.cache_dir,  # no process writes a sign of life there: those that hang are told by _fit
@@ -132,12 +133,12 @@ class Node:
     def _receive(self, process: WorkerProcess, message: int) -> None:
         self._simulation.begin(f"receives {message} as {process.id}")
         try:
-            claim = gridfleet.worker.tasks._claim(process, message)
+            claim = gridfleet.worker.trial.task._claim(process, message)
             if claim is None:
                 self._simulation.say("claims nothing")
                 return
             self._simulation.say(f"claims {claim.trial_id}, attempt {claim.attempt}")
-            gridfleet.worker.tasks._evaluate(process, claim)
+            gridfleet.worker.trial.task._evaluate(process, claim)
             process.remember(claim.structure_digest)
         except SQLAlchemyError as error:  # Celery logs it; the message is used up
             self._simulation.say(f"gives up: {type(error).__name__}")
@@ -145,7 +146,7 @@ class Node:
     def _tell_main(self, process: WorkerProcess, was_time_limit: bool) -> None:
         """Let Celery tell the main process of a child's death: its watchdog looks what that held."""
         self._watchdog.on_process_lost(
-            _pid(process.id), trials.TIMEOUT if was_time_limit else WORKER_LOST, "the process ended"
+            _pid(process.id), transitions.TIMEOUT if was_time_limit else WORKER_LOST, "the process ended"
         )
         self._n_lost += 1
         if self._idle_watcher is not None:
@@ -182,13 +183,13 @@ class Node:
             self._simulation.say(f"a late {kind} of trial {last.trial_id}, attempt {last.attempt}")
             with suppress(SQLAlchemyError):
                 if kind == "record":
-                    trials.record(database, held, result_of(score_of(last.trial_id, last.attempt)))
+                    transitions.record(database, held, result_of(score_of(last.trial_id, last.attempt)))
                 elif kind == "heartbeat":
-                    trials.heartbeat(database, held, lease_s=60)
+                    transitions.heartbeat(database, held, lease_s=60)
                 elif kind == "release":
-                    trials.release(database, held)
+                    transitions.release(database, held)
                 else:
-                    trials.lose(database, held, outcome=WORKER_LOST, error="late", max_failures=3)
+                    transitions.lose(database, held, outcome=WORKER_LOST, error="late", max_failures=3)
 
         self._turns.start(f"{process.id} late", write, role="worker", delay_s=random.uniform(0.1, 150))
 
@@ -256,7 +257,7 @@ def submit(
     try:
         if for_real:
             options = SearchOptions(None, trial_timeout, search_timeout)
-            submission.store(fleet, world.request(n_trials), name=None, options=options)
+            store.store(fleet, world.request(n_trials), name=None, options=options)
             return
         candidates = [{"units": number % 2, "learning_rate": number} for number in range(n_trials)]
         search = store_search(world.database, candidates, name=f"search of {simulation.turns.me.name}")
@@ -273,7 +274,7 @@ def ask(simulation: Simulation, wish: str, search_id: int) -> None:
     """Do what a user asks of a search, as an actor of that role."""
     database = simulation.world.database
     wishes = {
-        "cancel": trials.cancel_search,
+        "cancel": transitions.cancel_search,
         "pause": searches.pause_search,
         "resume": searches.resume_search,
         "retry": searches.retry_failed,

@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 
-from gridfleet.scheduler import reconciler
+from gridfleet.scheduler.fleet import reconciler
 from tests.simulation import processes
 from tests.simulation.checker import Checker
 from tests.simulation.faulty_broker import FaultyBroker

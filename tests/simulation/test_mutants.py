@@ -9,45 +9,57 @@ from pathlib import Path
 
 import pytest
 
-import gridfleet.scheduler.fleet
-import gridfleet.scheduler.reconciler
-import gridfleet.scheduler.submission
+import gridfleet.scheduler.fleet.connection
+import gridfleet.scheduler.fleet.reconciler
+import gridfleet.scheduler.submission.store
 import gridfleet.storage.searches
-import gridfleet.storage.trials
-import gridfleet.worker.watchdog
+import gridfleet.storage.trials.transitions
+import gridfleet.worker.main_process.watchdog
 from tests.simulation.simulation import N_SEEDS, Simulation
 from tests.simulation.turns import InvariantError
 from tests.simulation.world import World
 
 #: Module, old text, new text.
 MUTANTS = {
-    "writes without a token": (gridfleet.storage.trials, ", Trial.token == token)", ")"),
+    "writes without a token": (gridfleet.storage.trials.transitions, ", Trial.token == token)", ")"),
     "claims whatever the state": (
-        gridfleet.storage.trials,
+        gridfleet.storage.trials.transitions,
         '.where(Trial.id == bindparam("wanted_id"), _WAITS)\n    .values',
         '.where(Trial.id == bindparam("wanted_id"), _MAY_START)\n    .values',
     ),
-    "claims what is paused": (gridfleet.storage.trials, ", ~IS_PAUSED)\n_WAITS", ")\n_WAITS"),
-    "attempts left open": (gridfleet.storage.trials, '_close_attempt(connection, held, "released", None)', "pass"),
+    "claims what is paused": (gridfleet.storage.trials.transitions, ", ~IS_PAUSED)\n_WAITS", ")\n_WAITS"),
+    "attempts left open": (
+        gridfleet.storage.trials.transitions,
+        '_close_attempt(connection, held, "released", None)',
+        "pass",
+    ),
     "an attempt told in a transaction of its own": (
-        gridfleet.storage.trials,
+        gridfleet.storage.trials.transitions,
         "        connection.execute(_OPEN_ATTEMPT",
         "    with database.write() as connection:\n        connection.execute(_OPEN_ATTEMPT",
     ),
     "scores in a transaction of their own": (
-        gridfleet.storage.trials,
+        gridfleet.storage.trials.transitions,
         "        _insert_all(connection, SplitScore",
         "    with database.write() as connection:\n        _insert_all(connection, SplitScore",
     ),
-    "failures not counted": (gridfleet.storage.trials, "failures=Trial.failures + 1", "failures=Trial.failures"),
-    "a reaper that trusts what it read": (gridfleet.storage.trials, "statement = statement.where(_expired())", "pass"),
+    "failures not counted": (
+        gridfleet.storage.trials.transitions,
+        "failures=Trial.failures + 1",
+        "failures=Trial.failures",
+    ),
+    "a reaper that trusts what it read": (
+        gridfleet.storage.trials.transitions,
+        "statement = statement.where(_expired())",
+        "pass",
+    ),
     "cancelled trials queued again": (
-        gridfleet.storage.trials,
+        gridfleet.storage.trials.transitions,
         "state=case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED)",
         "state=TrialState.QUEUED",
     ),
     "searches finished early": (
-        gridfleet.storage.trials,
+        gridfleet.storage.trials.transitions,
         'Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)',
         "Trial.id < 0",
     ),
@@ -57,29 +69,33 @@ MUTANTS = {
         "for table in (Epoch,):",
     ),
     "published before the commit": (
-        gridfleet.scheduler.submission,
-        "        trials.create_trials(connection, search_id, candidates.params)\n",
-        "        trials.create_trials(connection, search_id, candidates.params); fleet.publish([1])\n",
+        gridfleet.scheduler.submission.store,
+        "        transitions.create_trials(connection, search_id, candidates.params)\n",
+        "        transitions.create_trials(connection, search_id, candidates.params); fleet.publish([1])\n",
     ),
-    "noted as published, sent or not": (gridfleet.scheduler.fleet, "return False\n        with", "pass\n        with"),
+    "noted as published, sent or not": (
+        gridfleet.scheduler.fleet.connection,
+        "return False\n        with",
+        "pass\n        with",
+    ),
     "noted before it is sent": (
-        gridfleet.scheduler.reconciler,
+        gridfleet.scheduler.fleet.reconciler,
         "self._fleet.publisher.publish(due)\n        trials.mark_published(database, due)",
         "trials.mark_published(database, due)\n        self._fleet.publisher.publish(due)",
     ),
-    "nothing published again": (gridfleet.storage.trials, "if only_unpublished else", "if True else"),
+    "nothing published again": (gridfleet.storage.trials.transitions, "if only_unpublished else", "if True else"),
     "nothing taken back": (
-        gridfleet.scheduler.reconciler,
+        gridfleet.scheduler.fleet.reconciler,
         "    def _take_back(self) -> int:\n",
         "    def _take_back(self) -> int:\n        return 0\n",
     ),
     "searches left unfinished": (
-        gridfleet.scheduler.reconciler,
+        gridfleet.scheduler.fleet.reconciler,
         "    def _finish(self) -> int:\n",
         "    def _finish(self) -> int:\n        return 0\n",
     ),
     "neighbours of the dead taken back": (
-        gridfleet.worker.watchdog,
+        gridfleet.worker.main_process.watchdog,
         "for pid, _ in held if pid not in alive",
         "for pid, _ in held",
     ),

@@ -14,33 +14,33 @@ import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
 
-import gridfleet.scheduler.fleet
-import gridfleet.scheduler.reconciler
-import gridfleet.scheduler.submission
-import gridfleet.storage.retries
-import gridfleet.worker.cross_validation
-import gridfleet.worker.process
-import gridfleet.worker.service
-import gridfleet.worker.tasks
-import gridfleet.worker.watchdog
+import gridfleet.scheduler.fleet.connection
+import gridfleet.scheduler.fleet.reconciler
+import gridfleet.scheduler.submission.store
+import gridfleet.storage.database.retries
+import gridfleet.worker.main_process.service
+import gridfleet.worker.main_process.watchdog
+import gridfleet.worker.trial.cross_validation
+import gridfleet.worker.trial.process
+import gridfleet.worker.trial.task
 from gridfleet import GridSearchCV
-from gridfleet.scheduler.joblib_backend import FleetBackend, SearchRequest
 from gridfleet.scheduler.search_cv import fit_with
+from gridfleet.scheduler.submission.joblib_backend import FleetBackend, SearchRequest
 from gridfleet.storage import migrations
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import TrialResult
-from gridfleet.worker.process import NODE_VARIABLE, WorkerProcess
+from gridfleet.worker.trial.process import NODE_VARIABLE, WorkerProcess
 from tests.simulation.faulty_broker import FaultyBroker
 from tests.simulation.faulty_database import FaultyDatabase
 from tests.simulation.turns import Life
 
 #: Modules that read the clock or sleep.
 _TIMED = (
-    gridfleet.worker.process,
-    gridfleet.worker.tasks,
-    gridfleet.worker.watchdog,
-    gridfleet.storage.retries,
-    gridfleet.scheduler.reconciler,
+    gridfleet.worker.trial.process,
+    gridfleet.worker.trial.task,
+    gridfleet.worker.main_process.watchdog,
+    gridfleet.storage.database.retries,
+    gridfleet.scheduler.fleet.reconciler,
 )
 
 
@@ -75,9 +75,9 @@ class World:
         """Return a search as scikit-learn asks for it."""
         return replace(self._request, candidates=self._request.candidates[:n_candidates])
 
-    def fleet(self, broker: FaultyBroker) -> gridfleet.scheduler.fleet.Fleet:
+    def fleet(self, broker: FaultyBroker) -> gridfleet.scheduler.fleet.connection.Fleet:
         """Return the real fleet of clients and reconcilers, on this database and a simulated broker."""
-        kind = gridfleet.scheduler.fleet.Fleet
+        kind = gridfleet.scheduler.fleet.connection.Fleet
         fleet = kind.__new__(kind)  # its own way to the database would open another one
         fleet.settings, fleet.is_embedded, fleet.database = self.settings, False, self.database
         fleet.__dict__["publisher"] = broker
@@ -87,7 +87,7 @@ class World:
         """Start a real worker process, as the present actor."""
         with pytest.MonkeyPatch.context() as patch:
             system = types.SimpleNamespace(environ={NODE_VARIABLE: node}, getpid=lambda: number)
-            patch.setattr(gridfleet.worker.process, "os", system)
+            patch.setattr(gridfleet.worker.trial.process, "os", system)
             process = WorkerProcess(self.settings)
         process.payloads = _Payloads(process)
         process._sign = _Sign(self.database, self.database.turns.me.life)
@@ -103,22 +103,24 @@ class World:
         with pytest.MonkeyPatch.context() as patch, _on_one_core():
             for module in _TIMED:
                 patch.setattr(module, "time", _Time(self.database), raising=False)
-            patch.setattr(gridfleet.storage.retries, "random", types.SimpleNamespace(uniform=lambda low, high: high))
-            patch.setattr(gridfleet.worker.process, "threading", _Threading(self.database))
-            patch.setattr(gridfleet.worker.process, "signal", _Signal(self.database))
-            patch.setattr(gridfleet.worker.process, "Database", lambda _: self.database)
-            patch.setattr(gridfleet.worker.process, "PayloadStore", lambda *_: None)
-            patch.setattr(gridfleet.worker.process, "quiet_tensorflow", lambda: None)
-            patch.setattr(gridfleet.worker.process, "workers", _Workers(self.database))
             patch.setattr(
-                gridfleet.worker.cross_validation,
+                gridfleet.storage.database.retries, "random", types.SimpleNamespace(uniform=lambda low, high: high)
+            )
+            patch.setattr(gridfleet.worker.trial.process, "threading", _Threading(self.database))
+            patch.setattr(gridfleet.worker.trial.process, "signal", _Signal(self.database))
+            patch.setattr(gridfleet.worker.trial.process, "Database", lambda _: self.database)
+            patch.setattr(gridfleet.worker.trial.process, "PayloadStore", lambda *_: None)
+            patch.setattr(gridfleet.worker.trial.process, "quiet_tensorflow", lambda: None)
+            patch.setattr(gridfleet.worker.trial.process, "workers", _Workers(self.database))
+            patch.setattr(
+                gridfleet.worker.trial.cross_validation,
                 "cross_validate_trial",
                 lambda process, *_, **__: self.evaluate(process),
             )
             patch.setattr(WorkerProcess, "remember", _remember)
-            patch.setattr(gridfleet.worker.tasks, "bounded_output", nullcontext)
-            patch.setattr(gridfleet.worker.tasks, "terminate_handler_fired", self._is_ending)
-            patch.setattr(gridfleet.scheduler.submission, "print", lambda *_, **__: None, raising=False)
+            patch.setattr(gridfleet.worker.trial.task, "bounded_output", nullcontext)
+            patch.setattr(gridfleet.worker.trial.task, "terminate_handler_fired", self._is_ending)
+            patch.setattr(gridfleet.scheduler.submission.store, "print", lambda *_, **__: None, raising=False)
             yield self
 
 

@@ -19,10 +19,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.scheduler.fleet import Fleet
-from gridfleet.storage import searches, trials
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.storage import searches
 from gridfleet.storage.schema import Search, Trial
-from gridfleet.worker.envelope import QUEUE
+from gridfleet.storage.trials import transitions
+from gridfleet.worker.broker.message import QUEUE
 from tests.malformed_messages import malformed_messages
 from tests.soak.system import Service, System
 
@@ -174,7 +175,7 @@ class Nemesis:
         threading.Timer(5, holder.close).start()
 
     def cancel_search(self, chance: random.Random) -> None:
-        trials.cancel_search(self._system.database, self._open_search(chance))
+        transitions.cancel_search(self._system.database, self._open_search(chance))
 
     def pause_search(self, chance: random.Random) -> None:
         search_id = self._open_search(chance)

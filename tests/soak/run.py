@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.fleet.connection import Fleet
 from tests import history
 from tests.history import Expected, Totals, Witness
 from tests.soak.measurements import Growth, Meter

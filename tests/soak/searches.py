@@ -20,7 +20,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet import GridSearchCV, submit
-from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import OPEN_STATES, Search, Trial
 from tests.history import Expected
 from tests.soak.models import Telling, create_model

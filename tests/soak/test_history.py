@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from gridfleet.storage import trials
-from gridfleet.storage.database import Database
-from gridfleet.storage.trials import Held
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.transitions import Held
 from tests import history
 from tests.history import Expected, Witness
 from tests.storage.conftest import StoredSearch, result_of, store_search
@@ -30,24 +30,24 @@ def claimed(search: StoredSearch, number: int, worker_id: str) -> Held:
 
 
 def lose(database: Database, held: Held) -> None:
-    assert trials.lose(database, held, outcome="worker_lost", error="killed", max_failures=MAX_FAILURES)
+    assert transitions.lose(database, held, outcome="worker_lost", error="killed", max_failures=MAX_FAILURES)
 
 
 @pytest.fixture
 def search(database: Database) -> StoredSearch:
     """Store a search with all that may happen to a trial, and a cancelled one."""
     stored = store_search(database, len(SCORES), name="eventful")
-    assert trials.record(database, claimed(stored, 0, "a/1"), result_of(SCORES[0]))
-    assert trials.release(database, claimed(stored, 1, "a/1"))
+    assert transitions.record(database, claimed(stored, 0, "a/1"), result_of(SCORES[0]))
+    assert transitions.release(database, claimed(stored, 1, "a/1"))
     lose(database, claimed(stored, 1, "b/1"))
-    assert trials.record(database, claimed(stored, 1, "a/2"), result_of(SCORES[1]))
-    assert trials.record(database, claimed(stored, 2, "a/1"), result_of(math.nan, error="the fit raised"))
+    assert transitions.record(database, claimed(stored, 1, "a/2"), result_of(SCORES[1]))
+    assert transitions.record(database, claimed(stored, 2, "a/1"), result_of(math.nan, error="the fit raised"))
     for worker_id in ("a/1", "b/1"):
         lose(database, claimed(stored, 3, worker_id))
     cancelled = store_search(database, 2, name="cancelled")
     running = claimed(cancelled, 0, "a/1")
-    assert trials.cancel_search(database, cancelled.id)
-    assert trials.cancel(database, running)
+    assert transitions.cancel_search(database, cancelled.id)
+    assert transitions.cancel(database, running)
     return stored
 
 
@@ -195,7 +195,7 @@ def test_a_witness_tells_which_trial_changed_after_its_end(database: Database, s
     witness = Witness()
     witness.look(database)
     late = store_search(database, 1, name="late")
-    assert trials.record(database, claimed(late, 0, "a/1"), result_of(1.0))
+    assert transitions.record(database, claimed(late, 0, "a/1"), result_of(1.0))
     witness.look(database)
     assert witness.changes(database) == []
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from sqlalchemy import Row, func, insert, select
 
-from gridfleet.storage import trials
-from gridfleet.storage.database import Database, now
-from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.database.connection import Database, now
+from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Payload, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import SplitResult, TrialResult
-from gridfleet.storage.trials import Claim, Held
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.transitions import Claim, Held
 from gridfleet.storage.versions import installed_versions
 
 #: The digest of a payload that nobody loads.
@@ -54,7 +54,7 @@ class StoredSearch:
 
     def claim(self, number: int = 0, *, worker_id: str = "node/1", lease_s: float = 60) -> Claim | None:
         """Claim a trial by its number."""
-        return trials.claim(self.database, self.trial_ids[number], worker_id, lease_s=lease_s, max_runtime_s=3_600)
+        return transitions.claim(self.database, self.trial_ids[number], worker_id, lease_s=lease_s, max_runtime_s=3_600)
 
     def held(self, number: int = 0, **options: Any) -> Held:
         """Claim a trial, which must succeed."""
@@ -93,7 +93,7 @@ def store_search(
             )
             .returning(Search.id)
         ).scalar_one()
-        trials.create_trials(connection, search_id, candidates)
+        transitions.create_trials(connection, search_id, candidates)
         ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
         return StoredSearch(database, search_id, name, list(ids))
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, text
 
-from gridfleet.storage import database as database_module
-from gridfleet.storage import trials, workers
-from gridfleet.storage.database import Database, UtcDateTime, now
+from gridfleet.storage import workers
+from gridfleet.storage.database import connection as database_module
+from gridfleet.storage.database.connection import Database, UtcDateTime, now
 from gridfleet.storage.errors import DatabaseUnreachableError, SettingsError
 from gridfleet.storage.schema import Trial, Worker
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials import transitions
 from tests.storage.conftest import race, result_of, store_search
 
 PASSWORD = "correct-horse"
@@ -139,9 +140,9 @@ def _write_much(database: Database, writer: int) -> int:
     workers.register(database, f"node/{writer}", hostname="host", pid=writer)
     finished = 0
     for trial_id in _trial_ids(database)[writer::N_WRITERS]:
-        claim = trials.claim(database, trial_id, f"node/{writer}", lease_s=60, max_runtime_s=60)
+        claim = transitions.claim(database, trial_id, f"node/{writer}", lease_s=60, max_runtime_s=60)
         workers.seen(database, f"node/{writer}")
-        finished += trials.record(database, trials.Held(trial_id, claim.token), result_of(0.5))
+        finished += transitions.record(database, transitions.Held(trial_id, claim.token), result_of(0.5))
     return finished
 
 

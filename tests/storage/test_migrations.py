@@ -13,11 +13,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
-from gridfleet.storage import migrations, trials
-from gridfleet.storage.database import Database
+from gridfleet.storage import migrations
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SchemaVersionError
 from gridfleet.storage.schema import SCHEMA_REVISION, Base
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials import transitions
 from tests.storage.conftest import StoredSearch, race, result_of, store_search
 
 VIEWS = {"leaderboard", "best_trials", "search_progress"}
@@ -141,8 +142,8 @@ def two_searches(database: Database) -> StoredSearch:
     """A search with all kinds of trials, and one that waits."""
     search = store_search(database, 5, name="pima")
     for number, score in enumerate((0.7, 0.9, 0.9)):
-        trials.record(database, search.held(number), result_of(score))
-    trials.record(database, search.held(3), result_of(0.1, error="it raised"))
+        transitions.record(database, search.held(number), result_of(score))
+    transitions.record(database, search.held(3), result_of(0.1, error="it raised"))
     store_search(database, 2, name="waiting")
     return search
 

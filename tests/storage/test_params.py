@@ -14,7 +14,7 @@ from hypothesis import given
 from sklearn.linear_model import LogisticRegression
 from sqlalchemy import select
 
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.params import MAX_TEXT, column_kinds, params_digest, params_to_json
 from gridfleet.storage.schema import Trial
 from tests.storage.conftest import store_search

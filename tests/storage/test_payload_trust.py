@@ -12,10 +12,11 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import delete, func, select, update
 
-from gridfleet.storage import payloads, pickling
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import PayloadError, PayloadSignatureError, SettingsError
-from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.payloads import store as payloads
+from gridfleet.storage.payloads.format import load
+from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Payload, PayloadChunk
 from gridfleet.storage.settings import Settings
 from tests.storage.conftest import cache_files
@@ -165,4 +166,4 @@ def test_a_store_needs_a_key(another_store: Callable[..., PayloadStore]) -> None
 
 def test_content_of_another_format_is_refused() -> None:
     with pytest.raises(PayloadError, match="not a payload"):
-        pickling.load(memoryview(pickle.dumps(1)))
+        load(memoryview(pickle.dumps(1)))

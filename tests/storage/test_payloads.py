@@ -20,10 +20,11 @@ import scipy.sparse
 from sklearn.base import BaseEstimator
 from sqlalchemy import select
 
-from gridfleet.storage import payloads, pickling
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import NotPicklableError, PayloadError
-from gridfleet.storage.payloads import PayloadStore
+from gridfleet.storage.payloads import store as payloads
+from gridfleet.storage.payloads.format import _PYTHON, dump, load, size_of
+from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Payload, PayloadChunk
 from gridfleet.storage.settings import Settings
 from tests.storage.conftest import cache_files, count, get_sum, put_array, race
@@ -144,8 +145,8 @@ def test_code_beside_the_script_travels_by_value(
 
     script = """
         from importlib.util import find_spec
-        from gridfleet.storage.database import Database
-        from gridfleet.storage.payloads import PayloadStore
+        from gridfleet.storage.database.connection import Database
+        from gridfleet.storage.payloads.store import PayloadStore
         from gridfleet.storage.settings import load_settings
         assert find_spec("model_of_ours") is None and find_spec("layers_of_ours") is None
         settings = load_settings()
@@ -163,7 +164,7 @@ def test_code_beside_the_script_travels_by_value(
 
 
 def test_installed_packages_travel_by_name() -> None:
-    content = b"".join(pickling.dump("evaluation", scipy.sparse.csr_array, what="class"))
+    content = b"".join(dump("evaluation", scipy.sparse.csr_array, what="class"))
 
     assert len(content) < 1_000
     assert b"scipy.sparse" in content
@@ -296,7 +297,7 @@ def test_preparing_large_arrays_copies_none(store: PayloadStore, make: Callable[
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert pickling.size_of(prepared.content) > 40_000_000
+    assert size_of(prepared.content) > 40_000_000
     assert peak < 4_000_000
 
 
@@ -515,10 +516,10 @@ def test_the_cache_folder_is_configured_or_the_users_own(database_settings: Sett
 
 
 def test_bytecode_of_another_python_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
-    by_value = b"".join(pickling.dump("X", lambda: 1, what="X"))
-    data_only = b"".join(pickling.dump("X", np.arange(3), what="X"))
-    assert pickling._PYTHON.encode() not in data_only[:200]
-    foreign = by_value.replace(f'"python": "{pickling._PYTHON}"'.encode(), b'"python": "2.07"'.ljust(16))
+    by_value = b"".join(dump("X", lambda: 1, what="X"))
+    data_only = b"".join(dump("X", np.arange(3), what="X"))
+    assert _PYTHON.encode() not in data_only[:200]
+    foreign = by_value.replace(f'"python": "{_PYTHON}"'.encode(), b'"python": "2.07"'.ljust(16))
 
     with pytest.raises(PayloadError, match=r"ran on Python 2\.07, whose bytecode this Python .* can't run"):
-        pickling.load(memoryview(foreign))
+        load(memoryview(foreign))

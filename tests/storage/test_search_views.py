@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import inspect
 
-from gridfleet.storage import trials
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.search_views import AFTER_PARAMS, BEFORE_PARAMS, create_search_view, quote
+from gridfleet.storage.trials import transitions
 from tests.storage.conftest import StoredSearch, result_of, store_search
 
 
@@ -45,7 +45,7 @@ def test_the_query_of_the_design_works(database: Database) -> None:
         database, [{"optimizer": "adam", "batch_size": 10}, {"optimizer": "rmsprop", "batch_size": 20}]
     )
     for number, score in enumerate((0.7, 0.8)):
-        trials.record(database, search.held(number), result_of(score))
+        transitions.record(database, search.held(number), result_of(score))
 
     rows = query(database, 'SELECT optimizer, batch_size, mean_test_score FROM "pima" ORDER BY rank_test_score')
 
@@ -54,10 +54,10 @@ def test_the_query_of_the_design_works(database: Database) -> None:
 
 def test_a_view_shows_only_its_own_trials_ranked(database: Database) -> None:
     other = store_search(database, 1)
-    trials.record(database, other.held(), result_of(0.99))
+    transitions.record(database, other.held(), result_of(0.99))
     search = search_with_view(database, [{"units": units} for units in (1, 2, 3, 4)])
     for number, score in enumerate((0.5, 0.7, 0.7)):
-        trials.record(database, search.held(number), result_of(score))
+        transitions.record(database, search.held(number), result_of(score))
 
     rows = query(database, "SELECT number, state, rank_test_score, worker_id, attempt FROM pima ORDER BY number")
 

@@ -7,9 +7,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select, update
 
-from gridfleet.storage import searches, trials
-from gridfleet.storage.database import Database, now
+from gridfleet.storage import searches
+from gridfleet.storage.database.connection import Database, now
 from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial
+from gridfleet.storage.trials import transitions
 from tests.storage.conftest import StoredSearch, result_of, store_search
 
 
@@ -29,7 +30,7 @@ def states(search: StoredSearch) -> list[str]:
 
 
 def fail(search: StoredSearch, number: int) -> None:
-    trials.record(search.database, search.held(number), result_of(-1.0, error="it raised"))
+    transitions.record(search.database, search.held(number), result_of(-1.0, error="it raised"))
 
 
 # pause and resume
@@ -41,21 +42,21 @@ def test_no_trial_of_a_paused_search_starts_and_those_that_run_end(search: Store
     assert searches.pause_search(search.database, search.id)
 
     assert search.claim(1) is None
-    assert trials.choose(search.database, search.trial_ids[1], []) is None
-    assert trials.due_for_publishing(search.database, republish_s=60) == []
-    assert trials.count_queued(search.database) == 0
-    assert trials.record(search.database, held, result_of(0.5))
+    assert transitions.choose(search.database, search.trial_ids[1], []) is None
+    assert transitions.due_for_publishing(search.database, republish_s=60) == []
+    assert transitions.count_queued(search.database) == 0
+    assert transitions.record(search.database, held, result_of(0.5))
     assert states(search) == ["completed", "queued", "queued"]
 
 
 def test_a_resumed_search_is_published_again_and_goes_on(search: StoredSearch) -> None:
-    trials.mark_published(search.database, search.trial_ids)
+    transitions.mark_published(search.database, search.trial_ids)
     searches.pause_search(search.database, search.id)
-    assert trials.due_for_publishing(search.database, republish_s=60) == []
+    assert transitions.due_for_publishing(search.database, republish_s=60) == []
 
     assert searches.resume_search(search.database, search.id)
 
-    assert trials.due_for_publishing(search.database, republish_s=60, only_unpublished=True) == search.trial_ids
+    assert transitions.due_for_publishing(search.database, republish_s=60, only_unpublished=True) == search.trial_ids
     assert search.claim(0) is not None
 
 
@@ -70,23 +71,23 @@ def test_pausing_and_resuming_say_whether_there_was_anything_to_do(search: Store
     assert not searches.resume_search(search.database, search.id)
     assert searches.pause_search(search.database, search.id)
     assert not searches.pause_search(search.database, search.id)
-    trials.cancel_search(search.database, search.id)
+    transitions.cancel_search(search.database, search.id)
     assert not searches.resume_search(search.database, search.id)
     assert not searches.pause_search(search.database, search.id)
 
 
 def test_resuming_what_is_not_paused_sends_no_message_twice(search: StoredSearch) -> None:
-    trials.mark_published(search.database, search.trial_ids)
+    transitions.mark_published(search.database, search.trial_ids)
 
     searches.resume_search(search.database, search.id)
 
-    assert trials.due_for_publishing(search.database, republish_s=60) == []
+    assert transitions.due_for_publishing(search.database, republish_s=60) == []
 
 
 def test_a_paused_search_can_be_cancelled(search: StoredSearch) -> None:
     searches.pause_search(search.database, search.id)
 
-    assert trials.cancel_search(search.database, search.id)
+    assert transitions.cancel_search(search.database, search.id)
 
     assert states(search) == ["cancelled"] * 3
     assert search.row().finished_at is not None
@@ -97,10 +98,10 @@ def test_a_paused_search_can_be_cancelled(search: StoredSearch) -> None:
 
 def test_failed_trials_begin_anew_and_their_story_stays(search: StoredSearch) -> None:
     fail(search, 0)
-    trials.record(search.database, search.held(1), result_of(0.5))
+    transitions.record(search.database, search.held(1), result_of(0.5))
     for _ in range(3):
         set_due(search, 2)
-        trials.lose(search.database, search.held(2), outcome="worker_lost", error="it died", max_failures=3)
+        transitions.lose(search.database, search.held(2), outcome="worker_lost", error="it died", max_failures=3)
     assert search.row().state == "completed"
 
     assert searches.retry_failed(search.database, search.id) == 2
@@ -116,7 +117,7 @@ def test_failed_trials_begin_anew_and_their_story_stays(search: StoredSearch) ->
     with search.database.read() as connection:
         outcomes = connection.execute(select(Attempt.outcome).where(Attempt.trial_id == search.trial_ids[2]))
         assert list(outcomes.scalars()) == ["worker_lost"] * 3
-    assert trials.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[0], search.trial_ids[2]]
+    assert transitions.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[0], search.trial_ids[2]]
 
 
 def test_a_trial_tried_again_ends_with_one_result(search: StoredSearch) -> None:
@@ -125,7 +126,7 @@ def test_a_trial_tried_again_ends_with_one_result(search: StoredSearch) -> None:
     searches.retry_failed(search.database, search.id)
 
     for number in range(3):
-        assert trials.record(search.database, search.held(number), result_of(0.25))
+        assert transitions.record(search.database, search.held(number), result_of(0.25))
 
     assert states(search) == ["completed"] * 3
     assert [search.trial(number).attempt for number in range(3)] == [2, 2, 2]
@@ -138,15 +139,15 @@ def test_a_trial_that_failed_while_its_search_was_stopped_is_not_told_to_stop_ag
     set_search(search, search_timeout=60.0)
     running = search.held(0)
     searches.stop_search(search.database, search.id)
-    trials.record(search.database, running, result_of(-1.0, error="it raised"))
+    transitions.record(search.database, running, result_of(-1.0, error="it raised"))
 
     set_search(search, started_at=now(-61))
     assert searches.retry_failed(search.database, search.id) == 1
 
     assert searches.overdue_searches(search.database) == []
     held = search.held(0)
-    assert trials.heartbeat(search.database, held, lease_s=60) is False
-    trials.record(search.database, held, result_of(0.5))
+    assert transitions.heartbeat(search.database, held, lease_s=60) is False
+    transitions.record(search.database, held, result_of(0.5))
     assert states(search) == ["completed", "cancelled", "cancelled"]
     assert (search.row().state, search.row().error) == ("completed", "stopped after search_timeout=60 s")
 
@@ -154,7 +155,7 @@ def test_a_trial_that_failed_while_its_search_was_stopped_is_not_told_to_stop_ag
 def test_nothing_is_tried_again_where_nothing_failed_or_all_was_cancelled(search: StoredSearch) -> None:
     assert searches.retry_failed(search.database, search.id) == 0
     fail(search, 0)
-    trials.cancel_search(search.database, search.id)
+    transitions.cancel_search(search.database, search.id)
 
     assert searches.retry_failed(search.database, search.id) == 0
 
@@ -169,7 +170,9 @@ def test_nothing_is_tried_again_where_nothing_failed_or_all_was_cancelled(search
 def test_a_trial_timeout_sets_the_deadline_and_is_told_to_the_worker(search: StoredSearch) -> None:
     set_search(search, trial_timeout=100.0)
 
-    claim = trials.claim(search.database, search.trial_ids[0], "node/1", lease_s=60, max_runtime_s=3_600, grace_s=7)
+    claim = transitions.claim(
+        search.database, search.trial_ids[0], "node/1", lease_s=60, max_runtime_s=3_600, grace_s=7
+    )
 
     assert claim is not None
     assert claim.trial_timeout == 100.0
@@ -194,10 +197,12 @@ def test_a_trial_that_takes_too_long_is_tried_again_only_if_the_search_did_not_s
     search.held(0)
     with search.database.write() as connection:
         connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(deadline_at=now(-1)))
-    (overdue,) = trials.expired(search.database)
+    (overdue,) = transitions.expired(search.database)
 
     assert overdue.is_overdue
-    trials.lose(search.database, overdue, outcome=trials.TIMEOUT, error="too long", max_failures=3, expired_only=True)
+    transitions.lose(
+        search.database, overdue, outcome=transitions.TIMEOUT, error="too long", max_failures=3, expired_only=True
+    )
 
     assert (search.trial().state, search.trial().error_type) == (state, "timeout")
 
@@ -207,14 +212,14 @@ def test_a_lost_lease_is_not_taken_for_a_time_out(search: StoredSearch) -> None:
     with search.database.write() as connection:
         connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(lease_expires_at=now(-1)))
 
-    (lost,) = trials.expired(search.database)
+    (lost,) = transitions.expired(search.database)
 
     assert not lost.is_overdue
 
 
 def test_a_search_that_takes_too_long_ends_with_what_is_there(search: StoredSearch) -> None:
     set_search(search, search_timeout=60.0)
-    trials.record(search.database, search.held(0), result_of(0.5))
+    transitions.record(search.database, search.held(0), result_of(0.5))
     running = search.held(1)
     assert searches.overdue_searches(search.database) == []
     set_search(search, started_at=now(-61))
@@ -223,10 +228,10 @@ def test_a_search_that_takes_too_long_ends_with_what_is_there(search: StoredSear
     assert searches.stop_search(search.database, search.id)
 
     assert states(search) == ["completed", "running", "cancelled"]
-    assert trials.heartbeat(search.database, running, lease_s=60) is True
+    assert transitions.heartbeat(search.database, running, lease_s=60) is True
     assert searches.overdue_searches(search.database) == []
     assert not searches.stop_search(search.database, search.id)
-    trials.cancel(search.database, running)
+    transitions.cancel(search.database, running)
     row = search.row()
     assert (row.state, row.error) == ("completed", "stopped after search_timeout=60 s")
     assert row.finished_at is not None

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import select, text, update
 
-from gridfleet.storage import trials
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Search, SplitScore, Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import Held
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.transitions import Held
 from tests.storage.conftest import race, result_of, store_search
 
 #: A token that nobody was given.
@@ -23,7 +23,7 @@ N_RACERS = 4
 
 
 def _claim_all(database: Database, trial_ids: list[int]) -> list[int]:
-    claims = [trials.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60) for trial_id in trial_ids]
+    claims = [transitions.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60) for trial_id in trial_ids]
     return [claim.trial_id for claim in claims if claim is not None]
 
 
@@ -45,7 +45,7 @@ def test_of_threads_that_claim_the_same_trial_exactly_one_wins(database: Databas
 
         def claim(_: int, trial_id: int = trial_id, start: threading.Barrier = start) -> Any:
             start.wait()
-            return trials.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
+            return transitions.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
 
         with ThreadPoolExecutor(4) as pool:
             claims = [found for found in pool.map(claim, range(4)) if found is not None]
@@ -53,7 +53,7 @@ def test_of_threads_that_claim_the_same_trial_exactly_one_wins(database: Databas
 
 
 def _record_all(database: Database, held: list[Held]) -> list[bool]:
-    return [trials.record(database, one, result_of(0.5)) for one in held]
+    return [transitions.record(database, one, result_of(0.5)) for one in held]
 
 
 def test_the_last_trials_recorded_at_the_same_time_finish_each_search(
@@ -82,14 +82,14 @@ def test_a_result_recorded_by_many_at_once_is_written_once(database: Database, d
 
 
 def _cancel_searches(database: Database, searches: list[int]) -> list[Any]:
-    return [trials.cancel_search(database, search_id) for search_id in searches]
+    return [transitions.cancel_search(database, search_id) for search_id in searches]
 
 
 def _live_and_release(database: Database, trial_ids: list[int]) -> list[Any]:
     for trial_id in trial_ids:
-        claim = trials.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
+        claim = transitions.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
         if claim is not None:
-            trials.release(database, Held(claim.trial_id, claim.token))
+            transitions.release(database, Held(claim.trial_id, claim.token))
     return []
 
 
@@ -120,7 +120,7 @@ def test_a_claim_and_a_cancellation_at_once_do_not_wait_for_each_other(make_sett
     """The first claim of a search touches trial, then search; PostgreSQL kills one of two that cross."""
     with closing(Database(make_settings("postgresql"))) as database:
         search = store_search(database, 1)
-        cancelled = threading.Thread(target=trials.cancel_search, args=(database, search.id))
+        cancelled = threading.Thread(target=transitions.cancel_search, args=(database, search.id))
         with database.write() as connection:  # the claim, stopped after its first statement
             connection.execute(
                 update(Trial).where(Trial.id == search.trial_ids[0]).values(state="running", token=OLD_TOKEN, attempt=1)

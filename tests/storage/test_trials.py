@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, delete, select, update
 
-from gridfleet.storage import trials
-from gridfleet.storage.database import Database
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Attempt, Epoch, Search, SplitScore, Trial
 from gridfleet.storage.trial_results import MAX_ERROR, EpochResult, SplitResult, TrialResult
-from gridfleet.storage.trials import Held
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.transitions import Held
 from tests.storage.conftest import DIGEST, StoredSearch, result_of, store_search
 
 #: A token that nobody was given.
@@ -37,7 +37,7 @@ def ago(seconds: float) -> datetime:
 
 
 def lose(database: Database, held: Held, *, max_failures: int = 3, **options: Any) -> bool:
-    return trials.lose(
+    return transitions.lose(
         database, held, outcome="worker_lost", error="the process died", max_failures=max_failures, **options
     )
 
@@ -68,22 +68,22 @@ def test_learning_rate_and_epochs_make_no_other_structure(mixed: StoredSearch) -
 def test_a_worker_stays_with_the_structure_that_it_has_programs_for(database: Database, mixed: StoredSearch) -> None:
     first, second, third, _ = mixed.trial_ids
 
-    assert trials.choose(database, second, [structure_of(mixed, 0)]) == first
+    assert transitions.choose(database, second, [structure_of(mixed, 0)]) == first
     mixed.claim(0)
-    assert trials.choose(database, second, [structure_of(mixed, 0)]) == third
+    assert transitions.choose(database, second, [structure_of(mixed, 0)]) == third
     mixed.claim(2)
-    assert trials.choose(database, second, [structure_of(mixed, 0)]) == second
+    assert transitions.choose(database, second, [structure_of(mixed, 0)]) == second
 
 
 def test_a_worker_without_programs_takes_the_trial_of_the_message(database: Database, mixed: StoredSearch) -> None:
-    assert trials.choose(database, mixed.trial_ids[1], []) == mixed.trial_ids[1]
+    assert transitions.choose(database, mixed.trial_ids[1], []) == mixed.trial_ids[1]
 
 
 def test_a_message_about_a_trial_that_is_taken_leads_to_one_that_waits(database: Database, mixed: StoredSearch) -> None:
     mixed.claim(1)
 
-    assert trials.choose(database, mixed.trial_ids[1], []) == mixed.trial_ids[0]
-    assert trials.choose(database, mixed.trial_ids[1], [structure_of(mixed, 1)]) == mixed.trial_ids[3]
+    assert transitions.choose(database, mixed.trial_ids[1], []) == mixed.trial_ids[0]
+    assert transitions.choose(database, mixed.trial_ids[1], [structure_of(mixed, 1)]) == mixed.trial_ids[3]
 
 
 def test_nothing_is_chosen_where_nothing_waits(database: Database, mixed: StoredSearch) -> None:
@@ -91,8 +91,8 @@ def test_nothing_is_chosen_where_nothing_waits(database: Database, mixed: Stored
     for number in range(4):
         mixed.claim(number)
 
-    assert trials.choose(database, mixed.trial_ids[0], [structure_of(other, 0)]) is None
-    assert trials.choose(database, 10**9, []) is None
+    assert transitions.choose(database, mixed.trial_ids[0], [structure_of(other, 0)]) is None
+    assert transitions.choose(database, 10**9, []) is None
 
 
 # claim
@@ -135,18 +135,18 @@ def test_a_running_trial_can_not_be_claimed(search: StoredSearch) -> None:
 
 
 def test_a_trial_that_is_not_there_can_not_be_claimed(search: StoredSearch) -> None:
-    assert trials.claim(search.database, 10**9, "node/1", lease_s=1, max_runtime_s=1) is None
+    assert transitions.claim(search.database, 10**9, "node/1", lease_s=1, max_runtime_s=1) is None
 
 
 @pytest.mark.parametrize("end", ["recorded", "failed", "cancelled", "lost for good"])
 def test_a_final_trial_can_not_be_claimed(search: StoredSearch, end: str) -> None:
     held = search.held()
     if end == "recorded":
-        trials.record(search.database, held, result_of(0.5))
+        transitions.record(search.database, held, result_of(0.5))
     elif end == "failed":
-        trials.record(search.database, held, result_of(0.5, error="it raised"))
+        transitions.record(search.database, held, result_of(0.5, error="it raised"))
     elif end == "cancelled":
-        trials.cancel(search.database, held)
+        transitions.cancel(search.database, held)
     else:
         lose(search.database, held, max_failures=1)
     before = search.trial()
@@ -170,7 +170,7 @@ def test_a_heartbeat_prolongs_the_lease_by_the_database_s_clock(search: StoredSe
     held = search.held(lease_s=5)
     before = search.trial()
 
-    assert trials.heartbeat(search.database, held, lease_s=600) is False
+    assert transitions.heartbeat(search.database, held, lease_s=600) is False
 
     after = search.trial()
     assert (after.lease_expires_at - before.lease_expires_at).total_seconds() == pytest.approx(595, abs=5)
@@ -179,18 +179,18 @@ def test_a_heartbeat_prolongs_the_lease_by_the_database_s_clock(search: StoredSe
 
 def test_a_heartbeat_tells_of_a_cancellation(search: StoredSearch) -> None:
     held = search.held()
-    trials.cancel_search(search.database, search.id)
+    transitions.cancel_search(search.database, search.id)
 
-    assert trials.heartbeat(search.database, held, lease_s=60) is True
+    assert transitions.heartbeat(search.database, held, lease_s=60) is True
 
 
 def test_a_heartbeat_of_a_lost_trial_says_so_and_changes_nothing(search: StoredSearch) -> None:
     held = search.held()
-    trials.release(search.database, held)
+    transitions.release(search.database, held)
     search.held(worker_id="other/1")
     before = search.trial()
 
-    assert trials.heartbeat(search.database, held, lease_s=6_000) is None
+    assert transitions.heartbeat(search.database, held, lease_s=6_000) is None
     assert search.trial() == before
 
 
@@ -210,7 +210,7 @@ def test_a_result_is_recorded_with_its_scores_and_curves(search: StoredSearch) -
         mean_fit_time=2.0,
     )
 
-    assert trials.record(search.database, held, result)
+    assert transitions.record(search.database, held, result)
 
     row = search.trial()
     assert (row.state, row.token, row.lease_expires_at, row.deadline_at) == ("completed", None, None, None)
@@ -231,7 +231,7 @@ def test_a_result_is_recorded_with_its_scores_and_curves(search: StoredSearch) -
 
 @pytest.mark.parametrize(("score", "reason"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
 def test_a_score_that_is_not_finite_is_null_with_its_reason(search: StoredSearch, score: float, reason: str) -> None:
-    trials.record(search.database, search.held(), result_of(score, error="the score is not finite"))
+    transitions.record(search.database, search.held(), result_of(score, error="the score is not finite"))
 
     assert search.trial().mean_test_score is None
     with search.database.read() as connection:
@@ -242,14 +242,14 @@ def test_a_score_that_is_not_finite_is_null_with_its_reason(search: StoredSearch
 def test_the_database_itself_refuses_infinite_scores(search: StoredSearch) -> None:
     from sqlalchemy.exc import IntegrityError
 
-    trials.record(search.database, search.held(), result_of(0.5))
+    transitions.record(search.database, search.held(), result_of(0.5))
 
     with pytest.raises(IntegrityError, match="mean_test_score_finite"):
         set_trial(search.database, search.trial_ids[0], mean_test_score=math.inf)
 
 
 def test_an_error_fails_the_trial_and_keeps_error_score(search: StoredSearch) -> None:
-    trials.record(search.database, search.held(), result_of(-1.0, error="Traceback …\nValueError: no"))
+    transitions.record(search.database, search.held(), result_of(-1.0, error="Traceback …\nValueError: no"))
 
     row = search.trial()
     assert (row.state, row.mean_test_score, row.error_type) == ("failed", -1.0, "ValueError")
@@ -259,7 +259,7 @@ def test_an_error_fails_the_trial_and_keeps_error_score(search: StoredSearch) ->
 
 @pytest.mark.parametrize("message", ["a NUL \x00 in it", "half a surrogate pair \ud83d", "x" * 100_000 + "the end"])
 def test_an_error_of_any_text_can_be_stored(search: StoredSearch, message: str) -> None:
-    assert trials.record(search.database, search.held(), result_of(0.0, error=message))
+    assert transitions.record(search.database, search.held(), result_of(0.0, error=message))
 
     stored = search.trial().error
     assert len(stored) <= MAX_ERROR
@@ -272,12 +272,12 @@ def test_a_result_with_an_old_token_is_refused_and_leaves_nothing(search: Stored
     new = search.held(worker_id="other/1")
     before = search.trial()
 
-    assert not trials.record(search.database, old, result_of(0.9))
+    assert not transitions.record(search.database, old, result_of(0.9))
     assert search.trial() == before
 
-    assert trials.record(search.database, new, result_of(0.4))
-    assert not trials.record(search.database, old, result_of(0.9))
-    assert not trials.record(search.database, new, result_of(0.9))  # said twice
+    assert transitions.record(search.database, new, result_of(0.4))
+    assert not transitions.record(search.database, old, result_of(0.9))
+    assert not transitions.record(search.database, new, result_of(0.9))  # said twice
     assert search.trial().mean_test_score == 0.4
     assert [attempt.outcome for attempt in attempts_of(search.database, old.trial_id)] == ["worker_lost", "completed"]
 
@@ -289,10 +289,10 @@ def test_a_result_that_can_not_be_stored_leaves_the_trial_running(search: Stored
     twice = result_of(0.5).splits[0]
 
     with pytest.raises(IntegrityError):
-        trials.record(search.database, held, TrialResult(splits=[twice, twice], mean_test_score=0.5))
+        transitions.record(search.database, held, TrialResult(splits=[twice, twice], mean_test_score=0.5))
 
     assert search.trial().state == "running"
-    assert trials.record(search.database, held, result_of(0.5))
+    assert transitions.record(search.database, held, result_of(0.5))
 
 
 # release
@@ -301,7 +301,7 @@ def test_a_result_that_can_not_be_stored_leaves_the_trial_running(search: Stored
 def test_a_release_gives_the_trial_back_without_a_failure(search: StoredSearch) -> None:
     held = search.held()
 
-    assert trials.release(search.database, held)
+    assert transitions.release(search.database, held)
 
     row = search.trial()
     assert (row.state, row.failures, row.token, row.worker_id) == ("queued", 0, None, None)
@@ -311,7 +311,7 @@ def test_a_release_gives_the_trial_back_without_a_failure(search: StoredSearch) 
 
 def test_deploys_do_not_use_up_the_budget(search: StoredSearch) -> None:
     for _ in range(10):
-        trials.release(search.database, search.held())
+        transitions.release(search.database, search.held())
 
     row = search.trial()
     assert (row.state, row.failures, row.attempt) == ("queued", 0, 10)
@@ -319,9 +319,9 @@ def test_deploys_do_not_use_up_the_budget(search: StoredSearch) -> None:
 
 def test_a_released_trial_of_a_cancelled_search_is_cancelled(search: StoredSearch) -> None:
     held = search.held()
-    trials.cancel_search(search.database, search.id)
+    transitions.cancel_search(search.database, search.id)
 
-    assert trials.release(search.database, held)
+    assert transitions.release(search.database, held)
     assert search.trial().state == "cancelled"
     assert search.row().finished_at is not None
 
@@ -360,7 +360,7 @@ def test_the_backoff_is_bounded_however_large_the_budget(search: StoredSearch) -
 
 def test_a_lost_trial_of_a_cancelled_search_is_cancelled(search: StoredSearch) -> None:
     held = search.held()
-    trials.cancel_search(search.database, search.id)
+    transitions.cancel_search(search.database, search.id)
 
     assert lose(search.database, held)
     assert search.trial().state == "cancelled"
@@ -377,23 +377,23 @@ def test_losing_a_trial_twice_counts_once(search: StoredSearch) -> None:
 @pytest.mark.parametrize("column", ["lease_expires_at", "deadline_at"])
 def test_the_reaper_takes_back_what_is_over_and_nothing_else(search: StoredSearch, column: str) -> None:
     dead, living = search.held(0), search.held(1)
-    assert trials.expired(search.database) == []
+    assert transitions.expired(search.database) == []
     assert not lose(search.database, dead, expired_only=True)
 
     set_trial(search.database, dead.trial_id, **{column: ago(1)})
 
-    assert trials.expired(search.database) == [dead]
+    assert transitions.expired(search.database) == [dead]
     assert lose(search.database, dead, expired_only=True)
     assert not lose(search.database, living, expired_only=True)
-    assert trials.expired(search.database) == []
+    assert transitions.expired(search.database) == []
 
 
 def test_a_heartbeat_after_the_reaper_looked_saves_the_trial(search: StoredSearch) -> None:
     held = search.held()
     set_trial(search.database, held.trial_id, lease_expires_at=ago(1))
-    (seen,) = trials.expired(search.database)
+    (seen,) = transitions.expired(search.database)
 
-    trials.heartbeat(search.database, held, lease_s=60)
+    transitions.heartbeat(search.database, held, lease_s=60)
 
     assert not lose(search.database, seen, expired_only=True)
     assert search.trial().state == "running"
@@ -404,15 +404,15 @@ def test_the_trials_of_a_node_are_its_own(search: StoredSearch) -> None:
     other = search.held(1, worker_id="nodeX1/10")
     longer = search.held(2, worker_id="node_11/10")
 
-    assert trials.held_by(search.database, "node_1") == [mine]
-    assert set(trials.held_by(search.database, None)) == {mine, other, longer}
+    assert transitions.held_by(search.database, "node_1") == [mine]
+    assert set(transitions.held_by(search.database, None)) == {mine, other, longer}
 
 
 # cancel
 
 
 def test_cancelling_a_queued_search_ends_it_at_once(search: StoredSearch) -> None:
-    assert trials.cancel_search(search.database, search.id)
+    assert transitions.cancel_search(search.database, search.id)
 
     assert {search.trial(number).state for number in range(3)} == {"cancelled"}
     assert search.row().state == "cancelled"
@@ -423,12 +423,12 @@ def test_cancelling_a_queued_search_ends_it_at_once(search: StoredSearch) -> Non
 def test_cancelling_a_running_search_waits_for_its_workers(search: StoredSearch) -> None:
     held = search.held(0)
 
-    trials.cancel_search(search.database, search.id)
+    transitions.cancel_search(search.database, search.id)
 
     assert [search.trial(number).state for number in range(3)] == ["running", "cancelled", "cancelled"]
     assert (search.row().state, search.row().finished_at) == ("cancelled", None)
 
-    assert trials.cancel(search.database, held)
+    assert transitions.cancel(search.database, held)
     assert search.trial().state == "cancelled"
     assert attempts_of(search.database, held.trial_id)[0].outcome == "cancelled"
     assert search.row().finished_at is not None
@@ -436,9 +436,9 @@ def test_cancelling_a_running_search_waits_for_its_workers(search: StoredSearch)
 
 def test_a_result_that_comes_before_the_cancellation_is_kept(search: StoredSearch) -> None:
     held = search.held(0)
-    trials.cancel_search(search.database, search.id)
+    transitions.cancel_search(search.database, search.id)
 
-    assert trials.record(search.database, held, result_of(0.5))
+    assert transitions.record(search.database, held, result_of(0.5))
 
     assert search.trial().state == "completed"
     assert search.row().state == "cancelled"
@@ -447,27 +447,27 @@ def test_a_result_that_comes_before_the_cancellation_is_kept(search: StoredSearc
 
 def test_a_finished_search_can_not_be_cancelled(database: Database) -> None:
     search = store_search(database, 1)
-    trials.record(database, search.held(), result_of(0.5))
+    transitions.record(database, search.held(), result_of(0.5))
     before = search.row()
 
-    assert not trials.cancel_search(database, search.id)
+    assert not transitions.cancel_search(database, search.id)
     assert search.row() == before
     assert search.trial().state == "completed"
 
 
 def test_cancelling_twice_changes_nothing_more(search: StoredSearch) -> None:
     search.held(0)
-    trials.cancel_search(search.database, search.id)
+    transitions.cancel_search(search.database, search.id)
     before = [search.trial(number) for number in range(3)]
 
-    assert trials.cancel_search(search.database, search.id)  # still open: one trial runs
+    assert transitions.cancel_search(search.database, search.id)  # still open: one trial runs
     assert [search.trial(number) for number in range(3)] == before
 
 
 def test_cancelling_one_search_leaves_others_alone(database: Database) -> None:
     mine, other = store_search(database, 2), store_search(database, 2)
 
-    trials.cancel_search(database, mine.id)
+    transitions.cancel_search(database, mine.id)
 
     assert other.row().state == "queued"
     assert other.claim() is not None
@@ -476,7 +476,7 @@ def test_cancelling_one_search_leaves_others_alone(database: Database) -> None:
 def test_a_cancel_with_an_old_token_is_refused(search: StoredSearch) -> None:
     search.held()
 
-    assert not trials.cancel(search.database, Held(search.trial_ids[0], OLD_TOKEN))
+    assert not transitions.cancel(search.database, Held(search.trial_ids[0], OLD_TOKEN))
     assert search.trial().state == "running"
 
 
@@ -486,26 +486,26 @@ def test_a_cancel_with_an_old_token_is_refused(search: StoredSearch) -> None:
 def test_queued_trials_are_due_until_they_are_published(search: StoredSearch) -> None:
     first, second, third = search.trial_ids
     search.held(0)
-    assert trials.due_for_publishing(search.database, republish_s=60) == [second, third]
-    assert trials.due_for_publishing(search.database, republish_s=60, limit=1) == [second]
-    assert trials.count_queued(search.database) == 2
+    assert transitions.due_for_publishing(search.database, republish_s=60) == [second, third]
+    assert transitions.due_for_publishing(search.database, republish_s=60, limit=1) == [second]
+    assert transitions.count_queued(search.database) == 2
 
-    trials.mark_published(search.database, [first, second, third])
+    transitions.mark_published(search.database, [first, second, third])
 
-    assert trials.due_for_publishing(search.database, republish_s=60) == []
+    assert transitions.due_for_publishing(search.database, republish_s=60) == []
     assert search.trial(0).publish_count == 0  # running: nothing to note
     assert search.trial(1).publish_count == 1
 
 
 def test_the_wait_before_publishing_again_doubles_up_to_an_hour(search: StoredSearch) -> None:
     trial_id = search.trial_ids[0]
-    trials.mark_published(search.database, search.trial_ids)
+    transitions.mark_published(search.database, search.trial_ids)
     waits = []
     for count in (1, 2, 3, 7, 8, 40, 200):
         set_trial(search.database, trial_id, publish_count=count)
         for wait in (61, 121, 241, 3_601, 7_201):
             set_trial(search.database, trial_id, published_at=ago(wait))
-            if trial_id in trials.due_for_publishing(search.database, republish_s=60):
+            if trial_id in transitions.due_for_publishing(search.database, republish_s=60):
                 waits.append(wait)
                 break
     assert waits == [61, 121, 241, 3_601, 3_601, 3_601, 3_601]
@@ -514,45 +514,45 @@ def test_the_wait_before_publishing_again_doubles_up_to_an_hour(search: StoredSe
 def test_the_wait_does_not_double_where_all_messages_are_lost(search: StoredSearch) -> None:
     set_trial(search.database, search.trial_ids[0], publish_count=9, published_at=ago(20))
 
-    due = trials.due_for_publishing(search.database, republish_s=15, backs_off=False, among=search.trial_ids[:1])
+    due = transitions.due_for_publishing(search.database, republish_s=15, backs_off=False, among=search.trial_ids[:1])
 
     assert due == search.trial_ids[:1]
-    assert trials.due_for_publishing(search.database, republish_s=15, among=search.trial_ids[:1]) == []
+    assert transitions.due_for_publishing(search.database, republish_s=15, among=search.trial_ids[:1]) == []
 
 
 def test_a_trial_given_back_is_due_at_once(search: StoredSearch) -> None:
-    trials.mark_published(search.database, search.trial_ids)
+    transitions.mark_published(search.database, search.trial_ids)
 
-    trials.release(search.database, search.held(1))
+    transitions.release(search.database, search.held(1))
 
-    assert trials.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[1]]
+    assert transitions.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[1]]
 
 
 def test_a_trial_that_backs_off_is_not_due(search: StoredSearch) -> None:
     set_trial(search.database, search.trial_ids[0], not_before=ago(-60))
 
-    assert search.trial_ids[0] not in trials.due_for_publishing(search.database, republish_s=60)
+    assert search.trial_ids[0] not in transitions.due_for_publishing(search.database, republish_s=60)
 
 
 def test_a_search_is_finished_with_its_last_trial(search: StoredSearch) -> None:
     for number in range(3):
         assert search.row().finished_at is None
-        assert not trials.finish_search(search.database, search.id)
-        assert trials.unfinished_searches(search.database) == [search.id]
-        trials.record(search.database, search.held(number), result_of(0.5))
+        assert not transitions.finish_search(search.database, search.id)
+        assert transitions.unfinished_searches(search.database) == [search.id]
+        transitions.record(search.database, search.held(number), result_of(0.5))
 
     assert search.row().state == "completed"
-    assert trials.unfinished_searches(search.database) == []
-    assert not trials.finish_search(search.database, search.id)
+    assert transitions.unfinished_searches(search.database) == []
+    assert not transitions.finish_search(search.database, search.id)
 
 
 def test_a_search_left_unfinished_by_a_killed_worker_is_finished_later(search: StoredSearch) -> None:
     for number in range(3):
-        trials.record(search.database, search.held(number), result_of(0.5))
+        transitions.record(search.database, search.held(number), result_of(0.5))
     with search.database.write() as connection:  # as if the worker had died between its two transactions
         connection.execute(update(Search).values(state="running", finished_at=None))
 
-    assert trials.finish_search(search.database, search.id)
+    assert transitions.finish_search(search.database, search.id)
     assert search.row().state == "completed"
 
 

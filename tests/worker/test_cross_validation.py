@@ -13,8 +13,8 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import check_scoring
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.storage.trials import NON_FINITE
-from gridfleet.worker.cross_validation import Evaluation, cross_validate_trial
+from gridfleet.storage.trials.transitions import NON_FINITE
+from gridfleet.worker.trial.cross_validation import Evaluation, cross_validate_trial
 from tests.end_to_end.models import create_model
 
 X, Y = np.arange(64.0).reshape(8, 8), np.arange(8) % 2

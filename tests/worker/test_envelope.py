@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from kombu.transport.virtual import Channel, Message
 
 from gridfleet.storage.settings import Settings
-from gridfleet.worker.celery_app import create_app
-from gridfleet.worker.envelope import TASK, new_message, why_malformed
+from gridfleet.worker.broker.app import create_app
+from gridfleet.worker.broker.message import TASK, new_message, why_malformed
 from tests.malformed_messages import malformed_messages
 
 MALFORMED = malformed_messages(7, Path("/nowhere"))

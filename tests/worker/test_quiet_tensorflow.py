@@ -9,7 +9,7 @@ import sys
 BEFORE = """
 import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-from gridfleet.worker.quiet_tensorflow import quiet_tensorflow
+from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 quiet_tensorflow()
 quiet_tensorflow()
 """

@@ -9,8 +9,8 @@ import pytest
 from kombu.exceptions import OperationalError
 
 from gridfleet.storage.settings import Settings
-from gridfleet.worker.celery_app import create_app
-from gridfleet.worker.transport import RECONNECT_S
+from gridfleet.worker.broker.app import create_app
+from gridfleet.worker.broker.transport import RECONNECT_S
 
 
 def test_a_broker_that_is_down_for_hours_is_asked_again_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ from gridfleet.worker.compiled_fit.selfcheck_cases import (
     other_cases,
     quick_data_cases,
 )
-from gridfleet.worker.forgetting import forget_models
+from gridfleet.worker.trial.model_memory import forget_models
 
 #: Every training starts from it.
 SEED = 3

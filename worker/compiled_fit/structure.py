@@ -44,7 +44,7 @@ def structure_of(model: Any, *, trains: bool = False) -> str | None:
 
     Learning rate, seeds, initial weights and the number of epochs are values of variables or arguments of
     the program and do not count. Names count, since they are keys of the History: Keras numbers layers anew
-    for each split (`gridfleet.worker.cross_validation`), so equal models have equal names.
+    for each split (`gridfleet.worker.trial.cross_validation`), so equal models have equal names.
 
     Parameters
     ----------

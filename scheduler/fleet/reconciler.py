@@ -1,0 +1,137 @@
+"""Finds what was lost or finished and puts it right. SQL is the truth; the broker only a hint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.storage import searches
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.trials import transitions
+
+logger = logging.getLogger(__name__)
+
+#: Key of PostgreSQL's advisory lock that one reconciler holds during a pass.
+RECONCILER_LOCK = 0x67726965
+#: Trials that one pass takes back or publishes at most, so that a pass stays short.
+PER_PASS = 5_000
+#: Why trials are taken back.
+LEASE_EXPIRED = "the worker did not prolong its lease: it died, hangs, or does not reach the database"
+TOOK_TOO_LONG = "the attempt took longer than its search's trial_timeout or the fleet's GRIDFLEET_MAX_RUNTIME_S"
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass did."""
+
+    taken_back: int = 0
+    published: int = 0
+    finished: int = 0
+
+
+class Reconciler:
+    """Puts a fleet right, pass by pass.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        Which one.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def once(self) -> Pass:
+        """Stop searches and take back trials whose time is over, publish queued trials again, finish searches.
+
+        Returns
+        -------
+        Pass
+            What was done; nothing if another reconciler is at it.
+        """
+        with _leadership(self._fleet.database) as leads:
+            if not leads:
+                return Pass()
+            self._stop_overdue()
+            # publishing last: the broker may be down
+            return Pass(taken_back=self._take_back(), finished=self._finish(), published=self._publish())
+
+    def try_once(self) -> Pass:
+        """Do a pass; a database or broker that fails is logged, and tried again at the next one."""
+        try:
+            return self.once()
+        except (SQLAlchemyError, RedisError) as error:
+            logger.warning("reconciler: %s: %s", type(error).__name__, str(error).splitlines()[0])
+            return Pass()
+
+    def run_for_ever(self) -> None:
+        """Do a pass every ``reconcile_s`` seconds."""
+        while True:
+            done = self.try_once()
+            if done != Pass():
+                logger.info("reconciler: %s", done)
+            time.sleep(self._fleet.settings.reconcile_s)
+
+    def _stop_overdue(self) -> None:
+        database = self._fleet.database
+        for search_id in searches.overdue_searches(database):
+            searches.stop_search(database, search_id)
+
+    def _take_back(self) -> int:
+        settings, database = self._fleet.settings, self._fleet.database
+        return sum(
+            transitions.lose(
+                database,
+                held,
+                outcome=transitions.TIMEOUT if held.is_overdue else "lease_expired",
+                error=TOOK_TOO_LONG if held.is_overdue else LEASE_EXPIRED,
+                max_failures=settings.max_failures,
+                expired_only=True,
+            )
+            for held in transitions.expired(database, limit=PER_PASS)
+        )
+
+    def _publish(self) -> int:
+        settings, database = self._fleet.settings, self._fleet.database
+        n_messages = self._fleet.publisher.queue_length()
+        is_empty, is_full = n_messages == 0, n_messages >= transitions.count_queued(database)
+        # a queue that holds a message for every queued trial needs no copies, but what never had one needs one;
+        # an empty one has lost them all, and takes copies without harm
+        due = transitions.due_for_publishing(
+            database,
+            republish_s=min(settings.republish_s, settings.reconcile_s) if is_empty else settings.republish_s,
+            backs_off=not is_empty,
+            only_unpublished=is_full,
+            limit=PER_PASS,
+        )
+        if not due:
+            return 0
+        self._fleet.publisher.publish(due)
+        transitions.mark_published(database, due)
+        return len(due)
+
+    def _finish(self) -> int:
+        database = self._fleet.database
+        return sum(
+            transitions.finish_search(database, search_id) for search_id in transitions.unfinished_searches(database)
+        )
+
+
+@contextmanager
+def _leadership(database: Database) -> Iterator[bool]:
+    """Hold the lock of the one reconciler that acts; SQLite serialises writers by itself."""
+    if database.dialect == "sqlite":
+        yield True
+        return
+    with database.read() as connection:
+        yield bool(
+            connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": RECONCILER_LOCK}).scalar()
+        )

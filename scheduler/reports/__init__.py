@@ -1,0 +1,1 @@
+"""Every read, and how it is shown at a terminal."""

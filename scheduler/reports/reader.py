@@ -1,0 +1,357 @@
+"""Every read: best score, leaderboard, progress, the rows of ``cv_results_``. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, and_, case, func, select
+
+from gridfleet.storage.database.connection import Database, now, seconds_between
+from gridfleet.storage.errors import SearchNotFoundError
+from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial, TrialState, Worker
+from gridfleet.storage.trials.transitions import NON_FINITE
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSummary:
+    """A search as the table ``searches`` has it; its state is ``paused`` while ``paused_at`` says so."""
+
+    id: int
+    name: str
+    strategy: str
+    state: str
+    scoring: str | None
+    refit_metric: str
+    n_trials: int
+    n_splits: int
+    estimator: str
+    candidates_digest: str
+    submitted_by: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all its trials are final."""
+        return self.finished_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search is."""
+
+    total: int
+    queued: int
+    running: int
+    completed: int
+    failed: int
+    pruned: int
+    cancelled: int
+    seconds_running: float | None
+    best_score: float | None
+    is_finished: bool  # whether the search has ended
+
+    @property
+    def done(self) -> int:
+        """Trials in a final state."""
+        return self.completed + self.failed + self.pruned + self.cancelled
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from the pace so far; None as long as there is none."""
+        if not self.done or self.seconds_running is None or self.done >= self.total:
+            return None
+        return self.seconds_running / self.done * (self.total - self.done)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedTrial:
+    """A trial with its rank, 1 for the best; equal scores share a rank, as in scikit-learn."""
+
+    rank: int
+    number: int
+    mean_test_score: float
+    std_test_score: float | None
+    params: dict[str, Any]
+    mean_fit_time: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTrial:
+    """A trial that failed, and why."""
+
+    number: int
+    params: dict[str, Any]
+    error_type: str | None
+    error: str | None
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStory:
+    """One try of one worker at one trial, and what became of it."""
+
+    number: int
+    attempt: int
+    worker_id: str
+    started_at: datetime
+    seconds: float
+    outcome: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWorker:
+    """A worker process and the releases it runs."""
+
+    id: str
+    python_version: str
+    tensorflow_version: str | None
+    keras_version: str | None
+    scikit_learn_version: str
+    gridfleet_version: str
+
+
+#: What a search is called that waits to be resumed.
+PAUSED = "paused"
+
+_IS_PAUSED = and_(Search.paused_at.is_not(None), Search.finished_at.is_(None))
+_SUMMARY = (
+    Search.id,
+    Search.name,
+    Search.strategy,
+    case((_IS_PAUSED, PAUSED), else_=Search.state).label("state"),
+    Search.scoring,
+    Search.refit_metric,
+    Search.n_trials,
+    Search.n_splits,
+    Search.estimator,
+    Search.candidates_digest,
+    Search.submitted_by,
+    Search.created_at,
+    Search.started_at,
+    Search.finished_at,
+    Search.error,
+)
+
+
+def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
+    """Find a search by its name or its id.
+
+    Parameters
+    ----------
+    database : Database
+        Where to look.
+    name_or_id : str or int
+        The name, without regard to case, or the id.
+
+    Returns
+    -------
+    SearchSummary
+
+    Raises
+    ------
+    SearchNotFoundError
+        If there is none.
+    """
+    by_id = isinstance(name_or_id, int)
+    condition = Search.id == name_or_id if by_id else func.lower(Search.name) == str(name_or_id).lower()
+    with database.read() as connection:
+        row = connection.execute(select(*_SUMMARY).where(condition)).one_or_none()
+        if row is None:
+            newest = connection.execute(select(Search.name).order_by(Search.id.desc()).limit(5)).scalars().all()
+            known = f"the newest are {', '.join(map(repr, newest))}" if newest else "there are none yet"
+            raise SearchNotFoundError(f"no search has the {'id' if by_id else 'name'} {name_or_id!r}; {known}")
+    return SearchSummary(**row._mapping)
+
+
+@dataclass(frozen=True, slots=True)
+class FitModeCount:
+    """How many trials of a search trained their Keras models in one way, for one reason."""
+
+    fit_mode: str
+    fallback_reason: str | None
+    n_trials: int
+
+
+def fit_modes(database: Database, search_id: int) -> list[FitModeCount]:
+    """Count the trials of a search by how their Keras models trained, the most frequent way first."""
+    columns = (Trial.fit_mode, Trial.fit_fallback_reason)
+    n_trials = func.count().label("n_trials")
+    query = (
+        select(*columns, n_trials).where(Trial.search_id == search_id, Trial.fit_mode.is_not(None)).group_by(*columns)
+    )
+    with database.read() as connection:
+        rows = connection.execute(query.order_by(n_trials.desc(), *columns)).all()
+    return [FitModeCount(row.fit_mode, row.fit_fallback_reason, row.n_trials) for row in rows]
+
+
+def list_searches(database: Database, *, limit: int = 50) -> list[SearchSummary]:
+    """List searches, the newest first."""
+    with database.read() as connection:
+        rows = connection.execute(select(*_SUMMARY).order_by(Search.id.desc()).limit(limit))
+        return [SearchSummary(**row._mapping) for row in rows]
+
+
+def progress(database: Database, search_id: int) -> Progress:
+    """Count the trials of a search by state."""
+    with database.read() as connection:
+        # first the search: one that has ended has no open trials, whatever is committed in between
+        search = connection.execute(
+            select(
+                seconds_between(database.dialect, Search.started_at, func.coalesce(Search.finished_at, now())).label(
+                    "seconds_running"
+                ),
+                Search.finished_at,
+            ).where(Search.id == search_id)
+        ).one()
+        counts = {
+            str(row.state): int(row.n)
+            for row in connection.execute(
+                select(Trial.state, func.count().label("n")).where(Trial.search_id == search_id).group_by(Trial.state)
+            )
+        }
+        best = connection.execute(_best_first(search_id).limit(1)).first()
+    return Progress(
+        total=sum(counts.values()),
+        **{str(state): counts.get(state, 0) for state in TrialState},
+        seconds_running=None if search.seconds_running is None else float(search.seconds_running),
+        best_score=None if best is None else best.mean_test_score,
+        is_finished=search.finished_at is not None,
+    )
+
+
+def best_trial(database: Database, search_id: int) -> RankedTrial | None:
+    """Return the trial with the best mean score, the lower number among equals; None without any."""
+    ranked = leaderboard(database, search_id, limit=1)
+    return ranked[0] if ranked else None
+
+
+def leaderboard(database: Database, search_id: int, *, limit: int = 10) -> list[RankedTrial]:
+    """List the best trials of a search.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is.
+    search_id : int
+        Which search.
+    limit : int, default=10
+        How many trials.
+
+    Returns
+    -------
+    list of RankedTrial
+        Best score first, the lower number first among equals.
+    """
+    with database.read() as connection:
+        rows = connection.execute(_best_first(search_id).limit(limit)).all()
+    ranked: list[RankedTrial] = []
+    for place, row in enumerate(rows, start=1):
+        ties = ranked and ranked[-1].mean_test_score == row.mean_test_score
+        ranked.append(RankedTrial(rank=ranked[-1].rank if ties else place, **row._mapping))
+    return ranked
+
+
+def failures(database: Database, search_id: int, *, limit: int = 10) -> list[FailedTrial]:
+    """List the failed trials of a search, by number."""
+    with database.read() as connection:
+        rows = connection.execute(
+            select(Trial.number, Trial.params, Trial.error_type, Trial.error, Trial.attempt)
+            .where(Trial.search_id == search_id, Trial.state == TrialState.FAILED)
+            .order_by(Trial.number)
+            .limit(limit)
+        )
+        return [FailedTrial(**row._mapping) for row in rows]
+
+
+def attempts(database: Database, search_id: int) -> list[AttemptStory]:
+    """Tell every try at a search's trials, by number and attempt; the outcome of those that run is None."""
+    seconds = seconds_between(database.dialect, Attempt.started_at, func.coalesce(Attempt.ended_at, now()))
+    query = (
+        select(
+            Trial.number,
+            Attempt.attempt,
+            Attempt.worker_id,
+            Attempt.started_at,
+            seconds.label("seconds"),
+            Attempt.outcome,
+            Attempt.error,
+        )
+        .join(Trial, Trial.id == Attempt.trial_id)
+        .where(Trial.search_id == search_id)
+        .order_by(Trial.number, Attempt.attempt)
+    )
+    with database.read() as connection:
+        return [AttemptStory(**row._mapping) for row in connection.execute(query)]
+
+
+def has_raised(database: Database, search_id: int) -> bool:
+    """Whether a trial of a search failed by an error, not just by a score that is no number."""
+    raised = select(Trial.id).where(
+        Trial.search_id == search_id,
+        Trial.state == TrialState.FAILED,
+        Trial.error_type.is_distinct_from(NON_FINITE),
+    )
+    with database.read() as connection:
+        return bool(connection.execute(select(raised.exists())).scalar())
+
+
+def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
+    """List the worker processes that were seen in the last seconds."""
+    columns = (
+        Worker.id,
+        Worker.python_version,
+        Worker.tensorflow_version,
+        Worker.keras_version,
+        Worker.scikit_learn_version,
+        Worker.gridfleet_version,
+    )
+    with database.read() as connection:
+        rows = connection.execute(select(*columns).where(Worker.last_seen_at > now(-within_s)).order_by(Worker.id))
+        return [SeenWorker(**row._mapping) for row in rows]
+
+
+def trial_rows(database: Database, search_id: int) -> Sequence[Any]:
+    """Return one row per trial, split and metric, in the order of ``cv_results_``.
+
+    Trials without scores have one row, whose split is None.
+    """
+    query = (
+        select(
+            Trial.number,
+            Trial.state,
+            Trial.error_type,
+            Trial.error.label("trial_error"),
+            SplitScore.split,
+            SplitScore.metric,
+            SplitScore.test_score,
+            SplitScore.train_score,
+            SplitScore.test_score_reason,
+            SplitScore.train_score_reason,
+            SplitScore.fit_time,
+            SplitScore.score_time,
+            SplitScore.n_test,
+            SplitScore.error,
+        )
+        .select_from(Trial)
+        .outerjoin(SplitScore, SplitScore.trial_id == Trial.id)
+        .where(Trial.search_id == search_id)
+        .order_by(Trial.number, SplitScore.split, SplitScore.metric)
+    )
+    with database.read() as connection:
+        return connection.execute(query).all()
+
+
+def _best_first(search_id: int) -> Select[Any]:
+    # exactly the order of ix_trials_best, so the best of a million trials is one step in the index
+    return (
+        select(Trial.number, Trial.mean_test_score, Trial.std_test_score, Trial.params, Trial.mean_fit_time)
+        .where(Trial.search_id == search_id, Trial.mean_test_score.is_not(None))
+        .order_by(Trial.mean_test_score.desc(), Trial.number)
+    )

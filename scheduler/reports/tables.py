@@ -1,0 +1,286 @@
+"""How searches are shown at the terminal: the list, the report, the best score."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gridfleet.scheduler.reports import reader
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import SearchNotFinishedError
+from gridfleet.storage.schema import SearchState
+
+#: Columns of output that goes to a file or a pipe: nothing is folded there.
+FILE_WIDTH = 10_000
+#: More hyperparameters than this share one column.
+MAX_PARAM_COLUMNS = 6
+#: Rows of a leaderboard, and failures that are shown.
+SHOWN = 10
+
+
+def print_searches(database: Database, *, limit: int) -> None:
+    """Print the newest searches.
+
+    Parameters
+    ----------
+    database : Database
+        Where they are.
+    limit : int
+        How many.
+    """
+    searches = reader.list_searches(database, limit=limit)
+    if not searches:
+        console().print("there are no searches yet")
+        return
+    rows = []
+    for search in searches:
+        progress = reader.progress(database, search.id)
+        rows.append(
+            [
+                search.name,
+                search.state,
+                f"{progress.done}/{progress.total}",
+                str(progress.failed),
+                score(progress.best_score),
+                search.strategy,
+                f"{search.created_at:%Y-%m-%d %H:%M}",
+                search.submitted_by,
+            ]
+        )
+    header = ["search", "state", "trials", "failed", "best score", "strategy", "submitted (UTC)", "by"]
+    console().print(table(header, rows))
+
+
+def print_report(database: Database, name: str) -> None:
+    """Print what was searched, how long it took, the best, the leaderboard and the failures.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is.
+    name : str
+        The search's name.
+
+    Raises
+    ------
+    SearchNotFoundError
+        If there is none.
+    """
+    search = reader.find_search(database, name)
+    progress = reader.progress(database, search.id)
+    ranked = reader.leaderboard(database, search.id, limit=SHOWN)
+    out = console()
+    out.print(Text(f"{plain(search.name)}: {search.state}", style="bold"))
+    for label, fact in _facts(search, progress, ranked):
+        out.print(Text(f"  {label:<12} {plain(fact)}"))
+    for fact in _training(reader.fit_modes(database, search.id)):
+        out.print(Text(f"  {'training':<12} {plain(fact)}"))
+    if ranked:
+        out.print(_leaderboard(ranked))
+    failed = reader.failures(database, search.id, limit=SHOWN)
+    if failed:
+        header = ["failed trial", "params", "tries", "error"]
+        out.print(table(header, [[t.number, _params(t.params), t.attempt, last_line(t.error)] for t in failed]))
+        if progress.failed > len(failed):
+            out.print(f"and {progress.failed - len(failed)} more failures")
+
+
+def print_attempts(database: Database, name: str) -> None:
+    """Print every try at every trial of a search: who, when, how long, and what became of it.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is.
+    name : str
+        The search's name.
+
+    Raises
+    ------
+    SearchNotFoundError
+        If there is none.
+    """
+    search = reader.find_search(database, name)
+    header = ["trial", "attempt", "outcome", "started", "seconds", "worker", "error"]
+    rows = [
+        [
+            one.number,
+            one.attempt,
+            one.outcome or "running",
+            f"{one.started_at:%Y-%m-%d %H:%M:%S}",
+            f"{one.seconds:.1f}",
+            one.worker_id,
+            last_line(one.error),
+        ]
+        for one in reader.attempts(database, search.id)
+    ]
+    console().print(table(header, rows))
+
+
+def print_best_line(database: Database, name: str) -> bool:
+    """Print the best score of a search in one line.
+
+    Returns
+    -------
+    bool
+        Whether there is one.
+    """
+    search = reader.find_search(database, name)
+    print(best_line(database, search), flush=True)  # noqa: T201 - the command's output
+    return reader.best_trial(database, search.id) is not None
+
+
+def best_line(database: Database, search: reader.SearchSummary) -> str:
+    """Return the line about a search's best score, or about why there is none."""
+    best = reader.best_trial(database, search.id)
+    if best is not None:
+        params = plain(str(best.params))
+        ended = ", cancelled" if search.state == SearchState.CANCELLED else ""
+        return f"best score: {best.mean_test_score:f}, best params: {params} (search {plain(search.name)}{ended})"
+    progress = reader.progress(database, search.id)
+    return (
+        f"no score: {progress.failed} of {progress.total} trials failed, {progress.cancelled} were cancelled, "
+        f"{progress.total - progress.done} are open (search {plain(search.name)})"
+    )
+
+
+def best_as_json(database: Database, name: str) -> dict[str, Any]:
+    """Return the best trial of a search as JSON types.
+
+    Raises
+    ------
+    SearchNotFinishedError
+        If no trial has a score yet.
+    """
+    search = reader.find_search(database, name)
+    best = reader.best_trial(database, search.id)
+    if best is None:
+        raise SearchNotFinishedError(f"search {search.name!r} has no score yet; it is {search.state}")
+    return {
+        "search": search.name,
+        "state": search.state,
+        "metric": search.refit_metric,
+        "best_score": best.mean_test_score,
+        "std_test_score": best.std_test_score,
+        "best_params": best.params,
+        "number": best.number,
+    }
+
+
+def console(out: TextIO | None = None) -> Console:
+    """Return a console that interprets nothing in what it prints.
+
+    Parameters
+    ----------
+    out : text file, default=sys.stdout
+        Where it prints.
+    """
+    out = out or sys.stdout
+    return Console(file=out, width=None if out.isatty() else FILE_WIDTH, markup=False, highlight=False, emoji=False)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """Return a table of plain texts; numbers are set to the right.
+
+    Parameters
+    ----------
+    header : sequence of str
+        Names of the columns.
+    rows : sequence of sequences
+        The cells; None is shown empty.
+    """
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(header):
+        is_number = any(_is_number(row[index]) for row in rows)
+        made.add_column(Text(plain(name)), justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text("" if cell is None else plain(str(cell))) for cell in row))
+    return made
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        float(cell)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def plain(text: str) -> str:
+    """Show control characters instead of sending them to the terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+def score(value: float | None) -> str:
+    """Show a score."""
+    return "" if value is None else f"{value:.6f}"
+
+
+def last_line(error: str | None) -> str:
+    """Return the line of a traceback that tells the error."""
+    lines = (error or "").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _facts(
+    search: reader.SearchSummary, progress: reader.Progress, ranked: Sequence[reader.RankedTrial]
+) -> list[tuple[str, str]]:
+    names = ", ".join(dict.fromkeys(name for trial in ranked for name in trial.params))
+    facts = [
+        ("searched", f"{search.strategy}, {search.n_trials} trials of {search.n_splits} splits" + _over(names)),
+        ("estimator", search.estimator),
+        ("scoring", search.scoring or "the estimator's own score"),
+        ("submitted", f"{search.created_at:%Y-%m-%d %H:%M:%S} UTC by {search.submitted_by}"),
+        ("trials", _trials(progress)),
+    ]
+    if search.error is not None:
+        facts.append(("ended", search.error))
+    if progress.seconds_running is not None:
+        facts.append(("took" if search.is_finished else "running for", f"{progress.seconds_running:.1f} s"))
+    if ranked:
+        best = ranked[0]
+        deviation = "" if best.std_test_score is None else f" ± {best.std_test_score:.6f}"
+        facts += [("best score", score(best.mean_test_score) + deviation), ("best params", str(best.params))]
+    return facts
+
+
+def _training(modes: Sequence[reader.FitModeCount]) -> list[str]:
+    """Say how Keras models trained, and why some of them as Keras does it."""
+    return [
+        f"{one.n_trials} trials {one.fit_mode}" + (f": {one.fallback_reason}" if one.fallback_reason else "")
+        for one in modes
+    ]
+
+
+def _over(names: str) -> str:
+    return f", over {names}" if names else ""
+
+
+def _trials(progress: reader.Progress) -> str:
+    counts = [(getattr(progress, state), state) for state in _STATES]
+    return f"{progress.done} of {progress.total} done: " + ", ".join(f"{n} {state}" for n, state in counts if n)
+
+
+_STATES = ("completed", "failed", "pruned", "cancelled", "running", "queued")
+
+
+def _leaderboard(ranked: Sequence[reader.RankedTrial]) -> Table:
+    names = list(dict.fromkeys(name for trial in ranked for name in trial.params))
+    header = ["rank", "mean_test_score", "std_test_score", "mean_fit_time", "number"]
+    if len(names) <= MAX_PARAM_COLUMNS:
+        return table([*header, *names], [[*_numbers(t), *(t.params.get(name) for name in names)] for t in ranked])
+    return table([*header, "params"], [[*_numbers(trial), _params(trial.params)] for trial in ranked])
+
+
+def _numbers(trial: reader.RankedTrial) -> list[Any]:
+    fit_time = "" if trial.mean_fit_time is None else f"{trial.mean_fit_time:.3f}"
+    return [trial.rank, score(trial.mean_test_score), score(trial.std_test_score), fit_time, trial.number]
+
+
+def _params(params: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in params.items())

@@ -1,0 +1,112 @@
+"""What ``gridfleet watch`` does: follows searches in the database, whoever runs them."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy.exc import DBAPIError
+
+from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.progress import describe, display
+from gridfleet.scheduler.reports.tables import best_line, plain
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.trials import transitions
+
+#: Seconds between looks.
+LOOK_S = 0.5
+#: A search's trials are told in so many steps at most, so that the log of a large search stays short.
+STEPS = 20
+#: Searches that ended before, told at the start, so that a restarted watcher's log ends with the last best score.
+TOLD_AT_START = 5
+
+
+def follow(database: Database, name: str) -> None:
+    """Show the progress of one search until it ends.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is.
+    name : str
+        Which search.
+
+    Raises
+    ------
+    SearchNotFoundError
+        If there is none.
+    """
+    search = reader.find_search(database, name)
+    with display(plain(search.name), verbose=1) as shown:
+        while True:
+            progress = reader.progress(database, search.id)
+            shown.show(progress)
+            if progress.is_finished:
+                return
+            time.sleep(LOOK_S)
+
+
+def follow_all(database: Database) -> None:
+    """Print a line whenever a search goes on, and one with its best score when it ends. Never returns."""
+    watcher = Watcher(database)
+    while True:
+        try:
+            lines = watcher.look()
+        except DBAPIError as error:
+            lines = [f"the database does not answer ({type(error.orig).__name__}); trying again"]
+        for line in lines:
+            print(line, flush=True)  # noqa: T201 - the watcher's output
+        time.sleep(LOOK_S)
+
+
+#: What of a search's progress is worth a line.
+Stage = tuple[int, int, float | None]
+
+
+class Watcher:
+    """Remembers what was told about each search.
+
+    Parameters
+    ----------
+    database : Database
+        What is watched.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._told: dict[int, Stage] = {}
+        self._ended: set[int] = set()
+        self._is_first_look = True
+
+    def look(self) -> list[str]:
+        """Return a line for everything that changed since the last look."""
+        newest = reader.list_searches(self._database)
+        by_id = {search.id: search for search in newest}
+        for search_id in {*self._told, *transitions.unfinished_searches(self._database)} - self._ended - set(by_id):
+            by_id[search_id] = reader.find_search(self._database, search_id)
+        if self._is_first_look:
+            self._is_first_look = False
+            before = sorted((search for search in newest if search.is_finished), key=lambda s: str(s.finished_at))
+            self._ended |= {search.id for search in before[:-TOLD_AT_START]}
+        waiting = sorted((s for s in by_id.values() if s.id not in self._ended), key=_by_end)
+        return [line for search in waiting if (line := self._line(search)) is not None]
+
+    def _line(self, search: reader.SearchSummary) -> str | None:
+        if search.is_finished:
+            self._ended.add(search.id)
+            self._told.pop(search.id, None)
+            return best_line(self._database, search)
+        progress = reader.progress(self._database, search.id)
+        stage = _stage(progress)
+        if self._told.get(search.id) == stage:
+            return None
+        self._told[search.id] = stage
+        return f"{plain(search.name)}: {describe(progress)}"
+
+
+def _stage(progress: reader.Progress) -> Stage:
+    total = max(progress.total, 1)
+    return progress.done * STEPS // total, progress.failed * STEPS // total, progress.best_score
+
+
+def _by_end(search: reader.SearchSummary) -> tuple[bool, str, int]:
+    return search.finished_at is None, str(search.finished_at), search.id

@@ -1,0 +1,1 @@
+"""What comes back: the handle of a search, and rows as scikit-learn has them."""

@@ -1,0 +1,178 @@
+"""From SQL rows back to what scikit-learn's ``_fit_and_score`` returned, and on to ``cv_results_``."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from gridfleet.scheduler.reports import reader
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import SearchCancelledError, TrialFailedError
+from gridfleet.storage.schema import TrialState
+from gridfleet.storage.trials.transitions import NON_FINITE
+
+if TYPE_CHECKING:
+    from gridfleet.worker.trial.cross_validation import Candidates
+
+
+def fit_and_score_rows(
+    database: Database, search_id: int, candidates: Candidates, n_splits: int, *, stopped: str | None = None
+) -> list[dict[str, Any]]:
+    """Rebuild the rows of a finished search, candidate by candidate, split by split.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is.
+    search_id : int
+        Which search.
+    candidates : Candidates
+        Its combinations and what counts for a fit that raised.
+    n_splits : int
+        Splits of each candidate.
+    stopped : str, default=None
+        Why the search was stopped with what was there, if it was.
+
+    Returns
+    -------
+    list of dict
+        As scikit-learn's ``_fit_and_score`` returned them on the workers. A trial that was lost for good
+        counts as a fit that raised, and so does one that a stopped search did not come to.
+
+    Raises
+    ------
+    SearchCancelledError
+        If it was cancelled.
+    Exception
+        Under ``error_score="raise"``: the error of the first trial that failed.
+    """
+    recorded: dict[tuple[int, int], list[Any]] = {}
+    lost: dict[int, str] = {}
+    rows = reader.trial_rows(database, search_id)
+    if candidates.error_score == "raise":
+        _raise_first_error(rows)
+    for row in rows:
+        if row.state == TrialState.CANCELLED:
+            if stopped is None:
+                raise SearchCancelledError("the search was cancelled, so it has no complete result")
+            lost[row.number] = f"not evaluated: the search was {stopped}"
+        if row.state == TrialState.FAILED:
+            lost[row.number] = row.trial_error
+        if row.split is not None:
+            recorded.setdefault((row.number, row.split), []).append(row)
+    return [
+        _recorded(recorded[number, split], candidates)
+        if (number, split) in recorded
+        else _lost(lost.get(number, "the trial has no result"), candidates)
+        for number in range(len(candidates.params))
+        for split in range(n_splits)
+    ]
+
+
+def cv_results(rows: Sequence[dict[str, Any]], candidates: Candidates, n_splits: int) -> dict[str, Any]:
+    """Return ``cv_results_`` as scikit-learn itself formats it.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        From `fit_and_score_rows`.
+    candidates : Candidates
+        The search's combinations.
+    n_splits : int
+        Splits of each candidate.
+
+    Returns
+    -------
+    dict of str to array
+    """
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.model_selection._validation import _insert_error_scores
+
+    rows = [dict(row) for row in rows]
+    _insert_error_scores(rows, candidates.error_score)
+    formatter = GridSearchCV(None, {}, return_train_score=candidates.return_train_score)
+    formatted: dict[str, Any] = formatter._format_results(candidates.params, n_splits, rows)
+    return formatted
+
+
+def rebuild_exception(error_type: str | None, error: str | None) -> Exception:
+    """Return the exception that a worker recorded.
+
+    Parameters
+    ----------
+    error_type : str
+        Name of its class, with its module unless that is ``builtins``.
+    error : str
+        Its traceback.
+
+    Returns
+    -------
+    Exception
+        Of the same class where that is a builtin or its module is imported here already (nothing is imported
+        because a table says so), else a `TrialFailedError` with the traceback.
+    """
+    module, _, name = (error_type or "Exception").rpartition(".")
+    kind = getattr(sys.modules.get(module or "builtins"), name, None)
+    told = TrialFailedError(f"a trial failed with {error_type} on a worker:\n{error}")
+    if not isinstance(kind, type) or not issubclass(kind, Exception):
+        return told
+    try:
+        rebuilt = kind(_message(error_type or "", error or ""))
+    except TypeError:  # its constructor wants something else
+        return told
+    rebuilt.__cause__ = told
+    return rebuilt
+
+
+def _message(error_type: str, error: str) -> str:
+    _, found, message = error.rpartition(f"\n{error_type}: ")
+    return message.strip() if found else error.strip()
+
+
+def _raise_first_error(rows: Sequence[Any]) -> None:
+    for row in rows:
+        if row.state == TrialState.FAILED and not _is_score_only(row):
+            raise rebuild_exception(row.error_type, row.trial_error)
+
+
+def _is_score_only(row: Any) -> bool:
+    # the fit did not raise, its score is NaN: scikit-learn goes on with it
+    return bool(row.error_type == NON_FINITE)
+
+
+def _recorded(metrics: Sequence[Any], candidates: Candidates) -> dict[str, Any]:
+    first = metrics[0]
+    row: dict[str, Any] = {
+        "fit_error": first.error,
+        "test_scores": _scores(metrics, "test_score", candidates),
+        "n_test_samples": first.n_test,
+        "fit_time": first.fit_time,
+        "score_time": first.score_time,
+    }
+    if candidates.return_train_score:
+        row["train_scores"] = _scores(metrics, "train_score", candidates)
+    return row
+
+
+def _scores(metrics: Sequence[Any], column: str, candidates: Candidates) -> Any:
+    values = {metric.metric: _number(metric, column) for metric in metrics}
+    if candidates.metrics is not None:
+        values = {name: values[name] for name in candidates.metrics if name in values}
+    # a single score and a dict with one entry of that name give the same columns in cv_results_
+    return values["score"] if list(values) == ["score"] and candidates.metrics is None else values
+
+
+def _number(metric: Any, column: str) -> float:
+    value = getattr(metric, column)
+    return float(value if value is not None else getattr(metric, f"{column}_reason") or math.nan)
+
+
+def _lost(error: str, candidates: Candidates) -> dict[str, Any]:
+    score = candidates.error_score if candidates.error_score != "raise" else math.nan
+    scores: Any = score if candidates.metrics is None else dict.fromkeys(candidates.metrics, score)
+    row = {"fit_error": error, "test_scores": scores, "n_test_samples": 0, "fit_time": 0.0, "score_time": 0.0}
+    if candidates.return_train_score:
+        row["train_scores"] = scores
+    return row

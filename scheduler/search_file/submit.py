@@ -1,0 +1,90 @@
+"""What ``gridfleet submit`` does: a search file, validated, then queued."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gridfleet.scheduler.fleet import local_fleet
+from gridfleet.scheduler.fleet.connection import Fleet, connect, read_only
+from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.submission.store import SearchHandle
+from gridfleet.storage.errors import GridfleetError, InvalidSearchError, NameTakenError, SearchNotFoundError
+from gridfleet.storage.settings import load_settings
+from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A search that is in the database, and whose it is."""
+
+    handle: SearchHandle
+    is_new: bool
+    is_embedded: bool
+    stops_with_us: bool
+
+
+def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
+    """Queue the search of a YAML file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    name : str or None
+        Instead of the name in the file.
+    exist_ok : bool
+        Whether a search that has the name already is fine.
+
+    Returns
+    -------
+    Submitted
+
+    Raises
+    ------
+    GridfleetError
+        One sentence; nothing of the search is stored then.
+    """
+    from gridfleet.scheduler.search_file import description
+    from gridfleet.scheduler.search_file.document import read_document
+    from gridfleet.scheduler.submission.store import submit
+
+    quiet_tensorflow()  # the file's model may import it
+    settings = load_settings()
+    had_fleet = not settings.is_embedded or local_fleet.is_running(settings)
+    described = description.parse(read_document(path))
+    chosen = name or description.name_of(path, described)
+    if exist_ok and (found := _existing(chosen)) is not None:
+        return Submitted(found, is_new=False, is_embedded=settings.is_embedded, stops_with_us=False)
+    loaded = description.load_search(path, name=chosen)
+    try:
+        handle = submit(loaded.search, loaded.X, loaded.y, name=chosen)
+    except NameTakenError:
+        found = _existing(chosen) if exist_ok else None  # another process was faster
+        if found is None:
+            raise
+        return Submitted(found, is_new=False, is_embedded=settings.is_embedded, stops_with_us=False)
+    except GridfleetError:
+        raise
+    except (TypeError, ValueError) as error:  # scikit-learn's own checks
+        raise InvalidSearchError(f"{path}: scikit-learn refuses the search: {str(error).splitlines()[0]}") from error
+    return Submitted(handle, is_new=True, is_embedded=settings.is_embedded, stops_with_us=not had_fleet)
+
+
+def _existing(name: str) -> SearchHandle | None:
+    fleet = _database_only()
+    if fleet is None:
+        return None
+    try:
+        found = reader.find_search(fleet.database, name)
+    except SearchNotFoundError:
+        return None
+    return SearchHandle(fleet, found.id, found.name)
+
+
+def _database_only() -> Fleet | None:
+    """Connect without starting a fleet; a configured database may still have to be migrated."""
+    settings = load_settings()
+    if not settings.is_embedded:
+        return connect()
+    return read_only() if local_fleet.has_database(settings) else None

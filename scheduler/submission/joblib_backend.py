@@ -1,0 +1,190 @@
+"""joblib's seam: scikit-learn's own ``fit`` runs unchanged, its fits run on the fleet.
+
+Every call that scikit-learn's searches hand to joblib is ``_fit_and_score`` for one candidate and one
+split. The backend collects them all, makes one trial of the calls of one candidate, and gives the rows that
+the fleet recorded back as if they had been computed here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from joblib.parallel import ParallelBackendBase, SequentialBackend, register_parallel_backend
+from sklearn.model_selection._validation import _fit_and_score
+from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.validation import _check_method_params
+
+from gridfleet.scheduler.submission.options import SearchOptions
+
+#: Arguments of ``_fit_and_score`` that differ from call to call, or have no meaning on a worker.
+PER_CALL = ("train", "test", "parameters", "split_progress", "candidate_progress", "caller", "callback_ctx")
+#: Arguments that the workers set themselves.
+SET_BY_WORKER = ("return_parameters", "return_n_test_samples", "return_times", "return_estimator")
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """One round of one search, as scikit-learn handed it to joblib."""
+
+    caller: Any
+    estimator: Any
+    X: Any
+    y: Any
+    splits: Sequence[tuple[Any, Any]]
+    candidates: Sequence[dict[str, Any]]
+    arguments: dict[str, Any]
+    config: dict[str, Any]
+
+
+#: Evaluates a request; returns the rows of ``_fit_and_score``, candidate by candidate, split by split.
+Evaluate = Callable[[SearchRequest], Sequence[dict[str, Any]]]
+
+
+class FleetBackend(ParallelBackendBase):
+    """A joblib backend for scikit-learn's searches; any other call runs in this process.
+
+    Parameters
+    ----------
+    evaluate : callable, default=None
+        What to do with a search; None: run it on the fleet and wait.
+    name : str, default=None
+        The search's name.
+    **options : dict
+        The search's `SearchOptions` (``fit_mode``, ``trial_timeout``, ``search_timeout``); all else is joblib's.
+    """
+
+    default_n_jobs = -1
+    supports_retrieve_callback = False
+    supports_sharedmem = False
+
+    def __init__(
+        self,
+        evaluate: Evaluate | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        self._options = SearchOptions(
+            **{option.name: options.pop(option.name) for option in fields(SearchOptions) if option.name in options}
+        )
+        super().__init__(**options)
+        self._evaluate = evaluate
+        self._name = name
+        self._rounds = 0
+        self._calls: list[_Call] = []
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **keywords: Any) -> int:
+        """Take over a Parallel: all its calls are wanted before the first result."""
+        parallel.pre_dispatch = "all"
+        self._n_jobs = n_jobs
+        super().configure(n_jobs=n_jobs, parallel=parallel, **keywords)
+        return self.effective_n_jobs(n_jobs)
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return any number above 1, lest joblib runs the calls itself."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        return max(2, os.cpu_count() or 1)
+
+    def start_call(self) -> None:
+        """Forget the calls of the last round."""
+        self._calls = []
+
+    def submit(self, func: Any, callback: Any = None) -> _Call:
+        """Note a call, or run it here if it is no search's."""
+        function, args, keywords = func.items[0]
+        call = _Call(function, args, keywords, callback)
+        if call.is_candidate:
+            self._calls.append(call)
+        else:  # joblib may put several calls into one batch
+            call.results = [function(*args, **keywords) for function, args, keywords in func.items]
+        return call
+
+    def retrieve_result(self, out: _Call, timeout: float | None = None) -> list[Any]:
+        """Return the results of one batch of calls; the first one asked for runs the search."""
+        if out.results is None:
+            request = _request(self._calls)
+            rows = (self._evaluate or self._run_on_fleet)(request)
+            for call, row in zip(self._calls, rows, strict=True):
+                call.results = [row]
+                _tell_callbacks(call)
+        out.callback(out)  # joblib counts finished calls by it
+        return out.results or []
+
+    def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
+        """Run what is nested in a call one by one."""
+        return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
+
+    def _run_on_fleet(self, request: SearchRequest) -> Sequence[dict[str, Any]]:
+        from gridfleet.scheduler.submission.store import run_search
+
+        self._rounds += 1
+        # a halving search asks again with fewer candidates and more data: a search of its own in SQL
+        name = f"{self._name}-round-{self._rounds}" if self._name and self._rounds > 1 else self._name
+        return run_search(request, name=name, n_jobs=self._n_jobs, options=self._options)
+
+
+class _Call:
+    """A call that joblib handed over, and its results."""
+
+    __slots__ = ("args", "callback", "function", "keywords", "results")
+
+    def __init__(self, function: Any, args: Any, keywords: dict[str, Any], callback: Any) -> None:
+        self.function = function
+        self.args = args
+        self.keywords = keywords
+        self.callback = callback
+        self.results: list[Any] | None = None
+
+    @property
+    def is_candidate(self) -> bool:
+        called = getattr(self.function, "function", self.function)
+        return called is _fit_and_score and self.keywords.get("candidate_progress") is not None
+
+
+def _tell_callbacks(call: _Call) -> None:
+    """Call the search's scikit-learn callbacks as ``_fit_and_score`` does; those of the models stay silent."""
+    context = call.keywords.get("callback_ctx")
+    if context is None or not context._callbacks:
+        return
+    estimator, X, y = call.args
+    X_train, y_train = _safe_split(estimator, X, y, call.keywords["train"])
+    fit_params = _check_method_params(X, params=call.keywords["fit_params"] or {}, indices=call.keywords["train"])
+    weights = {name: value for name, value in fit_params.items() if name == "sample_weight" and value is not None}
+    for hook in (context.call_on_fit_task_begin, context.call_on_fit_task_end):
+        hook(estimator=call.keywords["caller"], X=X_train, y=y_train, metadata=weights or None)
+
+
+def _request(calls: Sequence[_Call]) -> SearchRequest:
+    first = calls[0]
+    estimator, X, y = first.args
+    n_splits = first.keywords["split_progress"][1]
+    of_first_candidate = calls[:n_splits]
+    return SearchRequest(
+        caller=first.keywords.get("caller"),
+        estimator=estimator,
+        X=X,
+        y=y,
+        splits=[(call.keywords["train"], call.keywords["test"]) for call in of_first_candidate],
+        candidates=[call.keywords["parameters"] for call in calls[::n_splits]],
+        arguments={
+            name: value for name, value in first.keywords.items() if name not in PER_CALL and name not in SET_BY_WORKER
+        },
+        config=getattr(first.function, "config", {}),
+    )
+
+
+def register_joblib_backend() -> None:
+    """Make ``joblib.parallel_config(backend="gridfleet")`` work for scikit-learn's own searches.
+
+    Examples
+    --------
+    >>> import joblib
+    >>> from gridfleet import register_joblib_backend
+    >>> register_joblib_backend()
+    >>> with joblib.parallel_config(backend="gridfleet", name="pima"):  # doctest: +SKIP
+    ...     search.fit(X, y)
+    """
+    register_parallel_backend("gridfleet", FleetBackend)

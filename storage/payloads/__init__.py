@@ -1,0 +1,1 @@
+"""Estimators and arrays: content-addressed, signed, chunked in SQL, kept in a bounded cache on each host."""

@@ -1,0 +1,1 @@
+"""The only code that changes the state of a trial."""

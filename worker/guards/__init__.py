@@ -1,0 +1,1 @@
+"""What keeps one process or model from harming the others: memory, output, orphans, folders."""

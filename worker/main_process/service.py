@@ -1,0 +1,260 @@
+"""A worker: Celery's main process, its children, and what happens when one of them or all have to go."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from gridfleet.storage import migrations
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.retries import first_line
+from gridfleet.storage.errors import SettingsError
+from gridfleet.storage.payloads.store import PayloadStore
+from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.storage.trials import transitions
+from gridfleet.worker.guards.cores import usable_cores
+from gridfleet.worker.guards.memory import default_limit_mb
+from gridfleet.worker.guards.private_folder import make_private_folder
+from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
+from gridfleet.worker.guards.xla_cache import share_compiled_programs
+from gridfleet.worker.trial.process import NODE_VARIABLE
+
+if TYPE_CHECKING:
+    from gridfleet.worker.main_process.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between touches of the health file.
+HEALTH_S = 10
+#: Seconds between looks whether a worker process has ended.
+LOOK_S = 0.5
+#: Seconds that letting go of trials may take at SIGTERM before the worker stops all the same.
+RELEASE_S = 5
+
+#: What container engines put into each container.
+CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
+
+#: Variables that libraries read at import for the number of their threads.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+
+def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNING", may_be_root: bool = False) -> None:
+    """Run a worker until it is told to stop.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of a fleet, or of an embedded one that was started (so with both URLs set).
+    concurrency : int
+        How many trials it evaluates at once, each in a process of its own.
+    log_level : str, default="WARNING"
+        What Celery logs.
+    may_be_root : bool, default=False
+        Whether root is welcome anywhere: an embedded fleet runs as its script does.
+
+    Raises
+    ------
+    GridfleetError
+        If broker, database, schema, secret key or user are not as they should be.
+    """
+    if not may_be_root:
+        refuse_root(settings)
+    _prepare_environment(settings, concurrency)
+    # billiard reads REMAP_SIGTERM at import
+    from celery import signals
+    from celery.exceptions import SecurityWarning
+
+    from gridfleet.worker.broker.app import create_app
+    from gridfleet.worker.broker.publisher import Publisher
+
+    database = Database(settings)
+    database.check()
+    migrations.require_current(database)
+    PayloadStore(database, settings).check_key()
+    publisher = Publisher(settings)
+    publisher.check()
+
+    hooks = _Hooks(settings, database, publisher, node=os.environ[NODE_VARIABLE])
+    signals.worker_ready.connect(hooks.on_ready, weak=False)
+    warnings.simplefilter("ignore", SecurityWarning)  # of root, which was decided above
+    app = create_app(settings)
+    app.set_default()
+    try:
+        app.worker_main(
+            [
+                "--quiet",  # no banner
+                "worker",
+                f"--concurrency={concurrency}",
+                f"--loglevel={log_level}",
+                f"--hostname={os.environ[NODE_VARIABLE]}@%h",
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+            ]
+        )
+    finally:
+        hooks.on_end()
+
+
+def refuse_root(settings: Settings) -> None:
+    """Refuse to evaluate other people's code as root, unless a container is around it or the settings say so.
+
+    Raises
+    ------
+    SettingsError
+        With what to do.
+    """
+    if os.geteuid() != 0 or settings.allow_root or _is_in_container():
+        return
+    raise SettingsError(
+        "a worker runs the code of everybody who may submit, so it does not run as root outside a container; start "
+        f"it as a user of its own, or set {PREFIX}ALLOW_ROOT=true"
+    )
+
+
+def _is_in_container() -> bool:
+    # systemd-nspawn, podman and lxc set the variable
+    return "container" in os.environ or any(mark.exists() for mark in CONTAINER_MARKS)
+
+
+def threads_per_process(concurrency: int) -> int:
+    """Return the threads that each of `concurrency` processes gets of this machine's cores."""
+    return max(1, usable_cores() // concurrency)
+
+
+def touch_for_ever(path: Path) -> None:
+    """Keep a health file young from a thread of this process."""
+    stopped = threading.Event()
+
+    def touch() -> None:
+        while True:
+            path.touch()
+            stopped.wait(HEALTH_S)
+
+    threading.Thread(target=touch, name="health", daemon=True).start()
+
+
+class _Hooks:
+    """What the main process does at events of the worker."""
+
+    def __init__(self, settings: Settings, database: Database, publisher: Any, *, node: str) -> None:
+        self._settings = settings
+        self._database = database
+        self._publisher = publisher
+        self._node = node
+        self._pool: Any = None
+        self._watchdog: Watchdog | None = None
+
+    def on_ready(self, sender: Any, **_: Any) -> None:
+        """Say that the worker is there; from now on its processes are watched, and SIGTERM lets go of trials first."""
+        from gridfleet.worker.main_process.lost_process import process_lost
+        from gridfleet.worker.main_process.watchdog import Watchdog
+
+        self._pool = sender.pool
+        self._watchdog = Watchdog(
+            self._settings,
+            self._database,
+            Path(os.environ[FOLDER_VARIABLE]),
+            node=self._node,
+            processes=self._processes,
+            publish_again=self._publish_again,
+        )
+        process_lost.connect(self._watchdog.on_process_lost, weak=False)
+        self._watchdog.start()
+        # a process whose pipe has closed may not quite be gone, and Celery looks again only after 5 s
+        sender.hub.call_repeatedly(LOOK_S, sender.pool.maintain_pool)
+        touch_for_ever(self._settings.health_path)
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, self._let_go_before(signal.getsignal(number)))
+        logger.warning("worker %s is ready", self._node)
+
+    def on_end(self) -> None:
+        """Let go of what a process claimed while the worker stopped."""
+        if self._watchdog is not None:
+            self._release_all_or_give_up()
+
+    def _processes(self) -> list[int]:
+        return [pid for pid in self._pool.info["processes"] if pid is not None]  # None: about to be started
+
+    def _let_go_before(self, handler: Any) -> Any:
+        def let_go_and_go_on(number: int, frame: FrameType | None) -> None:
+            if self._watchdog is not None:
+                self._watchdog.stop()
+            # first, so that they claim nothing more; Celery would wait for ever for one that hangs
+            for pid in self._processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._release_all_or_give_up()
+            if callable(handler):
+                handler(number, frame)
+
+        return let_go_and_go_on
+
+    def _release_all_or_give_up(self) -> None:
+        # in a thread with a bound: the database may be what is down
+        thread = threading.Thread(target=self._release_all, daemon=True)
+        thread.start()
+        thread.join(RELEASE_S)
+
+    def _release_all(self) -> None:
+        try:
+            held = transitions.held_by(self._database, self._node)
+            for one in held:
+                transitions.release(self._database, one)
+            if held:
+                self._publish_again([one.trial_id for one in held])
+        except SQLAlchemyError as error:  # the reconciler will, when their leases are over
+            logger.warning("trials could not be let go: %s", first_line(error))
+
+    def _publish_again(self, trial_ids: Sequence[int]) -> None:
+        # not those that have to wait before they are tried again: they are the reconciler's
+        ready = transitions.due_for_publishing(self._database, republish_s=self._settings.republish_s, among=trial_ids)
+        try:
+            self._publisher.publish(ready)
+        except RedisError as error:  # the reconciler will
+            logger.warning("could not publish %d trials again: %s", len(ready), error)
+            return
+        transitions.mark_published(self._database, ready)
+
+
+def _prepare_environment(settings: Settings, concurrency: int) -> None:
+    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+    # files of the current folder must not stand in for packages, in this worker's processes and in what they start
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ.setdefault(NODE_VARIABLE, f"{socket.gethostname()}-{secrets.token_hex(4)}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ[FOLDER_VARIABLE] = str(_signs_folder(settings))
+    os.environ[f"{PREFIX}MEMORY_LIMIT_MB"] = str(settings.memory_limit_mb or default_limit_mb(concurrency))
+    share_compiled_programs(settings)
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, str(threads_per_process(concurrency)))
+
+
+def _signs_folder(settings: Settings) -> Path:
+    """Make the private folder where worker processes show that they live: next to the health file."""
+    health = settings.health_path.absolute()
+    folder = health.with_name(f"{health.name}-signs")
+    if not make_private_folder(folder):  # another user's, who runs a worker too
+        folder = Path(tempfile.mkdtemp(prefix="gridfleet-signs-"))
+    forget_signs_of_the_dead(folder)
+    return folder

@@ -1,0 +1,173 @@
+"""The main process's watch over its worker processes: it ends those that hang and takes back what the dead held."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.retries import first_line
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.transitions import TIMEOUT, Held
+from gridfleet.worker.broker.app import KILL_AFTER_S
+from gridfleet.worker.guards.sign_of_life import SeenSign, signs_of_children
+from gridfleet.worker.main_process.lost_process import WORKER_LOST
+
+logger = logging.getLogger(__name__)
+
+#: Seconds of silence that are nothing yet, however short the lease: TensorFlow's import lets no other thread run.
+MIN_SILENCE_S = 5
+
+#: What an attempt came to and why, as a sentence.
+Reason = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Silence:
+    """How long no sign of life was seen of a process."""
+
+    beat: int
+    seconds: float
+
+
+class Watchdog:
+    """A thread of the main process.
+
+    What hangs is told by files that the processes touch, so that a database that is down ends no training; what
+    is to be taken back is told by the database, so that it is found even if its process died while it claimed it.
+
+    Parameters
+    ----------
+    settings : Settings
+        Lease and heartbeat.
+    database : Database
+        Where the trials are.
+    signs : Path
+        Where the processes show that they live.
+    node : str
+        The worker's name, with which the ids of its processes begin.
+    processes : callable
+        Returns the ids of the worker processes that live.
+    publish_again : callable
+        Called with the ids of trials that were taken back.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        signs: Path,
+        *,
+        node: str,
+        processes: Callable[[], Collection[int]],
+        publish_again: Callable[[Sequence[int]], None],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._signs = signs
+        self._node = node
+        self._processes = processes
+        self._publish_again = publish_again
+        self._reasons: dict[int, Reason] = {}
+        self._unexplained: set[int] = set()
+        self._silences: dict[int, _Silence] = {}
+        self._looked_at = time.monotonic()
+        self._wake = threading.Event()
+        self._is_stopped = False
+
+    def start(self) -> None:
+        """Watch from now on, every ``heartbeat_s`` and whenever a process was lost."""
+        threading.Thread(target=self._watch_for_ever, name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Watch no more: the processes are about to end because the worker does."""
+        self._is_stopped = True
+
+    def on_process_lost(self, pid: int, outcome: str, error: str, **_: Any) -> None:
+        """Note why a process died, and look what it held."""
+        self._reasons.setdefault(pid, (outcome, error))
+        self._wake.set()
+
+    def _watch_for_ever(self) -> None:
+        while True:
+            self._wake.wait(self._settings.heartbeat_s)
+            self._wake.clear()
+            if self._is_stopped:
+                return
+            try:
+                self._end_what_hangs()
+                self._take_back()
+            except SQLAlchemyError as error:
+                logger.warning("the trials of dead processes can't be taken back yet: %s", first_line(error))
+            except Exception:
+                logger.exception("watchdog")
+
+    def _end_what_hangs(self) -> None:
+        now = time.monotonic()
+        # this process may have been stopped itself, or the machine asleep: what nobody watched is no silence
+        watched_s = min(now - self._looked_at, 2 * self._settings.heartbeat_s)
+        self._looked_at = now
+        signs = signs_of_children(self._signs)
+        self._silences = {sign.pid: self._silence(sign, watched_s) for sign in signs}
+        alive = self._processes()
+        for sign in signs:
+            if sign.pid not in alive:
+                sign.file.unlink(missing_ok=True)
+                continue
+            reason = self._reason_to_end(sign, now)
+            if reason is not None:
+                logger.error("worker process %d is killed: %s", sign.pid, reason[1])
+                self._reasons[sign.pid] = reason
+                with suppress(ProcessLookupError):
+                    os.kill(sign.pid, signal.SIGKILL)  # the pool replaces it, and tells when it is gone
+
+    def _silence(self, sign: SeenSign, watched_s: float) -> _Silence:
+        before = self._silences.get(sign.pid)
+        silent_s = before.seconds + watched_s if before is not None and before.beat == sign.beat else 0.0
+        return _Silence(sign.beat, silent_s)
+
+    def _reason_to_end(self, sign: SeenSign, now: float) -> Reason | None:
+        settings = self._settings
+        if not sign.holds_a_trial:
+            return None
+        if now > sign.until + settings.heartbeat_s + min(KILL_AFTER_S, settings.lease_s):
+            return TIMEOUT, "the attempt took too long, and did not stop when it was told to"
+        silent_s = self._silences[sign.pid].seconds
+        if silent_s > max(settings.lease_s, MIN_SILENCE_S):
+            return WORKER_LOST, f"the worker process gave no sign of life for {silent_s:.0f} s: the model's code hangs"
+        return None
+
+    def _take_back(self) -> None:
+        explained = set(self._reasons)
+        held = [(_process_id(one), one) for one in transitions.held_by(self._database, self._node)]
+        alive = self._processes()  # after the question: who lived when it claimed and is not there now is dead
+        dead = {pid for pid, _ in held if pid not in alive}
+        # the pool tells why a process died a moment after it forgot it
+        unexplained = dead - self._reasons.keys() - self._unexplained
+        taken_back = [self._lose(pid, one) for pid, one in held if pid in dead - unexplained]
+        self._unexplained = unexplained
+        for pid in explained - set(alive):
+            del self._reasons[pid]
+        if taken_back:
+            self._publish_again(taken_back)
+
+    def _lose(self, pid: int, held: Held) -> int:
+        outcome, error = self._reasons.get(pid, (WORKER_LOST, "the worker process ended"))
+        max_failures = self._settings.max_failures
+        transitions.lose(self._database, held, outcome=outcome, error=error, max_failures=max_failures)
+        return held.trial_id
+
+
+def _process_id(held: Held) -> int:
+    return int((held.worker_id or "").rpartition("/")[2])

@@ -1,0 +1,1 @@
+"""One trial in one worker process: claimed, held, evaluated, recorded."""

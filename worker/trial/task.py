@@ -1,0 +1,196 @@
+"""The one task: claim, evaluate, record."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from traceback import format_exc
+from typing import Any
+
+from billiard.common import terminate_handler_fired
+from celery import shared_task, signals
+
+from gridfleet.storage.database.retries import patiently
+from gridfleet.storage.errors import PayloadError
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.settings import load_settings
+from gridfleet.storage.trial_results import TrialResult
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.transitions import Claim, Held
+from gridfleet.storage.trials.uncertain_commits import claim_of, was_recorded
+from gridfleet.worker.broker.app import KILL_AFTER_S
+from gridfleet.worker.broker.message import TASK
+from gridfleet.worker.guards.memory import OUT_OF_MEMORY, bound_memory, explain_memory_error, too_much
+from gridfleet.worker.guards.output import bounded_output
+from gridfleet.worker.guards.parent_death import die_with_parent
+from gridfleet.worker.guards.xla_cache import bound_compiled_programs
+from gridfleet.worker.trial.model_memory import importing
+from gridfleet.worker.trial.process import TrialInterrupted, WorkerProcess, this_process
+
+logger = logging.getLogger(__name__)
+
+
+@signals.worker_process_init.connect
+def _begin(**_: object) -> None:
+    die_with_parent(os.getppid())
+    settings = load_settings()
+    bound_memory(settings.memory_limit_mb)
+    bound_compiled_programs(settings)
+    this_process()  # so that the table of workers has it before its first trial
+
+
+@shared_task(name=TASK, ignore_result=True, Request="gridfleet.worker.main_process.lost_process:TrialRequest")
+def evaluate(trial_id: int) -> None:
+    """Evaluate a trial if it is still to be done.
+
+    A message only says that the trial may be worth a look; late and repeated ones end at the claim.
+
+    Parameters
+    ----------
+    trial_id : int
+        The trial's id in the database.
+    """
+    try:
+        process = patiently(this_process, patience_s=math.inf)  # the task's time limit ends it
+        claim = _claim(process, trial_id)
+        if claim is not None:
+            _evaluate(process, claim)
+            process.remember(claim.structure_digest)
+    except MemoryError:  # a model kept it all; Celery would take this for its own, and end the whole worker
+        logger.critical("a worker process has no memory left and is replaced")
+        os._exit(1)
+
+
+def _claim(process: WorkerProcess, trial_id: int) -> Claim | None:
+    """Claim a trial at a message; a database that is away is waited for, or all messages would be used up."""
+    has_failed = False
+
+    def claim() -> Claim | None:
+        nonlocal has_failed
+        # a claim whose answer was lost may have been made
+        made = claim_of(process.database, process.id) if has_failed else None
+        has_failed = True
+        return made or _claim_now(process, trial_id)
+
+    return patiently(claim, patience_s=process.settings.max_runtime_s)
+
+
+def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
+    """Claim the trial of a message, or another of its search that this process has compiled programs for."""
+    settings = process.settings
+    # without programs there is nothing to choose by, and a question less to the database
+    chosen = transitions.choose(process.database, trial_id, process.structures) if process.structures else trial_id
+    while chosen is not None:
+        claim = transitions.claim(
+            process.database,
+            chosen,
+            process.id,
+            lease_s=settings.lease_s,
+            max_runtime_s=settings.max_runtime_s,
+            # this process notices first, at a heartbeat, then its main process kills it; the reconciler is the last
+            grace_s=settings.heartbeat_s + 2 * KILL_AFTER_S,
+        )
+        if claim is not None:
+            return claim
+        # another worker was faster, so there is one less to choose from
+        chosen = transitions.choose(process.database, trial_id, process.structures)
+    return None
+
+
+def _evaluate(process: WorkerProcess, claim: Claim) -> None:
+    held = Held(claim.trial_id, claim.token)
+    try:
+        with process.holding(held, limit_s=claim.trial_timeout):
+            with process.interruptible(), bounded_output():
+                result = _result(process, claim)
+            recorded = _record(process, held, result)
+    except TrialInterrupted as interrupted:
+        _give_up(process, held, interrupted.reason, claim.trial_timeout)
+    except PayloadError as error:
+        _lose(process, held, "payload_error", str(error))
+    except MemoryError:  # of the data, before any fit
+        _lose(process, held, OUT_OF_MEMORY, format_exc() + too_much(process.settings.memory_limit_mb))
+    except Exception:  # not the model's: a full disk, a defect of ours
+        logger.exception("trial %d, attempt %d", claim.trial_id, claim.attempt)
+        _lose(process, held, "worker_error", format_exc())
+    else:
+        if not recorded:
+            logger.warning("trial %d, attempt %d: stale result discarded", claim.trial_id, claim.attempt)
+
+
+def _record(process: WorkerProcess, held: Held, result: TrialResult) -> bool:
+    """Record a result, however long the database is away: it says whether the trial is still this process's.
+
+    Returns
+    -------
+    bool
+        False if it was taken back meanwhile.
+    """
+
+    def record() -> bool:
+        # not held any more: taken back, or recorded by a commit whose answer was lost
+        return transitions.record(process.database, held, result) or was_recorded(process.database, held)
+
+    return patiently(record, patience_s=process.settings.max_runtime_s)
+
+
+def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
+    """Evaluate a trial; what a model does to end its process, or to take all memory, is the model's own error."""
+    try:
+        return explain_memory_error(_cross_validate(process, claim), process.settings.memory_limit_mb)
+    except (Exception, TrialInterrupted):
+        raise
+    except BaseException as raised:  # sys.exit() in a fit, or what asyncio raises: scikit-learn lets it pass
+        if terminate_handler_fired():  # Celery's, at a signal that ends this process
+            raise
+        kind = type(raised).__name__
+        told = (
+            f"the model's own code raised {kind}, as sys.exit() does; a model has to return, or to raise an Exception"
+        )
+        return TrialResult(splits=[], error_type=kind, error=format_exc() + told)
+
+
+def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
+    def load(kind: str, digest: str) -> Any:
+        return patiently(lambda: process.payloads.get(kind, digest), patience_s=process.settings.max_runtime_s)
+
+    with importing():
+        from gridfleet.worker.trial.cross_validation import (
+            cross_validate_trial,  # claim first: importing scikit-learn takes a second
+        )
+
+        candidates = load("candidates", claim.candidates_digest)
+        evaluation = load("evaluation", claim.evaluation_digest)
+    process.keep_kernels()
+    return cross_validate_trial(
+        evaluation,
+        load("X", claim.x_digest),
+        load("y", claim.y_digest),
+        load("splits", claim.splits_digest),
+        candidates.params[claim.number],
+        number=claim.number,
+        n_trials=len(candidates.params),
+        refit_metric=claim.refit_metric,
+        fit_mode=FitMode(claim.fit_mode),
+    )
+
+
+def _give_up(process: WorkerProcess, held: Held, reason: str, trial_timeout: float | None) -> None:
+    if reason == "cancelled":
+        transitions.cancel(process.database, held)
+    elif reason == transitions.TIMEOUT:
+        fleets = process.settings.max_runtime_s
+        limit = f"GRIDFLEET_MAX_RUNTIME_S={fleets:g} s"
+        if trial_timeout is not None and trial_timeout <= fleets:
+            limit = f"trial_timeout={trial_timeout:g} s"
+        _lose(process, held, reason, f"the attempt took longer than {limit}")
+    logger.warning("trial %d: stopped, %s", held.trial_id, reason)
+
+
+def _lose(process: WorkerProcess, held: Held, outcome: str, error: str) -> None:
+    max_failures = process.settings.max_failures
+    patiently(
+        lambda: transitions.lose(process.database, held, outcome=outcome, error=error, max_failures=max_failures),
+        patience_s=process.settings.lease_s,  # after that the reconciler does it
+    )
