@@ -22,11 +22,12 @@ import psutil
 from overhead import fleet_on
 from sqlalchemy import select
 
-from gridfleet.scheduler import GridSearchCV
+from gridfleet import GridSearchCV
 from gridfleet.scheduler.search_cv import fit_with
-from gridfleet.scheduler.submission import store as submission
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
-from gridfleet.scheduler.submission.options import SearchOptions
+from gridfleet.scheduler.submission.options import check_options
+from gridfleet.scheduler.submission.store import store
+from gridfleet.scheduler.submit import _Submitted
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.schema import Trial
 from gridfleet.worker.main_process.service import THREAD_VARIABLES
@@ -68,15 +69,15 @@ def grid_of(n_trials: int, *, one_structure: bool) -> dict[str, list[int]]:
 def submit(fleet: Any, grid: dict[str, list[int]], mode: str) -> None:
     from scikeras.wrappers import KerasClassifier
 
-    def store(request: Any) -> Any:
-        raise submission._Submitted(submission.store(fleet, request, name=None, options=SearchOptions(fit_mode=mode)))
+    def store_and_leave(request: Any) -> Any:
+        raise _Submitted(store(fleet, request, name=None, options=check_options(mode)))
 
     model = KerasClassifier(model=create_model, epochs=1, batch_size=32, verbose=0, random_state=1)
     search = GridSearchCV(model, grid, cv=2, verbose=0)
     rng = np.random.default_rng(0)
     try:
-        fit_with(FleetBackend(store), search, rng.normal(size=(64, 8)), rng.integers(0, 2, 64))
-    except submission._Submitted:
+        fit_with(FleetBackend(store_and_leave), search, rng.normal(size=(64, 8)), rng.integers(0, 2, 64))
+    except _Submitted:
         return
 
 

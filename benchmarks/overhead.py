@@ -29,15 +29,18 @@ from rich.table import Table
 from sklearn.base import BaseEstimator
 from sqlalchemy import text
 
-from gridfleet.scheduler import GridSearchCV
-from gridfleet.scheduler.fleet import local_fleet
+from gridfleet import GridSearchCV
 from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.local.broker import start_broker
+from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
-from gridfleet.scheduler.submission import store as submission
-from gridfleet.scheduler.submission.joblib_backend import FleetBackend, SearchRequest
+from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions
-from gridfleet.scheduler.submission.store import SearchHandle
+from gridfleet.scheduler.submission.request import Evaluate, SearchRequest
+from gridfleet.scheduler.submission.store import store
+from gridfleet.scheduler.submit import _Submitted
 from gridfleet.storage import migrations
 from gridfleet.storage.settings import Settings
 
@@ -104,31 +107,31 @@ def time_of_storing(fleet: Fleet, n_trials: int) -> tuple[float, float]:
     """Seconds from scikit-learn's candidates to the last message, and of all of submit()."""
     storing: list[float] = []
 
-    def store(request: SearchRequest) -> Any:
+    def store_and_leave(request: SearchRequest) -> Any:
         started = time.perf_counter()
-        handle = submission.store(fleet, request, name=None, options=SearchOptions())
+        handle = store(fleet, request, name=None, options=SearchOptions())
         storing.append(time.perf_counter() - started)
-        raise submission._Submitted(handle)
+        raise _Submitted(handle)
 
     started = time.perf_counter()
-    handle = collect(store, n_trials)
+    handle = collect(store_and_leave, n_trials)
     whole = time.perf_counter() - started
     handle.cancel()
     return storing[0], whole
 
 
 def submit(fleet: Fleet, n_trials: int) -> SearchHandle:
-    def store(request: SearchRequest) -> Any:
-        raise submission._Submitted(submission.store(fleet, request, name=None, options=SearchOptions()))
+    def store_and_leave(request: SearchRequest) -> Any:
+        raise _Submitted(store(fleet, request, name=None, options=SearchOptions()))
 
-    return collect(store, n_trials)
+    return collect(store_and_leave, n_trials)
 
 
-def collect(store: Any, n_trials: int) -> SearchHandle:
+def collect(evaluate: Evaluate, n_trials: int) -> SearchHandle:
     search = GridSearchCV(DoNothing(), {"value": list(range(n_trials))}, cv=2, verbose=0)
     try:
-        fit_with(FleetBackend(store), search, np.zeros((20, 2)), np.zeros(20))
-    except submission._Submitted as submitted:
+        fit_with(FleetBackend(evaluate), search, np.zeros((20, 2)), np.zeros(20))
+    except _Submitted as submitted:
         return submitted.handle
     raise AssertionError
 
@@ -188,9 +191,9 @@ def best_score_query(fleet: Fleet, rows: int) -> dict[str, Any]:
 def fleet_on(kind: str, folder: Path) -> Iterator[Fleet]:
     """Start a broker and a database of its own, without workers."""
     folder.mkdir(parents=True)
-    home = local_fleet._Folder(folder / "home")
+    home = Folder(folder / "home")
     home.prepare()
-    broker_url, broker = local_fleet._start_broker(home)
+    broker_url, broker = start_broker(home)
     server = None
     try:
         url = f"sqlite:///{folder / 'bench.db'}"

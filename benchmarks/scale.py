@@ -29,9 +29,8 @@ from rich.table import Table
 from sklearn.model_selection import ParameterGrid
 from sqlalchemy import event, func, insert, literal, select, text, update
 
-from gridfleet.scheduler import GridSearchCV, SearchHandle, submit
+from gridfleet import GridSearchCV, SearchHandle, submit
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.scheduler.reports import reader
 from gridfleet.storage.database.connection import now
 from gridfleet.storage.schema import Trial
@@ -175,7 +174,7 @@ def lose_messages(fleet: Fleet, search_id: int) -> None:
 
 
 def time_of_pass(fleet: Fleet, prepare: Callable[[], None], *, published: int) -> float:
-    reconciler = Reconciler(fleet)
+    reconciler = fleet.reconciler()
     seconds = []
     for _ in range(REPEATS):
         prepare()

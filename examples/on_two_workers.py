@@ -9,7 +9,7 @@ with it. A fleet that runs in this folder already, or is configured by GRIDFLEET
 import subprocess
 import sys
 
-from gridfleet.scheduler.fleet.local_fleet import ensure_running
+from gridfleet.scheduler.fleet.local.client import ensure_running
 from gridfleet.storage.settings import load_settings
 
 settings = load_settings()

@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gridfleet.scheduler.results.handle import SearchHandle
     from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
-    from gridfleet.scheduler.submission.joblib_backend import register_joblib_backend
-    from gridfleet.scheduler.submission.store import SearchHandle, open_search, submit
+    from gridfleet.scheduler.submission.run import register_joblib_backend
+    from gridfleet.scheduler.submit import open_search, submit
     from gridfleet.storage.errors import GridfleetError
 
     __version__: str
@@ -31,10 +32,10 @@ __all__ = [
 _HOMES = {
     "GridSearchCV": "gridfleet.scheduler.search_cv",
     "RandomizedSearchCV": "gridfleet.scheduler.search_cv",
-    "SearchHandle": "gridfleet.scheduler.submission.store",
-    "open_search": "gridfleet.scheduler.submission.store",
-    "register_joblib_backend": "gridfleet.scheduler.submission.joblib_backend",
-    "submit": "gridfleet.scheduler.submission.store",
+    "SearchHandle": "gridfleet.scheduler.results.handle",
+    "open_search": "gridfleet.scheduler.submit",
+    "register_joblib_backend": "gridfleet.scheduler.submission.run",
+    "submit": "gridfleet.scheduler.submit",
     "GridfleetError": "gridfleet.storage.errors",
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Any, Self
 
 import joblib
@@ -13,8 +12,8 @@ from sklearn import model_selection
 
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows, check_space
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
-from gridfleet.scheduler.submission.options import SearchOptions
-from gridfleet.storage.settings import load_settings
+from gridfleet.scheduler.submission.options import options_of
+from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.worker.compiled_fit import compiled_fit
 from gridfleet.worker.trial.process import is_worker_process
 
@@ -58,12 +57,11 @@ class _FleetSearch:
         if is_worker_process():  # a search inside a trial: waiting for the fleet would wait for itself
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
         check_can_travel(self.estimator)  # type: ignore[attr-defined]
-        default = load_settings().fit_mode
-        options = SearchOptions.of(self).checked(default_fit_mode=default)
+        options = options_of(self)
         with ExitStack() as stack:
-            self._refit_context = lambda: stack.enter_context(compiled_fit(options.fit_mode_or(default)))
+            self._refit_context = lambda: stack.enter_context(compiled_fit(options.fit_mode))
             try:
-                fit_with(FleetBackend(name=self.name, **asdict(options)), self, X, y, **params)
+                fit_with(FleetBackend(SearchRun(name=self.name, options=options)), self, X, y, **params)
             finally:
                 del self._refit_context
         return self

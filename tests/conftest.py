@@ -289,16 +289,17 @@ def embedded_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_variables:
 def stop_embedded_fleet(home: Path) -> None:
     """Stop the fleet of a folder, whoever owns it, and wait until it is gone."""
     from gridfleet.scheduler.fleet import connection as fleet
-    from gridfleet.scheduler.fleet import local_fleet
+    from gridfleet.scheduler.fleet.local import client
+    from gridfleet.scheduler.fleet.local.folder import Folder
 
     for key in [key for key in fleet._connected if key[1] == str(home.resolve())]:
         fleet._connected.pop(key).database.close()
-    ours = [process for process in local_fleet._supervisors if str(home.resolve()) in process.args]
+    ours = [process for process in client._supervisors if str(home.resolve()) in process.args]
     for process in ours:
         process.stdin.close()
         process.wait(STOP_S)
-        local_fleet._supervisors.remove(process)
-    folder = local_fleet._Folder(home)
+        client._supervisors.remove(process)
+    folder = Folder(home)
     running = folder.running() if home.exists() else None
     if running is not None:
         os.kill(running["pid"], signal.SIGTERM)

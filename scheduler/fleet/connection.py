@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
 
+from gridfleet.scheduler.fleet.local import client
+from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFoundError
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings, load_settings
 from gridfleet.storage.trials import transitions
-from gridfleet.worker.guards.cores import usable_cores
 
 if TYPE_CHECKING:
     from gridfleet.worker.broker.publisher import Publisher
@@ -83,15 +84,15 @@ class Fleet:
             transitions.mark_published(self.database, trial_ids)
         return True
 
+    def reconciler(self) -> Reconciler:
+        """Return what puts this fleet right."""
+        return Reconciler(self.settings, self.database, self.publisher)
+
     def keep_running(self) -> None:
         """Start this folder's fleet again if its owner stopped it; does nothing on a configured fleet."""
         if not self.is_embedded:
             return
-        from gridfleet.scheduler.fleet import local_fleet
-
-        running = local_fleet.ensure_running(
-            load_settings().replace(home=self.settings.home), n_workers=self._n_workers
-        )
+        running = client.ensure_running(load_settings().replace(home=self.settings.home), n_workers=self._n_workers)
         if running.broker_url != self.settings.broker_url:
             self.settings = running
             self.__dict__.pop("publisher", None)
@@ -121,9 +122,7 @@ def connect(*, n_jobs: int | None = None) -> Fleet:
     if fleet is None:
         n_workers = _n_processes(n_jobs)
         if settings.is_embedded:
-            from gridfleet.scheduler.fleet import local_fleet
-
-            running = local_fleet.ensure_running(settings, n_workers=n_workers)
+            running = client.ensure_running(settings, n_workers=n_workers)
             fleet = Fleet(running, is_embedded=True, n_workers=n_workers)
         else:
             fleet = Fleet(settings, is_embedded=False)
@@ -151,14 +150,12 @@ def read_only() -> Fleet:
     """
     settings = load_settings()
     if settings.is_embedded:
-        from gridfleet.scheduler.fleet import local_fleet
-
-        if not local_fleet.has_database(settings):
+        if not client.has_database(settings):
             raise SearchNotFoundError(
                 f"no search was ever run in {settings.home.resolve()}; `gridfleet up` starts a fleet there, "
                 f"{PREFIX}HOME names the folder of another one, {PREFIX}DATABASE_URL its database"
             )
-        fleet = Fleet(local_fleet.stored(settings), is_embedded=True)
+        fleet = Fleet(client.stored(settings), is_embedded=True)
         fleet.database.check()
         migrations.upgrade(fleet.database)
         return fleet
@@ -171,4 +168,8 @@ def read_only() -> Fleet:
 def _n_processes(n_jobs: int | None) -> int | None:
     if n_jobs is None or n_jobs == -1:
         return None
-    return n_jobs if n_jobs > 0 else max(1, usable_cores() + 1 + n_jobs)
+    if n_jobs > 0:
+        return n_jobs
+    import joblib  # takes 0.2 s, which those who only read results need not wait
+
+    return max(1, int(joblib.cpu_count()) + 1 + n_jobs)

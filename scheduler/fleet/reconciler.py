@@ -12,10 +12,11 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
+from gridfleet.worker.broker.publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +43,18 @@ class Reconciler:
 
     Parameters
     ----------
-    fleet : Fleet
-        Which one.
+    settings : Settings
+        How often, and after how many seconds and failures what is done.
+    database : Database
+        Where the trials are.
+    publisher : Publisher
+        The way to the broker.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, settings: Settings, database: Database, publisher: Publisher) -> None:
+        self._settings = settings
+        self._database = database
+        self._publisher = publisher
 
     def once(self) -> Pass:
         """Stop searches and take back trials whose time is over, publish queued trials again, finish searches.
@@ -57,7 +64,7 @@ class Reconciler:
         Pass
             What was done; nothing if another reconciler is at it.
         """
-        with _leadership(self._fleet.database) as leads:
+        with _leadership(self._database) as leads:
             if not leads:
                 return Pass()
             self._stop_overdue()
@@ -78,15 +85,15 @@ class Reconciler:
             done = self.try_once()
             if done != Pass():
                 logger.info("reconciler: %s", done)
-            time.sleep(self._fleet.settings.reconcile_s)
+            time.sleep(self._settings.reconcile_s)
 
     def _stop_overdue(self) -> None:
-        database = self._fleet.database
+        database = self._database
         for search_id in searches.overdue_searches(database):
             searches.stop_search(database, search_id)
 
     def _take_back(self) -> int:
-        settings, database = self._fleet.settings, self._fleet.database
+        settings, database = self._settings, self._database
         return sum(
             transitions.lose(
                 database,
@@ -100,8 +107,8 @@ class Reconciler:
         )
 
     def _publish(self) -> int:
-        settings, database = self._fleet.settings, self._fleet.database
-        n_messages = self._fleet.publisher.queue_length()
+        settings, database = self._settings, self._database
+        n_messages = self._publisher.queue_length()
         is_empty, is_full = n_messages == 0, n_messages >= transitions.count_queued(database)
         # a queue that holds a message for every queued trial needs no copies, but what never had one needs one;
         # an empty one has lost them all, and takes copies without harm
@@ -114,12 +121,12 @@ class Reconciler:
         )
         if not due:
             return 0
-        self._fleet.publisher.publish(due)
+        self._publisher.publish(due)
         transitions.mark_published(database, due)
         return len(due)
 
     def _finish(self) -> int:
-        database = self._fleet.database
+        database = self._database
         return sum(
             transitions.finish_search(database, search_id) for search_id in transitions.unfinished_searches(database)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
@@ -15,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from gridfleet.scheduler.search_file.npz import read_arrays
+from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def _position(target: int | str, columns: Sequence[Any], path: Path) -> int:
     names = [str(column) for column in columns]
     if isinstance(target, str):
         if target not in names:
-            raise InvalidSearchError(f"`data.target`: {path} has no column {target!r}; {_nearest(target, names)}")
+            raise InvalidSearchError(f"`data.target`: {path} has no column {target!r}; {did_you_mean(target, names)}")
         return names.index(target)
     if not -len(names) <= target < len(names):
         raise InvalidSearchError(
@@ -338,11 +338,6 @@ def _is_number(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(map(repr, names[:20]))}"
 
 
 def _first_line(error: BaseException) -> str:

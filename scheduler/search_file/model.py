@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError
 
 
@@ -46,9 +46,9 @@ def import_model(reference: str, folder: Path) -> Any:
     found = getattr(module, name, None)
     if not callable(found):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InvalidSearchError(f"`model`: {module_name} has no function or class {name!r}{hint}")
+        raise InvalidSearchError(
+            f"`model`: {module_name} has no function or class {name!r}; {did_you_mean(name, names)}"
+        )
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import tokenize
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _read_array(archive: zipfile.ZipFile, path: Path, key: str, name: str) -> Ar
 
     names = [entry.removesuffix(".npy") for entry in archive.namelist()]
     if name not in names:
-        raise InvalidSearchError(f"`data.{key}`: {path} has no array {name!r}; {_nearest(name, names)}")
+        raise InvalidSearchError(f"`data.{key}`: {path} has no array {name!r}; {did_you_mean(name, names)}")
     entry = archive.infolist()[names.index(name)]
     with archive.open(entry) as content:
         shape, dtype = _header(content)
@@ -138,11 +138,6 @@ def _header(content: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise ValueError(f"the array's format {version[0]}.{version[1]} is not one of numbers or texts")
     shape, _, dtype = readers[version](content)
     return shape, dtype
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(map(repr, names[:20]))}"
 
 
 def _first_line(error: BaseException) -> str:

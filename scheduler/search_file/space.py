@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from gridfleet.scheduler.submission.suggestion import did_you_mean
 
 #: A hyperparameter's values: a list, or a frozen distribution of scipy.stats.
 Values = Any
@@ -50,7 +51,7 @@ def _distribution(raw: Mapping[str, Any]) -> Values:
         raise ValueError(f"is {dict(raw)!r}; a distribution has one name, as in {_EXAMPLE}")
     name, bounds = next(iter(raw.items()))
     if name not in _DISTRIBUTIONS:
-        raise ValueError(f"names the distribution {name!r}; {_nearest(str(name))}")
+        raise ValueError(f"names the distribution {name!r}; {did_you_mean(str(name), _DISTRIBUTIONS)}")
     low, high = _bounds(name, bounds)
     return _DISTRIBUTIONS[name](low, high)
 
@@ -96,8 +97,3 @@ _DISTRIBUTIONS: dict[str, Callable[[float, float], Values]] = {
     "randint": _randint,
 }
 _BOUNDS_EXAMPLE = {"uniform": "0, 1", "loguniform": "1e-4, 1e-1", "randint": "1, 100"}
-
-
-def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name, _DISTRIBUTIONS, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(_DISTRIBUTIONS)}"

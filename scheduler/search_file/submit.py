@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gridfleet.scheduler.fleet import local_fleet
 from gridfleet.scheduler.fleet.connection import Fleet, connect, read_only
+from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.reports import reader
-from gridfleet.scheduler.submission.store import SearchHandle
+from gridfleet.scheduler.results.handle import SearchHandle
+from gridfleet.scheduler.search_file.description import parse
+from gridfleet.scheduler.search_file.document import read_document
 from gridfleet.storage.errors import GridfleetError, InvalidSearchError, NameTakenError, SearchNotFoundError
 from gridfleet.storage.settings import load_settings
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
@@ -45,18 +47,18 @@ def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
     GridfleetError
         One sentence; nothing of the search is stored then.
     """
-    from gridfleet.scheduler.search_file import description
-    from gridfleet.scheduler.search_file.document import read_document
-    from gridfleet.scheduler.submission.store import submit
-
-    quiet_tensorflow()  # the file's model may import it
     settings = load_settings()
-    had_fleet = not settings.is_embedded or local_fleet.is_running(settings)
-    described = description.parse(read_document(path))
-    chosen = name or description.name_of(path, described)
+    had_fleet = not settings.is_embedded or client.is_running(settings)
+    described = parse(read_document(path))
+    chosen = name or described.name or path.stem
     if exist_ok and (found := _existing(chosen)) is not None:
         return Submitted(found, is_new=False, is_embedded=settings.is_embedded, stops_with_us=False)
-    loaded = description.load_search(path, name=chosen)
+    quiet_tensorflow()  # the file's model may import it
+    # scikit-learn takes a second to import, which a name that is taken need not wait for
+    from gridfleet.scheduler.search_file.search import load_search
+    from gridfleet.scheduler.submit import submit
+
+    loaded = load_search(described, path)
     try:
         handle = submit(loaded.search, loaded.X, loaded.y, name=chosen)
     except NameTakenError:
@@ -87,4 +89,4 @@ def _database_only() -> Fleet | None:
     settings = load_settings()
     if not settings.is_embedded:
         return connect()
-    return read_only() if local_fleet.has_database(settings) else None
+    return read_only() if client.has_database(settings) else None

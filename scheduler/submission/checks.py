@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import warnings
@@ -14,6 +13,7 @@ import scipy.sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, RandomizedSearchCV
 
+from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.payloads.format import check_can_be_copied
 from gridfleet.storage.schema import Base
@@ -119,7 +119,7 @@ def unknown_argument(name: str, build: Callable[..., Any]) -> str | None:
     takes_all = any(known.kind is known.VAR_KEYWORD for known in arguments.values())
     if prefix != "model" or not argument or argument in arguments or takes_all:
         return None
-    return f"has no argument {argument!r}; {_nearest(argument, list(arguments))}"
+    return f"has no argument {argument!r}; {did_you_mean(argument, sorted(arguments))}"
 
 
 def _check_model_arguments(estimator: Any) -> None:
@@ -251,12 +251,7 @@ def _unknown_param(estimator: Any, names: frozenset[str], error: Exception) -> s
     if not unknown:
         reason = str(error).partition("\n")[0]
         return f"{_name(estimator)} refuses hyperparameters {sorted(names)}: {reason}"
-    return f"{unknown[0]!r} is not a parameter of {_name(estimator)}; {_nearest(unknown[0], known)}"
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known)[:20]) or 'none'}"
+    return f"{unknown[0]!r} is not a parameter of {_name(estimator)}; {did_you_mean(unknown[0], sorted(known))}"
 
 
 def _name(estimator: Any) -> str:

@@ -8,16 +8,15 @@ the fleet recorded back as if they had been computed here.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from typing import Any
 
-from joblib.parallel import ParallelBackendBase, SequentialBackend, register_parallel_backend
+from joblib.parallel import ParallelBackendBase, SequentialBackend
 from sklearn.model_selection._validation import _fit_and_score
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
-from gridfleet.scheduler.submission.options import SearchOptions
+from gridfleet.scheduler.submission.request import Evaluate, SearchRequest
 
 #: Arguments of ``_fit_and_score`` that differ from call to call, or have no meaning on a worker.
 PER_CALL = ("train", "test", "parameters", "split_progress", "candidate_progress", "caller", "callback_ctx")
@@ -25,54 +24,25 @@ PER_CALL = ("train", "test", "parameters", "split_progress", "candidate_progress
 SET_BY_WORKER = ("return_parameters", "return_n_test_samples", "return_times", "return_estimator")
 
 
-@dataclass(frozen=True)
-class SearchRequest:
-    """One round of one search, as scikit-learn handed it to joblib."""
-
-    caller: Any
-    estimator: Any
-    X: Any
-    y: Any
-    splits: Sequence[tuple[Any, Any]]
-    candidates: Sequence[dict[str, Any]]
-    arguments: dict[str, Any]
-    config: dict[str, Any]
-
-
-#: Evaluates a request; returns the rows of ``_fit_and_score``, candidate by candidate, split by split.
-Evaluate = Callable[[SearchRequest], Sequence[dict[str, Any]]]
-
-
 class FleetBackend(ParallelBackendBase):
     """A joblib backend for scikit-learn's searches; any other call runs in this process.
 
     Parameters
     ----------
-    evaluate : callable, default=None
-        What to do with a search; None: run it on the fleet and wait.
-    name : str, default=None
-        The search's name.
+    evaluate : callable
+        What to do with a search; it returns the rows of ``_fit_and_score``.
     **options : dict
-        The search's `SearchOptions` (``fit_mode``, ``trial_timeout``, ``search_timeout``); all else is joblib's.
+        joblib's own.
     """
 
     default_n_jobs = -1
     supports_retrieve_callback = False
     supports_sharedmem = False
 
-    def __init__(
-        self,
-        evaluate: Evaluate | None = None,
-        name: str | None = None,
-        **options: Any,
-    ) -> None:
-        self._options = SearchOptions(
-            **{option.name: options.pop(option.name) for option in fields(SearchOptions) if option.name in options}
-        )
+    def __init__(self, evaluate: Evaluate, **options: Any) -> None:
         super().__init__(**options)
         self._evaluate = evaluate
-        self._name = name
-        self._rounds = 0
+        self._n_jobs: int | None = None
         self._calls: list[_Call] = []
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **keywords: Any) -> int:
@@ -105,8 +75,7 @@ class FleetBackend(ParallelBackendBase):
     def retrieve_result(self, out: _Call, timeout: float | None = None) -> list[Any]:
         """Return the results of one batch of calls; the first one asked for runs the search."""
         if out.results is None:
-            request = _request(self._calls)
-            rows = (self._evaluate or self._run_on_fleet)(request)
+            rows = self._evaluate(_request(self._calls, n_jobs=self._n_jobs))
             for call, row in zip(self._calls, rows, strict=True):
                 call.results = [row]
                 _tell_callbacks(call)
@@ -116,14 +85,6 @@ class FleetBackend(ParallelBackendBase):
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
         """Run what is nested in a call one by one."""
         return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
-
-    def _run_on_fleet(self, request: SearchRequest) -> Sequence[dict[str, Any]]:
-        from gridfleet.scheduler.submission.store import run_search
-
-        self._rounds += 1
-        # a halving search asks again with fewer candidates and more data: a search of its own in SQL
-        name = f"{self._name}-round-{self._rounds}" if self._name and self._rounds > 1 else self._name
-        return run_search(request, name=name, n_jobs=self._n_jobs, options=self._options)
 
 
 class _Call:
@@ -157,7 +118,7 @@ def _tell_callbacks(call: _Call) -> None:
         hook(estimator=call.keywords["caller"], X=X_train, y=y_train, metadata=weights or None)
 
 
-def _request(calls: Sequence[_Call]) -> SearchRequest:
+def _request(calls: Sequence[_Call], *, n_jobs: int | None) -> SearchRequest:
     first = calls[0]
     estimator, X, y = first.args
     n_splits = first.keywords["split_progress"][1]
@@ -173,18 +134,5 @@ def _request(calls: Sequence[_Call]) -> SearchRequest:
             name: value for name, value in first.keywords.items() if name not in PER_CALL and name not in SET_BY_WORKER
         },
         config=getattr(first.function, "config", {}),
+        n_jobs=n_jobs,
     )
-
-
-def register_joblib_backend() -> None:
-    """Make ``joblib.parallel_config(backend="gridfleet")`` work for scikit-learn's own searches.
-
-    Examples
-    --------
-    >>> import joblib
-    >>> from gridfleet import register_joblib_backend
-    >>> register_joblib_backend()
-    >>> with joblib.parallel_config(backend="gridfleet", name="pima"):  # doctest: +SKIP
-    ...     search.fit(X, y)
-    """
-    register_parallel_backend("gridfleet", FleetBackend)

@@ -62,7 +62,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
             X,
             Y,
         ),
-        "'kerasclassifier__model__depth': create_model has no argument 'depth'; it has optimizer, units$",
+        "'kerasclassifier__model__depth': create_model has no argument 'depth'; there are optimizer, units$",
     ),
     "such an argument of a function that the search puts in": (
         lambda: submit(GridSearchCV(KerasClassifier(), {"model": [create_model], "model__unit": [1]}), X, Y),

@@ -150,7 +150,7 @@ def test_nothing_is_left_when_the_supervisor_itself_is_killed(embedded_home: Pat
     home = embedded_home / ".gridfleet"
     with start_script(embedded_home, waiting_script) as script:
         wait_until(lambda: list(embedded_home.glob("began-*")), "no trial began")
-        supervisor = next(p for p in processes_of(home) if "gridfleet.scheduler.fleet.local_fleet" in p.cmdline())
+        supervisor = next(p for p in processes_of(home) if "gridfleet.scheduler.fleet.local.supervisor" in p.cmdline())
         family = supervisor.children(recursive=True)
         supervisor.kill()
         wait_until(
@@ -172,7 +172,7 @@ def test_two_scripts_of_a_folder_share_one_fleet(embedded_home: Path, waiting_sc
             [[0.0]] * 12, [0, 1] * 6
         )
 
-        supervisors = [p for p in processes_of(home) if "gridfleet.scheduler.fleet.local_fleet" in p.cmdline()]
+        supervisors = [p for p in processes_of(home) if "gridfleet.scheduler.fleet.local.supervisor" in p.cmdline()]
         assert len(supervisors) <= 1
         output, errors = first.communicate(timeout=120)
     assert "[1. 2.]" in output, errors

@@ -15,7 +15,7 @@ from scikeras.wrappers import KerasClassifier
 from sklearn.model_selection import GridSearchCV as ScikitLearnGridSearchCV
 from sqlalchemy import select
 
-from gridfleet.scheduler import GridSearchCV, submit
+from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import tables
 from gridfleet.scheduler.submission.store import _structures_in_turn

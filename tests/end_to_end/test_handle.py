@@ -14,7 +14,6 @@ from sqlalchemy import select
 
 from gridfleet import GridfleetError, GridSearchCV, open_search, submit
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
@@ -63,7 +62,7 @@ def test_a_search_whose_last_worker_died_after_recording_ends_with_the_next_reco
     assert (handle.progress().done, handle.progress().is_finished, handle.state) == (1, False, "running")
     with pytest.raises(TimeoutError, match="1 of 1 trials"):
         handle.wait(timeout=0)
-    assert Reconciler(fleet).once().finished == 1
+    assert fleet.reconciler().once().finished == 1
     assert handle.wait(timeout=0).state == "completed"
 
 

@@ -12,7 +12,6 @@ from sklearn.exceptions import FitFailedWarning
 
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.settings import Settings
 from tests.end_to_end.models import Touching
@@ -56,7 +55,7 @@ def test_a_search_stops_at_its_timeout_with_what_is_there(
     handle = submit(grid, X, Y)
     wait_for_file(tmp_path, "began-2-*")
 
-    wait_for(lambda: Reconciler(fleet).once() and handle.progress().is_finished, "the search has stopped")
+    wait_for(lambda: fleet.reconciler().once() and handle.progress().is_finished, "the search has stopped")
 
     assert handle.state == "completed"
     assert (handle.progress().completed, handle.progress().cancelled) == (1, 2)
@@ -96,7 +95,7 @@ def test_a_paused_search_starts_nothing_until_it_is_resumed(
     assert other.state == "completed"
     assert (handle.state, handle.progress().queued) == ("paused", 2)
     assert handle.resume()
-    assert Reconciler(fleet).once().published == 2
+    assert fleet.reconciler().once().published == 2
     assert handle.wait(60).state == "completed"
     assert list(handle.cv_results_["mean_test_score"]) == [1.0, 2.0]
 
@@ -110,7 +109,7 @@ def test_failed_trials_are_tried_again_when_somebody_asks_for_it(
     (tmp_path / "go").touch()
 
     assert handle.retry_failed() == 2
-    Reconciler(fleet).once()
+    fleet.reconciler().once()
     handle.wait(60)
 
     assert list(handle.cv_results_["mean_test_score"]) == [1.0, 2.0]

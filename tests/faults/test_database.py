@@ -24,7 +24,6 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from gridfleet import submit
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.database import connection as database_module
 from gridfleet.storage.database.connection import Database, now
 from gridfleet.storage.database.retries import patiently
@@ -165,7 +164,7 @@ def test_a_worker_that_was_cut_off_for_longer_than_its_lease_loses_its_trial_and
     wait_for_file(tmp_path, "began-1-0")
 
     proxy.shut()
-    wait_for(lambda: Reconciler(fleet).once().taken_back, "the lease is over")
+    wait_for(lambda: fleet.reconciler().once().taken_back, "the lease is over")
     other = start_worker(fleet.settings)
     wait_for_file(tmp_path, "began-1-1")
     (tmp_path / "go").touch()
@@ -421,7 +420,7 @@ def test_reconcilers_that_work_at_once_take_each_lost_trial_back_once(fleet: Fle
     published = sum(sent for _, sent in passes)
     assert LOST <= published <= LOST * (N_RECONCILERS if fleet.database.dialect == "sqlite" else 1)
     assert fleet.publisher.queue_length() == published
-    assert Reconciler(fleet).once().published == 0
+    assert fleet.reconciler().once().published == 0
 
 
 # others hold what is needed

@@ -14,7 +14,7 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from gridfleet.scheduler import submit
+from gridfleet import submit
 from gridfleet.scheduler.cli import doctor
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial

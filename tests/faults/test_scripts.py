@@ -16,7 +16,6 @@ from sqlalchemy import select
 
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
 from tests.end_to_end.models import Touching
@@ -40,7 +39,7 @@ submit(search({str(tmp_path)!r}, [1, 2, 3]), X, Y, name="killed")
     assert fleet.publisher.queue_length() == 0
     start_worker(configured)
 
-    Reconciler(fleet).once()
+    fleet.reconciler().once()
 
     from gridfleet import open_search
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from gridfleet.scheduler import GridSearchCV, submit
+from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
 from gridfleet.storage.database.connection import Database

@@ -19,7 +19,6 @@ from sqlalchemy import select, text
 
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import SplitScore, Trial
 from gridfleet.storage.settings import Settings
@@ -108,7 +107,7 @@ def test_t5_equal_seeds_score_equally_on_another_worker_and_at_another_attempt(
         transitions.lose(
             fleet.database, transitions.Held(trial_id, claim.token), outcome="worker_lost", error="gone", max_failures=3
         )
-        Reconciler(fleet).once()
+        fleet.reconciler().once()
     again.wait(120)
 
     with fleet.database.read() as connection:

@@ -18,7 +18,6 @@ from sqlalchemy import select, text
 
 from gridfleet import GridSearchCV, SearchHandle, submit
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.schema import Trial, Worker
 from gridfleet.storage.settings import Settings
@@ -54,7 +53,7 @@ def reconcile_until_finished(fleet: Fleet, handle: SearchHandle) -> None:
     """Do what the scheduler does until a search has ended."""
 
     def is_finished() -> bool:
-        Reconciler(fleet).once()
+        fleet.reconciler().once()
         return handle.progress().is_finished
 
     wait_for(is_finished, f"the end of {handle.name}")
@@ -137,7 +136,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_changes_nothing_and
     wait_for_file(tmp_path, "began-1-0")
     with stopped(sleeper.pid, process_of(fleet, sleeper)):
         other = start_worker(short)
-        wait_for(lambda: Reconciler(fleet).once().published, "the trial's return after the lease")
+        wait_for(lambda: fleet.reconciler().once().published, "the trial's return after the lease")
         wait_for_file(tmp_path, "began-1-1")
         (tmp_path / "go").touch()
         handle.wait(60)

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from gridfleet.scheduler.search_file.description import load_search
+from gridfleet.scheduler.search_file.description import parse
+from gridfleet.scheduler.search_file.document import read_document
+from gridfleet.scheduler.search_file.search import FileSearch, load_search
 from gridfleet.storage.errors import InvalidSearchError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pima.yaml"
@@ -58,9 +60,13 @@ def _write(folder: Path, **changes) -> Path:
     return file
 
 
+def _load(file: Path) -> FileSearch:
+    return load_search(parse(read_document(file)), file)
+
+
 def _refused(file: Path) -> str:
     with pytest.raises(InvalidSearchError) as error:
-        load_search(file)
+        _load(file)
     sentence = str(error.value)
     assert sentence.startswith(str(file))
     assert "\n" not in sentence
@@ -68,9 +74,9 @@ def _refused(file: Path) -> str:
 
 
 def test_the_example_is_the_search_of_the_script():
-    loaded = load_search(EXAMPLE)
+    loaded = _load(EXAMPLE)
 
-    assert loaded.name == "pima"
+    assert parse(read_document(EXAMPLE)).name == "pima"
     assert loaded.X.shape == (768, 8)
     assert loaded.X.dtype == np.float64
     assert sorted(set(loaded.y)) == [0, 1]
@@ -96,7 +102,7 @@ def test_an_estimator_with_a_splitter_and_several_scorers(folder):
         refit="f1_macro",
     )
 
-    search = load_search(file).search
+    search = _load(file).search
 
     assert type(search).__name__ == "GridSearchCV"
     assert repr(search.estimator) == "SVC(gamma=0.5, random_state=7)"
@@ -111,9 +117,8 @@ def test_a_random_search_draws_from_distributions(folder):
         "random_state: 3\nspace: {C: {loguniform: [1e-4, 1E3]}, kernel: [rbf, no]}\n"
     )
 
-    loaded = load_search(file)
+    loaded = _load(file)
 
-    assert loaded.name == "random"
     assert loaded.search.n_iter == 4
     assert loaded.search.random_state == 3
     space = loaded.search.param_distributions
@@ -124,11 +129,7 @@ def test_a_random_search_draws_from_distributions(folder):
 def test_several_grids(folder):
     spaces = [{"kernel": ["linear"]}, {"kernel": ["rbf"], "gamma": [0.1, 1]}]
 
-    assert load_search(_write(folder, space=spaces)).search.param_grid == spaces
-
-
-def test_a_name_given_by_hand_wins(folder):
-    assert load_search(_write(folder), name="mine").name == "mine"
+    assert _load(_write(folder, space=spaces)).search.param_grid == spaces
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_a_name_given_by_hand_wins(folder):
     ids=str,
 )
 def test_data_files(folder, data):
-    loaded = load_search(_write(folder, data=data))
+    loaded = _load(_write(folder, data=data))
 
     assert loaded.X.tolist() == [[1, 2], [2, 1], [3, 4], [4, 3], [5, 6], [6, 5]]
     assert len(loaded.y) == 6
@@ -246,7 +247,7 @@ def test_hyperparameters_of_wrapper_model_and_optimizer_are_taken(folder, names)
         folder, model="models.py:create_model", wrapper="classifier", data=data, fit={"units": 3}, space=names
     )
 
-    assert load_search(file).search.param_grid == names
+    assert _load(file).search.param_grid == names
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_hyperparameters_of_wrapper_model_and_optimizer_are_taken(folder, names)
         ("", {"file": "x.csv", "target": 0}, "is empty"),
         ("a,b\n", {"file": "x.csv", "target": 0}, "has no rows"),
         ("a,b\n1,2\n", {"file": "x.csv"}, "`data.target` is missing"),
-        ("a,b\n1,2\n", {"file": "x.csv", "target": "c"}, "has no column 'c'; it has 'a', 'b'"),
+        ("a,b\n1,2\n", {"file": "x.csv", "target": "c"}, "has no column 'c'; there are a, b"),
         ("age,kind\n1,2\n", {"file": "x.csv", "target": "knd"}, "did you mean 'kind'?"),
         ("a,b\n1,2\n", {"file": "x.csv", "target": 2}, "has 2 columns, so 2 is no index of one"),
         ("a,b\n1,2\n3,4,5\n", {"file": "x.csv", "target": "b"}, "no CSV file that can be read"),
@@ -287,7 +288,7 @@ def test_a_missing_or_malformed_data_file_is_one_sentence(folder, content, data,
     [
         ({"X": np.ones((3, 2)), "y": np.ones(2)}, {}, "has 3 rows in X and 2 in y"),
         ({"X": np.ones((3, 2)), "z": np.ones(3)}, {}, "`data.y`: "),
-        ({"X": np.ones((3, 2)), "z": np.ones(3)}, {}, "has no array 'y'; it has 'X', 'z'"),
+        ({"X": np.ones((3, 2)), "z": np.ones(3)}, {}, "has no array 'y'; there are X, z"),
         ({"X": np.array([{}, {}]), "y": np.ones(2)}, {}, "holds Python objects, which could run code"),
         ({"X": np.array(["a", "b"]), "y": np.ones(2)}, {}, "not numbers"),
         ({"X": np.ones((2, 2)), "y": np.array([1, np.nan])}, {}, "has 1 NaN values in y"),

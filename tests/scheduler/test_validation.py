@@ -40,8 +40,8 @@ def nothing():
     [
         ("model__units", units_and_rate, None),
         ("model__unit", units_and_rate, "has no argument 'unit'; did you mean 'units'?"),
-        ("model__depth", units_and_rate, "has no argument 'depth'; it has rate, units"),
-        ("model__depth", nothing, "has no argument 'depth'; it has none"),
+        ("model__depth", units_and_rate, "has no argument 'depth'; there are rate, units"),
+        ("model__depth", nothing, "has no argument 'depth'; there are none"),
         ("model__depth", anything, None),
         ("optimizer__depth", units_and_rate, None),
         ("depth", units_and_rate, None),

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import ProgrammingError
 
 from gridfleet.scheduler.fleet import connection as fleets
-from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK, Reconciler
+from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK
 from gridfleet.storage import migrations, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import SCHEMA_REVISION
@@ -181,7 +181,7 @@ def test_a_worker_role_evaluates_reconciles_pauses_resumes_and_cancels(deployed:
         record(worker, claim(worker, first, 0, WORKERS[0]), (0.5, 0.5))
         lose(worker, claim(worker, first, 1, WORKERS[0]), "gone")
         second = store_search(deployed.owner, owner, "more work", [{"C": 1}])
-        assert Reconciler(fleet).once().published >= 1
+        assert fleet.reconciler().once().published >= 1
 
         assert searches.pause_search(worker, second)
         assert searches.resume_search(worker, second)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sqlalchemy import func, select, text
 
-from gridfleet.scheduler import GridfleetError, GridSearchCV, SearchHandle, submit
+from gridfleet import GridfleetError, GridSearchCV, SearchHandle, submit
 from gridfleet.scheduler.cli import sql
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Search, Trial

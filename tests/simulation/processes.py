@@ -16,6 +16,7 @@ from gridfleet.scheduler.submission import store
 from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.storage import searches
 from gridfleet.storage.errors import PayloadError
+from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.trial_results import TrialResult
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.transitions import NON_FINITE, Held
@@ -250,13 +251,13 @@ def submit(
     search_timeout: float | None,
     for_real: bool,
 ) -> None:
-    """Store a search and publish its trials: by the real `submission.store`, or in a tenth of its time."""
+    """Store a search and publish its trials: by the real `store`, or in a tenth of its time."""
     world = simulation.world
     simulation.begin(f"submits {n_trials} trials, trial_timeout={trial_timeout}, search_timeout={search_timeout}")
     fleet = world.fleet(simulation.broker)
     try:
         if for_real:
-            options = SearchOptions(None, trial_timeout, search_timeout)
+            options = SearchOptions(FitMode.EXACT, trial_timeout, search_timeout)
             store.store(fleet, world.request(n_trials), name=None, options=options)
             return
         candidates = [{"units": number % 2, "learning_rate": number} for number in range(n_trials)]

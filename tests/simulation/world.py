@@ -25,7 +25,8 @@ import gridfleet.worker.trial.process
 import gridfleet.worker.trial.task
 from gridfleet import GridSearchCV
 from gridfleet.scheduler.search_cv import fit_with
-from gridfleet.scheduler.submission.joblib_backend import FleetBackend, SearchRequest
+from gridfleet.scheduler.submission.joblib_backend import FleetBackend
+from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.storage import migrations
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import TrialResult

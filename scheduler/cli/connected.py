@@ -1,0 +1,89 @@
+"""What commands connect to: a configured fleet, this folder's own, or where results are."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from gridfleet.scheduler.cli.output import say
+
+if TYPE_CHECKING:
+    from gridfleet.scheduler.fleet.connection import Fleet
+    from gridfleet.scheduler.reports.reader import SearchSummary
+    from gridfleet.storage.database.connection import Database
+    from gridfleet.storage.settings import Settings
+
+
+def configured_settings() -> Settings:
+    """Return the settings of a configured fleet.
+
+    Raises
+    ------
+    SettingsError
+        If none is configured.
+    """
+    from gridfleet.storage.errors import SettingsError
+    from gridfleet.storage.settings import load_settings
+
+    settings = load_settings()
+    if settings.is_embedded:
+        raise SettingsError(
+            "no fleet is configured: set GRIDFLEET_DATABASE_URL, GRIDFLEET_BROKER_URL and GRIDFLEET_SECRET_KEY; "
+            "`gridfleet up` starts an embedded fleet of this folder, which needs none"
+        )
+    return settings
+
+
+def stored_settings() -> Settings:
+    """Return the settings of the configured fleet, or of this folder's, which is not started."""
+    from gridfleet.storage.settings import load_settings
+
+    settings = load_settings()
+    if not settings.is_embedded:
+        return settings
+    from gridfleet.scheduler.fleet.local import client
+
+    return client.stored(settings)
+
+
+def results() -> Fleet:
+    """Connect to where results are; nothing is started."""
+    from gridfleet.scheduler.fleet.connection import read_only
+
+    return read_only()
+
+
+def find_search(name: str) -> tuple[SearchSummary, Database]:
+    """Return a search and the database that has it."""
+    from gridfleet.scheduler.reports import reader
+
+    database = results().database
+    return reader.find_search(database, name), database
+
+
+def note_missing_fleet(fleet: Fleet) -> None:
+    """Say that nothing goes on in this folder, if no fleet runs there."""
+    from gridfleet.scheduler.fleet.local import client
+    from gridfleet.storage.settings import load_settings
+
+    if fleet.is_embedded and not client.is_running(load_settings()):
+        say("no fleet runs in this folder; searches go on when `gridfleet up` starts one")
+
+
+def exit_at_sigterm() -> None:
+    """Let SIGTERM end this process with status 0, as a container engine expects."""
+
+    def leave(*_: Any) -> None:
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def is_database_error(error: Exception) -> bool:
+    """Whether the database refused something; SQLAlchemy is not imported for it."""
+    if "sqlalchemy" not in sys.modules:
+        return False
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, SQLAlchemyError)

@@ -1,0 +1,31 @@
+"""The commands for the database's schema."""
+
+from __future__ import annotations
+
+import typer
+
+from gridfleet.scheduler.cli.connected import stored_settings
+
+
+def upgrade() -> None:
+    """Bring the tables to this release's schema."""
+    from gridfleet.storage import migrations
+    from gridfleet.storage.database.connection import Database
+    from gridfleet.storage.schema import SCHEMA_REVISION
+
+    database = Database(stored_settings())
+    database.check()
+    changed = migrations.upgrade(database)
+    typer.echo(f"the schema is {SCHEMA_REVISION}" + ("" if changed else " already"))
+
+
+def current() -> None:
+    """Print the schema that the tables have, and the one of this release."""
+    from gridfleet.storage import migrations
+    from gridfleet.storage.database.connection import Database
+    from gridfleet.storage.schema import SCHEMA_REVISION
+
+    database = Database(stored_settings())
+    database.check()
+    revision = migrations.current_revision(database)
+    typer.echo(f"the schema is {revision or 'empty'}; this release needs {SCHEMA_REVISION}")

@@ -1,0 +1,95 @@
+"""The commands that show what searches came to."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gridfleet.scheduler.cli.connected import exit_at_sigterm, note_missing_fleet, results
+from gridfleet.scheduler.cli.searches import Name
+
+if TYPE_CHECKING:
+    from gridfleet.scheduler.cli.sql import Style
+
+
+def list_(
+    limit: Annotated[int, typer.Option(min=1, help="How many searches.")] = 20,
+) -> None:
+    """List the searches, the newest first."""
+    from gridfleet.scheduler.reports import tables as report
+
+    report.print_searches(results().database, limit=limit)
+
+
+def watch(
+    name: Annotated[str | None, typer.Argument(help="One search; default: all.", show_default=False)] = None,
+) -> None:
+    """Follow one search until it ends, or all searches for ever."""
+    from gridfleet.scheduler.reports import tables as report
+    from gridfleet.scheduler.reports import watch as watching
+
+    fleet = results()
+    if name is not None:
+        note_missing_fleet(fleet)
+        watching.follow(fleet.database, name)
+        if not report.print_best_line(fleet.database, name):
+            sys.exit(1)
+        return
+    from gridfleet.worker.main_process.service import touch_for_ever
+
+    exit_at_sigterm()
+    touch_for_ever(fleet.settings.health_path)
+    watching.follow_all(fleet.database)
+
+
+def report(
+    name: Name,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the search ends.")] = False,
+    attempts: Annotated[
+        bool, typer.Option("--attempts", help="Show every try at every trial instead: who, when, how it ended.")
+    ] = False,
+) -> None:
+    """Show what was searched, the best score and the leaderboard."""
+    from gridfleet.scheduler.reports import tables as reports
+    from gridfleet.scheduler.reports import watch as watching
+
+    fleet = results()
+    if wait:
+        note_missing_fleet(fleet)
+        watching.follow(fleet.database, name)
+    if attempts:
+        reports.print_attempts(fleet.database, name)
+    else:
+        reports.print_report(fleet.database, name)
+
+
+def best(
+    name: Name,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Print the best score and its hyperparameters."""
+    from gridfleet.scheduler.cli.sql import json_line
+    from gridfleet.scheduler.reports import tables as reports
+
+    database = results().database
+    if as_json:
+        typer.echo(json_line(reports.best_as_json(database, name)))
+    elif not reports.print_best_line(database, name):
+        sys.exit(1)
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT.", show_default=False)],
+    as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, safe to open in a spreadsheet.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a list of objects.")] = False,
+) -> None:
+    """Run a query; nothing can be changed."""
+    from gridfleet.scheduler.cli import sql as read_only_sql
+
+    if as_csv and as_json:
+        raise typer.BadParameter("choose one of --csv and --json")
+    style: Style = "csv" if as_csv else "json" if as_json else "table"
+    with read_only_sql.run(results().database, query) as result:
+        read_only_sql.write(result, sys.stdout, style=style)

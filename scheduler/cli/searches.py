@@ -1,0 +1,113 @@
+"""The commands that queue a search and steer it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gridfleet.scheduler.cli.connected import find_search, results
+from gridfleet.scheduler.cli.output import INTERRUPTED, say
+
+if TYPE_CHECKING:
+    from gridfleet.scheduler.results.handle import SearchHandle
+
+Name = Annotated[str, typer.Argument(help="The search's name.", show_default=False)]
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="The search file (YAML).", show_default=False)],
+    wait: Annotated[bool, typer.Option("--wait", help="Show progress and the best score.")] = False,
+    exist_ok: Annotated[bool, typer.Option("--exist-ok", help="Do nothing if the name is taken already.")] = False,
+    name: Annotated[
+        str | None, typer.Option(help="The search's name instead of the file's.", show_default=False)
+    ] = None,
+) -> None:
+    """Queue the search that a YAML file describes."""
+    from gridfleet.scheduler.search_file import submit as file_submission
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    submitted = file_submission.submit_file(file, name=name, exist_ok=exist_ok)
+    handle = submitted.handle
+    if submitted.is_new:
+        progress = handle.progress()
+        typer.echo(f"search {handle.name} is queued: {progress.total} trials")
+    else:
+        typer.echo(f"search {handle.name} is there already: {handle.state}")
+    if wait:
+        _wait(handle, is_embedded=submitted.is_embedded)
+    elif submitted.stops_with_us:
+        say("no fleet runs in this folder; `gridfleet up` starts one and the search with it, --wait runs it here")
+
+
+def cancel(name: Name) -> None:
+    """Cancel a search.
+
+    Queued trials end at once, running ones as soon as their workers see it.
+    """
+    from gridfleet.storage.trials import transitions
+
+    search, database = find_search(name)
+    if transitions.cancel_search(database, search.id):
+        typer.echo(f"search {search.name} is cancelled")
+    else:
+        typer.echo(f"search {search.name} has ended already ({search.state}); nothing to cancel")
+
+
+def pause(name: Name) -> None:
+    """Pause a search.
+
+    None of its trials starts any more; those that run go on to their end.
+    """
+    from gridfleet.storage import searches
+
+    search, database = find_search(name)
+    if searches.pause_search(database, search.id):
+        typer.echo(f"search {search.name} is paused; `gridfleet resume {search.name}` goes on with it")
+    else:
+        typer.echo(f"search {search.name} is {search.state} already; nothing to pause")
+
+
+def resume(name: Name) -> None:
+    """Go on with a paused search."""
+    from gridfleet.storage import searches
+
+    search, database = find_search(name)
+    if searches.resume_search(database, search.id):
+        typer.echo(f"search {search.name} goes on")
+    else:
+        typer.echo(f"search {search.name} is {search.state}, not paused; nothing to resume")
+
+
+def retry_failed(name: Name) -> None:
+    """Queue the failed trials of a search once more.
+
+    They begin anew, with their whole budget of failures; the story of their attempts stays.
+    """
+    from gridfleet.storage import searches
+
+    search, database = find_search(name)
+    n_trials = searches.retry_failed(database, search.id)
+    if n_trials:
+        queued = "1 failed trial is" if n_trials == 1 else f"{n_trials} failed trials are"
+        typer.echo(f"search {search.name}: {queued} queued again")
+    else:
+        typer.echo(f"search {search.name} is {search.state} and has no failed trial to try again")
+
+
+def _wait(handle: SearchHandle, *, is_embedded: bool) -> None:
+    from gridfleet.scheduler.reports import tables as reports
+
+    try:
+        handle.wait(verbose=1)
+    except KeyboardInterrupt:
+        if is_embedded:
+            say(f"search {handle.name} stops with this process; `gridfleet up` goes on with it")
+        else:
+            say(f"search {handle.name} goes on on the fleet; `gridfleet watch {handle.name}` shows it")
+        sys.exit(INTERRUPTED)
+    if not reports.print_best_line(results().database, handle.name):
+        sys.exit(1)

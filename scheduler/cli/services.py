@@ -1,0 +1,100 @@
+"""The commands that run a part of a fleet until they are stopped."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gridfleet.scheduler.cli.connected import configured_settings, exit_at_sigterm, is_database_error
+from gridfleet.scheduler.cli.output import fail, say
+
+#: Seconds for which a health file counts: several of the touches that a living service makes every 10 s.
+HEALTHY_S = 60
+
+
+def up(
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; default: one per core.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a fleet of this folder in the foreground, until Ctrl-C."""
+    import joblib
+
+    from gridfleet.scheduler.fleet.local import client, supervisor
+    from gridfleet.storage.errors import LocalFleetError, SettingsError
+    from gridfleet.storage.settings import load_settings
+
+    settings = load_settings()
+    if not settings.is_embedded:
+        raise SettingsError(
+            "a fleet is configured by GRIDFLEET_DATABASE_URL and GRIDFLEET_BROKER_URL; start its parts with "
+            "`gridfleet worker` and `gridfleet scheduler`, or unset both for a fleet of this folder"
+        )
+    home = settings.home.resolve()
+    taken = LocalFleetError(f"a fleet runs in {home} already; searches of this folder use it")
+    if client.is_running(settings):
+        raise taken
+    n_workers = workers or joblib.cpu_count()
+    say(f"a fleet of {n_workers} worker processes in {home}; Ctrl-C stops it")
+    try:
+        supervisor.run(settings, n_workers=n_workers, owner=None)
+    except SystemExit as exit_:
+        if exit_.code == client.ALREADY_RUNNING:
+            raise taken from None
+        raise
+    say("the fleet has stopped; its searches go on with the next one")
+
+
+def worker(
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials evaluated at once; default: one per core.", show_default=False),
+    ] = None,
+) -> None:
+    """Run a worker of a configured fleet."""
+    settings = configured_settings()
+    import joblib
+
+    from gridfleet.worker.main_process.service import run_worker
+
+    run_worker(settings, concurrency=concurrency or joblib.cpu_count())
+
+
+def scheduler() -> None:
+    """Run the scheduler of a configured fleet, which puts right what was lost."""
+    import logging
+
+    from gridfleet.scheduler.fleet.connection import Fleet
+    from gridfleet.storage import migrations
+    from gridfleet.worker.main_process.service import touch_for_ever
+
+    exit_at_sigterm()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = configured_settings()
+    fleet = Fleet(settings, is_embedded=False)
+    try:
+        fleet.check()
+    except Exception as error:
+        if is_database_error(error):  # tables that are not there or old, and a role that must not make them
+            migrations.require_current(fleet.database)
+        raise
+    touch_for_ever(settings.health_path)
+    say("the scheduler is ready")
+    fleet.reconciler().run_for_ever()
+
+
+def health() -> None:
+    """Exit 0 if the service of this container lives."""
+    path = os.environ.get("GRIDFLEET_HEALTH_FILE")  # first, because reading all settings takes half a second
+    file = Path(path) if path else Path(tempfile.gettempdir()) / "gridfleet-health"
+    try:
+        age_s = time.time() - file.stat().st_mtime
+    except OSError:
+        fail(f"the health file {file} is not there: the service has not started, or GRIDFLEET_HEALTH_FILE differs")
+    if age_s > HEALTHY_S:
+        fail(f"the health file {file} was last touched {age_s:.0f} s ago: the service does not live")

@@ -1,0 +1,112 @@
+"""What scripts know of their folder's fleet: whether it runs, how to start it, where it is."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+import sys
+import time
+from typing import IO
+
+from gridfleet.scheduler.fleet.local.folder import Folder
+from gridfleet.storage.errors import LocalFleetError
+from gridfleet.storage.settings import Settings
+
+#: Seconds that a fleet may take to come up.
+START_S = 60
+#: Seconds that a supervisor gets to stop its processes.
+STOP_S = 15
+#: Exit status of a supervisor that finds another one at work.
+ALREADY_RUNNING = 3
+
+
+def ensure_running(settings: Settings, *, n_workers: int | None = None) -> Settings:
+    """Return the settings of this folder's fleet, starting it if it does not run.
+
+    Parameters
+    ----------
+    settings : Settings
+        Whose ``home`` is the folder.
+    n_workers : int, default=None
+        Worker processes to start with; None: one per core. A fleet that runs keeps its own number.
+
+    Returns
+    -------
+    Settings
+        With the URLs of broker and database.
+
+    Raises
+    ------
+    LocalFleetError
+        If it does not come up; the sentence names the log.
+    """
+    import joblib  # takes 0.2 s, which those who only read results need not wait
+
+    folder = Folder(settings.home)
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        running = folder.running()
+        if running is not None:
+            return folder.settings(settings, running["broker_url"])
+        if folder.is_locked():  # somebody starts or stops it right now
+            time.sleep(0.02)
+            continue
+        process = _start_supervisor(folder, n_workers or joblib.cpu_count())
+        while time.monotonic() < until and folder.running() is None and process.poll() is None:
+            time.sleep(0.02)
+        if process.poll() not in (None, ALREADY_RUNNING):
+            raise LocalFleetError(f"the fleet in {folder.home} did not start: {folder.last_log_line()}")
+    raise LocalFleetError(f"the fleet in {folder.home} did not start within {START_S} s; see {folder.log}")
+
+
+def stored(settings: Settings) -> Settings:
+    """Return the settings to read this folder's results with; nothing is started."""
+    folder = Folder(settings.home)
+    folder.prepare()
+    running = folder.running()
+    return folder.settings(settings, running["broker_url"] if running else None)
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether this folder's fleet runs."""
+    return Folder(settings.home).running() is not None
+
+
+def has_database(settings: Settings) -> bool:
+    """Whether a fleet ever ran in this folder, so that there is something to read."""
+    return Folder(settings.home).database.exists()
+
+
+_supervisors: list[subprocess.Popen[bytes]] = []
+
+
+def _start_supervisor(folder: Folder, n_workers: int) -> subprocess.Popen[bytes]:
+    folder.prepare()
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "gridfleet.scheduler.fleet.local.supervisor",
+        str(folder.home),
+        str(n_workers),
+        str(os.getpid()),
+    ]
+    with folder.log.open("ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    _supervisors.append(process)
+    return process
+
+
+@atexit.register
+def _stop_supervisors() -> None:
+    """Stop the fleets that this process owns."""
+    pipes: list[IO[bytes]] = [process.stdin for process in _supervisors if process.stdin is not None]
+    for pipe in pipes:
+        pipe.close()
+    for process in _supervisors:
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+    _supervisors.clear()

@@ -1,0 +1,141 @@
+"""The process that owns an embedded fleet: it starts broker and workers, puts right what is lost, stops all at the end.
+
+``python -m gridfleet.scheduler.fleet.local.supervisor HOME WORKERS OWNER`` is how a script starts it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from gridfleet.scheduler.fleet.local.broker import start_broker
+from gridfleet.scheduler.fleet.local.children import dies_with_us
+from gridfleet.scheduler.fleet.local.client import ALREADY_RUNNING
+from gridfleet.scheduler.fleet.local.folder import Folder
+from gridfleet.scheduler.fleet.reconciler import Reconciler
+from gridfleet.storage import migrations
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import GridfleetError, LocalFleetError
+from gridfleet.storage.settings import Settings, load_settings
+from gridfleet.storage.trials import transitions
+from gridfleet.worker.broker.publisher import Publisher
+
+#: Seconds between looks at processes, and of the reconciler of an embedded fleet.
+LOOK_S = 1.0
+
+
+def run(settings: Settings, *, n_workers: int, owner: int | None = None) -> None:
+    """Be the supervisor: start broker and workers, reconcile, and stop all when the owner is gone.
+
+    Parameters
+    ----------
+    settings : Settings
+        Whose ``home`` is the folder.
+    n_workers : int
+        Worker processes.
+    owner : int, default=None
+        Process id of the owner, whose pipe is standard input; None: this process owns itself and stops at
+        SIGINT or SIGTERM.
+    """
+    folder = Folder(settings.home)
+    folder.prepare()
+    with folder.owned() as got_it:
+        if not got_it:
+            sys.exit(ALREADY_RUNNING)
+        _Supervisor(settings, folder, n_workers, owner).run()
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings, folder: Folder, n_workers: int, owner: int | None) -> None:
+        self._folder = folder
+        self._n_workers = n_workers
+        self._owner = owner
+        self._stop = False
+        self._broker: subprocess.Popen[bytes] | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._database: Database | None = None
+        self._settings = settings
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        try:
+            self._watch(self._start())
+        finally:
+            self._folder.withdraw()
+            self._shut_down()
+
+    def _on_signal(self, *_: Any) -> None:
+        self._stop = True
+
+    def _start(self) -> Database:
+        url, self._broker = start_broker(self._folder)
+        self._settings = self._folder.settings(self._settings, url)
+        database = self._database = Database(self._settings)
+        database.check()
+        migrations.upgrade(database)
+        _release_all(database)  # whoever held them died with the last fleet of this folder
+        self._worker = self._start_worker()
+        self._folder.announce({"pid": os.getpid(), "broker_url": url, "n_workers": self._n_workers})
+        return database
+
+    def _start_worker(self) -> subprocess.Popen[bytes]:
+        # billiard would warn of semaphores, which it clears away, when `_shut_down` kills
+        warnings = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:semaphore_tracker")))
+        environment = {**os.environ, **self._settings.as_variables(), "PYTHONWARNINGS": warnings}
+        command = [sys.executable, "-P", "-m", "gridfleet.worker", str(self._n_workers)]
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **dies_with_us(signal.SIGTERM))
+
+    def _watch(self, database: Database) -> None:
+        publisher = Publisher(self._settings)
+        # messages of before died with the last broker, so queued trials are published again at once
+        Reconciler(self._settings.replace(republish_s=0), database, publisher).try_once()
+        reconciler = Reconciler(self._settings, database, publisher)
+        while not self._stop and self._has_owner():
+            if self._broker is not None and self._broker.poll() is not None:
+                raise LocalFleetError(f"the broker ended with status {self._broker.returncode}")
+            if self._worker is not None and self._worker.poll() is not None:
+                self._worker = self._start_worker()
+            reconciler.try_once()
+
+    def _has_owner(self) -> bool:
+        """Wait a moment; whether the owner still lives."""
+        if self._owner is None:
+            time.sleep(LOOK_S)
+            return True
+        readable, _, _ = select.select([sys.stdin], [], [], LOOK_S)
+        # a forked child of the owner may keep the pipe open, so look at the parent too
+        return not readable and os.getppid() == self._owner
+
+    def _shut_down(self) -> None:
+        # Celery's own way to stop takes two seconds, in which it would do no more than this; the processes
+        # that evaluate trials die with their parent, and without a token they could not write any more
+        for process in (self._worker, self._broker):
+            if process is not None:
+                process.kill()
+                process.wait()
+        if self._database is not None:
+            with suppress(SQLAlchemyError):  # the next fleet of this folder does it
+                _release_all(self._database)
+
+
+def _release_all(database: Database) -> None:
+    """Let go of the trials of worker processes that are dead."""
+    for held in transitions.held_by(database, None):
+        transitions.release(database, held)
+
+
+if __name__ == "__main__":
+    try:
+        run(load_settings().replace(home=Path(sys.argv[1])), n_workers=int(sys.argv[2]), owner=int(sys.argv[3]))
+    except GridfleetError as error:
+        sys.exit(str(error))

@@ -1,0 +1,259 @@
+"""The handle of a search: wait for it, steer it, read its results."""
+
+from __future__ import annotations
+
+import html
+import time
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import OperationalError
+
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.progress import Display, display
+from gridfleet.storage import searches
+from gridfleet.storage.errors import SearchCancelledError, SearchNotFinishedError
+from gridfleet.storage.schema import SearchState
+from gridfleet.storage.trials import transitions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gridfleet.worker.trial.cross_validation import Candidates
+
+#: Seconds between looks at a search: short for short ones, longer the longer it takes.
+FIRST_LOOK_S = 0.01
+LAST_LOOK_S = 0.5
+#: Seconds for which whoever waits for a search puts up with a database that does not answer.
+DATABASE_RESTART_S = 120
+
+
+class SearchHandle:
+    """A stored search: wait for it, cancel it, read its results, from any process.
+
+    Made by `submit` and `open_search`.
+
+    Attributes
+    ----------
+    id : int
+        Its id in the table ``searches``.
+    name : str
+        Its name, also that of its view.
+    """
+
+    def __init__(self, fleet: Fleet, search_id: int, name: str) -> None:
+        self._fleet = fleet
+        self._cache: dict[str, Any] = {}
+        self.id = search_id
+        self.name = name
+
+    @property
+    def state(self) -> str:
+        """``queued``, ``running``, ``paused``, ``completed`` or ``cancelled``, as it is now."""
+        return self._summary().state
+
+    def progress(self) -> reader.Progress:
+        """Count its trials by state, as they are now."""
+        return reader.progress(self._fleet.database, self.id)
+
+    def wait(self, timeout: float | None = None, *, verbose: int = 0) -> SearchHandle:
+        """Wait until all trials are done; an embedded fleet that was stopped is started again.
+
+        Parameters
+        ----------
+        timeout : float, default=None
+            Seconds to wait at most.
+        verbose : int, default=0
+            Above 0: show progress on standard error.
+
+        Returns
+        -------
+        SearchHandle
+            This one.
+
+        Raises
+        ------
+        TimeoutError
+            If it takes longer. The search goes on.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        with display(self.name, verbose=verbose) as shown:
+            self._wait(until, shown, stop_at_failure=False)
+        return self
+
+    def pause(self) -> bool:
+        """Pause it: no trial of it starts any more; those that run go on to their end.
+
+        Returns
+        -------
+        bool
+            False if it was paused or finished already.
+        """
+        return searches.pause_search(self._fleet.database, self.id)
+
+    def resume(self) -> bool:
+        """Go on with it after a pause.
+
+        Returns
+        -------
+        bool
+            False if it was not paused.
+        """
+        return searches.resume_search(self._fleet.database, self.id)
+
+    def retry_failed(self) -> int:
+        """Queue its failed trials once more, with their whole budget.
+
+        Returns
+        -------
+        int
+            How many trials; 0 for a cancelled search.
+        """
+        self._cache.clear()
+        return searches.retry_failed(self._fleet.database, self.id)
+
+    def cancel(self) -> bool:
+        """Cancel it: queued trials at once, running ones as soon as their workers see it.
+
+        Returns
+        -------
+        bool
+            False if it was finished already.
+        """
+        return transitions.cancel_search(self._fleet.database, self.id)
+
+    @property
+    def best_score_(self) -> float:
+        """Mean score of the best trial, as scikit-learn's ``best_score_``."""
+        results = self.cv_results_
+        score: float = results[f"mean_test_{self._metric(results)}"][self.best_index_]
+        return score
+
+    @property
+    def best_index_(self) -> int:
+        """Number of the best trial."""
+        from sklearn.model_selection._search import BaseSearchCV
+
+        results = self.cv_results_
+        index: int = BaseSearchCV._select_best_index(self._candidates().refit, self._metric(results), results)
+        return int(index)
+
+    @property
+    def best_params_(self) -> dict[str, Any]:
+        """Hyperparameters of the best trial."""
+        params: dict[str, Any] = self.cv_results_["params"][self.best_index_]
+        return params
+
+    @property
+    def cv_results_(self) -> dict[str, Any]:
+        """scikit-learn's ``cv_results_``.
+
+        Raises
+        ------
+        SearchNotFinishedError
+            If trials are still open.
+        SearchCancelledError
+            If it was cancelled.
+        """
+        if "cv_results_" not in self._cache:
+            from gridfleet.scheduler.results import scores as results
+
+            self._require_finished()
+            self._cache["cv_results_"] = results.cv_results(self.rows(), self._candidates(), self._summary().n_splits)
+        cached: dict[str, Any] = self._cache["cv_results_"]
+        return cached
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return ``cv_results_`` as a pandas DataFrame, the best trial first."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.cv_results_)
+        return frame.sort_values(f"rank_test_{self._metric(self.cv_results_)}", kind="stable")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what scikit-learn's ``_fit_and_score`` returned on the workers, call by call."""
+        from gridfleet.scheduler.results import scores as results
+
+        summary = self._summary()
+        return results.fit_and_score_rows(
+            self._fleet.database, self.id, self._candidates(), summary.n_splits, stopped=summary.error
+        )
+
+    def __repr__(self) -> str:
+        progress = self.progress()
+        best = "" if progress.best_score is None else f", best_score_={progress.best_score:.6g}"
+        return (
+            f"SearchHandle(id={self.id}, name={self.name!r}, state={self.state!r}, "
+            f"done={progress.done}/{progress.total}, failed={progress.failed}{best})"
+        )
+
+    def _repr_html_(self) -> str:
+        progress = self.progress()
+        rows = "".join(
+            f"<tr><td>{trial.rank}</td><td>{trial.mean_test_score:.6g}</td>"
+            f"<td>{html.escape(str(trial.params))}</td></tr>"
+            for trial in reader.leaderboard(self._fleet.database, self.id, limit=5)
+        )
+        return (
+            f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.state)}, "
+            f"{progress.done} of {progress.total} trials done, {progress.failed} failed</p>"
+            f"<table><tr><th>rank</th><th>mean_test_score</th><th>params</th></tr>{rows}</table>"
+        )
+
+    def _wait(self, until: float | None, shown: Display, *, stop_at_failure: bool) -> reader.Progress:
+        pause = FIRST_LOOK_S
+        looked_at_fleet = time.monotonic()
+        while True:
+            progress = self._patient_progress()
+            shown.show(progress)
+            if progress.is_finished:
+                return progress
+            if stop_at_failure and progress.failed and reader.has_raised(self._fleet.database, self.id):
+                return progress
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(
+                    f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; it goes on, "
+                    "wait again with a longer timeout"
+                )
+            if time.monotonic() - looked_at_fleet > 1:
+                self._fleet.keep_running()
+                looked_at_fleet = time.monotonic()
+            time.sleep(pause)
+            pause = min(pause * 1.02, LAST_LOOK_S)
+
+    def _patient_progress(self) -> reader.Progress:
+        """Count trials; a database that restarts meanwhile is waited for, as the search goes on."""
+        until = time.monotonic() + DATABASE_RESTART_S
+        while True:
+            try:
+                return self.progress()
+            except OperationalError:
+                if time.monotonic() > until:
+                    self._fleet.database.check()  # says it in a sentence
+                    raise
+                time.sleep(LAST_LOOK_S)
+
+    def _summary(self) -> reader.SearchSummary:
+        return reader.find_search(self._fleet.database, self.id)
+
+    def _candidates(self) -> Candidates:
+        candidates: Candidates = self._fleet.payloads.get("candidates", self._summary().candidates_digest)
+        return candidates
+
+    def _metric(self, results: dict[str, Any]) -> str:
+        metric = self._candidates().refit_metric
+        if f"mean_test_{metric}" in results:
+            return metric
+        return next(key.removeprefix("mean_test_") for key in results if key.startswith("mean_test_"))
+
+    def _require_finished(self) -> None:
+        progress = self.progress()
+        if self.state == SearchState.CANCELLED:
+            raise SearchCancelledError(
+                f"search {self.name!r} was cancelled after {progress.completed} of {progress.total} trials; "
+                "what was scored is in its view"
+            )
+        if not progress.is_finished:
+            raise SearchNotFinishedError(
+                f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; call wait() first"
+            )

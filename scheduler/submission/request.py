@@ -1,0 +1,64 @@
+"""One round of one search, as scikit-learn wants it evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What scikit-learn handed to joblib: the fits of some candidates on some splits.
+
+    Parameters
+    ----------
+    caller : BaseSearchCV
+        The search.
+    estimator : estimator object
+        Unfitted; each candidate's parameters are set on a clone of it.
+    X, y : array-like
+        As for ``fit``.
+    splits : sequence of (train, test)
+        Indices of rows, in the order of ``split0_test_score`` and those after it.
+    candidates : sequence of dict
+        The combinations, in the order of ``cv_results_``.
+    arguments : dict
+        Those of ``_fit_and_score`` that are the same for all candidates and splits.
+    config : dict
+        scikit-learn's configuration around the fits.
+    n_jobs : int or None
+        The search's own, for an embedded fleet that has to be started.
+    """
+
+    caller: Any
+    estimator: Any
+    X: Any
+    y: Any
+    splits: Sequence[tuple[Any, Any]]
+    candidates: Sequence[dict[str, Any]]
+    arguments: dict[str, Any]
+    config: dict[str, Any]
+    n_jobs: int | None = None
+
+    @property
+    def refit(self) -> Any:
+        """``refit`` of the search: a metric's name, a function, or whether to fit the best one."""
+        return getattr(self.caller, "refit", True)
+
+    @property
+    def metrics(self) -> list[str] | None:
+        """Names of several metrics; None for a single score."""
+        scorers = getattr(self.arguments.get("scorer"), "_scorers", None)
+        return list(scorers) if isinstance(scorers, dict) else None
+
+    @property
+    def refit_metric(self) -> str:
+        """The metric whose mean ranks the trials."""
+        if isinstance(self.refit, str):
+            return self.refit
+        return self.metrics[0] if self.metrics else "score"
+
+
+#: Evaluates a request; returns the rows of ``_fit_and_score``, candidate by candidate, split by split.
+Evaluate = Callable[[SearchRequest], Sequence[dict[str, Any]]]

@@ -1,0 +1,111 @@
+"""Run a search on the fleet and wait for it: what ``fit`` does, and scikit-learn's own searches by joblib."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from joblib.parallel import register_parallel_backend
+
+from gridfleet.scheduler.fleet.connection import Fleet, connect
+from gridfleet.scheduler.reports.progress import display
+from gridfleet.scheduler.results.handle import SearchHandle
+from gridfleet.scheduler.submission.joblib_backend import FleetBackend
+from gridfleet.scheduler.submission.options import SearchOptions, check_options
+from gridfleet.scheduler.submission.request import SearchRequest
+from gridfleet.scheduler.submission.store import store
+
+
+class SearchRun:
+    """Evaluates what a search asks for, round by round: most have one, halving searches several.
+
+    Parameters
+    ----------
+    name : str or None
+        The search's name in SQL; None: ``search-<id>``.
+    options : SearchOptions
+        How trials are trained, and how long they may take.
+    """
+
+    def __init__(self, *, name: str | None, options: SearchOptions) -> None:
+        self._name = name
+        self._options = options
+        self._rounds = 0
+
+    def __call__(self, request: SearchRequest) -> Sequence[dict[str, Any]]:
+        """Return the rows of ``_fit_and_score``."""
+        self._rounds += 1
+        # a halving search asks again with fewer candidates and more data: a search of its own in SQL
+        name = f"{self._name}-round-{self._rounds}" if self._name and self._rounds > 1 else self._name
+        return run_search(request, name=name, options=self._options)
+
+
+def run_search(request: SearchRequest, *, name: str | None, options: SearchOptions) -> list[dict[str, Any]]:
+    """Store a request as a search of its own and wait for its trials.
+
+    Parameters
+    ----------
+    request : SearchRequest
+        What scikit-learn wants evaluated.
+    name : str or None
+        The search's name.
+    options : SearchOptions
+        How trials are trained, and how long they may take.
+
+    Returns
+    -------
+    list of dict
+        The rows of ``_fit_and_score``.
+    """
+    fleet = connect(n_jobs=request.n_jobs)
+    handle = store(fleet, request, name=name, options=options)
+    stop_at_failure = request.arguments.get("error_score") == "raise"
+    try:
+        with display(handle.name, verbose=request.arguments.get("verbose", 0)) as shown:
+            progress = handle._wait(None, shown, stop_at_failure=stop_at_failure)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(fleet, handle)
+        raise
+    if not progress.is_finished:
+        handle.cancel()
+    return handle.rows()
+
+
+def register_joblib_backend() -> None:
+    """Make ``joblib.parallel_config(backend="gridfleet")`` work for scikit-learn's own searches.
+
+    Its further arguments are ``name``, ``fit_mode``, ``trial_timeout`` and ``search_timeout``, as `GridSearchCV` has
+    them.
+
+    Examples
+    --------
+    >>> import joblib
+    >>> from gridfleet import register_joblib_backend
+    >>> register_joblib_backend()
+    >>> with joblib.parallel_config(backend="gridfleet", name="pima"):  # doctest: +SKIP
+    ...     search.fit(X, y)
+    """
+    register_parallel_backend("gridfleet", _backend)
+
+
+def _backend(
+    name: str | None = None,
+    fit_mode: str | None = None,
+    trial_timeout: float | None = None,
+    search_timeout: float | None = None,
+    **joblib_options: Any,
+) -> FleetBackend:
+    options = check_options(fit_mode, trial_timeout, search_timeout)
+    return FleetBackend(SearchRun(name=name, options=options), **joblib_options)
+
+
+def _say_how_to_go_on(fleet: Fleet, handle: SearchHandle) -> None:
+    progress = handle.progress()
+    done = f"{progress.done} of {progress.total} trials done"
+    again = f"from gridfleet import open_search; open_search({handle.name!r}).wait()"
+    if fleet.is_embedded:
+        said = f"search {handle.name!r} stops with this process ({done}); to resume it here: {again}, or `gridfleet up`"
+    else:
+        said = f"search {handle.name!r} goes on on the fleet ({done}); to get it back: {again}"
+    print(f"\ngridfleet: {said}", file=sys.stderr)  # noqa: T201 - for whoever pressed Ctrl-C

@@ -1,0 +1,103 @@
+"""Store a search and leave; find it again from any process."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from gridfleet.scheduler.fleet.connection import connect, read_only
+from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.results.handle import SearchHandle
+from gridfleet.scheduler.search_cv import fit_with
+from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows, check_space
+from gridfleet.scheduler.submission.joblib_backend import FleetBackend
+from gridfleet.scheduler.submission.options import options_of
+from gridfleet.scheduler.submission.request import SearchRequest
+from gridfleet.scheduler.submission.store import store
+
+
+class _Submitted(BaseException):
+    """Leaves scikit-learn's ``fit`` once the search is stored."""
+
+    def __init__(self, handle: SearchHandle) -> None:
+        super().__init__(handle.name)
+        self.handle = handle
+
+
+def submit(
+    search: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    name: str | None = None,
+    groups: Any = None,
+    **fit_params: Any,
+) -> SearchHandle:
+    """Store a search, enqueue its trials, and return.
+
+    Parameters
+    ----------
+    search : GridSearchCV or RandomizedSearchCV
+        gridfleet's or scikit-learn's own; it is not changed. Searches that choose candidates by earlier
+        results (halving) need `fit`.
+    X, y : array-like
+        As for ``fit``.
+    name : str, default=None
+        The search's name; None takes the search's own ``name``, or ``search-<id>``.
+    groups : array-like of shape (n_samples,), default=None
+        For splitters that need groups.
+    **fit_params : dict
+        As for ``fit``.
+
+    Returns
+    -------
+    SearchHandle
+        Its results, when they are there.
+
+    Raises
+    ------
+    GridfleetError
+        One sentence; nothing is stored then.
+    """
+    check_can_be_submitted(search)
+    check_space(search)
+    check_has_rows(X)
+    check_can_travel(search.estimator)
+    options = options_of(search)
+    name = name if name is not None else getattr(search, "name", None)
+    if groups is not None:
+        fit_params["groups"] = groups
+    fleet = connect(n_jobs=search.n_jobs)
+
+    def store_and_leave(request: SearchRequest) -> Any:
+        raise _Submitted(store(fleet, request, name=name, options=options))
+
+    shallow = copy.copy(search)  # and not a clone, which a generator as cv does not survive
+    shallow.verbose = 0
+    try:
+        fit_with(FleetBackend(store_and_leave), shallow, X, y, **fit_params)
+    except _Submitted as submitted:
+        return submitted.handle
+    raise AssertionError("scikit-learn's fit ended without asking joblib for a single fit")
+
+
+def open_search(name_or_id: str | int) -> SearchHandle:
+    """Find a search that was submitted, from any process.
+
+    Parameters
+    ----------
+    name_or_id : str or int
+        Its name or its id.
+
+    Returns
+    -------
+    SearchHandle
+
+    Raises
+    ------
+    SearchNotFoundError
+        If there is none.
+    """
+    fleet = read_only()
+    summary = reader.find_search(fleet.database, name_or_id)
+    return SearchHandle(fleet, summary.id, summary.name)
