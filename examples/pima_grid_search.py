@@ -8,7 +8,7 @@ from keras.layers import Dense
 from scikeras.wrappers import KerasClassifier
 from sklearn.model_selection import train_test_split
 
-from gridfleet.scheduler import GridSearchCV  # the one changed line
+from gridfleet import GridSearchCV  # the one changed line
 
 
 def create_model(optimizer="adam"):

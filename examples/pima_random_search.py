@@ -9,7 +9,7 @@ from scikeras.wrappers import KerasClassifier
 from scipy.stats import randint
 from sklearn.model_selection import train_test_split
 
-from gridfleet.scheduler import RandomizedSearchCV  # the one changed line
+from gridfleet import RandomizedSearchCV  # the one changed line
 
 
 def create_model(units=12, optimizer="adam"):
