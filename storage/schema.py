@@ -50,7 +50,7 @@ class SearchState(enum.StrEnum):
 
 
 class TrialState(enum.StrEnum):
-    """The states of a trial; DESIGN draws the ways between them."""
+    """The states of a trial; docs/design.md draws the ways between them."""
 
     QUEUED = "queued"
     RUNNING = "running"

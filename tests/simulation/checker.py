@@ -303,7 +303,7 @@ def _differ(before: TrialRow, after: TrialRow, *may: str) -> str | None:
     return f"changes more: {sorted(changed)}" if changed - {*may} else None
 
 
-#: The ways of DESIGN's drawing; who may take them, and how.
+#: The ways that docs/design.md draws; who may take them, and how.
 _CHANGES: dict[tuple[str, str], Callable[[Checker, TrialRow, TrialRow, Actor], str | None]] = {
     ("queued", "queued"): Checker._published,
     ("queued", "running"): Checker._claimed,

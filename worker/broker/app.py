@@ -36,7 +36,7 @@ def create_app(settings: Settings) -> Celery:
     Returns
     -------
     Celery
-        Configured after the measurements that docs/architecture.md lists.
+        Configured after the measurements that docs/design.md lists.
     """
     # AMQP is Celery's name for its messaging, whatever the broker is
     app = Celery(
