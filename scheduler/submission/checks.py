@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, RandomizedSearchCV
 
 from gridfleet.storage.errors import InvalidSearchError
-from gridfleet.storage.payloads.format import check_can_be_copied
+from gridfleet.storage.payloads.culprit import check_can_be_copied
 from gridfleet.storage.schema import Base
 
 #: What a search may be called: its name is also a view's.
