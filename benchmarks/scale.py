@@ -32,7 +32,7 @@ from sqlalchemy import event, func, insert, literal, select, text, update
 from gridfleet import GridSearchCV, SearchHandle, submit
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
-from gridfleet.storage.database.connection import now
+from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.trials import transitions
 from tests import history

@@ -1,4 +1,4 @@
-"""Every error that gridfleet raises by itself, one class each."""
+"""Every error that gridfleet raises by itself, one class each; and how any error is said in one line."""
 
 
 class GridfleetError(Exception):
@@ -63,3 +63,9 @@ class TrialFailedError(GridfleetError):
 
 class LocalFleetError(GridfleetError, RuntimeError):
     """The fleet of this folder could not be started."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, of the database's own words where SQLAlchemy wraps them."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

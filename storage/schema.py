@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from gridfleet.storage.database.connection import UtcDateTime, now
+from gridfleet.storage.database.times import UtcDateTime, now
 from gridfleet.storage.fit_mode import FitMode
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).

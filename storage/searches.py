@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
-from gridfleet.storage.database.connection import Database, now, seconds_between
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
+from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.schema import Epoch, Search, SearchState, SplitScore, Trial, TrialState
 from gridfleet.storage.trials.transitions import IS_PAUSED, NOT_HELD, cancel_trials, changed, finish_search
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import insert, update
 
-from gridfleet.storage.database.connection import Database, now
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Worker
 from gridfleet.storage.versions import installed_versions
 

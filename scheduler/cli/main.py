@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         if not is_database_error(error):
             raise
-        from gridfleet.storage.database.retries import first_line
+        from gridfleet.storage.errors import first_line
 
         fail(f"the database refuses: {first_line(error)}")
     sys.exit(0)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import QueryError
+from gridfleet.storage.errors import QueryError, first_line
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -164,9 +164,9 @@ def _on_postgresql(database: Database, query: str) -> Iterator[Result]:
     except psycopg.errors.QueryCanceled as error:
         raise QueryError(f"the query took longer than {TIMEOUT_S} s") from error
     except psycopg.errors.SyntaxError as error:
-        raise QueryError(f"PostgreSQL refuses the query; only one SELECT is allowed: {_first_line(error)}") from error
+        raise QueryError(f"PostgreSQL refuses the query; only one SELECT is allowed: {first_line(error)}") from error
     except psycopg.Error as error:
-        raise QueryError(f"PostgreSQL refuses the query: {_first_line(error)}") from error
+        raise QueryError(f"PostgreSQL refuses the query: {first_line(error)}") from error
     finally:
         pooled.invalidate()  # whatever the query set in its session ends with it
 
@@ -241,8 +241,3 @@ def _write_json(result: Result, out: TextIO) -> None:
 
 def _json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

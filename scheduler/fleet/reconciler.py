@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import first_line
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from gridfleet.worker.broker.publisher import Publisher
@@ -76,7 +77,7 @@ class Reconciler:
         try:
             return self.once()
         except (SQLAlchemyError, RedisError) as error:
-            logger.warning("reconciler: %s: %s", type(error).__name__, str(error).splitlines()[0])
+            logger.warning("reconciler: %s: %s", type(error).__name__, first_line(error))
             return Pass()
 
     def run_for_ever(self) -> None:

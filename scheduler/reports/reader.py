@@ -9,7 +9,8 @@ from typing import Any
 
 from sqlalchemy import Select, and_, case, func, select
 
-from gridfleet.storage.database.connection import Database, now, seconds_between
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import SearchNotFoundError
 from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial, TrialState, Worker
 from gridfleet.storage.trials.transitions import NON_FINITE

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from gridfleet.scheduler.search_file.npz import read_arrays
 from gridfleet.scheduler.submission.suggestion import did_you_mean
-from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.errors import InvalidSearchError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,9 +170,7 @@ def _read_csv(file: IO[bytes], path: Path, *, has_header: bool) -> pd.DataFrame:
     except pd.errors.EmptyDataError as error:
         raise InvalidSearchError(f"`data.file`: {path} is empty") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError, OSError) as error:
-        raise InvalidSearchError(
-            f"`data.file`: {path} is no CSV file that can be read: {_first_line(error)}"
-        ) from error
+        raise InvalidSearchError(f"`data.file`: {path} is no CSV file that can be read: {first_line(error)}") from error
     if has_header and len(frame.columns) and all(map(_is_number, frame.columns)):
         raise InvalidSearchError(
             f"`data.header`: the first line of {path} holds numbers and no names; write `header: false`"
@@ -221,7 +219,7 @@ def _read_parquet(file: IO[bytes], path: Path, target: int | str) -> pd.DataFram
         raise
     except (ArrowException, OSError, ValueError) as error:
         raise InvalidSearchError(
-            f"`data.file`: {path} is no Parquet file that can be read: {_first_line(error)}"
+            f"`data.file`: {path} is no Parquet file that can be read: {first_line(error)}"
         ) from error
     return frame
 
@@ -338,8 +336,3 @@ def _is_number(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.errors import InvalidSearchError, first_line
 
 #: Values of a file, each alias counted as what it stands for.
 MAX_VALUES = 100_000
@@ -139,5 +139,5 @@ def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], path: Pa
 def _where(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
-        return str(error).partition("\n")[0] or type(error).__name__
+        return first_line(error)
     return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', error)}"

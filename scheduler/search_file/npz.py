@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from gridfleet.scheduler.submission.suggestion import did_you_mean
-from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.errors import InvalidSearchError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ def read_arrays(file: IO[bytes], path: Path, names: Mapping[str, str], *, max_by
         raise
     except DAMAGED as error:
         raise InvalidSearchError(
-            f"`data.file`: {path} is no .npz file that can be read: {_first_line(error)}"
+            f"`data.file`: {path} is no .npz file that can be read: {first_line(error)}"
         ) from error
 
 
@@ -138,8 +138,3 @@ def _header(content: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise ValueError(f"the array's format {version[0]}.{version[1]} is not one of numbers or texts")
     shape, _, dtype = readers[version](content)
     return shape, dtype
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -11,7 +11,7 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_file.description import parse
 from gridfleet.scheduler.search_file.document import read_document
-from gridfleet.storage.errors import GridfleetError, InvalidSearchError, NameTakenError, SearchNotFoundError
+from gridfleet.storage.errors import GridfleetError, InvalidSearchError, NameTakenError, SearchNotFoundError, first_line
 from gridfleet.storage.settings import load_settings
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 
@@ -69,7 +69,7 @@ def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
     except GridfleetError:
         raise
     except (TypeError, ValueError) as error:  # scikit-learn's own checks
-        raise InvalidSearchError(f"{path}: scikit-learn refuses the search: {str(error).splitlines()[0]}") from error
+        raise InvalidSearchError(f"{path}: scikit-learn refuses the search: {first_line(error)}") from error
     return Submitted(handle, is_new=True, is_embedded=settings.is_embedded, stops_with_us=not had_fleet)
 
 

@@ -14,8 +14,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, RandomizedSearchCV
 
 from gridfleet.scheduler.submission.suggestion import did_you_mean
-from gridfleet.storage.errors import InvalidSearchError
-from gridfleet.storage.payloads.format import check_can_be_copied
+from gridfleet.storage.errors import InvalidSearchError, first_line
+from gridfleet.storage.payloads.culprit import check_can_be_copied
 from gridfleet.storage.schema import Base
 
 #: What a search may be called: its name is also a view's.
@@ -249,8 +249,7 @@ def _unknown_param(estimator: Any, names: frozenset[str], error: Exception) -> s
     known = list(estimator.get_params(deep=True))
     unknown = sorted(name for name in names if name not in known)
     if not unknown:
-        reason = str(error).partition("\n")[0]
-        return f"{_name(estimator)} refuses hyperparameters {sorted(names)}: {reason}"
+        return f"{_name(estimator)} refuses hyperparameters {sorted(names)}: {first_line(error)}"
     return f"{unknown[0]!r} is not a parameter of {_name(estimator)}; {did_you_mean(unknown[0], sorted(known))}"
 
 

@@ -1,58 +1,64 @@
-"""A connection that notices when PostgreSQL fell silent. Imported late: see ``storage.database._import_psycopg``."""
+"""PostgreSQL: its driver, time limits of connections and statements, and leaving a server that became a standby."""
 
 from __future__ import annotations
 
-import time
+import os
+import sys
 from typing import Any
 
-import psycopg
-from psycopg.abc import RV, PQGen
+from sqlalchemy import Dialect, ExceptionContext
 
-#: Seconds without a byte after which a connection is doubted. TCP's own time-outs see a network that loses
-#: packets, not a proxy, a router or a frozen host that goes on acknowledging them.
-SILENCE_S = 10
-#: Seconds that the second connection may take on which the server is asked.
-ASK_S = 5
+#: SQLSTATE of a write on a server that only reads.
+READ_ONLY = "25006"
 
 
-class Connection(psycopg.Connection[Any]):
-    """psycopg's connection, given up when its server neither says anything nor is at work on its statement."""
+def import_psycopg() -> None:
+    """Import psycopg so that its OpenSSL finds its own symbols.
 
-    def wait(self, gen: PQGen[RV], *arguments: Any, **options: Any) -> RV:
-        """Run a statement, as psycopg does it."""
-        return super().wait(self._while_heard(gen), *arguments, **options)
-
-    def _while_heard(self, steps: PQGen[RV]) -> PQGen[RV]:
-        """Pass on the steps of a statement; psycopg asks for the next one ten times a second."""
-        heard = time.monotonic()
-        try:
-            wanted = next(steps)
-            while True:
-                ready = yield wanted
-                if ready or time.monotonic() - heard > SILENCE_S:
-                    if not ready and not self._is_at_work():
-                        self.pgconn.finish()
-                        raise psycopg.OperationalError(f"the server has been silent for {SILENCE_S} s")
-                    heard = time.monotonic()
-                wanted = steps.send(ready)
-        except StopIteration as end:
-            result: RV = end.value
-            return result
-
-    def _is_at_work(self) -> bool:
-        """Ask, on another connection, whether the server still works on the statement: some take their time."""
-        try:
-            with _Question.connect(
-                self.info.dsn, password=self.info.password, connect_timeout=ASK_S, autocommit=True
-            ) as other:
-                active = other.execute(
-                    "SELECT FROM pg_stat_activity WHERE pid = %s AND state = 'active'", [self.info.backend_pid]
-                )
-                return active.rowcount == 1
-        except psycopg.Error:
-            return False
+    TensorFlow exports those of its BoringSSL to all that is loaded later: a script that imports Keras first
+    crashed at the first TLS connection.
+    """
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | getattr(os, "RTLD_DEEPBIND", 0))
+    try:
+        import psycopg  # noqa: F401 - here, for an embedded fleet needs neither the driver nor the 0.1 s of its import
+    finally:
+        sys.setdlopenflags(flags)
 
 
-class _Question(Connection):
-    def _is_at_work(self) -> bool:
-        return False
+def options() -> dict[str, Any]:
+    """Return the engine's options: a server that is away or hangs is noticed within seconds."""
+    connect = {
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15_000,
+        "application_name": "gridfleet",
+        # payloads of hundreds of MB are written in one statement per chunk, so 60 s a statement is ample
+        "options": "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
+    }
+    return {
+        "connect_args": connect,
+        # whatever the server's default is: at a stricter one, transactions that merely meet would fail
+        "isolation_level": "READ COMMITTED",
+        "pool_pre_ping": True,
+        "pool_recycle": 1800,
+        "pool_size": 2,
+        "max_overflow": 2,
+    }
+
+
+def connect(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
+    """Open a connection that notices when its server falls silent."""
+    # here, for it needs psycopg, which an embedded fleet does not import
+    from gridfleet.storage.database.silence import Connection
+
+    return Connection.connect(*arguments, **options)
+
+
+def leave_standby(context: ExceptionContext) -> None:
+    """Give a connection up whose server only reads."""
+    # the old primary after a failover: its connections would refuse to write for ever
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True

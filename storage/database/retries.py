@@ -13,6 +13,8 @@ from typing import ParamSpec, TypeVar
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from gridfleet.storage.errors import first_line
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -101,12 +103,6 @@ def retried(transaction: Callable[P, T]) -> Callable[P, T]:
         return patiently(lambda: transaction(*args, **kwargs), patience_s=CONFLICT_S, may_pass=is_conflict)
 
     return until_it_wins
-
-
-def first_line(error: SQLAlchemyError) -> str:
-    """Return the first line of what the database said."""
-    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _sqlite_code(error: sqlite3.Error) -> int:

@@ -1,34 +1,29 @@
-"""Estimators and arrays: content-addressed, signed, chunked in SQL, kept in a bounded cache on each host."""
+"""Puts objects into the database and gets them out again: content-addressed, signed, checked before they are loaded."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import io
 import mmap
 import os
-import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import platformdirs
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.errors import PayloadError, PayloadSignatureError
+from gridfleet.storage.payloads import contents
 from gridfleet.storage.payloads.format import dump, load, size_of
-from gridfleet.storage.schema import Payload, PayloadChunk
+from gridfleet.storage.payloads.host_cache import HostCache, cache_folder
+from gridfleet.storage.schema import Payload
 from gridfleet.storage.settings import PREFIX, Settings
 
-#: Bytes of one row of ``payload_chunks``: far below the limits of SQLite (1 GB) and of a PostgreSQL message.
-CHUNK_BYTES = 8 * 1024 * 1024
 #: Unpickled objects that one process keeps; arrays in them are shared pages of the cache.
 LOADED_OBJECTS = 32
 
@@ -50,7 +45,7 @@ class PayloadStore:
     Parameters
     ----------
     database : Database
-        Where they are stored.
+        The fleet's.
     settings : Settings
         The secret key, and the folder and bound of the local cache.
 
@@ -63,7 +58,7 @@ class PayloadStore:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._key = settings.key()
-        self._cache = _Cache(cache_folder(settings), settings.cache_size_mb * 1_000_000)
+        self._cache = HostCache(cache_folder(settings), settings.cache_size_mb * 1_000_000)
         self._loaded: OrderedDict[str, Any] = OrderedDict()
 
     def put(self, kind: str, obj: Any, *, what: str) -> str:
@@ -170,7 +165,7 @@ class PayloadStore:
         with self._database.read() as connection:
             newest = connection.execute(
                 select(Payload.kind, Payload.digest)
-                .where(Payload.size < CHUNK_BYTES)
+                .where(Payload.size < contents.CHUNK_BYTES)
                 .order_by(Payload.created_at.desc())
                 .limit(1)
             ).one_or_none()
@@ -188,17 +183,16 @@ class PayloadStore:
                 "size": size_of(payload.content),
                 "signature": payload.signature,
             }
-            inserted = connection.execute(self._insert_once(Payload).values(row).returning(Payload.digest)).scalar()
+            inserted = connection.execute(self._insert_once().values(row).returning(Payload.digest)).scalar()
             if inserted is None:  # another process was faster
                 return
-            for position, chunk in enumerate(_chunks(payload.content)):
-                connection.execute(insert(PayloadChunk).values(digest=payload.digest, position=position, content=chunk))
+            contents.insert_content(connection, payload.digest, payload.content)
 
-    def _insert_once(self, table: Any) -> Any:
+    def _insert_once(self) -> Any:
         dialect = sqlite if self._database.dialect == "sqlite" else postgresql
-        return dialect.insert(table).on_conflict_do_nothing()
+        return dialect.insert(Payload).on_conflict_do_nothing()
 
-    def _download(self, kind: str, digest: str, file: Any) -> None:
+    def _download(self, kind: str, digest: str, file: IO[bytes]) -> None:
         with self._database.read() as connection:
             row = connection.execute(
                 select(Payload.kind, Payload.signature).where(Payload.digest == digest)
@@ -208,13 +202,10 @@ class PayloadStore:
             if row.kind != kind:
                 raise PayloadSignatureError(f"payload {digest[:12]} is a {row.kind!r}, not a {kind!r}")
             sha, mac = hashlib.sha256(), self._mac(kind, digest)
-            chunk = select(PayloadChunk.content).where(PayloadChunk.digest == digest)
-            position = 0
-            while (part := connection.execute(chunk.where(PayloadChunk.position == position)).scalar()) is not None:
+            for part in contents.read_content(connection, digest):
                 sha.update(part)
                 mac.update(part)
                 file.write(part)
-                position += 1
         if sha.hexdigest() != digest:
             raise PayloadSignatureError(f"payload {digest[:12]} ({kind}) is damaged: its content has another digest")
         if not _is_same(mac.hexdigest(), row.signature):
@@ -236,80 +227,6 @@ class PayloadStore:
         return hmac.new(self._key, f"{kind}\n{digest}\n".encode(), hashlib.sha256)
 
 
-def cache_folder(settings: Settings) -> Path:
-    """Return the folder of the local cache."""
-    if settings.cache_dir is not None:
-        return settings.cache_dir
-    if settings.is_embedded:
-        return settings.home / "cache"
-    return Path(platformdirs.user_cache_dir("gridfleet"))
-
-
-class _Cache:
-    """Files named by digest in a private folder, the longest unused removed first."""
-
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self._folder = folder
-        self._max_bytes = max_bytes
-
-    @contextmanager
-    def opened(self, digest: str, fill: Any) -> Iterator[Any]:
-        """Open a cached file; where it is missing, `fill` writes it, in one process of the host only."""
-        path = self._folder / digest
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._refuse_another_users_folder()
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            file = self._fetch(path, fill)
-        with file:
-            os.utime(file.fileno())
-            yield file
-
-    def forget(self, digest: str) -> None:
-        """Remove a file."""
-        (self._folder / digest).unlink(missing_ok=True)
-
-    def _refuse_another_users_folder(self) -> None:
-        stat = self._folder.stat()
-        if stat.st_uid != os.geteuid() or stat.st_mode & 0o002:
-            raise PayloadError(
-                f"the cache folder {self._folder} belongs to another user, or others may write to it, who could put "
-                f"code there; set {PREFIX}CACHE_DIR to a private one"
-            )
-
-    def _fetch(self, path: Path, fill: Any) -> Any:
-        with (self._folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for part in self._folder.glob("part-*"):  # of processes that were killed in here
-                part.unlink()
-            if not path.exists():
-                self._write(path, fill)
-                self._evict(keep=path)
-            return path.open("rb")
-
-    def _write(self, path: Path, fill: Any) -> None:
-        with tempfile.NamedTemporaryFile(dir=self._folder, prefix="part-", delete=False) as part:
-            try:
-                fill(part)
-                part.flush()
-                Path(part.name).replace(path)
-            except BaseException:
-                Path(part.name).unlink()
-                raise
-
-    def _evict(self, keep: Path) -> None:
-        # mapped files live on until their last process lets go of them
-        files = [(file.stat(), file) for file in self._folder.iterdir() if len(file.name) == 64]
-        total = sum(stat.st_size for stat, _ in files)
-        for stat, file in sorted(files, key=lambda pair: pair[0].st_mtime):
-            if total <= self._max_bytes:
-                return
-            if file != keep:
-                file.unlink(missing_ok=True)
-                total -= stat.st_size
-
-
 def _is_same(signature: str, other: str) -> bool:
     # as bytes: of texts, compare_digest takes none but ASCII
     return hmac.compare_digest(signature.encode(), other.encode())
@@ -320,17 +237,3 @@ def _sha256(content: Sequence[memoryview]) -> str:
     for part in content:
         sha.update(part)
     return sha.hexdigest()
-
-
-def _chunks(content: Sequence[memoryview]) -> Iterator[bytes]:
-    """Cut the content into chunks of equal size, the last one shorter."""
-    waiting = bytearray()
-    for part in content:
-        flat = part.cast("B") if part.format != "B" or part.ndim != 1 else part
-        for start in range(0, flat.nbytes, CHUNK_BYTES):
-            waiting += flat[start : start + CHUNK_BYTES]
-            while len(waiting) >= CHUNK_BYTES:
-                yield bytes(waiting[:CHUNK_BYTES])
-                del waiting[:CHUNK_BYTES]
-    if waiting:
-        yield bytes(waiting)

@@ -25,8 +25,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from gridfleet.storage.database.connection import Database, now, seconds_between
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
+from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.params import params_digest, params_to_json, structural_params
 from gridfleet.storage.schema import (
     FINAL_STATES,

@@ -24,9 +24,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from gridfleet import submit
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.storage.database import connection as database_module
-from gridfleet.storage.database.connection import Database, now
+from gridfleet.storage.database import sqlite
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import patiently
+from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Attempt, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
@@ -232,7 +233,7 @@ def test_a_connection_that_is_open_on_one_side_only_is_noticed(
 def test_a_statement_that_takes_long_is_not_taken_for_a_silent_connection(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gridfleet.storage.database.postgresql.SILENCE_S", 0.2)
+    monkeypatch.setattr("gridfleet.storage.database.silence.SILENCE_S", 0.2)
     with closing(Database(make_settings("postgresql"))) as database:
         assert scalar(database, text("SELECT 7 FROM pg_sleep(1)")) == 7
 
@@ -336,7 +337,7 @@ def test_a_long_reader_delays_no_writer_and_what_it_costs_on_disk_is_given_back(
 ) -> None:
     settings = make_settings("sqlite")
     wal = Path(f"{settings.database().database}-wal")
-    monkeypatch.setattr(database_module, "SQLITE_WAL_BYTES", 1_000_000)  # the racing processes keep to the real one
+    monkeypatch.setattr(sqlite, "SQLITE_WAL_BYTES", 1_000_000)  # the racing processes keep to the real one
     with closing(Database(settings)) as database:
         stored = store_search(database, N_WRITERS * WRITES)
         parts = [stored.trial_ids[writer::N_WRITERS] for writer in range(N_WRITERS)]

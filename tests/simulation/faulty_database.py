@@ -13,7 +13,9 @@ from sqlalchemy import ClauseElement, Connection, ExceptionContext, StaticPool, 
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 
-from gridfleet.storage.database.connection import SQLITE_TIME, Database, _begin_sqlite, _prepare_sqlite
+from gridfleet.storage.database import sqlite as sqlite_database
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.times import SQLITE_TIME
 from gridfleet.storage.settings import Settings
 from tests.simulation.turns import Actor, Crash, Life, Turns
 
@@ -179,9 +181,9 @@ class FaultyDatabase(Database):
         self.defect: str | None = None
         self._shown: tuple[float, str] = (-1.0, "")
         self.engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-        event.listen(self.engine, "connect", _prepare_sqlite)
+        event.listen(self.engine, "connect", sqlite_database.prepare)
         event.listen(self.engine, "connect", self._connected)
-        event.listen(self.engine, "begin", _begin_sqlite)
+        event.listen(self.engine, "begin", sqlite_database.begin)
         # not before_cursor_execute: what is raised there and is no error closes the connection, and with it all
         event.listen(self.engine, "before_execute", self._before_statement)
         event.listen(self.engine, "handle_error", self._note_error)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Row, func, insert, select
 
-from gridfleet.storage.database.connection import Database, now
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.times import now
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Payload, Search, Trial
 from gridfleet.storage.settings import Settings

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import insert, select, text
 
 from gridfleet.storage import workers
-from gridfleet.storage.database import connection as database_module
-from gridfleet.storage.database.connection import Database, UtcDateTime, now
+from gridfleet.storage.database import sqlite
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.times import UtcDateTime, now
 from gridfleet.storage.errors import DatabaseUnreachableError, SettingsError
 from gridfleet.storage.schema import Trial, Worker
 from gridfleet.storage.settings import Settings
@@ -80,14 +81,14 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "_file_system", lambda folder: "nfs4")
+    monkeypatch.setattr(sqlite, "_file_system", lambda folder: "nfs4")
 
     with pytest.raises(SettingsError, match=r"network file system \(nfs4\).*PostgreSQL"):
         Database(Settings(database_url=f"sqlite:///{tmp_path / 'a.db'}"))
 
 
 def test_the_file_system_of_a_folder_is_found() -> None:
-    assert database_module._file_system(Path("/proc/self")) == "proc"
+    assert sqlite._file_system(Path("/proc/self")) == "proc"
 
 
 def test_a_database_that_answers_passes(database: Database) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, select, update
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import PayloadError, PayloadSignatureError, SettingsError
-from gridfleet.storage.payloads import store as payloads
+from gridfleet.storage.payloads import contents
 from gridfleet.storage.payloads.format import load
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Payload, PayloadChunk
@@ -40,7 +40,7 @@ def bomb(tmp_path: Path) -> Bomb:
 @pytest.fixture
 def armed(store: PayloadStore, bomb: Bomb, monkeypatch: pytest.MonkeyPatch) -> str:
     """The digest of a bomb in several chunks."""
-    monkeypatch.setattr(payloads, "CHUNK_BYTES", 50)
+    monkeypatch.setattr(contents, "CHUNK_BYTES", 50)
     return store.put("evaluation", bomb, what="estimator")
 
 

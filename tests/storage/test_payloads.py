@@ -22,8 +22,10 @@ from sqlalchemy import select
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import NotPicklableError, PayloadError
+from gridfleet.storage.payloads import contents
 from gridfleet.storage.payloads import store as payloads
 from gridfleet.storage.payloads.format import _PYTHON, dump, load, size_of
+from gridfleet.storage.payloads.host_cache import cache_folder
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Payload, PayloadChunk
 from gridfleet.storage.settings import Settings
@@ -214,7 +216,7 @@ def test_large_objects_are_cut_into_chunks(
     another_store: Callable[..., PayloadStore],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(payloads, "CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(contents, "CHUNK_BYTES", 1_000)
     value = {"a": C_ORDER, "b": b"\x01" * 777, "c": np.arange(1_000)}
 
     digest = store.put("X", value, what="X")
@@ -237,10 +239,10 @@ def test_large_objects_are_cut_into_chunks(
 
 @pytest.mark.parametrize("n_bytes", [999, 1_000, 1_001, 2_000])
 def test_chunks_hold_whatever_the_remainder(n_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payloads, "CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(contents, "CHUNK_BYTES", 1_000)
     content = [memoryview(bytes(range(100))), memoryview(np.arange(n_bytes - 100, dtype=np.uint8))]
 
-    chunks = list(payloads._chunks(content))
+    chunks = list(contents._chunks(content))
 
     assert b"".join(chunks) == b"".join(content)
     assert [len(chunk) for chunk in chunks[:-1]] == [1_000] * (len(chunks) - 1)
@@ -508,11 +510,11 @@ def test_nothing_is_stored_of_an_object_that_can_not_be_pickled(database: Databa
 
 
 def test_the_cache_folder_is_configured_or_the_users_own(database_settings: Settings) -> None:
-    assert payloads.cache_folder(database_settings) == database_settings.cache_dir
+    assert cache_folder(database_settings) == database_settings.cache_dir
     embedded = Settings(home=Path("somewhere"))
-    assert payloads.cache_folder(embedded) == Path("somewhere/cache")
+    assert cache_folder(embedded) == Path("somewhere/cache")
     fleet = database_settings.replace(cache_dir=None)
-    assert payloads.cache_folder(fleet).name == "gridfleet"
+    assert cache_folder(fleet).name == "gridfleet"
 
 
 def test_bytecode_of_another_python_is_refused_before_it_is_loaded(tmp_path: Path) -> None:

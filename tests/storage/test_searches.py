@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import func, select, update
 
 from gridfleet.storage import searches
-from gridfleet.storage.database.connection import Database, now
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial
 from gridfleet.storage.trials import transitions
 from tests.storage.conftest import StoredSearch, result_of, store_search

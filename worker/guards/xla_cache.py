@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from gridfleet.storage.payloads.store import cache_folder
+from gridfleet.storage.payloads.host_cache import cache_folder
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.guards.private_folder import make_private_folder
 

@@ -22,8 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.database.retries import first_line
-from gridfleet.storage.errors import SettingsError
+from gridfleet.storage.errors import SettingsError, first_line
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.storage.trials import transitions

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.database.retries import first_line
+from gridfleet.storage.errors import first_line
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.transitions import TIMEOUT, Held

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-import gridfleet.storage.database.connection
+import gridfleet.storage.database.times
 
 revision = "0001"
 down_revision = None
@@ -27,7 +27,7 @@ def _create_tables() -> None:
         sa.Column(
             "signature", sa.String(length=64), nullable=False, comment="HMAC-SHA-256 of kind, digest and content"
         ),
-        sa.Column("created_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=False),
+        sa.Column("created_at", gridfleet.storage.database.times.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_payloads")),
     )
     op.create_table(
@@ -40,8 +40,8 @@ def _create_tables() -> None:
         sa.Column("keras_version", sa.String(length=32), nullable=True),
         sa.Column("scikit_learn_version", sa.String(length=32), nullable=False),
         sa.Column("gridfleet_version", sa.String(length=32), nullable=False),
-        sa.Column("started_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=False),
-        sa.Column("last_seen_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=False),
+        sa.Column("started_at", gridfleet.storage.database.times.UtcDateTime(), nullable=False),
+        sa.Column("last_seen_at", gridfleet.storage.database.times.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
     )
     op.create_table(
@@ -78,9 +78,9 @@ def _create_tables() -> None:
         sa.Column("scikit_learn_version", sa.String(length=32), nullable=False),
         sa.Column("gridfleet_version", sa.String(length=32), nullable=False),
         sa.Column("submitted_by", sa.Text(), nullable=False, comment="user@host"),
-        sa.Column("created_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=False),
-        sa.Column("started_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=True),
-        sa.Column("finished_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=True),
+        sa.Column("created_at", gridfleet.storage.database.times.UtcDateTime(), nullable=False),
+        sa.Column("started_at", gridfleet.storage.database.times.UtcDateTime(), nullable=True),
+        sa.Column("finished_at", gridfleet.storage.database.times.UtcDateTime(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.CheckConstraint("state IN ('queued', 'running', 'completed', 'cancelled')", name=op.f("ck_searches_state")),
         sa.CheckConstraint("n_trials > 0 AND n_splits > 0", name=op.f("ck_searches_sizes")),
@@ -112,15 +112,15 @@ def _create_tables() -> None:
         sa.Column("worker_id", sa.Text(), nullable=True),
         sa.Column("token", sa.String(length=32), nullable=True, comment="only its holder may write"),
         sa.Column("failures", sa.Integer(), nullable=False),
-        sa.Column("lease_expires_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=True),
-        sa.Column("deadline_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=True),
-        sa.Column("not_before", gridfleet.storage.database.connection.UtcDateTime(), nullable=True),
+        sa.Column("lease_expires_at", gridfleet.storage.database.times.UtcDateTime(), nullable=True),
+        sa.Column("deadline_at", gridfleet.storage.database.times.UtcDateTime(), nullable=True),
+        sa.Column("not_before", gridfleet.storage.database.times.UtcDateTime(), nullable=True),
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
-        sa.Column("published_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=True),
+        sa.Column("published_at", gridfleet.storage.database.times.UtcDateTime(), nullable=True),
         sa.Column("publish_count", sa.Integer(), nullable=False),
-        sa.Column("created_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=False),
-        sa.Column("started_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=True),
-        sa.Column("finished_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=True),
+        sa.Column("created_at", gridfleet.storage.database.times.UtcDateTime(), nullable=False),
+        sa.Column("started_at", gridfleet.storage.database.times.UtcDateTime(), nullable=True),
+        sa.Column("finished_at", gridfleet.storage.database.times.UtcDateTime(), nullable=True),
         sa.Column("mean_test_score", sa.Double(), nullable=True),
         sa.Column("std_test_score", sa.Double(), nullable=True),
         sa.Column("mean_fit_time", sa.Double(), nullable=True, comment="seconds"),
@@ -182,8 +182,8 @@ def _create_tables() -> None:
         sa.Column("attempt", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("token", sa.String(length=32), nullable=False),
         sa.Column("worker_id", sa.Text(), nullable=False),
-        sa.Column("started_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=False),
-        sa.Column("ended_at", gridfleet.storage.database.connection.UtcDateTime(), nullable=True),
+        sa.Column("started_at", gridfleet.storage.database.times.UtcDateTime(), nullable=False),
+        sa.Column("ended_at", gridfleet.storage.database.times.UtcDateTime(), nullable=True),
         sa.Column("outcome", sa.String(length=32), nullable=True, comment="NULL while it runs"),
         sa.Column("error", sa.Text(), nullable=True),
         sa.CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name=op.f("ck_attempts_outcome")),

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import gridfleet.storage.database.connection
+import gridfleet.storage.database.times
 
 revision = "0003"
 down_revision = "0002"
@@ -24,7 +24,7 @@ def upgrade() -> None:
     op.add_column(
         "searches",
         sa.Column(
-            "paused_at", gridfleet.storage.database.connection.UtcDateTime(), comment="since when no trial of it starts"
+            "paused_at", gridfleet.storage.database.times.UtcDateTime(), comment="since when no trial of it starts"
         ),
     )
     # every claim asks which searches are paused, and every pass of the reconciler which are over time

@@ -1,0 +1,58 @@
+"""A connection that notices when PostgreSQL fell silent. Imported late: see `postgresql.import_psycopg`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psycopg
+from psycopg.abc import RV, PQGen
+
+#: Seconds without a byte after which a connection is doubted. TCP's own time-outs see a network that loses
+#: packets, not a proxy, a router or a frozen host that goes on acknowledging them.
+SILENCE_S = 10
+#: Seconds that the second connection may take on which the server is asked.
+ASK_S = 5
+
+
+class Connection(psycopg.Connection[Any]):
+    """psycopg's connection, given up when its server neither says anything nor is at work on its statement."""
+
+    def wait(self, gen: PQGen[RV], *arguments: Any, **options: Any) -> RV:
+        """Run a statement, as psycopg does it."""
+        return super().wait(self._while_heard(gen), *arguments, **options)
+
+    def _while_heard(self, steps: PQGen[RV]) -> PQGen[RV]:
+        """Pass on the steps of a statement; psycopg asks for the next one ten times a second."""
+        heard = time.monotonic()
+        try:
+            wanted = next(steps)
+            while True:
+                ready = yield wanted
+                if ready or time.monotonic() - heard > SILENCE_S:
+                    if not ready and not self._is_at_work():
+                        self.pgconn.finish()
+                        raise psycopg.OperationalError(f"the server has been silent for {SILENCE_S} s")
+                    heard = time.monotonic()
+                wanted = steps.send(ready)
+        except StopIteration as end:
+            result: RV = end.value
+            return result
+
+    def _is_at_work(self) -> bool:
+        """Ask, on another connection, whether the server still works on the statement: some take their time."""
+        try:
+            with _Question.connect(
+                self.info.dsn, password=self.info.password, connect_timeout=ASK_S, autocommit=True
+            ) as other:
+                active = other.execute(
+                    "SELECT FROM pg_stat_activity WHERE pid = %s AND state = 'active'", [self.info.backend_pid]
+                )
+                return active.rowcount == 1
+        except psycopg.Error:
+            return False
+
+
+class _Question(Connection):
+    def _is_at_work(self) -> bool:
+        return False

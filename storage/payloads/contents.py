@@ -1,0 +1,41 @@
+"""The contents of payloads in SQL: cut into chunks, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import Connection, insert, select
+
+from gridfleet.storage.schema import PayloadChunk
+
+#: Bytes of one row of ``payload_chunks``: far below the limits of SQLite (1 GB) and of a PostgreSQL message.
+CHUNK_BYTES = 8 * 1024 * 1024
+
+
+def insert_content(connection: Connection, digest: str, content: Sequence[memoryview]) -> None:
+    """Write the content of a payload, in the transaction that inserts the payload."""
+    for position, chunk in enumerate(_chunks(content)):
+        connection.execute(insert(PayloadChunk).values(digest=digest, position=position, content=chunk))
+
+
+def read_content(connection: Connection, digest: str) -> Iterator[bytes]:
+    """Read the content of a payload, chunk by chunk: hundreds of MB need not fit into memory."""
+    chunk = select(PayloadChunk.content).where(PayloadChunk.digest == digest)
+    position = 0
+    while (part := connection.execute(chunk.where(PayloadChunk.position == position)).scalar()) is not None:
+        yield part
+        position += 1
+
+
+def _chunks(content: Sequence[memoryview]) -> Iterator[bytes]:
+    """Cut the content into chunks of equal size, the last one shorter."""
+    waiting = bytearray()
+    for part in content:
+        flat = part.cast("B") if part.format != "B" or part.ndim != 1 else part
+        for start in range(0, flat.nbytes, CHUNK_BYTES):
+            waiting += flat[start : start + CHUNK_BYTES]
+            while len(waiting) >= CHUNK_BYTES:
+                yield bytes(waiting[:CHUNK_BYTES])
+                del waiting[:CHUNK_BYTES]
+    if waiting:
+        yield bytes(waiting)
