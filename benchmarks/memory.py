@@ -30,7 +30,7 @@ from gridfleet.scheduler.submission.store import store
 from gridfleet.scheduler.submit import _Submitted
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.schema import Trial
-from gridfleet.worker.main_process.service import THREAD_VARIABLES
+from gridfleet.worker.main_process.environment import THREAD_VARIABLES
 
 
 def create_model(units: int = 4) -> Any:

@@ -37,7 +37,7 @@ def watch(
         if not report.print_best_line(fleet.database, name):
             sys.exit(1)
         return
-    from gridfleet.worker.main_process.service import touch_for_ever
+    from gridfleet.worker.guards.health_file import touch_for_ever
 
     exit_at_sigterm()
     touch_for_ever(fleet.settings.health_path)

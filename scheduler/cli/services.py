@@ -71,7 +71,7 @@ def scheduler() -> None:
 
     from gridfleet.scheduler.fleet.connection import Fleet
     from gridfleet.storage import migrations
-    from gridfleet.worker.main_process.service import touch_for_ever
+    from gridfleet.worker.guards.health_file import touch_for_ever
 
     exit_at_sigterm()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

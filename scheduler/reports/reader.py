@@ -12,7 +12,7 @@ from sqlalchemy import Select, and_, case, func, select
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import SearchNotFoundError
-from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial, TrialState, Worker
+from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, Trial, TrialState, Worker
 from gridfleet.storage.trials.transitions import NON_FINITE
 
 
@@ -118,6 +118,15 @@ class SeenWorker:
     gridfleet_version: str
 
 
+@dataclass(frozen=True, slots=True)
+class TrialCounts:
+    """How many trials of a search are in a final state, how many of them failed, and the best mean score."""
+
+    done: int = 0
+    failed: int = 0
+    best_score: float | None = None
+
+
 #: What a search is called that waits to be resumed.
 PAUSED = "paused"
 
@@ -197,6 +206,24 @@ def list_searches(database: Database, *, limit: int = 50) -> list[SearchSummary]
     with database.read() as connection:
         rows = connection.execute(select(*_SUMMARY).order_by(Search.id.desc()).limit(limit))
         return [SearchSummary(**row._mapping) for row in rows]
+
+
+def count_trials(database: Database, search_ids: Sequence[int]) -> dict[int, TrialCounts]:
+    """Count the trials of several searches, by their ids, in one query."""
+    is_final, has_failed = Trial.state.in_(FINAL_STATES), Trial.state == TrialState.FAILED
+    query = (
+        select(
+            Trial.search_id,
+            func.count(case((is_final, 1))).label("done"),
+            func.count(case((has_failed, 1))).label("failed"),
+            func.max(Trial.mean_test_score).label("best_score"),
+        )
+        .where(Trial.search_id.in_(search_ids))
+        .group_by(Trial.search_id)
+    )
+    with database.read() as connection:
+        rows = connection.execute(query).all()
+    return {row.search_id: TrialCounts(row.done, row.failed, row.best_score) for row in rows}
 
 
 def progress(database: Database, search_id: int) -> Progress:

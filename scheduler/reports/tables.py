@@ -37,23 +37,23 @@ def print_searches(database: Database, *, limit: int) -> None:
     if not searches:
         console().print("there are no searches yet")
         return
-    rows = []
-    for search in searches:
-        progress = reader.progress(database, search.id)
-        rows.append(
-            [
-                search.name,
-                search.state,
-                f"{progress.done}/{progress.total}",
-                str(progress.failed),
-                score(progress.best_score),
-                search.strategy,
-                f"{search.created_at:%Y-%m-%d %H:%M}",
-                search.submitted_by,
-            ]
-        )
+    counts = reader.count_trials(database, [search.id for search in searches])
+    rows = [_listed(search, counts.get(search.id, reader.TrialCounts())) for search in searches]
     header = ["search", "state", "trials", "failed", "best score", "strategy", "submitted (UTC)", "by"]
     console().print(table(header, rows))
+
+
+def _listed(search: reader.SearchSummary, trials: reader.TrialCounts) -> list[str]:
+    return [
+        search.name,
+        search.state,
+        f"{trials.done}/{search.n_trials}",
+        str(trials.failed),
+        score(trials.best_score),
+        search.strategy,
+        f"{search.created_at:%Y-%m-%d %H:%M}",
+        search.submitted_by,
+    ]
 
 
 def print_report(database: Database, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import OperationalError
@@ -11,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import Display, display
+from gridfleet.scheduler.results import scores
 from gridfleet.storage import searches
 from gridfleet.storage.errors import SearchCancelledError, SearchNotFinishedError
 from gridfleet.storage.schema import SearchState
@@ -28,6 +30,21 @@ LAST_LOOK_S = 0.5
 DATABASE_RESTART_S = 120
 
 
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """What a finished search came to, read once."""
+
+    candidates: Candidates
+    cv_results: dict[str, Any]
+
+    @property
+    def metric(self) -> str:
+        """The metric that ranks the trials; where it is in no row, as that of trials that all failed, the first."""
+        if f"mean_test_{self.candidates.refit_metric}" in self.cv_results:
+            return self.candidates.refit_metric
+        return next(key.removeprefix("mean_test_") for key in self.cv_results if key.startswith("mean_test_"))
+
+
 class SearchHandle:
     """A stored search: wait for it, cancel it, read its results, from any process.
 
@@ -43,7 +60,7 @@ class SearchHandle:
 
     def __init__(self, fleet: Fleet, search_id: int, name: str) -> None:
         self._fleet = fleet
-        self._cache: dict[str, Any] = {}
+        self._finished_results: _Finished | None = None
         self.id = search_id
         self.name = name
 
@@ -109,7 +126,7 @@ class SearchHandle:
         int
             How many trials; 0 for a cancelled search.
         """
-        self._cache.clear()
+        self._finished_results = None
         return searches.retry_failed(self._fleet.database, self.id)
 
     def cancel(self) -> bool:
@@ -125,8 +142,8 @@ class SearchHandle:
     @property
     def best_score_(self) -> float:
         """Mean score of the best trial, as scikit-learn's ``best_score_``."""
-        results = self.cv_results_
-        score: float = results[f"mean_test_{self._metric(results)}"][self.best_index_]
+        finished = self._finished()
+        score: float = finished.cv_results[f"mean_test_{finished.metric}"][self.best_index_]
         return score
 
     @property
@@ -134,9 +151,9 @@ class SearchHandle:
         """Number of the best trial."""
         from sklearn.model_selection._search import BaseSearchCV
 
-        results = self.cv_results_
-        index: int = BaseSearchCV._select_best_index(self._candidates().refit, self._metric(results), results)
-        return int(index)
+        finished = self._finished()
+        refit = finished.candidates.refit
+        return int(BaseSearchCV._select_best_index(refit, finished.metric, finished.cv_results))
 
     @property
     def best_params_(self) -> dict[str, Any]:
@@ -155,29 +172,22 @@ class SearchHandle:
         SearchCancelledError
             If it was cancelled.
         """
-        if "cv_results_" not in self._cache:
-            from gridfleet.scheduler.results import scores as results
-
-            self._require_finished()
-            self._cache["cv_results_"] = results.cv_results(self.rows(), self._candidates(), self._summary().n_splits)
-        cached: dict[str, Any] = self._cache["cv_results_"]
-        return cached
+        return self._finished().cv_results
 
     def to_frame(self) -> pd.DataFrame:
         """Return ``cv_results_`` as a pandas DataFrame, the best trial first."""
         import pandas as pd
 
-        frame = pd.DataFrame(self.cv_results_)
-        return frame.sort_values(f"rank_test_{self._metric(self.cv_results_)}", kind="stable")
+        finished = self._finished()
+        return pd.DataFrame(finished.cv_results).sort_values(f"rank_test_{finished.metric}", kind="stable")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return what scikit-learn's ``_fit_and_score`` returned on the workers, call by call."""
-        from gridfleet.scheduler.results import scores as results
+        """Return what scikit-learn's ``_fit_and_score`` returned on the workers, call by call.
 
+        Of a search that is not finished, trials that have no result count as fits that raised.
+        """
         summary = self._summary()
-        return results.fit_and_score_rows(
-            self._fleet.database, self.id, self._candidates(), summary.n_splits, stopped=summary.error
-        )
+        return self._rows(summary, self._candidates(summary))
 
     def __repr__(self) -> str:
         progress = self.progress()
@@ -236,24 +246,32 @@ class SearchHandle:
     def _summary(self) -> reader.SearchSummary:
         return reader.find_search(self._fleet.database, self.id)
 
-    def _candidates(self) -> Candidates:
-        candidates: Candidates = self._fleet.payloads.get("candidates", self._summary().candidates_digest)
+    def _candidates(self, summary: reader.SearchSummary) -> Candidates:
+        candidates: Candidates = self._fleet.payloads.get("candidates", summary.candidates_digest)
         return candidates
 
-    def _metric(self, results: dict[str, Any]) -> str:
-        metric = self._candidates().refit_metric
-        if f"mean_test_{metric}" in results:
-            return metric
-        return next(key.removeprefix("mean_test_") for key in results if key.startswith("mean_test_"))
+    def _rows(self, summary: reader.SearchSummary, candidates: Candidates) -> list[dict[str, Any]]:
+        database = self._fleet.database
+        return scores.fit_and_score_rows(database, self.id, candidates, summary.n_splits, stopped=summary.error)
 
-    def _require_finished(self) -> None:
-        progress = self.progress()
-        if self.state == SearchState.CANCELLED:
+    def _finished(self) -> _Finished:
+        if self._finished_results is None:
+            summary = self._summary()
+            self._require_finished(summary)
+            candidates = self._candidates(summary)
+            rows = self._rows(summary, candidates)
+            self._finished_results = _Finished(candidates, scores.cv_results(rows, candidates, summary.n_splits))
+        return self._finished_results
+
+    def _require_finished(self, summary: reader.SearchSummary) -> None:
+        if summary.state == SearchState.CANCELLED:
+            progress = self.progress()
             raise SearchCancelledError(
                 f"search {self.name!r} was cancelled after {progress.completed} of {progress.total} trials; "
                 "what was scored is in its view"
             )
-        if not progress.is_finished:
+        if not summary.is_finished:
+            progress = self.progress()
             raise SearchNotFinishedError(
                 f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; call wait() first"
             )

@@ -21,7 +21,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.schema import Trial, Worker
 from gridfleet.storage.settings import Settings
-from gridfleet.worker.main_process import service
+from gridfleet.worker.main_process import root, service
 from tests.conftest import RunningWorker
 from tests.end_to_end.conftest import start_script
 from tests.end_to_end.models import Touching
@@ -368,18 +368,18 @@ def test_a_worker_refuses_root_outside_a_container_unless_told(
 ) -> None:
     settings = make_settings("sqlite")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(service, "CONTAINER_MARKS", (tmp_path / "mark",))
+    monkeypatch.setattr(root, "CONTAINER_MARKS", (tmp_path / "mark",))
     monkeypatch.delenv("container", raising=False)
 
     with pytest.raises(SettingsError, match="GRIDFLEET_ALLOW_ROOT=true"):
         service.run_worker(settings, concurrency=1)
 
-    service.refuse_root(settings.replace(allow_root=True))
+    root.refuse_root(settings.replace(allow_root=True))
     (tmp_path / "mark").touch()
-    service.refuse_root(settings)
+    root.refuse_root(settings)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (tmp_path / "mark").unlink()
-    service.refuse_root(settings)
+    root.refuse_root(settings)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])

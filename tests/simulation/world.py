@@ -21,7 +21,6 @@ import gridfleet.storage.database.retries
 import gridfleet.worker.main_process.service
 import gridfleet.worker.main_process.watchdog
 import gridfleet.worker.trial.cross_validation
-import gridfleet.worker.trial.process
 import gridfleet.worker.trial.task
 from gridfleet import GridSearchCV
 from gridfleet.scheduler.search_cv import fit_with
@@ -30,6 +29,8 @@ from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.storage import migrations
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import TrialResult
+from gridfleet.worker.trial import heartbeat, interrupter
+from gridfleet.worker.trial import process as process_module
 from gridfleet.worker.trial.process import NODE_VARIABLE, WorkerProcess
 from tests.simulation.faulty_broker import FaultyBroker
 from tests.simulation.faulty_database import FaultyDatabase
@@ -37,7 +38,9 @@ from tests.simulation.turns import Life
 
 #: Modules that read the clock or sleep.
 _TIMED = (
-    gridfleet.worker.trial.process,
+    heartbeat,
+    interrupter,
+    process_module,
     gridfleet.worker.trial.task,
     gridfleet.worker.main_process.watchdog,
     gridfleet.storage.database.retries,
@@ -88,10 +91,10 @@ class World:
         """Start a real worker process, as the present actor."""
         with pytest.MonkeyPatch.context() as patch:
             system = types.SimpleNamespace(environ={NODE_VARIABLE: node}, getpid=lambda: number)
-            patch.setattr(gridfleet.worker.trial.process, "os", system)
+            patch.setattr(process_module, "os", system)
+            patch.setattr(process_module, "SignOfLife", lambda _: _Sign(self.database, self.database.turns.me.life))
             process = WorkerProcess(self.settings)
         process.payloads = _Payloads(process)
-        process._sign = _Sign(self.database, self.database.turns.me.life)
         return process
 
     def _is_ending(self) -> bool:
@@ -107,12 +110,14 @@ class World:
             patch.setattr(
                 gridfleet.storage.database.retries, "random", types.SimpleNamespace(uniform=lambda low, high: high)
             )
-            patch.setattr(gridfleet.worker.trial.process, "threading", _Threading(self.database))
-            patch.setattr(gridfleet.worker.trial.process, "signal", _Signal(self.database))
-            patch.setattr(gridfleet.worker.trial.process, "Database", lambda _: self.database)
-            patch.setattr(gridfleet.worker.trial.process, "PayloadStore", lambda *_: None)
-            patch.setattr(gridfleet.worker.trial.process, "quiet_tensorflow", lambda: None)
-            patch.setattr(gridfleet.worker.trial.process, "workers", _Workers(self.database))
+            patch.setattr(heartbeat, "threading", _Threading(self.database))
+            patch.setattr(interrupter, "threading", _Threading(self.database))
+            patch.setattr(interrupter, "signal", _Signal(self.database))
+            patch.setattr(process_module, "Database", lambda _: self.database)
+            patch.setattr(process_module, "PayloadStore", lambda *_: None)
+            patch.setattr(process_module, "quiet_tensorflow", lambda: None)
+            for module in (heartbeat, process_module):
+                patch.setattr(module, "workers", _Workers(self.database))
             patch.setattr(
                 gridfleet.worker.trial.cross_validation,
                 "cross_validate_trial",

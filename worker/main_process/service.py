@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
-import socket
-import tempfile
 import threading
 import warnings
 from collections.abc import Sequence
@@ -16,20 +13,19 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import joblib
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import SettingsError, first_line
+from gridfleet.storage.errors import first_line
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
-from gridfleet.worker.guards.memory import default_limit_mb
-from gridfleet.worker.guards.private_folder import make_private_folder
-from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
-from gridfleet.worker.guards.xla_cache import share_compiled_programs
+from gridfleet.worker.guards.health_file import touch_for_ever
+from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE
+from gridfleet.worker.main_process.environment import prepare_environment
+from gridfleet.worker.main_process.root import refuse_root
 from gridfleet.worker.trial.process import NODE_VARIABLE
 
 if TYPE_CHECKING:
@@ -37,24 +33,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between touches of the health file.
-HEALTH_S = 10
 #: Seconds between looks whether a worker process has ended.
 LOOK_S = 0.5
 #: Seconds that letting go of trials may take at SIGTERM before the worker stops all the same.
 RELEASE_S = 5
-
-#: What container engines put into each container.
-CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
-
-#: Variables that libraries read at import for the number of their threads.
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-)
 
 
 def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNING", may_be_root: bool = False) -> None:
@@ -78,7 +60,7 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
     """
     if not may_be_root:
         refuse_root(settings)
-    _prepare_environment(settings, concurrency)
+    prepare_environment(settings, concurrency)
     # billiard reads REMAP_SIGTERM at import
     from celery import signals
     from celery.exceptions import SecurityWarning
@@ -113,45 +95,6 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
         )
     finally:
         hooks.on_end()
-
-
-def refuse_root(settings: Settings) -> None:
-    """Refuse to evaluate other people's code as root, unless a container is around it or the settings say so.
-
-    Raises
-    ------
-    SettingsError
-        With what to do.
-    """
-    if os.geteuid() != 0 or settings.allow_root or _is_in_container():
-        return
-    raise SettingsError(
-        "a worker runs the code of everybody who may submit, so it does not run as root outside a container; start "
-        f"it as a user of its own, or set {PREFIX}ALLOW_ROOT=true"
-    )
-
-
-def _is_in_container() -> bool:
-    # systemd-nspawn, podman and lxc set the variable
-    return "container" in os.environ or any(mark.exists() for mark in CONTAINER_MARKS)
-
-
-def threads_per_process(concurrency: int) -> int:
-    """Return the threads that each of `concurrency` processes gets of this machine's cores."""
-    n_cores: int = joblib.cpu_count()
-    return max(1, n_cores // concurrency)
-
-
-def touch_for_ever(path: Path) -> None:
-    """Keep a health file young from a thread of this process."""
-    stopped = threading.Event()
-
-    def touch() -> None:
-        while True:
-            path.touch()
-            stopped.wait(HEALTH_S)
-
-    threading.Thread(target=touch, name="health", daemon=True).start()
 
 
 class _Hooks:
@@ -235,26 +178,3 @@ class _Hooks:
             logger.warning("could not publish %d trials again: %s", len(ready), error)
             return
         transitions.mark_published(self._database, ready)
-
-
-def _prepare_environment(settings: Settings, concurrency: int) -> None:
-    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
-    # files of the current folder must not stand in for packages, in this worker's processes and in what they start
-    os.environ["PYTHONSAFEPATH"] = "1"
-    os.environ.setdefault(NODE_VARIABLE, f"{socket.gethostname()}-{secrets.token_hex(4)}")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ[FOLDER_VARIABLE] = str(_signs_folder(settings))
-    os.environ[f"{PREFIX}MEMORY_LIMIT_MB"] = str(settings.memory_limit_mb or default_limit_mb(concurrency))
-    share_compiled_programs(settings)
-    for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, str(threads_per_process(concurrency)))
-
-
-def _signs_folder(settings: Settings) -> Path:
-    """Make the private folder where worker processes show that they live: next to the health file."""
-    health = settings.health_path.absolute()
-    folder = health.with_name(f"{health.name}-signs")
-    if not make_private_folder(folder):  # another user's, who runs a worker too
-        folder = Path(tempfile.mkdtemp(prefix="gridfleet-signs-"))
-    forget_signs_of_the_dead(folder)
-    return folder

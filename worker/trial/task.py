@@ -25,8 +25,9 @@ from gridfleet.worker.guards.memory import OUT_OF_MEMORY, bound_memory, explain_
 from gridfleet.worker.guards.output import bounded_output
 from gridfleet.worker.guards.parent_death import die_with_parent
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
+from gridfleet.worker.trial.interrupter import TrialInterrupted
 from gridfleet.worker.trial.model_memory import importing
-from gridfleet.worker.trial.process import TrialInterrupted, WorkerProcess, this_process
+from gridfleet.worker.trial.process import WorkerProcess, this_process
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,65 @@
+"""The variables that a worker's processes inherit: most are read by libraries when these are imported."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import tempfile
+from pathlib import Path
+
+import joblib
+
+from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.worker.guards.memory import default_limit_mb
+from gridfleet.worker.guards.private_folder import make_private_folder
+from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
+from gridfleet.worker.guards.xla_cache import share_compiled_programs
+from gridfleet.worker.trial.process import NODE_VARIABLE
+
+#: Variables that libraries read at import for the number of their threads.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+
+def prepare_environment(settings: Settings, concurrency: int) -> None:
+    """Set the variables of this process and of those that it starts.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where files are kept, and the bound of memory.
+    concurrency : int
+        How many processes share this machine's cores and memory.
+    """
+    os.environ["REMAP_SIGTERM"] = "SIGQUIT"
+    # files of the current folder must not stand in for packages, in this worker's processes and in what they start
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ.setdefault(NODE_VARIABLE, f"{socket.gethostname()}-{secrets.token_hex(4)}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ[FOLDER_VARIABLE] = str(_signs_folder(settings))
+    os.environ[f"{PREFIX}MEMORY_LIMIT_MB"] = str(settings.memory_limit_mb or default_limit_mb(concurrency))
+    share_compiled_programs(settings)
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, str(threads_per_process(concurrency)))
+
+
+def _signs_folder(settings: Settings) -> Path:
+    """Make the private folder where worker processes show that they live: next to the health file."""
+    health = settings.health_path.absolute()
+    folder = health.with_name(f"{health.name}-signs")
+    if not make_private_folder(folder):  # another user's, who runs a worker too
+        folder = Path(tempfile.mkdtemp(prefix="gridfleet-signs-"))
+    forget_signs_of_the_dead(folder)
+    return folder
+
+
+def threads_per_process(concurrency: int) -> int:
+    """Return the threads that each of `concurrency` processes gets of this machine's cores."""
+    n_cores: int = joblib.cpu_count()
+    return max(1, n_cores // concurrency)

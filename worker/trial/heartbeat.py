@@ -1,0 +1,100 @@
+"""The heartbeat of a worker process: in SQL it prolongs the lease, in a file it is a sign of life."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from contextlib import suppress
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from gridfleet.storage import workers
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.transitions import Held
+from gridfleet.worker.guards.sign_of_life import SignOfLife
+from gridfleet.worker.trial.interrupter import Interrupter
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between looks at the time that a trial has left, if heartbeats are rarer.
+LOOK_S = 1
+
+
+class Heartbeat:
+    """Two threads: the database of one may be slow or down, which must not make this process look dead.
+
+    Parameters
+    ----------
+    settings : Settings
+        The lease's times.
+    database : Database
+        Where the trials are.
+    worker_id : str
+        This process.
+    interrupter : Interrupter
+        Stops a trial that is lost, cancelled or over its time.
+    sign : SignOfLife
+        What the main process looks at.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, worker_id: str, interrupter: Interrupter, sign: SignOfLife
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._worker_id = worker_id
+        self._interrupter = interrupter
+        self._sign = sign
+        self._until = math.inf
+
+    def start(self) -> None:
+        """Beat from now on."""
+        threading.Thread(target=self._beat_for_ever, name="heartbeat", daemon=True).start()
+        threading.Thread(target=self._live_for_ever, name="life", daemon=True).start()
+
+    def begin(self, until: float) -> None:
+        """Beat for a trial that may take until then (of `time.monotonic`)."""
+        self._until = until
+        self._sign.begin(until)
+
+    def end(self) -> None:
+        """Beat for no trial any more."""
+        self._sign.end()
+
+    def _beat_for_ever(self) -> None:
+        pause_s = self._settings.heartbeat_s
+        while True:
+            time.sleep(pause_s)
+            pause_s = self._settings.heartbeat_s
+            held = self._interrupter.held
+            try:
+                workers.seen(self._database, self._worker_id)
+                if held is not None:
+                    self._beat(held)
+            # tried again soon, and not by all workers at once; memory may be what a model took
+            except (SQLAlchemyError, MemoryError) as error:
+                logger.warning("heartbeat failed: %s", type(error).__name__)
+                pause_s *= random.uniform(0.1, 0.3)  # noqa: S311 - no secret
+
+    def _beat(self, held: Held) -> None:
+        cancel = transitions.heartbeat(self._database, held, lease_s=self._settings.lease_s)
+        if cancel is None:
+            self._interrupter.stop(held, "lease_lost")
+        elif cancel:
+            self._interrupter.stop(held, "cancelled")
+
+    def _live_for_ever(self) -> None:
+        while True:
+            time.sleep(min(self._settings.heartbeat_s, LOOK_S))
+            held = self._interrupter.held
+            with suppress(MemoryError):  # a model took it all
+                if held is not None and time.monotonic() > self._until:
+                    self._interrupter.stop(held, transitions.TIMEOUT)
+                # the main process kills one that was to stop and does not
+                if held is None or not self._interrupter.is_stopping:
+                    self._sign.beat()
