@@ -221,12 +221,6 @@ for verbose in (0, 1):
     assert "━" in loud
 
 
-def test_importing_the_public_api_imports_neither_tensorflow_nor_scikit_learn(tmp_path: Path) -> None:
-    code = "import sys, scheduler; print([m for m in ('tensorflow', 'keras', 'sklearn', 'celery') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.strip() == "[]", done.stderr
-
-
 def test_submitting_does_not_import_tensorflow(embedded_home: Path) -> None:
     code = """
 import sys

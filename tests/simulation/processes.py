@@ -23,7 +23,8 @@ from gridfleet.storage.trials.transitions import NON_FINITE, Held
 from gridfleet.worker.broker.app import KILL_AFTER_S
 from gridfleet.worker.main_process.lost_process import WORKER_LOST
 from gridfleet.worker.main_process.service import _Hooks
-from gridfleet.worker.trial.process import TrialInterrupted, WorkerProcess
+from gridfleet.worker.trial.interrupter import TrialInterrupted
+from gridfleet.worker.trial.process import WorkerProcess
 from tests.simulation.checker import score_of
 from tests.simulation.turns import Actor, Crash, Life
 from tests.storage.conftest import result_of, store_search

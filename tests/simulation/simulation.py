@@ -156,7 +156,7 @@ class Simulation:
         )
 
     def _reconcile(self, is_first: bool) -> None:
-        one = reconciler.Reconciler(self.world.fleet(self.broker))
+        one = reconciler.Reconciler(self.world.settings, self.world.database, self.broker)
         n_quiet = 0
         while self.is_faulty or is_first:
             self.begin("reconciles")

@@ -80,8 +80,8 @@ MUTANTS = {
     ),
     "noted before it is sent": (
         gridfleet.scheduler.fleet.reconciler,
-        "self._fleet.publisher.publish(due)\n        trials.mark_published(database, due)",
-        "trials.mark_published(database, due)\n        self._fleet.publisher.publish(due)",
+        "self._publisher.publish(due)\n        transitions.mark_published(database, due)",
+        "transitions.mark_published(database, due)\n        self._publisher.publish(due)",
     ),
     "nothing published again": (gridfleet.storage.trials.transitions, "if only_unpublished else", "if True else"),
     "nothing taken back": (
