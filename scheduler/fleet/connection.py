@@ -16,7 +16,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFoundError
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings, load_settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import queue
 from gridfleet.worker.guards.cores import usable_cores
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Fleet:
         except RedisError:
             return False
         with contextlib.suppress(OperationalError):  # they are sent once more then, which harms nothing
-            transitions.mark_published(self.database, trial_ids)
+            queue.mark_published(self.database, trial_ids)
         return True
 
     def keep_running(self) -> None:

@@ -29,6 +29,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, LocalFleetError
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import held_by
 from gridfleet.worker.guards.cores import usable_cores
 
 #: Seconds that a fleet may take to come up.
@@ -278,7 +279,7 @@ class _Supervisor:
 
 def _release_all(database: Database) -> None:
     """Let go of the trials of worker processes that are dead."""
-    for held in transitions.held_by(database, None):
+    for held in held_by(database, None):
         transitions.release(database, held)
 
 

@@ -20,8 +20,8 @@ from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Payload, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import SplitResult, TrialResult
-from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Claim, Held
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.versions import installed_versions
 
 #: The digest of a payload that nobody loads.
@@ -94,7 +94,7 @@ def store_search(
             )
             .returning(Search.id)
         ).scalar_one()
-        transitions.create_trials(connection, search_id, candidates)
+        queue.create_trials(connection, search_id, candidates)
         ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
         return StoredSearch(database, search_id, name, list(ids))
 

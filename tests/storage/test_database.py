@@ -19,6 +19,7 @@ from gridfleet.storage.errors import DatabaseUnreachableError, SettingsError
 from gridfleet.storage.schema import Trial, Worker
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import Held
 from tests.storage.conftest import race, result_of, store_search
 
 PASSWORD = "correct-horse"
@@ -143,7 +144,7 @@ def _write_much(database: Database, writer: int) -> int:
     for trial_id in _trial_ids(database)[writer::N_WRITERS]:
         claim = transitions.claim(database, trial_id, f"node/{writer}", lease_s=60, max_runtime_s=60)
         workers.seen(database, f"node/{writer}")
-        finished += transitions.record(database, transitions.Held(trial_id, claim.token), result_of(0.5))
+        finished += transitions.record(database, Held(trial_id, claim.token), result_of(0.5))
     return finished
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,8 +11,11 @@ from sqlalchemy import func, select, update
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trial_results import PHASES, RESULT_COLUMNS
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import expired
 from tests.storage.conftest import StoredSearch, result_of, store_search
 
 
@@ -43,21 +47,21 @@ def test_no_trial_of_a_paused_search_starts_and_those_that_run_end(search: Store
     assert searches.pause_search(search.database, search.id)
 
     assert search.claim(1) is None
-    assert transitions.choose(search.database, search.trial_ids[1], []) is None
-    assert transitions.due_for_publishing(search.database, republish_s=60) == []
-    assert transitions.count_queued(search.database) == 0
+    assert queue.choose(search.database, search.trial_ids[1], []) is None
+    assert queue.due_for_publishing(search.database, republish_s=60) == []
+    assert queue.count_queued(search.database) == 0
     assert transitions.record(search.database, held, result_of(0.5))
     assert states(search) == ["completed", "queued", "queued"]
 
 
 def test_a_resumed_search_is_published_again_and_goes_on(search: StoredSearch) -> None:
-    transitions.mark_published(search.database, search.trial_ids)
+    queue.mark_published(search.database, search.trial_ids)
     searches.pause_search(search.database, search.id)
-    assert transitions.due_for_publishing(search.database, republish_s=60) == []
+    assert queue.due_for_publishing(search.database, republish_s=60) == []
 
     assert searches.resume_search(search.database, search.id)
 
-    assert transitions.due_for_publishing(search.database, republish_s=60, only_unpublished=True) == search.trial_ids
+    assert queue.due_for_publishing(search.database, republish_s=60, only_unpublished=True) == search.trial_ids
     assert search.claim(0) is not None
 
 
@@ -72,23 +76,23 @@ def test_pausing_and_resuming_say_whether_there_was_anything_to_do(search: Store
     assert not searches.resume_search(search.database, search.id)
     assert searches.pause_search(search.database, search.id)
     assert not searches.pause_search(search.database, search.id)
-    transitions.cancel_search(search.database, search.id)
+    searches.cancel_search(search.database, search.id)
     assert not searches.resume_search(search.database, search.id)
     assert not searches.pause_search(search.database, search.id)
 
 
 def test_resuming_what_is_not_paused_sends_no_message_twice(search: StoredSearch) -> None:
-    transitions.mark_published(search.database, search.trial_ids)
+    queue.mark_published(search.database, search.trial_ids)
 
     searches.resume_search(search.database, search.id)
 
-    assert transitions.due_for_publishing(search.database, republish_s=60) == []
+    assert queue.due_for_publishing(search.database, republish_s=60) == []
 
 
 def test_a_paused_search_can_be_cancelled(search: StoredSearch) -> None:
     searches.pause_search(search.database, search.id)
 
-    assert transitions.cancel_search(search.database, search.id)
+    assert searches.cancel_search(search.database, search.id)
 
     assert states(search) == ["cancelled"] * 3
     assert search.row().finished_at is not None
@@ -102,7 +106,7 @@ def test_failed_trials_begin_anew_and_their_story_stays(search: StoredSearch) ->
     transitions.record(search.database, search.held(1), result_of(0.5))
     for _ in range(3):
         set_due(search, 2)
-        transitions.lose(search.database, search.held(2), outcome="worker_lost", error="it died", max_failures=3)
+        transitions.reap(search.database, search.held(2), outcome=Outcome.WORKER_LOST, error="it died", max_failures=3)
     assert search.row().state == "completed"
 
     assert searches.retry_failed(search.database, search.id) == 2
@@ -118,7 +122,29 @@ def test_failed_trials_begin_anew_and_their_story_stays(search: StoredSearch) ->
     with search.database.read() as connection:
         outcomes = connection.execute(select(Attempt.outcome).where(Attempt.trial_id == search.trial_ids[2]))
         assert list(outcomes.scalars()) == ["worker_lost"] * 3
-    assert transitions.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[0], search.trial_ids[2]]
+    assert queue.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[0], search.trial_ids[2]]
+
+
+def test_nothing_of_the_failed_attempt_stays_in_a_trial_tried_again(search: StoredSearch) -> None:
+    queue.mark_published(search.database, search.trial_ids)
+    failed = replace(
+        result_of(-1.0, error="it raised"),
+        fit_mode="keras",
+        fit_fallback_reason="a callback that no graph can hold",
+        **dict.fromkeys(PHASES, 0.5),
+    )
+    transitions.record(search.database, search.held(0), failed)
+    before = search.trial(0)
+    assert None not in [getattr(before, name) for name in (*RESULT_COLUMNS, "record_time")]
+
+    searches.retry_failed(search.database, search.id)
+
+    # the same as a trial that never ran, but for who it is and how often it was tried
+    again, new = search.trial(0)._asdict(), store_search(search.database, 1).trial()._asdict()
+    own = ("id", "search_id", "created_at", "attempt")
+    assert {name: again[name] for name in again if name not in own} == {
+        name: new[name] for name in new if name not in own
+    }
 
 
 def test_a_trial_tried_again_ends_with_one_result(search: StoredSearch) -> None:
@@ -156,7 +182,7 @@ def test_a_trial_that_failed_while_its_search_was_stopped_is_not_told_to_stop_ag
 def test_nothing_is_tried_again_where_nothing_failed_or_all_was_cancelled(search: StoredSearch) -> None:
     assert searches.retry_failed(search.database, search.id) == 0
     fail(search, 0)
-    transitions.cancel_search(search.database, search.id)
+    searches.cancel_search(search.database, search.id)
 
     assert searches.retry_failed(search.database, search.id) == 0
 
@@ -198,11 +224,11 @@ def test_a_trial_that_takes_too_long_is_tried_again_only_if_the_search_did_not_s
     search.held(0)
     with search.database.write() as connection:
         connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(deadline_at=now(-1)))
-    (overdue,) = transitions.expired(search.database)
+    (overdue,) = expired(search.database)
 
     assert overdue.is_overdue
-    transitions.lose(
-        search.database, overdue, outcome=transitions.TIMEOUT, error="too long", max_failures=3, expired_only=True
+    transitions.reap(
+        search.database, overdue, outcome=Outcome.TIMEOUT, error="too long", max_failures=3, expired_only=True
     )
 
     assert (search.trial().state, search.trial().error_type) == (state, "timeout")
@@ -213,7 +239,7 @@ def test_a_lost_lease_is_not_taken_for_a_time_out(search: StoredSearch) -> None:
     with search.database.write() as connection:
         connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(lease_expires_at=now(-1)))
 
-    (lost,) = transitions.expired(search.database)
+    (lost,) = expired(search.database)
 
     assert not lost.is_overdue
 

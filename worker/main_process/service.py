@@ -24,7 +24,8 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SettingsError, first_line
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import held_by
 from gridfleet.worker.guards.cores import usable_cores
 from gridfleet.worker.guards.memory import default_limit_mb
 from gridfleet.worker.guards.private_folder import make_private_folder
@@ -217,7 +218,7 @@ class _Hooks:
 
     def _release_all(self) -> None:
         try:
-            held = transitions.held_by(self._database, self._node)
+            held = held_by(self._database, self._node)
             for one in held:
                 transitions.release(self._database, one)
             if held:
@@ -227,13 +228,13 @@ class _Hooks:
 
     def _publish_again(self, trial_ids: Sequence[int]) -> None:
         # not those that have to wait before they are tried again: they are the reconciler's
-        ready = transitions.due_for_publishing(self._database, republish_s=self._settings.republish_s, among=trial_ids)
+        ready = queue.due_for_publishing(self._database, republish_s=self._settings.republish_s, among=trial_ids)
         try:
             self._publisher.publish(ready)
         except RedisError as error:  # the reconciler will
             logger.warning("could not publish %d trials again: %s", len(ready), error)
             return
-        transitions.mark_published(self._database, ready)
+        queue.mark_published(self._database, ready)
 
 
 def _prepare_environment(settings: Settings, concurrency: int) -> None:

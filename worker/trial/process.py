@@ -21,10 +21,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Held
+from gridfleet.storage.trials.held import Held
 from gridfleet.worker.compiled_fit.cache import MAX_PROGRAMS
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, SignOfLife
@@ -156,7 +157,7 @@ class WorkerProcess:
         if cancel is None:
             self._stop(held, "lease_lost")
         elif cancel:
-            self._stop(held, "cancelled")
+            self._stop(held, Outcome.CANCELLED)
 
     def _live_for_ever(self) -> None:
         while True:
@@ -164,7 +165,7 @@ class WorkerProcess:
             held = self._held
             with suppress(MemoryError):  # a model took it all
                 if held is not None and time.monotonic() > self._until:
-                    self._stop(held, transitions.TIMEOUT)
+                    self._stop(held, Outcome.TIMEOUT)
                 # the main process kills one that was told to stop and does not
                 if held is None or self._interrupt is None:
                     self._sign.beat()
