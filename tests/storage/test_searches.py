@@ -1,4 +1,4 @@
-"""Pausing, resuming, trying failed trials again, and the time limits of a search and its trials."""
+"""Cancelling, pausing, resuming, trying failed trials again, time limits, and the end of a search."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial
 from gridfleet.storage.trial_results import PHASES, RESULT_COLUMNS
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import expired
-from tests.storage.conftest import StoredSearch, result_of, store_search
+from tests.storage.conftest import StoredSearch, attempts_of, result_of, store_search
 
 
 @pytest.fixture
@@ -280,3 +280,93 @@ def scores_of(search: StoredSearch, number: int) -> int:
         return connection.execute(
             select(func.count()).select_from(SplitScore).where(SplitScore.trial_id == search.trial_ids[number])
         ).scalar_one()
+
+
+# cancel
+
+
+def test_cancelling_a_queued_search_ends_it_at_once(search: StoredSearch) -> None:
+    assert searches.cancel_search(search.database, search.id)
+
+    assert {search.trial(number).state for number in range(3)} == {"cancelled"}
+    assert search.row().state == "cancelled"
+    assert search.row().finished_at is not None
+    assert search.claim() is None
+
+
+def test_cancelling_a_running_search_waits_for_its_workers(search: StoredSearch) -> None:
+    held = search.held(0)
+
+    searches.cancel_search(search.database, search.id)
+
+    assert [search.trial(number).state for number in range(3)] == ["running", "cancelled", "cancelled"]
+    assert (search.row().state, search.row().finished_at) == ("cancelled", None)
+
+    assert transitions.cancel(search.database, held)
+    assert search.trial().state == "cancelled"
+    assert attempts_of(search.database, held.trial_id)[0].outcome == "cancelled"
+    assert search.row().finished_at is not None
+
+
+def test_a_result_that_comes_before_the_cancellation_is_kept(search: StoredSearch) -> None:
+    held = search.held(0)
+    searches.cancel_search(search.database, search.id)
+
+    assert transitions.record(search.database, held, result_of(0.5))
+
+    assert search.trial().state == "completed"
+    assert search.row().state == "cancelled"
+    assert search.row().finished_at is not None
+
+
+def test_a_finished_search_can_not_be_cancelled(database: Database) -> None:
+    search = store_search(database, 1)
+    transitions.record(database, search.held(), result_of(0.5))
+    before = search.row()
+
+    assert not searches.cancel_search(database, search.id)
+    assert search.row() == before
+    assert search.trial().state == "completed"
+
+
+def test_cancelling_twice_changes_nothing_more(search: StoredSearch) -> None:
+    search.held(0)
+    searches.cancel_search(search.database, search.id)
+    before = [search.trial(number) for number in range(3)]
+
+    assert searches.cancel_search(search.database, search.id)  # still open: one trial runs
+    assert [search.trial(number) for number in range(3)] == before
+
+
+def test_cancelling_one_search_leaves_others_alone(database: Database) -> None:
+    mine, other = store_search(database, 2), store_search(database, 2)
+
+    searches.cancel_search(database, mine.id)
+
+    assert other.row().state == "queued"
+    assert other.claim() is not None
+
+
+# finish
+
+
+def test_a_search_is_finished_with_its_last_trial(search: StoredSearch) -> None:
+    for number in range(3):
+        assert search.row().finished_at is None
+        assert not searches.finish_search(search.database, search.id)
+        assert searches.unfinished_searches(search.database) == [search.id]
+        transitions.record(search.database, search.held(number), result_of(0.5))
+
+    assert search.row().state == "completed"
+    assert searches.unfinished_searches(search.database) == []
+    assert not searches.finish_search(search.database, search.id)
+
+
+def test_a_search_left_unfinished_by_a_killed_worker_is_finished_later(search: StoredSearch) -> None:
+    for number in range(3):
+        transitions.record(search.database, search.held(number), result_of(0.5))
+    with search.database.write() as connection:  # as if the worker had died between its two transactions
+        connection.execute(update(Search).values(state="running", finished_at=None))
+
+    assert searches.finish_search(search.database, search.id)
+    assert search.row().state == "completed"

@@ -16,10 +16,8 @@ from gridfleet.storage.searches import cancel_search
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
-from tests.storage.conftest import race, result_of, store_search
+from tests.storage.conftest import OLD_TOKEN, race, result_of, store_search
 
-#: A token that nobody was given.
-OLD_TOKEN = "f" * 32
 N_RACERS = 4
 
 
