@@ -508,7 +508,7 @@ def _publish(fleet: Fleet, search_id: int) -> None:
 
 
 def _structures_in_turn(trials_of_search: list[tuple[int, str | None]]) -> list[int]:
-    """Order trials so that workers begin with different structures; each then stays with its own (`trials.choose`)."""
+    """Order trials so that workers begin with different structures; each then stays with its own (`queue.choose`)."""
     seen: Counter[str | None] = Counter()
     turns = []
     for trial_id, structure in trials_of_search:

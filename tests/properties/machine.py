@@ -273,7 +273,7 @@ class Trials(RuleBasedStateMachine):
         for row in self.rows().values():
             if row.search_id == search.id and not was_finished:
                 hold(row.state != "queued", "a cancelled search has queued trials", row)
-                hold(row.state != "running" or row.cancel_requested, "a running trial was not told", row)
+                hold(row.state != "running" or row.cancel_requested, "a running trial was not asked to stop", row)
 
     @rule(data=st.data())
     def pause_search(self, data: st.DataObject) -> None:
@@ -361,7 +361,7 @@ class Trials(RuleBasedStateMachine):
             hold(row.mean_test_score is None and n_results == 0, "I2: a score without a result", row)
 
     def _check_attempts(self, row: Row[Any], tries: list[Row[Any]]) -> None:
-        hold([one.attempt for one in tries] == list(range(1, row.attempt + 1)), "I6: attempts not told", row, tries)
+        hold([one.attempt for one in tries] == list(range(1, row.attempt + 1)), "I6: attempts not noted", row, tries)
         open_tries = [one for one in tries if one.ended_at is None]
         hold(len(open_tries) == (row.state == "running"), "I6: open attempts", row, tries)
         hold(all(one.token == row.token == tries[-1].token for one in open_tries), "I4: another's attempt", row)
