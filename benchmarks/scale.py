@@ -32,9 +32,12 @@ from sqlalchemy import event, func, insert, literal, select, text, update
 from gridfleet import GridSearchCV, SearchHandle, submit
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
+from gridfleet.storage import searches
 from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Trial
+from gridfleet.storage.trials import queue as trial_queue
 from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import expired, held_by
 from tests import history
 from tests.history import Expected
 from tests.soak.system import SCHEDULER, System, be_quiet, running, use_fleet
@@ -193,7 +196,7 @@ def memory_of_scheduler(fleet: Fleet) -> float:
     ) as process:
         try:
             most, until = 0, time.monotonic() + 60
-            while transitions.due_for_publishing(fleet.database, republish_s=3_600, only_unpublished=True, limit=1):
+            while trial_queue.due_for_publishing(fleet.database, republish_s=3_600, only_unpublished=True, limit=1):
                 assert time.monotonic() < until, "the scheduler published nothing"
                 most = max(most, psutil.Process(process.pid).memory_info().rss)
                 time.sleep(0.02)
@@ -213,17 +216,17 @@ def plans_of_queries(fleet: Fleet, *, waiting: int, ended: int) -> dict[str, dic
     # one trial runs: a message about it makes a worker look for another one of its search
     assert transitions.claim(database, first, "node/1", lease_s=3_600, max_runtime_s=3_600) is not None
     questions: dict[str, Callable[[], Any]] = {
-        "due_for_publishing": lambda: transitions.due_for_publishing(database, republish_s=60),
-        "due_for_publishing, only unpublished": lambda: transitions.due_for_publishing(
+        "due_for_publishing": lambda: trial_queue.due_for_publishing(database, republish_s=60),
+        "due_for_publishing, only unpublished": lambda: trial_queue.due_for_publishing(
             database, republish_s=60, only_unpublished=True
         ),
-        "expired": lambda: transitions.expired(database),
-        "count_queued": lambda: transitions.count_queued(database),
-        "unfinished_searches": lambda: transitions.unfinished_searches(database),
-        "finish_search, open": lambda: transitions.finish_search(database, waiting),
-        "finish_search, ended": lambda: transitions.finish_search(database, ended),
-        "choose": lambda: transitions.choose(database, first, ["0" * 64]),
-        "held_by": lambda: transitions.held_by(database, "node"),
+        "expired": lambda: expired(database),
+        "count_queued": lambda: trial_queue.count_queued(database),
+        "unfinished_searches": lambda: searches.unfinished_searches(database),
+        "finish_search, open": lambda: searches.finish_search(database, waiting),
+        "finish_search, ended": lambda: searches.finish_search(database, ended),
+        "choose": lambda: trial_queue.choose(database, first, ["0" * 64]),
+        "held_by": lambda: held_by(database, "node"),
         "progress": lambda: reader.progress(database, waiting),
         "best": lambda: reader.best_trial(database, ended),
     }

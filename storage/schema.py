@@ -28,9 +28,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from gridfleet.storage.database.times import UtcDateTime, now
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -281,7 +282,10 @@ class Attempt(Base):
     """One try of one worker at one trial: the story of every try."""
 
     __tablename__ = "attempts"
-    __table_args__ = (CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="outcome"),)
+    __table_args__ = (
+        CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="outcome"),
+        CheckConstraint(_one_of("outcome", Outcome), name="known_outcome"),
+    )
 
     trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
     attempt: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)

@@ -1,33 +1,68 @@
-"""What users ask of a whole search: pause, resume, try the failed trials again; and what its time limit asks."""
+"""What changes a whole search: cancel, pause, resume, try its failed trials again, stop it, finish it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, case, delete, null, select, update
+from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
-from gridfleet.storage.schema import Epoch, Search, SearchState, SplitScore, Trial, TrialState
-from gridfleet.storage.trials.transitions import IS_PAUSED, NOT_HELD, cancel_trials, changed, finish_search
+from gridfleet.storage.schema import OPEN_STATES, Epoch, Search, SearchState, SplitScore, Trial, TrialState
+from gridfleet.storage.statements import IS_PAUSED, NOT_HELD, NOT_PUBLISHED, changed
+from gridfleet.storage.trial_results import RESULT_COLUMNS
 
 #: What a trial that starts all over has in its columns; ``attempt`` only grows.
 _NEW: dict[str, Any] = {
     **NOT_HELD,
+    **NOT_PUBLISHED,
+    **dict.fromkeys((*RESULT_COLUMNS, "record_time")),
     "failures": 0,
     "cancel_requested": False,
     "not_before": None,
-    "published_at": None,
-    "publish_count": 0,
     "started_at": None,
     "finished_at": None,
-    "mean_test_score": None,
-    "std_test_score": None,
-    "mean_fit_time": None,
-    "error_type": None,
-    "error": None,
 }
+
+
+@retried
+def cancel_search(database: Database, search_id: int) -> bool:
+    """Cancel a search: its queued trials at once, its running ones as soon as their workers see it.
+
+    Returns
+    -------
+    bool
+        False if it was finished already.
+    """
+    with database.write() as connection:
+        _cancel_trials(connection, search_id)
+        open_search = connection.execute(
+            update(Search)
+            .where(Search.id == search_id, Search.finished_at.is_(None))
+            .values(state=SearchState.CANCELLED)
+        )
+        if not changed(open_search):
+            return False
+    finish_search(database, search_id)
+    return True
+
+
+def _cancel_trials(connection: Connection, search_id: int) -> None:
+    """Cancel the queued trials of a search and request it of the running ones."""
+    # one statement, so that no trial that is released meanwhile slips through; and trials before their
+    # search, as a claim locks them, or PostgreSQL would have to kill one of the two
+    is_queued = Trial.state == TrialState.QUEUED
+    connection.execute(
+        update(Trial)
+        .where(Trial.search_id == search_id, Trial.state.in_(OPEN_STATES))
+        .values(
+            state=case((is_queued, TrialState.CANCELLED), else_=Trial.state),
+            finished_at=case((is_queued, now()), else_=null()),
+            cancel_requested=True,
+        )
+    )
 
 
 @retried
@@ -39,7 +74,13 @@ def pause_search(database: Database, search_id: int) -> bool:
     bool
         False if it was paused or finished already.
     """
-    return _change_search(database, search_id, Search.paused_at.is_(None), paused_at=now())
+    with database.write() as connection:
+        paused = connection.execute(
+            update(Search)
+            .where(Search.id == search_id, Search.finished_at.is_(None), Search.paused_at.is_(None))
+            .values(paused_at=now())
+        )
+        return changed(paused)
 
 
 @retried
@@ -56,7 +97,7 @@ def resume_search(database: Database, search_id: int) -> bool:
         connection.execute(
             update(Trial)
             .where(Trial.search_id == search_id, Trial.state == TrialState.QUEUED, IS_PAUSED)
-            .values(published_at=None, publish_count=0)
+            .values(**NOT_PUBLISHED)
         )
         resumed = connection.execute(
             update(Search)
@@ -100,7 +141,7 @@ def retry_failed(database: Database, search_id: int) -> int:
 
 
 def overdue_searches(database: Database) -> list[int]:
-    """List the searches that take longer than their ``search_timeout`` and are not told to stop yet."""
+    """List the searches that take longer than their ``search_timeout`` and were not stopped yet."""
     running_s = seconds_between(database.dialect, Search.started_at, now())
     with database.read() as connection:
         return list(
@@ -125,7 +166,7 @@ def stop_search(database: Database, search_id: int) -> bool:
         False if it was finished or stopped already.
     """
     with database.write() as connection:
-        cancel_trials(connection, search_id)
+        _cancel_trials(connection, search_id)
         limit_s = connection.execute(select(Search.search_timeout).where(Search.id == search_id)).scalar()
         stopped = connection.execute(
             update(Search)
@@ -139,7 +180,35 @@ def stop_search(database: Database, search_id: int) -> bool:
     return True
 
 
-def _change_search(database: Database, search_id: int, condition: Any, **values: Any) -> bool:
+_HAS_OPEN_TRIALS = (
+    select(Trial.id).where(Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)).exists()
+)
+_IS_OPEN = select(_HAS_OPEN_TRIALS)
+_LOCK_SEARCH = select(Search.id).where(Search.id == bindparam("wanted_id")).with_for_update()
+_FINISH_SEARCH = (
+    update(Search)
+    .where(Search.id == bindparam("wanted_id"), Search.finished_at.is_(None), ~_HAS_OPEN_TRIALS)
+    .values(
+        state=case((Search.state == SearchState.CANCELLED, SearchState.CANCELLED), else_=SearchState.COMPLETED),
+        finished_at=now(),
+    )
+)
+
+
+def finish_search(database: Database, search_id: int) -> bool:
+    """Finish a search if all its trials are final; returns whether this call did it."""
+    # transactions of their own: of two workers that record the last two trials at once, each sees the
+    # other's as open until both have committed
+    with database.read() as connection:
+        if connection.execute(_IS_OPEN, {"wanted_id": search_id}).scalar():
+            return False
     with database.write() as connection:
-        statement = update(Search).where(Search.id == search_id, Search.finished_at.is_(None), condition)
-        return changed(connection.execute(statement.values(**values)))
+        # locked before it is looked at: a retry_failed that commits meanwhile would not be seen
+        connection.execute(_LOCK_SEARCH, {"wanted_id": search_id})
+        return changed(connection.execute(_FINISH_SEARCH, {"wanted_id": search_id}))
+
+
+def unfinished_searches(database: Database) -> list[int]:
+    """List the searches that are not marked as finished."""
+    with database.read() as connection:
+        return list(connection.execute(select(Search.id).where(Search.finished_at.is_(None))).scalars())

@@ -11,6 +11,19 @@ from typing import Any
 MAX_ERROR = 8_192
 #: Columns of ``trials`` that say where the time of the fits went.
 PHASES = ("build_time", "trace_time", "compile_time", "train_time", "score_time")
+#: Columns of ``trials`` that a result fills.
+RESULT_COLUMNS = (
+    "mean_test_score",
+    "std_test_score",
+    "mean_fit_time",
+    "error_type",
+    "error",
+    "fit_mode",
+    "fit_fallback_reason",
+    *PHASES,
+)
+#: ``error_type`` of a trial whose mean score is NaN or infinite though nothing was raised.
+NON_FINITE = "non_finite_score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +84,16 @@ def shorten(error: str | None) -> str | None:
 
 
 def result_row(result: TrialResult) -> dict[str, Any]:
-    """Return what a trial's own row gets, as parameters of the statement that records it."""
+    """Return what `RESULT_COLUMNS` of a trial's own row get."""
     return {
-        "with_mean": _finite(result.mean_test_score),
-        "with_std": _finite(result.std_test_score),
-        "with_fit_time": _finite(result.mean_fit_time),
-        "with_error_type": result.error_type,
-        "with_error": shorten(result.error),
-        "with_fit_mode": result.fit_mode,
-        "with_fallback_reason": shorten(result.fit_fallback_reason),
-        **{f"with_{name}": _finite(getattr(result, name)) for name in PHASES},
+        "mean_test_score": _finite(result.mean_test_score),
+        "std_test_score": _finite(result.std_test_score),
+        "mean_fit_time": _finite(result.mean_fit_time),
+        "error_type": result.error_type,
+        "error": shorten(result.error),
+        "fit_mode": result.fit_mode,
+        "fit_fallback_reason": shorten(result.fit_fallback_reason),
+        **{name: _finite(getattr(result, name)) for name in PHASES},
     }
 
 

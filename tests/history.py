@@ -20,8 +20,8 @@ from sqlalchemy import Row, select
 
 from gridfleet.scheduler.reports import reader
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SearchState, SplitScore, Trial, TrialState
-from gridfleet.storage.trials.transitions import TIMEOUT
 
 #: Outcomes of attempts that come with a result.
 RESULTS = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED)
@@ -241,7 +241,7 @@ def _of_budget(search: Row[Any], trial: Row[Any], attempts: Sequence[Row[Any]], 
         yield f"counts {trial.failures} failures, its attempts {len(counted)} (I5)"
     if len(counted) > max_failures:
         yield f"failed {len(counted)} times, the budget is {max_failures} (I5)"
-    may_end_early = search.trial_timeout is not None and bool(counted) and counted[-1].outcome == TIMEOUT
+    may_end_early = search.trial_timeout is not None and bool(counted) and counted[-1].outcome == Outcome.TIMEOUT
     is_spent = len(counted) >= max_failures or may_end_early
     if trial.state == TrialState.FAILED and not _n_results(attempts) and not is_spent:
         yield f"is failed after {len(counted)} of {max_failures} failures and without an error of its model (I5)"

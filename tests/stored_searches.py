@@ -9,14 +9,15 @@ from sqlalchemy import insert, select
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.search_views import create_search_view
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import EpochResult, SplitResult, TrialResult
-from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Claim, Held
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.versions import installed_versions
 
 #: The combinations of the search pima and what their two splits scored; the last one's fit raises.
@@ -39,7 +40,7 @@ def store_pima(settings: Settings, database: Database) -> int:
     for number, (_, scores) in enumerate(PIMA):
         if number == 1:
             lost = claim(database, search_id, number, WORKERS[1])
-            lose(database, lost, "the process ended with signal 9 (SIGKILL)")
+            reap(database, lost, "the process ended with signal 9 (SIGKILL)")
         record(database, claim(database, search_id, number, WORKERS[number % 2]), scores)
     return search_id
 
@@ -66,7 +67,7 @@ def store_search(settings: Settings, database: Database, name: str, candidates: 
             )
             .returning(Search.id)
         ).scalar_one()
-        transitions.create_trials(connection, search_id, candidates)
+        queue.create_trials(connection, search_id, candidates)
         create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates)))
     return search_id
 
@@ -88,10 +89,10 @@ def record(database: Database, claimed: Claim, scores: tuple[float, float] | Non
     assert transitions.record(database, Held(claimed.trial_id, claimed.token), result)
 
 
-def lose(database: Database, claimed: Claim, error: str) -> None:
+def reap(database: Database, claimed: Claim, error: str) -> None:
     """Take a trial back from a worker that died."""
     held = Held(claimed.trial_id, claimed.token)
-    assert transitions.lose(database, held, outcome="worker_lost", error=error, max_failures=3)
+    assert transitions.reap(database, held, outcome=Outcome.WORKER_LOST, error=error, max_failures=3)
 
 
 def _scored(scores: tuple[float, float], number: int) -> TrialResult:

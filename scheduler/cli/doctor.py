@@ -15,7 +15,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings, load_settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 
 #: A worker that was not seen for so long is not counted; it is seen every ``heartbeat_s``.
@@ -125,7 +125,7 @@ def _check_key(database: Database, settings: Settings, *, has_tables: bool) -> s
 
 def _workers(database: Database, *, is_embedded: bool) -> Iterator[Finding]:
     seen = reader.workers_seen(database, within_s=SEEN_S)
-    queued = transitions.count_queued(database)
+    queued = queue.count_queued(database)
     if not seen:
         starts = "gridfleet up" if is_embedded else "gridfleet worker"
         sentence = f"none was seen in the last {SEEN_S} s and {queued} trials wait; `{starts}` starts some"

@@ -48,10 +48,10 @@ def cancel(name: Name) -> None:
 
     Queued trials end at once, running ones as soon as their workers see it.
     """
-    from gridfleet.storage.trials import transitions
+    from gridfleet.storage import searches
 
     search, database = find_search(name)
-    if transitions.cancel_search(database, search.id):
+    if searches.cancel_search(database, search.id):
         typer.echo(f"search {search.name} is cancelled")
     else:
         typer.echo(f"search {search.name} has ended already ({search.state}); nothing to cancel")

@@ -18,7 +18,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFoundError
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings, load_settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import queue
 
 if TYPE_CHECKING:
     from gridfleet.worker.broker.publisher import Publisher
@@ -81,7 +81,7 @@ class Fleet:
         except RedisError:
             return False
         with contextlib.suppress(OperationalError):  # they are sent once more then, which harms nothing
-            transitions.mark_published(self.database, trial_ids)
+            queue.mark_published(self.database, trial_ids)
         return True
 
     def reconciler(self) -> Reconciler:

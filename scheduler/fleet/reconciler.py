@@ -15,8 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import first_line
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import expired
 from gridfleet.worker.broker.publisher import Publisher
 
 logger = logging.getLogger(__name__)
@@ -96,24 +98,24 @@ class Reconciler:
     def _take_back(self) -> int:
         settings, database = self._settings, self._database
         return sum(
-            transitions.lose(
+            transitions.reap(
                 database,
                 held,
-                outcome=transitions.TIMEOUT if held.is_overdue else "lease_expired",
+                outcome=Outcome.TIMEOUT if held.is_overdue else Outcome.LEASE_EXPIRED,
                 error=TOOK_TOO_LONG if held.is_overdue else LEASE_EXPIRED,
                 max_failures=settings.max_failures,
                 expired_only=True,
             )
-            for held in transitions.expired(database, limit=PER_PASS)
+            for held in expired(database, limit=PER_PASS)
         )
 
     def _publish(self) -> int:
         settings, database = self._settings, self._database
         n_messages = self._publisher.queue_length()
-        is_empty, is_full = n_messages == 0, n_messages >= transitions.count_queued(database)
+        is_empty, is_full = n_messages == 0, n_messages >= queue.count_queued(database)
         # a queue that holds a message for every queued trial needs no copies, but what never had one needs one;
         # an empty one has lost them all, and takes copies without harm
-        due = transitions.due_for_publishing(
+        due = queue.due_for_publishing(
             database,
             republish_s=min(settings.republish_s, settings.reconcile_s) if is_empty else settings.republish_s,
             backs_off=not is_empty,
@@ -123,14 +125,12 @@ class Reconciler:
         if not due:
             return 0
         self._publisher.publish(due)
-        transitions.mark_published(database, due)
+        queue.mark_published(database, due)
         return len(due)
 
     def _finish(self) -> int:
         database = self._database
-        return sum(
-            transitions.finish_search(database, search_id) for search_id in transitions.unfinished_searches(database)
-        )
+        return sum(searches.finish_search(database, search_id) for search_id in searches.unfinished_searches(database))
 
 
 @contextmanager

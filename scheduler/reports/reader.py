@@ -13,7 +13,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import SearchNotFoundError
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, Trial, TrialState, Worker
-from gridfleet.storage.trials.transitions import NON_FINITE
+from gridfleet.storage.trial_results import NON_FINITE
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from sqlalchemy.exc import DBAPIError
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import describe, display
 from gridfleet.scheduler.reports.tables import best_line, plain
+from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.trials import transitions
 
 #: Seconds between looks.
 LOOK_S = 0.5
@@ -81,7 +81,7 @@ class Watcher:
         """Return a line for everything that changed since the last look."""
         newest = reader.list_searches(self._database)
         by_id = {search.id: search for search in newest}
-        for search_id in {*self._told, *transitions.unfinished_searches(self._database)} - self._ended - set(by_id):
+        for search_id in {*self._told, *searches.unfinished_searches(self._database)} - self._ended - set(by_id):
             by_id[search_id] = reader.find_search(self._database, search_id)
         if self._is_first_look:
             self._is_first_look = False

@@ -16,7 +16,6 @@ from gridfleet.scheduler.results import scores
 from gridfleet.storage import searches
 from gridfleet.storage.errors import SearchCancelledError, SearchNotFinishedError
 from gridfleet.storage.schema import SearchState
-from gridfleet.storage.trials import transitions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +136,7 @@ class SearchHandle:
         bool
             False if it was finished already.
         """
-        return transitions.cancel_search(self._fleet.database, self.id)
+        return searches.cancel_search(self._fleet.database, self.id)
 
     @property
     def best_score_(self) -> float:

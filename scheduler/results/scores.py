@@ -11,7 +11,7 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchCancelledError, TrialFailedError
 from gridfleet.storage.schema import TrialState
-from gridfleet.storage.trials.transitions import NON_FINITE
+from gridfleet.storage.trial_results import NON_FINITE
 
 if TYPE_CHECKING:
     from gridfleet.worker.trial.cross_validation import Candidates

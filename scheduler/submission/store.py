@@ -27,7 +27,7 @@ from gridfleet.storage.errors import NameTakenError, SearchNotFoundError
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.search_views import create_search_view
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
 
@@ -67,7 +67,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     )
     with _name_taken_as_sentence(fleet, name), fleet.database.write() as connection:
         search_id, name = _insert_search(connection, request, candidates, name, options, digests)
-        transitions.create_trials(connection, search_id, candidates.params)
+        queue.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates.params)))
     _publish(fleet, search_id)
     return SearchHandle(fleet, search_id, name)

@@ -6,10 +6,11 @@ from dataclasses import fields
 
 from sqlalchemy import select
 
+from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.outcome import RESULTS
 from gridfleet.storage.schema import Attempt, Search, Trial, TrialState
-from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Claim, Held
+from gridfleet.storage.trials.held import Claim, Held
 
 
 def was_recorded(database: Database, held: Held) -> bool:
@@ -18,18 +19,18 @@ def was_recorded(database: Database, held: Held) -> bool:
     Parameters
     ----------
     database : Database
-        Where the trial is.
+        The fleet's.
     held : Held
-        The trial and the token that `trials.record` was called with.
+        The trial and the token that `record` was called with.
 
     Returns
     -------
     bool
-        False as well while a transaction that writes it is still open: ask after `trials.record` said that the
+        False as well while a transaction that writes it is still open: ask after `record` said that the
         trial is not held any more, for that waits for it.
     """
-    # an attempt that was lost ends with the reason, even where that makes its trial a failed one
-    by_a_result = Attempt.outcome.in_((TrialState.COMPLETED, TrialState.FAILED))
+    # an attempt that was reaped ends with the reason, even where that makes its trial a failed one
+    by_a_result = Attempt.outcome.in_(RESULTS)
     with database.read() as connection:
         search_id = connection.execute(
             select(Trial.search_id)
@@ -38,7 +39,7 @@ def was_recorded(database: Database, held: Held) -> bool:
         ).scalar()
     if search_id is None:
         return False
-    transitions.finish_search(database, search_id)
+    searches.finish_search(database, search_id)
     return True
 
 
@@ -48,7 +49,7 @@ def claim_of(database: Database, worker_id: str) -> Claim | None:
     Parameters
     ----------
     database : Database
-        Where the trials are.
+        The fleet's.
     worker_id : str
         A process that evaluates no trial now.
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import inspect, text
 
 from gridfleet.scheduler.cli import sql
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import Base
 from tests.stored_searches import store_pima
 
@@ -47,6 +48,14 @@ def test_each_query_runs_and_prints_what_the_docs_show(title, query, output, dat
 
 def _sorted_json(line: str) -> str:
     return re.sub(r"\{(.*?)\}", lambda found: "{" + ", ".join(sorted(found[1].split(", "))) + "}", line)
+
+
+def test_each_outcome_of_an_attempt_has_its_sentence():
+    listed = re.findall(
+        r"^\| `(\w+)` \|", TEXT.partition("| outcome | the try |")[2].partition("\n```")[0], re.MULTILINE
+    )
+
+    assert listed == [str(outcome) for outcome in Outcome]
 
 
 def test_the_reference_has_every_column_of_every_table(database):

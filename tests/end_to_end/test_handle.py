@@ -14,9 +14,11 @@ from sqlalchemy import select
 
 from gridfleet import GridfleetError, GridSearchCV, open_search, submit
 from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.storage import searches
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import Held
 from tests.end_to_end.conftest import start_script
 from tests.end_to_end.models import Touching
 from tests.storage.conftest import result_of
@@ -56,8 +58,8 @@ def test_a_search_whose_last_worker_died_after_recording_ends_with_the_next_reco
         trial_id = connection.execute(select(Trial.id)).scalar_one()
     claim = transitions.claim(fleet.database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
     with monkeypatch.context() as killed:
-        killed.setattr(transitions, "finish_search", lambda *_: False)
-        transitions.record(fleet.database, transitions.Held(trial_id, claim.token), result_of(1.0))
+        killed.setattr(searches, "finish_search", lambda *_: False)
+        transitions.record(fleet.database, Held(trial_id, claim.token), result_of(1.0))
 
     assert (handle.progress().done, handle.progress().is_finished, handle.state) == (1, False, "running")
     with pytest.raises(TimeoutError, match="1 of 1 trials"):

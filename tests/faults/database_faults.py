@@ -28,8 +28,8 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Held
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import Held
 from tests.conftest import PostgresqlServer, RunningWorker
 from tests.storage.conftest import result_of
 
@@ -257,11 +257,11 @@ def store_and_tell(variables: dict[str, str], folder: Path, name: str, n_trials:
     from tests.faults.support import X, Y, search
 
     os.environ.update(variables)
-    create_trials = transitions.create_trials
+    create_trials = queue.create_trials
 
     def tell_and_create(*arguments: Any) -> None:
         inserts.set()
         create_trials(*arguments)
 
-    transitions.create_trials = tell_and_create
+    queue.create_trials = tell_and_create
     submit(search(folder, list(range(n_trials))), X, Y, name=name)

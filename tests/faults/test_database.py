@@ -30,7 +30,7 @@ from gridfleet.storage.database.retries import patiently
 from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Attempt, Search, Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import queue
 from tests.conftest import PostgresqlServer, RunningWorker
 from tests.faults import database_faults
 from tests.faults.database_faults import Proxy, StoppablePostgresql
@@ -253,7 +253,7 @@ def test_a_server_that_became_a_standby_is_left_for_the_new_one(
         reads_only("on")
         database.close()
         written = threads.submit(
-            patiently, lambda: transitions.mark_published(database, stored.trial_ids), patience_s=PATIENCE_S
+            patiently, lambda: queue.mark_published(database, stored.trial_ids), patience_s=PATIENCE_S
         )
         wait_for(lambda: "read-only transaction" in caplog.text, "a write that is refused")
         reads_only("off")  # as the name of the server leads to another one after a failover
@@ -497,7 +497,7 @@ def test_a_transaction_that_is_ended_because_of_a_deadlock_is_tried_again(
         with ThreadPoolExecutor() as threads, database.read() as connection:
             connection.execute(text("SET LOCAL deadlock_timeout = '60s'"))  # the other one is to notice it
             connection.execute(select(Trial.id).where(Trial.id == last).with_for_update())
-            written = threads.submit(transitions.mark_published, database, stored.trial_ids)
+            written = threads.submit(queue.mark_published, database, stored.trial_ids)
             waits = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
             wait_for(lambda: scalar(database, waits), "a transaction that wants both trials")
             connection.execute(select(Trial.id).where(Trial.id == first).with_for_update())

@@ -19,11 +19,14 @@ from sqlalchemy import select, text
 
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import SplitScore, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import MAX_ERROR
 from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import Held
 from tests.end_to_end.models import create_model
 from tests.faults.support import X, Y, attempts, note_recovery, search, wait_for, wait_for_file
 from tests.storage.conftest import result_of, store_search
@@ -104,8 +107,8 @@ def test_t5_equal_seeds_score_equally_on_another_worker_and_at_another_attempt(
     # an attempt that came to nothing, whichever process is faster
     claim = transitions.claim(fleet.database, trial_id, "gone/1", lease_s=60, max_runtime_s=60)
     if claim is not None:
-        transitions.lose(
-            fleet.database, transitions.Held(trial_id, claim.token), outcome="worker_lost", error="gone", max_failures=3
+        transitions.reap(
+            fleet.database, Held(trial_id, claim.token), outcome=Outcome.WORKER_LOST, error="gone", max_failures=3
         )
         fleet.reconciler().once()
     again.wait(120)
@@ -123,7 +126,7 @@ def test_t7_whoever_wins_a_race_of_claims_results_and_cancellations_each_trial_e
             raced = store_search(database, 2)
             held = raced.held(0)
             turns = [
-                partial(transitions.cancel_search, database, raced.id),
+                partial(searches.cancel_search, database, raced.id),
                 partial(transitions.record, database, held, result_of(0.5)),
                 partial(raced.claim, 1),
             ]
@@ -133,7 +136,7 @@ def test_t7_whoever_wins_a_race_of_claims_results_and_cancellations_each_trial_e
 
             assert done[1].result()
             if claim is not None:  # before the cancellation, of which its heartbeat tells
-                mine = transitions.Held(claim.trial_id, claim.token)
+                mine = Held(claim.trial_id, claim.token)
                 assert done[0].result()
                 assert transitions.heartbeat(database, mine, lease_s=60) is True
                 assert transitions.cancel(database, mine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +20,10 @@ from sqlalchemy import Row, delete, select, text
 
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial
-from gridfleet.storage.trials import transitions as trials
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import Held, expired
 from tests.storage.conftest import N_SPLITS, StoredSearch, result_of, store_search
 
 # Times are large, and differ from all sums of ticks by far more than an example takes in real seconds.
@@ -34,7 +35,7 @@ REPUBLISH_S = 550
 MAX_FAILURES = 3
 
 #: Outcomes that count against the budget.
-COUNTED = ("worker_lost", "lease_expired", "timeout")
+COUNTED = (Outcome.WORKER_LOST, Outcome.LEASE_EXPIRED, Outcome.TIMEOUT)
 #: Columns of a trial that publishing may change.
 PUBLISHING = ("published_at", "publish_count")
 
@@ -52,7 +53,6 @@ class Trials(RuleBasedStateMachine):
     """Searches, a broker that loses, repeats and reorders, workers that never really die, a clock."""
 
     database: Database
-    trials: types.ModuleType = trials
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,11 +93,11 @@ class Trials(RuleBasedStateMachine):
 
     @rule(noted=st.booleans())
     def publish(self, noted: bool) -> None:
-        due = self.trials.due_for_publishing(self.database, republish_s=REPUBLISH_S)
+        due = queue.due_for_publishing(self.database, republish_s=REPUBLISH_S)
         before = self.rows()
         self.broker += due
         if noted:  # else: killed between the broker and the database
-            self.trials.mark_published(self.database, due)
+            queue.mark_published(self.database, due)
         after = self.rows()
         hold(_without(before, PUBLISHING) == _without(after, PUBLISHING), "I9: publishing changed a state")
         for trial_id in due:
@@ -122,14 +122,14 @@ class Trials(RuleBasedStateMachine):
 
     def claim(self, trial_id: int) -> None:
         before = self.rows().get(trial_id)
-        claim = self.trials.claim(self.database, trial_id, "node/1", lease_s=LEASE_S, max_runtime_s=MAX_RUNTIME_S)
+        claim = transitions.claim(self.database, trial_id, "node/1", lease_s=LEASE_S, max_runtime_s=MAX_RUNTIME_S)
         may_start = before is not None and before.state == "queued" and self.is_due(trial_id)
         may_start = may_start and before.search_id not in self.paused
         hold((claim is not None) == may_start, "I10: claimed what may not start, or not what may", before, claim)
         if claim is None:
             return
         hold(claim.attempt == before.attempt + 1, "I4: an attempt is not the next one", before, claim)
-        self.zombies.append(self.trials.Held(trial_id, claim.token))
+        self.zombies.append(Held(trial_id, claim.token))
         self.lease_until[claim.token] = self.now_s + LEASE_S
         self.deadline[claim.token] = self.now_s + MAX_RUNTIME_S
 
@@ -150,7 +150,7 @@ class Trials(RuleBasedStateMachine):
     @rule(data=st.data())
     def heartbeat(self, data: st.DataObject) -> None:
         def beat(held: Any, before: Row[Any]) -> bool | None:
-            answer = self.trials.heartbeat(self.database, held, lease_s=LEASE_S)
+            answer = transitions.heartbeat(self.database, held, lease_s=LEASE_S)
             if before.token == held.token:
                 hold(answer == before.cancel_requested, "a heartbeat hides or makes up a cancellation", before)
             return answer
@@ -165,7 +165,7 @@ class Trials(RuleBasedStateMachine):
         def write(held: Any, before: Row[Any]) -> bool:
             score = math.nan if outcome == "nan" else float(before.attempt)
             result = result_of(score, error=None if outcome == "completed" else "it raised")
-            return self.trials.record(self.database, held, result)
+            return transitions.record(self.database, held, result)
 
         held, is_held = self.act(data, write)
         if is_held:
@@ -175,14 +175,14 @@ class Trials(RuleBasedStateMachine):
     @precondition(lambda self: self.zombies)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        held, is_held = self.act(data, lambda held, _: self.trials.release(self.database, held))
+        held, is_held = self.act(data, lambda held, _: transitions.release(self.database, held))
         if is_held:
             self.not_before.pop(held.trial_id, None)
 
     @precondition(lambda self: self.zombies)
     @rule(data=st.data())
-    def lose(self, data: st.DataObject) -> None:
-        held, is_held = self.act(data, lambda held, _: self.lose_as(held, "worker_lost"))
+    def die(self, data: st.DataObject) -> None:
+        held, is_held = self.act(data, lambda held, _: self.reap_as(held, Outcome.WORKER_LOST))
         if is_held:
             self.back_off(held.trial_id)
 
@@ -193,7 +193,7 @@ class Trials(RuleBasedStateMachine):
             self.claim(trial_id)
             token = self.rows()[trial_id].token
             if token is not None:
-                self.lose_as(self.trials.Held(trial_id, token), "worker_lost")
+                self.reap_as(Held(trial_id, token), Outcome.WORKER_LOST)
                 self.back_off(trial_id)
             self.trials_are_sound()
             if patient:
@@ -205,7 +205,7 @@ class Trials(RuleBasedStateMachine):
         self.claim(data.draw(st.sampled_from(list(self.params))))
         for _ in range(MAX_RUNTIME_S // 3_000 + 1):
             for held in self.holders():
-                self.trials.heartbeat(self.database, held, lease_s=LEASE_S)
+                transitions.heartbeat(self.database, held, lease_s=LEASE_S)
                 self.lease_until[held.token] = self.now_s + LEASE_S
             self.tick(3_000)
         self.look_for_expired()
@@ -218,7 +218,7 @@ class Trials(RuleBasedStateMachine):
             self.cancel_search(data)
         for held in self.holders():
             before = self.rows()[held.trial_id]
-            hold(self.trials.release(self.database, held), "a held trial was not released", before)
+            hold(transitions.release(self.database, held), "a held trial was not released", before)
             self.not_before.pop(held.trial_id, None)
             after = self.rows()[held.trial_id]
             hold(after.state == ("cancelled" if before.cancel_requested else "queued"), "released as another", after)
@@ -228,7 +228,7 @@ class Trials(RuleBasedStateMachine):
     def end_cancelled(self, data: st.DataObject) -> None:
         def end(held: Any, before: Row[Any]) -> bool | None:
             # a worker cancels only what it was told to
-            return self.trials.cancel(self.database, held) if before.cancel_requested else None
+            return transitions.cancel(self.database, held) if before.cancel_requested else None
 
         self.act(data, end)
 
@@ -236,7 +236,7 @@ class Trials(RuleBasedStateMachine):
 
     @rule()
     def look_for_expired(self) -> None:
-        self.seen_expired = self.trials.expired(self.database)
+        self.seen_expired = expired(self.database)
         running = {row.token for row in self.rows().values() if row.state == "running"}
         over = {token for token in running if self.is_over(token)}
         hold({held.token for held in self.seen_expired} == over, "the reaper sees others than the expired ones")
@@ -247,7 +247,7 @@ class Trials(RuleBasedStateMachine):
         self.tick(6_100)
         self.look_for_expired()
         for held in self.seen_expired if late_heartbeat else []:
-            self.trials.heartbeat(self.database, held, lease_s=LEASE_S)
+            transitions.heartbeat(self.database, held, lease_s=LEASE_S)
             self.lease_until[held.token] = self.now_s + LEASE_S
         self.reap()
 
@@ -256,7 +256,7 @@ class Trials(RuleBasedStateMachine):
     def reap(self) -> None:
         for held in self.seen_expired:  # read some steps ago: a heartbeat may have come since
             before = self.rows()[held.trial_id]
-            taken = self.lose_as(held, "timeout" if held.is_overdue else "lease_expired", expired_only=True)
+            taken = self.reap_as(held, Outcome.TIMEOUT if held.is_overdue else Outcome.LEASE_EXPIRED, expired_only=True)
             due = before.token == held.token and self.is_over(held.token)
             hold(taken == due, "the reaper took a living trial back, or left a dead one", before)
             if taken:
@@ -268,12 +268,12 @@ class Trials(RuleBasedStateMachine):
     def cancel_search(self, data: st.DataObject) -> None:
         search = self.searches[-1 - data.draw(st.integers(0, min(2, len(self.searches)) - 1))]
         was_finished = search.row().finished_at is not None
-        cancelled = self.trials.cancel_search(self.database, search.id)
+        cancelled = searches.cancel_search(self.database, search.id)
         hold(cancelled != was_finished, "a finished search was cancelled, or an open one was not", search.row())
         for row in self.rows().values():
             if row.search_id == search.id and not was_finished:
                 hold(row.state != "queued", "a cancelled search has queued trials", row)
-                hold(row.state != "running" or row.cancel_requested, "a running trial was not told", row)
+                hold(row.state != "running" or row.cancel_requested, "a running trial was not asked to stop", row)
 
     @rule(data=st.data())
     def pause_search(self, data: st.DataObject) -> None:
@@ -312,8 +312,8 @@ class Trials(RuleBasedStateMachine):
 
     @rule()
     def finish_searches(self) -> None:
-        for search_id in self.trials.unfinished_searches(self.database):
-            hold(not self.trials.finish_search(self.database, search_id), "a search was left unfinished", search_id)
+        for search_id in searches.unfinished_searches(self.database):
+            hold(not searches.finish_search(self.database, search_id), "a search was left unfinished", search_id)
 
     @rule(dt_s=st.sampled_from(TICKS_S))
     def tick(self, dt_s: int) -> None:
@@ -361,7 +361,7 @@ class Trials(RuleBasedStateMachine):
             hold(row.mean_test_score is None and n_results == 0, "I2: a score without a result", row)
 
     def _check_attempts(self, row: Row[Any], tries: list[Row[Any]]) -> None:
-        hold([one.attempt for one in tries] == list(range(1, row.attempt + 1)), "I6: attempts not told", row, tries)
+        hold([one.attempt for one in tries] == list(range(1, row.attempt + 1)), "I6: attempts not noted", row, tries)
         open_tries = [one for one in tries if one.ended_at is None]
         hold(len(open_tries) == (row.state == "running"), "I6: open attempts", row, tries)
         hold(all(one.token == row.token == tries[-1].token for one in open_tries), "I4: another's attempt", row)
@@ -396,7 +396,7 @@ class Trials(RuleBasedStateMachine):
         for trial_id in self.broker:
             self.claim(trial_id)
         for held in self.zombies:
-            self.trials.record(self.database, held, result_of(float(self.rows()[held.trial_id].attempt)))
+            transitions.record(self.database, held, result_of(float(self.rows()[held.trial_id].attempt)))
         self.trials_are_sound()
         self.searches_are_sound()
         left = [row for row in self.rows().values() if row.state not in FINAL_STATES]
@@ -414,8 +414,8 @@ class Trials(RuleBasedStateMachine):
         failures = self.rows()[trial_id].failures
         self.not_before[trial_id] = self.now_s + BACKOFF_S * (2 ** (failures - 1) - 1)
 
-    def lose_as(self, held: Any, outcome: str, **options: Any) -> bool:
-        return self.trials.lose(
+    def reap_as(self, held: Any, outcome: Outcome, **options: Any) -> bool:
+        return transitions.reap(
             self.database, held, outcome=outcome, error="the test says so", max_failures=MAX_FAILURES, **options
         )
 
@@ -458,8 +458,8 @@ def _without(rows: dict[int, Row[Any]], columns: tuple[str, ...]) -> list[dict[s
     return [{name: value for name, value in row._mapping.items() if name not in columns} for row in rows.values()]
 
 
-def explore(opened: Database, module: types.ModuleType, *, examples: int, **options: Any) -> None:
-    machine = type("Trials", (Trials,), {"database": opened, "trials": module})
+def explore(opened: Database, *, examples: int, **options: Any) -> None:
+    machine = type("Trials", (Trials,), {"database": opened})
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     run_state_machine_as_test(
         machine,

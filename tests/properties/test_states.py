@@ -16,4 +16,4 @@ def test_no_order_of_events_breaks_an_invariant(
     backend_name: str, examples: int, open_database: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transitions, "BACKOFF_S", BACKOFF_S)
-    explore(open_database(backend_name), transitions, examples=examples, print_blob=True)
+    explore(open_database(backend_name), examples=examples, print_blob=True)

@@ -20,6 +20,7 @@ from gridfleet.scheduler.reports.watch import Watcher
 from gridfleet.storage.errors import LocalFleetError, QueryError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Worker
 from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import Held
 from tests.stored_searches import WORKERS, claim, record, store_search
 
 #: pydantic is not among them: typer imports it by itself where it is installed.
@@ -521,7 +522,7 @@ def test_up_runs_what_was_queued_and_stops_at_ctrl_c(embedded_home, search_file,
 def test_the_scheduler_takes_back_what_was_lost_and_ends_at_sigterm(fleet, database, tmp_path):
     search_id = store_search(fleet, database, "new", [{"C": 1}])
     claimed = claim(database, search_id, 0, WORKERS[0])
-    transitions.heartbeat(database, transitions.Held(claimed.trial_id, claimed.token), lease_s=-1)
+    transitions.heartbeat(database, Held(claimed.trial_id, claimed.token), lease_s=-1)
     variables = fleet.replace(reconcile_s=0.05, health_file=tmp_path / "scheduler.health").as_variables()
 
     service = subprocess.Popen(_program("scheduler"), env={**os.environ, **variables}, stderr=subprocess.PIPE)

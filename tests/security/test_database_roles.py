@@ -13,9 +13,8 @@ from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK
 from gridfleet.storage import migrations, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import SCHEMA_REVISION
-from gridfleet.storage.trials import transitions
 from tests.security.conftest import ROLES, DeployedFleet, RoledDatabase
-from tests.stored_searches import WORKERS, claim, lose, record, store_pima, store_search
+from tests.stored_searches import WORKERS, claim, reap, record, store_pima, store_search
 
 pytestmark = pytest.mark.postgresql
 
@@ -179,13 +178,13 @@ def test_a_worker_role_evaluates_reconciles_pauses_resumes_and_cancels(deployed:
     with closing(Database(deployed.owner)) as owner, closing(fleet.database) as worker:
         first = store_search(deployed.owner, owner, "work", [{"C": 1}, {"C": 2}])
         record(worker, claim(worker, first, 0, WORKERS[0]), (0.5, 0.5))
-        lose(worker, claim(worker, first, 1, WORKERS[0]), "gone")
+        reap(worker, claim(worker, first, 1, WORKERS[0]), "gone")
         second = store_search(deployed.owner, owner, "more work", [{"C": 1}])
         assert fleet.reconciler().once().published >= 1
 
         assert searches.pause_search(worker, second)
         assert searches.resume_search(worker, second)
-        assert transitions.cancel_search(worker, second)
+        assert searches.cancel_search(worker, second)
 
 
 def test_trying_failed_trials_again_is_the_submitter_s_for_it_removes_their_scores(deployed: DeployedFleet) -> None:

@@ -246,7 +246,7 @@ class Checker:
 
     def _check_story(self, row: TrialRow) -> None:
         tries = [one for one in self.attempts.values() if one.trial_id == row.id]
-        hold([one.attempt for one in tries] == list(range(1, row.attempt + 1)), "I6: attempts not told", row, tries)
+        hold([one.attempt for one in tries] == list(range(1, row.attempt + 1)), "I6: attempts not noted", row, tries)
         still_open = [one for one in tries if one.ended_at is None]
         hold(len(still_open) == (row.state == "running"), "I6, I11: open attempts", row, tries)
         hold(all(one.token == row.token for one in still_open), "I4: another's attempt is open", row, tries)

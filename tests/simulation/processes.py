@@ -17,11 +17,11 @@ from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.storage import searches
 from gridfleet.storage.errors import PayloadError
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.trial_results import TrialResult
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.transitions import NON_FINITE, Held
 from gridfleet.worker.broker.app import KILL_AFTER_S
-from gridfleet.worker.main_process.lost_process import WORKER_LOST
 from gridfleet.worker.main_process.service import _Hooks
 from gridfleet.worker.trial.interrupter import TrialInterrupted
 from gridfleet.worker.trial.process import WorkerProcess
@@ -148,7 +148,7 @@ class Node:
     def _tell_main(self, process: WorkerProcess, was_time_limit: bool) -> None:
         """Let Celery tell the main process of a child's death: its watchdog looks what that held."""
         self._watchdog.on_process_lost(
-            _pid(process.id), transitions.TIMEOUT if was_time_limit else WORKER_LOST, "the process ended"
+            _pid(process.id), Outcome.TIMEOUT if was_time_limit else Outcome.WORKER_LOST, "the process ended"
         )
         self._n_lost += 1
         if self._idle_watcher is not None:
@@ -177,7 +177,7 @@ class Node:
         last = max(mine, key=lambda row: row.started_at, default=None)
         if last is None or random.random() < 0.5:
             return
-        held, kind = Held(last.trial_id, last.token), random.choice(("record", "heartbeat", "release", "lose"))
+        held, kind = Held(last.trial_id, last.token), random.choice(("record", "heartbeat", "release", "reap"))
         database = self._simulation.world.database
 
         def write() -> None:
@@ -191,7 +191,7 @@ class Node:
                 elif kind == "release":
                     transitions.release(database, held)
                 else:
-                    transitions.lose(database, held, outcome=WORKER_LOST, error="late", max_failures=3)
+                    transitions.reap(database, held, outcome=Outcome.WORKER_LOST, error="late", max_failures=3)
 
         self._turns.start(f"{process.id} late", write, role="worker", delay_s=random.uniform(0.1, 150))
 
@@ -276,7 +276,7 @@ def ask(simulation: Simulation, wish: str, search_id: int) -> None:
     """Do what a user asks of a search, as an actor of that role."""
     database = simulation.world.database
     wishes = {
-        "cancel": transitions.cancel_search,
+        "cancel": searches.cancel_search,
         "pause": searches.pause_search,
         "resume": searches.resume_search,
         "retry": searches.retry_failed,

@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
 
 import gridfleet.scheduler.fleet.connection
 import gridfleet.scheduler.fleet.reconciler
 import gridfleet.scheduler.submission.store
 import gridfleet.storage.searches
+import gridfleet.storage.statements
+import gridfleet.storage.trials.held
+import gridfleet.storage.trials.queue
 import gridfleet.storage.trials.transitions
 import gridfleet.worker.main_process.watchdog
+from tests.mutants import mutated
 from tests.simulation.simulation import N_SEEDS, Simulation
 from tests.simulation.turns import InvariantError
 from tests.simulation.world import World
 
 #: Module, old text, new text.
 MUTANTS = {
-    "writes without a token": (gridfleet.storage.trials.transitions, ", Trial.token == token)", ")"),
+    "writes without a token": (gridfleet.storage.trials.held, ", Trial.token == token)", ")"),
     "claims whatever the state": (
         gridfleet.storage.trials.transitions,
-        '.where(Trial.id == bindparam("wanted_id"), _WAITS)\n    .values',
-        '.where(Trial.id == bindparam("wanted_id"), _MAY_START)\n    .values',
+        '.where(Trial.id == bindparam("wanted_id"), WAITS)\n    .values',
+        '.where(Trial.id == bindparam("wanted_id"), *WAITS.clauses[1:])\n    .values',
     ),
-    "claims what is paused": (gridfleet.storage.trials.transitions, ", ~IS_PAUSED)\n_WAITS", ")\n_WAITS"),
+    "claims what is paused": (gridfleet.storage.statements, ", ~IS_PAUSED)", ")"),
     "attempts left open": (
         gridfleet.storage.trials.transitions,
-        '_close_attempt(connection, held, "released", None)',
+        "_close_attempt(connection, held, Outcome.RELEASED, None)",
         "pass",
     ),
-    "an attempt told in a transaction of its own": (
+    "an attempt opened in a transaction of its own": (
         gridfleet.storage.trials.transitions,
         "        connection.execute(_OPEN_ATTEMPT",
         "    with database.write() as connection:\n        connection.execute(_OPEN_ATTEMPT",
     ),
     "scores in a transaction of their own": (
         gridfleet.storage.trials.transitions,
-        "        _insert_all(connection, SplitScore",
-        "    with database.write() as connection:\n        _insert_all(connection, SplitScore",
+        "        insert_all(connection, SplitScore",
+        "    with database.write() as connection:\n        insert_all(connection, SplitScore",
     ),
     "failures not counted": (
         gridfleet.storage.trials.transitions,
@@ -50,7 +49,7 @@ MUTANTS = {
     ),
     "a reaper that trusts what it read": (
         gridfleet.storage.trials.transitions,
-        "statement = statement.where(_expired())",
+        "statement = statement.where(is_expired())",
         "pass",
     ),
     "cancelled trials queued again": (
@@ -59,7 +58,7 @@ MUTANTS = {
         "state=TrialState.QUEUED",
     ),
     "searches finished early": (
-        gridfleet.storage.trials.transitions,
+        gridfleet.storage.searches,
         'Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)',
         "Trial.id < 0",
     ),
@@ -70,8 +69,8 @@ MUTANTS = {
     ),
     "published before the commit": (
         gridfleet.scheduler.submission.store,
-        "        transitions.create_trials(connection, search_id, candidates.params)\n",
-        "        transitions.create_trials(connection, search_id, candidates.params); fleet.publish([1])\n",
+        "        queue.create_trials(connection, search_id, candidates.params)\n",
+        "        queue.create_trials(connection, search_id, candidates.params); fleet.publish([1])\n",
     ),
     "noted as published, sent or not": (
         gridfleet.scheduler.fleet.connection,
@@ -80,10 +79,10 @@ MUTANTS = {
     ),
     "noted before it is sent": (
         gridfleet.scheduler.fleet.reconciler,
-        "self._publisher.publish(due)\n        transitions.mark_published(database, due)",
-        "transitions.mark_published(database, due)\n        self._publisher.publish(due)",
+        "self._publisher.publish(due)\n        queue.mark_published(database, due)",
+        "queue.mark_published(database, due)\n        self._publisher.publish(due)",
     ),
-    "nothing published again": (gridfleet.storage.trials.transitions, "if only_unpublished else", "if True else"),
+    "nothing published again": (gridfleet.storage.trials.queue, "if only_unpublished else", "if True else"),
     "nothing taken back": (
         gridfleet.scheduler.fleet.reconciler,
         "    def _take_back(self) -> int:\n",
@@ -100,20 +99,6 @@ MUTANTS = {
         "for pid, _ in held",
     ),
 }
-
-
-@contextmanager
-def mutated(module: types.ModuleType, old: str, new: str) -> Iterator[None]:
-    """Let a module be another one: all that call it by its name get the mutant."""
-    source = Path(str(module.__file__)).read_text()
-    assert source.count(old) == 1, f"{module.__name__} does not contain once: {old}"
-    healthy = dict(module.__dict__)
-    try:
-        exec(compile(source.replace(old, new), f"mutant of {module.__name__}", "exec"), module.__dict__)
-        yield
-    finally:
-        module.__dict__.clear()
-        module.__dict__.update(healthy)
 
 
 @pytest.mark.slow

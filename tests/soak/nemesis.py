@@ -22,7 +22,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage import searches
 from gridfleet.storage.schema import Search, Trial
-from gridfleet.storage.trials import transitions
 from gridfleet.worker.broker.message import QUEUE
 from tests.malformed_messages import malformed_messages
 from tests.soak.system import Service, System
@@ -175,7 +174,7 @@ class Nemesis:
         threading.Timer(5, holder.close).start()
 
     def cancel_search(self, chance: random.Random) -> None:
-        transitions.cancel_search(self._system.database, self._open_search(chance))
+        searches.cancel_search(self._system.database, self._open_search(chance))
 
     def pause_search(self, chance: random.Random) -> None:
         search_id = self._open_search(chance)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Held
+from gridfleet.storage.trials.held import Held
 from tests import history
 from tests.history import Expected, Witness
 from tests.storage.conftest import StoredSearch, result_of, store_search
@@ -29,8 +31,8 @@ def claimed(search: StoredSearch, number: int, worker_id: str) -> Held:
     return search.held(number, worker_id=worker_id)
 
 
-def lose(database: Database, held: Held) -> None:
-    assert transitions.lose(database, held, outcome="worker_lost", error="killed", max_failures=MAX_FAILURES)
+def reap(database: Database, held: Held) -> None:
+    assert transitions.reap(database, held, outcome=Outcome.WORKER_LOST, error="killed", max_failures=MAX_FAILURES)
 
 
 @pytest.fixture
@@ -39,14 +41,14 @@ def search(database: Database) -> StoredSearch:
     stored = store_search(database, len(SCORES), name="eventful")
     assert transitions.record(database, claimed(stored, 0, "a/1"), result_of(SCORES[0]))
     assert transitions.release(database, claimed(stored, 1, "a/1"))
-    lose(database, claimed(stored, 1, "b/1"))
+    reap(database, claimed(stored, 1, "b/1"))
     assert transitions.record(database, claimed(stored, 1, "a/2"), result_of(SCORES[1]))
     assert transitions.record(database, claimed(stored, 2, "a/1"), result_of(math.nan, error="the fit raised"))
     for worker_id in ("a/1", "b/1"):
-        lose(database, claimed(stored, 3, worker_id))
+        reap(database, claimed(stored, 3, worker_id))
     cancelled = store_search(database, 2, name="cancelled")
     running = claimed(cancelled, 0, "a/1")
-    assert transitions.cancel_search(database, cancelled.id)
+    assert searches.cancel_search(database, cancelled.id)
     assert transitions.cancel(database, running)
     return stored
 

@@ -7,26 +7,30 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, func, insert, select, update
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.schema import Payload, Search, Trial
+from gridfleet.storage.schema import Attempt, Payload, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import SplitResult, TrialResult
-from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Claim, Held
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.versions import installed_versions
 
 #: The digest of a payload that nobody loads.
 DIGEST = "0" * 64
 N_SPLITS = 2
+#: A token that nobody was given.
+OLD_TOKEN = "f" * 32
 #: Seconds that processes on a busy machine may take to be ready for a race.
 READY_S = 90
 
@@ -94,7 +98,7 @@ def store_search(
             )
             .returning(Search.id)
         ).scalar_one()
-        transitions.create_trials(connection, search_id, candidates)
+        queue.create_trials(connection, search_id, candidates)
         ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
         return StoredSearch(database, search_id, name, list(ids))
 
@@ -122,6 +126,31 @@ def result_of(score: float, *, error: str | None = None, n_splits: int = N_SPLIT
         mean_fit_time=0.5,
         error_type=None if error is None else "ValueError",
         error=error,
+    )
+
+
+def attempts_of(database: Database, trial_id: int) -> list[Row[Any]]:
+    """Return the attempts at a trial, the first one first."""
+    with database.read() as connection:
+        statement = select(*Attempt.__table__.columns).where(Attempt.trial_id == trial_id).order_by(Attempt.attempt)
+        return list(connection.execute(statement))
+
+
+def set_trial(database: Database, trial_id: int, **values: Any) -> None:
+    """Put times of a trial elsewhere, as if the clock had moved."""
+    with database.write() as connection:
+        connection.execute(update(Trial).where(Trial.id == trial_id).values(**values))
+
+
+def ago(seconds: float) -> datetime:
+    """Return a time in the past."""
+    return datetime.now(UTC) - timedelta(seconds=seconds)
+
+
+def reap(database: Database, held: Held, *, max_failures: int = 3, **options: Any) -> bool:
+    """Take a trial back whose process died."""
+    return transitions.reap(
+        database, held, outcome=Outcome.WORKER_LOST, error="the process died", max_failures=max_failures, **options
     )
 
 

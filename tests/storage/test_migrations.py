@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import insert, inspect, text
+from sqlalchemy.exc import IntegrityError
 
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SchemaVersionError
-from gridfleet.storage.schema import SCHEMA_REVISION, Base
+from gridfleet.storage.outcome import Outcome
+from gridfleet.storage.schema import SCHEMA_REVISION, Attempt, Base
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from tests.storage.conftest import StoredSearch, race, result_of, store_search
@@ -122,6 +127,96 @@ def test_an_empty_schema_is_refused_where_nothing_may_be_changed(empty: Database
         migrations.require_current(empty)
 
     assert names(empty) == (set(), set())
+
+
+# 0004: the outcomes of attempts
+
+
+def upgrade_to(database: Database, revision: str) -> None:
+    """Bring an empty database to the tables of an earlier release."""
+    config = migrations._config()
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+@pytest.fixture
+def of_0003(empty: Database) -> Database:
+    """A database of the release before: an attempt of each outcome, one that runs, and somebody's view of them."""
+    upgrade_to(empty, "0003")
+    search = store_search(empty, len(Outcome) + 1)
+    with empty.write() as connection:
+        for number, outcome in enumerate([*Outcome, None]):
+            connection.execute(
+                insert(Attempt).values(
+                    trial_id=search.trial_ids[number],
+                    attempt=1,
+                    token=f"{number:032}",
+                    worker_id="node/1",
+                    started_at=datetime(2026, 1, 1, 12, tzinfo=UTC),
+                    ended_at=outcome and datetime(2026, 1, 1, 13, 0, number, tzinfo=UTC),
+                    outcome=outcome and str(outcome),
+                    error=outcome and f"it ended as {outcome}",
+                )
+            )
+        connection.execute(text("CREATE VIEW my_attempts AS SELECT trial_id, outcome FROM attempts"))
+    return empty
+
+
+def attempts(database: Database) -> list[tuple[object, ...]]:
+    return query(database, "SELECT * FROM attempts ORDER BY trial_id")
+
+
+def test_attempts_of_before_survive_the_check_of_their_outcomes(of_0003: Database) -> None:
+    before = attempts(of_0003)
+
+    assert migrations.upgrade(of_0003) is True
+
+    assert migrations.current_revision(of_0003) == SCHEMA_REVISION
+    assert attempts(of_0003) == before
+    assert len(before) == len(Outcome) + 1
+    assert sorted(query(of_0003, "SELECT outcome FROM my_attempts WHERE outcome IS NOT NULL")) == sorted(
+        (str(outcome),) for outcome in Outcome
+    )
+    assert names(of_0003)[1] == VIEWS | {"my_attempts"}
+    with of_0003.read() as connection:  # the table that was made anew is the one that the migrations before made
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_an_outcome_that_nobody_knows_is_refused_after_it(of_0003: Database) -> None:
+    migrations.upgrade(of_0003)
+
+    with pytest.raises(IntegrityError, match="known_outcome"), of_0003.write() as connection:
+        connection.execute(text("UPDATE attempts SET outcome = 'vanished' WHERE outcome = 'released'"))
+
+
+def test_an_attempt_that_runs_during_the_upgrade_ends_after_it(empty: Database) -> None:
+    upgrade_to(empty, "0003")
+    search = store_search(empty, 1)
+    held = search.held()
+
+    migrations.upgrade(empty)
+
+    assert transitions.record(empty, held, result_of(0.5))
+    assert query(empty, "SELECT outcome FROM attempts") == [("completed",)]
+
+
+def test_processes_that_upgrade_stored_attempts_at_once_do_not_collide(
+    of_0003: Database, empty_settings: Settings
+) -> None:
+    before = attempts(of_0003)
+
+    done = race(empty_settings, _upgrade, [None] * 4)
+
+    assert True in done
+    assert attempts(of_0003) == before
+
+
+def test_the_migration_knows_the_outcomes_of_the_schema(database: Database) -> None:
+    """A member that is added later needs a migration of its own."""
+    script = ScriptDirectory.from_config(migrations._config()).get_revision("0004")
+
+    assert set(re.findall(r"'(\w+)'", script.module.OUTCOMES)) == set(Outcome)
 
 
 def test_a_migration_that_fails_leaves_nothing(empty: Database) -> None:

@@ -1,7 +1,8 @@
-"""Pausing, resuming, trying failed trials again, and the time limits of a search and its trials."""
+"""Cancelling, pausing, resuming, trying failed trials again, time limits, and the end of a search."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,9 +11,12 @@ from sqlalchemy import func, select, update
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial
-from gridfleet.storage.trials import transitions
-from tests.storage.conftest import StoredSearch, result_of, store_search
+from gridfleet.storage.trial_results import PHASES, RESULT_COLUMNS
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import expired
+from tests.storage.conftest import StoredSearch, attempts_of, result_of, store_search
 
 
 @pytest.fixture
@@ -43,21 +47,21 @@ def test_no_trial_of_a_paused_search_starts_and_those_that_run_end(search: Store
     assert searches.pause_search(search.database, search.id)
 
     assert search.claim(1) is None
-    assert transitions.choose(search.database, search.trial_ids[1], []) is None
-    assert transitions.due_for_publishing(search.database, republish_s=60) == []
-    assert transitions.count_queued(search.database) == 0
+    assert queue.choose(search.database, search.trial_ids[1], []) is None
+    assert queue.due_for_publishing(search.database, republish_s=60) == []
+    assert queue.count_queued(search.database) == 0
     assert transitions.record(search.database, held, result_of(0.5))
     assert states(search) == ["completed", "queued", "queued"]
 
 
 def test_a_resumed_search_is_published_again_and_goes_on(search: StoredSearch) -> None:
-    transitions.mark_published(search.database, search.trial_ids)
+    queue.mark_published(search.database, search.trial_ids)
     searches.pause_search(search.database, search.id)
-    assert transitions.due_for_publishing(search.database, republish_s=60) == []
+    assert queue.due_for_publishing(search.database, republish_s=60) == []
 
     assert searches.resume_search(search.database, search.id)
 
-    assert transitions.due_for_publishing(search.database, republish_s=60, only_unpublished=True) == search.trial_ids
+    assert queue.due_for_publishing(search.database, republish_s=60, only_unpublished=True) == search.trial_ids
     assert search.claim(0) is not None
 
 
@@ -72,23 +76,23 @@ def test_pausing_and_resuming_say_whether_there_was_anything_to_do(search: Store
     assert not searches.resume_search(search.database, search.id)
     assert searches.pause_search(search.database, search.id)
     assert not searches.pause_search(search.database, search.id)
-    transitions.cancel_search(search.database, search.id)
+    searches.cancel_search(search.database, search.id)
     assert not searches.resume_search(search.database, search.id)
     assert not searches.pause_search(search.database, search.id)
 
 
 def test_resuming_what_is_not_paused_sends_no_message_twice(search: StoredSearch) -> None:
-    transitions.mark_published(search.database, search.trial_ids)
+    queue.mark_published(search.database, search.trial_ids)
 
     searches.resume_search(search.database, search.id)
 
-    assert transitions.due_for_publishing(search.database, republish_s=60) == []
+    assert queue.due_for_publishing(search.database, republish_s=60) == []
 
 
 def test_a_paused_search_can_be_cancelled(search: StoredSearch) -> None:
     searches.pause_search(search.database, search.id)
 
-    assert transitions.cancel_search(search.database, search.id)
+    assert searches.cancel_search(search.database, search.id)
 
     assert states(search) == ["cancelled"] * 3
     assert search.row().finished_at is not None
@@ -102,7 +106,7 @@ def test_failed_trials_begin_anew_and_their_story_stays(search: StoredSearch) ->
     transitions.record(search.database, search.held(1), result_of(0.5))
     for _ in range(3):
         set_due(search, 2)
-        transitions.lose(search.database, search.held(2), outcome="worker_lost", error="it died", max_failures=3)
+        transitions.reap(search.database, search.held(2), outcome=Outcome.WORKER_LOST, error="it died", max_failures=3)
     assert search.row().state == "completed"
 
     assert searches.retry_failed(search.database, search.id) == 2
@@ -118,7 +122,29 @@ def test_failed_trials_begin_anew_and_their_story_stays(search: StoredSearch) ->
     with search.database.read() as connection:
         outcomes = connection.execute(select(Attempt.outcome).where(Attempt.trial_id == search.trial_ids[2]))
         assert list(outcomes.scalars()) == ["worker_lost"] * 3
-    assert transitions.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[0], search.trial_ids[2]]
+    assert queue.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[0], search.trial_ids[2]]
+
+
+def test_nothing_of_the_failed_attempt_stays_in_a_trial_tried_again(search: StoredSearch) -> None:
+    queue.mark_published(search.database, search.trial_ids)
+    failed = replace(
+        result_of(-1.0, error="it raised"),
+        fit_mode="keras",
+        fit_fallback_reason="a callback that no graph can hold",
+        **dict.fromkeys(PHASES, 0.5),
+    )
+    transitions.record(search.database, search.held(0), failed)
+    before = search.trial(0)
+    assert None not in [getattr(before, name) for name in (*RESULT_COLUMNS, "record_time")]
+
+    searches.retry_failed(search.database, search.id)
+
+    # the same as a trial that never ran, but for who it is and how often it was tried
+    again, new = search.trial(0)._asdict(), store_search(search.database, 1).trial()._asdict()
+    own = ("id", "search_id", "created_at", "attempt")
+    assert {name: again[name] for name in again if name not in own} == {
+        name: new[name] for name in new if name not in own
+    }
 
 
 def test_a_trial_tried_again_ends_with_one_result(search: StoredSearch) -> None:
@@ -156,7 +182,7 @@ def test_a_trial_that_failed_while_its_search_was_stopped_is_not_told_to_stop_ag
 def test_nothing_is_tried_again_where_nothing_failed_or_all_was_cancelled(search: StoredSearch) -> None:
     assert searches.retry_failed(search.database, search.id) == 0
     fail(search, 0)
-    transitions.cancel_search(search.database, search.id)
+    searches.cancel_search(search.database, search.id)
 
     assert searches.retry_failed(search.database, search.id) == 0
 
@@ -198,11 +224,11 @@ def test_a_trial_that_takes_too_long_is_tried_again_only_if_the_search_did_not_s
     search.held(0)
     with search.database.write() as connection:
         connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(deadline_at=now(-1)))
-    (overdue,) = transitions.expired(search.database)
+    (overdue,) = expired(search.database)
 
     assert overdue.is_overdue
-    transitions.lose(
-        search.database, overdue, outcome=transitions.TIMEOUT, error="too long", max_failures=3, expired_only=True
+    transitions.reap(
+        search.database, overdue, outcome=Outcome.TIMEOUT, error="too long", max_failures=3, expired_only=True
     )
 
     assert (search.trial().state, search.trial().error_type) == (state, "timeout")
@@ -213,7 +239,7 @@ def test_a_lost_lease_is_not_taken_for_a_time_out(search: StoredSearch) -> None:
     with search.database.write() as connection:
         connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(lease_expires_at=now(-1)))
 
-    (lost,) = transitions.expired(search.database)
+    (lost,) = expired(search.database)
 
     assert not lost.is_overdue
 
@@ -254,3 +280,93 @@ def scores_of(search: StoredSearch, number: int) -> int:
         return connection.execute(
             select(func.count()).select_from(SplitScore).where(SplitScore.trial_id == search.trial_ids[number])
         ).scalar_one()
+
+
+# cancel
+
+
+def test_cancelling_a_queued_search_ends_it_at_once(search: StoredSearch) -> None:
+    assert searches.cancel_search(search.database, search.id)
+
+    assert {search.trial(number).state for number in range(3)} == {"cancelled"}
+    assert search.row().state == "cancelled"
+    assert search.row().finished_at is not None
+    assert search.claim() is None
+
+
+def test_cancelling_a_running_search_waits_for_its_workers(search: StoredSearch) -> None:
+    held = search.held(0)
+
+    searches.cancel_search(search.database, search.id)
+
+    assert [search.trial(number).state for number in range(3)] == ["running", "cancelled", "cancelled"]
+    assert (search.row().state, search.row().finished_at) == ("cancelled", None)
+
+    assert transitions.cancel(search.database, held)
+    assert search.trial().state == "cancelled"
+    assert attempts_of(search.database, held.trial_id)[0].outcome == "cancelled"
+    assert search.row().finished_at is not None
+
+
+def test_a_result_that_comes_before_the_cancellation_is_kept(search: StoredSearch) -> None:
+    held = search.held(0)
+    searches.cancel_search(search.database, search.id)
+
+    assert transitions.record(search.database, held, result_of(0.5))
+
+    assert search.trial().state == "completed"
+    assert search.row().state == "cancelled"
+    assert search.row().finished_at is not None
+
+
+def test_a_finished_search_can_not_be_cancelled(database: Database) -> None:
+    search = store_search(database, 1)
+    transitions.record(database, search.held(), result_of(0.5))
+    before = search.row()
+
+    assert not searches.cancel_search(database, search.id)
+    assert search.row() == before
+    assert search.trial().state == "completed"
+
+
+def test_cancelling_twice_changes_nothing_more(search: StoredSearch) -> None:
+    search.held(0)
+    searches.cancel_search(search.database, search.id)
+    before = [search.trial(number) for number in range(3)]
+
+    assert searches.cancel_search(search.database, search.id)  # still open: one trial runs
+    assert [search.trial(number) for number in range(3)] == before
+
+
+def test_cancelling_one_search_leaves_others_alone(database: Database) -> None:
+    mine, other = store_search(database, 2), store_search(database, 2)
+
+    searches.cancel_search(database, mine.id)
+
+    assert other.row().state == "queued"
+    assert other.claim() is not None
+
+
+# finish
+
+
+def test_a_search_is_finished_with_its_last_trial(search: StoredSearch) -> None:
+    for number in range(3):
+        assert search.row().finished_at is None
+        assert not searches.finish_search(search.database, search.id)
+        assert searches.unfinished_searches(search.database) == [search.id]
+        transitions.record(search.database, search.held(number), result_of(0.5))
+
+    assert search.row().state == "completed"
+    assert searches.unfinished_searches(search.database) == []
+    assert not searches.finish_search(search.database, search.id)
+
+
+def test_a_search_left_unfinished_by_a_killed_worker_is_finished_later(search: StoredSearch) -> None:
+    for number in range(3):
+        transitions.record(search.database, search.held(number), result_of(0.5))
+    with search.database.write() as connection:  # as if the worker had died between its two transactions
+        connection.execute(update(Search).values(state="running", finished_at=None))
+
+    assert searches.finish_search(search.database, search.id)
+    assert search.row().state == "completed"

@@ -12,13 +12,12 @@ from sqlalchemy import select, text, update
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Search, SplitScore, Trial
+from gridfleet.storage.searches import cancel_search
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Held
-from tests.storage.conftest import race, result_of, store_search
+from gridfleet.storage.trials.held import Held
+from tests.storage.conftest import OLD_TOKEN, race, result_of, store_search
 
-#: A token that nobody was given.
-OLD_TOKEN = "f" * 32
 N_RACERS = 4
 
 
@@ -82,7 +81,7 @@ def test_a_result_recorded_by_many_at_once_is_written_once(database: Database, d
 
 
 def _cancel_searches(database: Database, searches: list[int]) -> list[Any]:
-    return [transitions.cancel_search(database, search_id) for search_id in searches]
+    return [cancel_search(database, search_id) for search_id in searches]
 
 
 def _live_and_release(database: Database, trial_ids: list[int]) -> list[Any]:
@@ -120,7 +119,7 @@ def test_a_claim_and_a_cancellation_at_once_do_not_wait_for_each_other(make_sett
     """The first claim of a search touches trial, then search; PostgreSQL kills one of two that cross."""
     with closing(Database(make_settings("postgresql"))) as database:
         search = store_search(database, 1)
-        cancelled = threading.Thread(target=transitions.cancel_search, args=(database, search.id))
+        cancelled = threading.Thread(target=cancel_search, args=(database, search.id))
         with database.write() as connection:  # the claim, stopped after its first statement
             connection.execute(
                 update(Trial).where(Trial.id == search.trial_ids[0]).values(state="running", token=OLD_TOKEN, attempt=1)

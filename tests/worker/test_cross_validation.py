@@ -13,7 +13,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import check_scoring
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.storage.trials.transitions import NON_FINITE
+from gridfleet.storage.trial_results import NON_FINITE
 from gridfleet.worker.trial.cross_validation import Evaluation, cross_validate_trial
 from tests.end_to_end.models import create_model
 

@@ -9,11 +9,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import PREFIX
 from gridfleet.storage.trial_results import TrialResult
 
-#: ``error_type`` of a trial that got no memory.
-OUT_OF_MEMORY = "out_of_memory"
 #: MB below which no process's share of the machine is taken for its limit: TensorFlow training a small network
 #: takes 700 of what counts, with few threads.
 MIN_DEFAULT_MB = 2_000
@@ -45,7 +44,7 @@ def explain_memory_error(result: TrialResult, limit_mb: int | None) -> TrialResu
     """Return a result whose error, if it is of memory, says so in our words; NumPy has a class of its own."""
     if result.error is None or not (result.error_type or "").endswith("MemoryError"):
         return result
-    return replace(result, error_type=OUT_OF_MEMORY, error=f"{result.error.rstrip()}\n{too_much(limit_mb)}")
+    return replace(result, error_type=Outcome.OUT_OF_MEMORY, error=f"{result.error.rstrip()}\n{too_much(limit_mb)}")
 
 
 def too_much(limit_mb: int | None) -> str:

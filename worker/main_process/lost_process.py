@@ -10,11 +10,9 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils.dispatch import Signal
 from celery.worker.request import Request
 
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import PREFIX
-from gridfleet.storage.trials.transitions import TIMEOUT
 
-#: Outcome of an attempt whose process died.
-WORKER_LOST = "worker_lost"
 #: Sent when a worker process died, or is about to be killed, while it worked on a message.
 process_lost = Signal(name="process_lost", providing_args={"pid", "outcome", "error"})
 
@@ -43,9 +41,12 @@ class TrialRequest(Request):
         if self.worker_pid is None:
             return
         if isinstance(exception, TimeLimitExceeded):
-            process_lost.send(sender=self, pid=self.worker_pid, outcome=TIMEOUT, error="the attempt took too long")
+            process_lost.send(
+                sender=self, pid=self.worker_pid, outcome=Outcome.TIMEOUT, error="the attempt took too long"
+            )
         elif isinstance(exception, (WorkerLostError, SystemExit)):
-            process_lost.send(sender=self, pid=self.worker_pid, outcome=WORKER_LOST, error=explain_end(str(exception)))
+            error = explain_end(str(exception))
+            process_lost.send(sender=self, pid=self.worker_pid, outcome=Outcome.WORKER_LOST, error=error)
 
 
 def explain_end(told: str) -> str:

@@ -21,7 +21,8 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import first_line
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import held_by
 from gridfleet.worker.guards.health_file import touch_for_ever
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE
 from gridfleet.worker.main_process.environment import prepare_environment
@@ -161,7 +162,7 @@ class _Hooks:
 
     def _release_all(self) -> None:
         try:
-            held = transitions.held_by(self._database, self._node)
+            held = held_by(self._database, self._node)
             for one in held:
                 transitions.release(self._database, one)
             if held:
@@ -171,10 +172,10 @@ class _Hooks:
 
     def _publish_again(self, trial_ids: Sequence[int]) -> None:
         # not those that have to wait before they are tried again: they are the reconciler's
-        ready = transitions.due_for_publishing(self._database, republish_s=self._settings.republish_s, among=trial_ids)
+        ready = queue.due_for_publishing(self._database, republish_s=self._settings.republish_s, among=trial_ids)
         try:
             self._publisher.publish(ready)
         except RedisError as error:  # the reconciler will
             logger.warning("could not publish %d trials again: %s", len(ready), error)
             return
-        transitions.mark_published(self._database, ready)
+        queue.mark_published(self._database, ready)

@@ -17,12 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import first_line
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import TIMEOUT, Held
+from gridfleet.storage.trials.held import Held, held_by
 from gridfleet.worker.broker.app import KILL_AFTER_S
 from gridfleet.worker.guards.sign_of_life import SeenSign, signs_of_children
-from gridfleet.worker.main_process.lost_process import WORKER_LOST
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 MIN_SILENCE_S = 5
 
 #: What an attempt came to and why, as a sentence.
-Reason = tuple[str, str]
+Reason = tuple[Outcome, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Watchdog:
         """Watch no more: the processes are about to end because the worker does."""
         self._is_stopped = True
 
-    def on_process_lost(self, pid: int, outcome: str, error: str, **_: Any) -> None:
+    def on_process_lost(self, pid: int, outcome: Outcome, error: str, **_: Any) -> None:
         """Note why a process died, and look what it held."""
         self._reasons.setdefault(pid, (outcome, error))
         self._wake.set()
@@ -142,30 +142,33 @@ class Watchdog:
         if not sign.holds_a_trial:
             return None
         if now > sign.until + settings.heartbeat_s + min(KILL_AFTER_S, settings.lease_s):
-            return TIMEOUT, "the attempt took too long, and did not stop when it was told to"
+            return Outcome.TIMEOUT, "the attempt took too long, and did not stop when it was told to"
         silent_s = self._silences[sign.pid].seconds
         if silent_s > max(settings.lease_s, MIN_SILENCE_S):
-            return WORKER_LOST, f"the worker process gave no sign of life for {silent_s:.0f} s: the model's code hangs"
+            return (
+                Outcome.WORKER_LOST,
+                f"the worker process gave no sign of life for {silent_s:.0f} s: the model's code hangs",
+            )
         return None
 
     def _take_back(self) -> None:
         explained = set(self._reasons)
-        held = [(_process_id(one), one) for one in transitions.held_by(self._database, self._node)]
+        held = [(_process_id(one), one) for one in held_by(self._database, self._node)]
         alive = self._processes()  # after the question: who lived when it claimed and is not there now is dead
         dead = {pid for pid, _ in held if pid not in alive}
         # the pool tells why a process died a moment after it forgot it
         unexplained = dead - self._reasons.keys() - self._unexplained
-        taken_back = [self._lose(pid, one) for pid, one in held if pid in dead - unexplained]
+        taken_back = [self._reap(pid, one) for pid, one in held if pid in dead - unexplained]
         self._unexplained = unexplained
         for pid in explained - set(alive):
             del self._reasons[pid]
         if taken_back:
             self._publish_again(taken_back)
 
-    def _lose(self, pid: int, held: Held) -> int:
-        outcome, error = self._reasons.get(pid, (WORKER_LOST, "the worker process ended"))
+    def _reap(self, pid: int, held: Held) -> int:
+        outcome, error = self._reasons.get(pid, (Outcome.WORKER_LOST, "the worker process ended"))
         max_failures = self._settings.max_failures
-        transitions.lose(self._database, held, outcome=outcome, error=error, max_failures=max_failures)
+        transitions.reap(self._database, held, outcome=outcome, error=error, max_failures=max_failures)
         return held.trial_id
 
 

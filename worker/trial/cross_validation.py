@@ -16,8 +16,7 @@ from sklearn.model_selection import _validation
 from sklearn.pipeline import Pipeline
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.storage.trial_results import EpochResult, SplitResult, TrialResult
-from gridfleet.storage.trials.transitions import NON_FINITE
+from gridfleet.storage.trial_results import NON_FINITE, EpochResult, SplitResult, TrialResult
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
 from gridfleet.worker.trial.model_memory import forget_models
 

@@ -13,9 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Held
+from gridfleet.storage.trials.held import Held
 from gridfleet.worker.guards.sign_of_life import SignOfLife
 from gridfleet.worker.trial.interrupter import Interrupter
 
@@ -86,7 +87,7 @@ class Heartbeat:
         if cancel is None:
             self._interrupter.stop(held, "lease_lost")
         elif cancel:
-            self._interrupter.stop(held, "cancelled")
+            self._interrupter.stop(held, Outcome.CANCELLED)
 
     def _live_for_ever(self) -> None:
         while True:
@@ -94,7 +95,7 @@ class Heartbeat:
             held = self._interrupter.held
             with suppress(MemoryError):  # a model took it all
                 if held is not None and time.monotonic() > self._until:
-                    self._interrupter.stop(held, transitions.TIMEOUT)
+                    self._interrupter.stop(held, Outcome.TIMEOUT)
                 # the main process kills one that was to stop and does not
                 if held is None or not self._interrupter.is_stopping:
                     self._sign.beat()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from gridfleet.storage.trials.transitions import Held
+from gridfleet.storage.trials.held import Held
 
 #: Raised in the process itself to stop a fit; no library of ours uses it.
 INTERRUPT = signal.SIGUSR2

@@ -17,7 +17,7 @@ from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import Settings, load_settings
-from gridfleet.storage.trials.transitions import Held
+from gridfleet.storage.trials.held import Held
 from gridfleet.worker.compiled_fit.cache import MAX_PROGRAMS
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, SignOfLife

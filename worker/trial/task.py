@@ -14,14 +14,15 @@ from celery import shared_task, signals
 from gridfleet.storage.database.retries import patiently
 from gridfleet.storage.errors import PayloadError
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import load_settings
 from gridfleet.storage.trial_results import TrialResult
-from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Claim, Held
+from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.trials.uncertain_commits import claim_of, was_recorded
 from gridfleet.worker.broker.app import KILL_AFTER_S
 from gridfleet.worker.broker.message import TASK
-from gridfleet.worker.guards.memory import OUT_OF_MEMORY, bound_memory, explain_memory_error, too_much
+from gridfleet.worker.guards.memory import bound_memory, explain_memory_error, too_much
 from gridfleet.worker.guards.output import bounded_output
 from gridfleet.worker.guards.parent_death import die_with_parent
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
@@ -81,7 +82,7 @@ def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
     """Claim the trial of a message, or another of its search that this process has compiled programs for."""
     settings = process.settings
     # without programs there is nothing to choose by, and a question less to the database
-    chosen = transitions.choose(process.database, trial_id, process.structures) if process.structures else trial_id
+    chosen = queue.choose(process.database, trial_id, process.structures) if process.structures else trial_id
     while chosen is not None:
         claim = transitions.claim(
             process.database,
@@ -95,7 +96,7 @@ def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
         if claim is not None:
             return claim
         # another worker was faster, so there is one less to choose from
-        chosen = transitions.choose(process.database, trial_id, process.structures)
+        chosen = queue.choose(process.database, trial_id, process.structures)
     return None
 
 
@@ -109,12 +110,12 @@ def _evaluate(process: WorkerProcess, claim: Claim) -> None:
     except TrialInterrupted as interrupted:
         _give_up(process, held, interrupted.reason, claim.trial_timeout)
     except PayloadError as error:
-        _lose(process, held, "payload_error", str(error))
+        _reap(process, held, Outcome.PAYLOAD_ERROR, str(error))
     except MemoryError:  # of the data, before any fit
-        _lose(process, held, OUT_OF_MEMORY, format_exc() + too_much(process.settings.memory_limit_mb))
+        _reap(process, held, Outcome.OUT_OF_MEMORY, format_exc() + too_much(process.settings.memory_limit_mb))
     except Exception:  # not the model's: a full disk, a defect of ours
         logger.exception("trial %d, attempt %d", claim.trial_id, claim.attempt)
-        _lose(process, held, "worker_error", format_exc())
+        _reap(process, held, Outcome.WORKER_ERROR, format_exc())
     else:
         if not recorded:
             logger.warning("trial %d, attempt %d: stale result discarded", claim.trial_id, claim.attempt)
@@ -178,20 +179,20 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
 
 
 def _give_up(process: WorkerProcess, held: Held, reason: str, trial_timeout: float | None) -> None:
-    if reason == "cancelled":
+    if reason == Outcome.CANCELLED:
         transitions.cancel(process.database, held)
-    elif reason == transitions.TIMEOUT:
+    elif reason == Outcome.TIMEOUT:
         fleets = process.settings.max_runtime_s
         limit = f"GRIDFLEET_MAX_RUNTIME_S={fleets:g} s"
         if trial_timeout is not None and trial_timeout <= fleets:
             limit = f"trial_timeout={trial_timeout:g} s"
-        _lose(process, held, reason, f"the attempt took longer than {limit}")
+        _reap(process, held, Outcome.TIMEOUT, f"the attempt took longer than {limit}")
     logger.warning("trial %d: stopped, %s", held.trial_id, reason)
 
 
-def _lose(process: WorkerProcess, held: Held, outcome: str, error: str) -> None:
+def _reap(process: WorkerProcess, held: Held, outcome: Outcome, error: str) -> None:
     max_failures = process.settings.max_failures
     patiently(
-        lambda: transitions.lose(process.database, held, outcome=outcome, error=error, max_failures=max_failures),
+        lambda: transitions.reap(process.database, held, outcome=outcome, error=error, max_failures=max_failures),
         patience_s=process.settings.lease_s,  # after that the reconciler does it
     )

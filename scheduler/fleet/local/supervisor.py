@@ -27,6 +27,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, LocalFleetError
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import held_by
 from gridfleet.worker.broker.publisher import Publisher
 
 #: Seconds between looks at processes, and of the reconciler of an embedded fleet.
@@ -130,7 +131,7 @@ class _Supervisor:
 
 def _release_all(database: Database) -> None:
     """Let go of the trials of worker processes that are dead."""
-    for held in transitions.held_by(database, None):
+    for held in held_by(database, None):
         transitions.release(database, held)
 
 

@@ -3,97 +3,16 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import delete, select
 
-from gridfleet.storage.database.connection import Database
-from gridfleet.storage.schema import Attempt, Epoch, Search, SplitScore, Trial
+from gridfleet.storage import searches
+from gridfleet.storage.schema import Epoch, SplitScore, Trial
 from gridfleet.storage.trial_results import MAX_ERROR, EpochResult, SplitResult, TrialResult
 from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import Held
-from tests.storage.conftest import DIGEST, StoredSearch, result_of, store_search
-
-#: A token that nobody was given.
-OLD_TOKEN = "f" * 32
-
-
-def attempts_of(database: Database, trial_id: int) -> list[Row[Any]]:
-    with database.read() as connection:
-        statement = select(*Attempt.__table__.columns).where(Attempt.trial_id == trial_id).order_by(Attempt.attempt)
-        return list(connection.execute(statement))
-
-
-def set_trial(database: Database, trial_id: int, **values: Any) -> None:
-    """Put times of a trial elsewhere, as if the clock had moved."""
-    with database.write() as connection:
-        connection.execute(update(Trial).where(Trial.id == trial_id).values(**values))
-
-
-def ago(seconds: float) -> datetime:
-    return datetime.now(UTC) - timedelta(seconds=seconds)
-
-
-def lose(database: Database, held: Held, *, max_failures: int = 3, **options: Any) -> bool:
-    return transitions.lose(
-        database, held, outcome="worker_lost", error="the process died", max_failures=max_failures, **options
-    )
-
-
-# choose
-
-
-MIXED = [
-    {"units": units, "learning_rate": rate, "epochs": epochs}
-    for epochs, (units, rate) in enumerate([(8, 0.1), (12, 0.1), (8, 0.2), (12, 0.2)])
-]
-
-
-@pytest.fixture
-def mixed(database: Database) -> StoredSearch:
-    """Two structures, two trials each: 0 and 2, 1 and 3."""
-    return store_search(database, MIXED)
-
-
-def structure_of(search: StoredSearch, number: int) -> str:
-    return search.trial(number).structure_digest
-
-
-def test_learning_rate_and_epochs_make_no_other_structure(mixed: StoredSearch) -> None:
-    assert structure_of(mixed, 0) == structure_of(mixed, 2) != structure_of(mixed, 1) == structure_of(mixed, 3)
-
-
-def test_a_worker_stays_with_the_structure_that_it_has_programs_for(database: Database, mixed: StoredSearch) -> None:
-    first, second, third, _ = mixed.trial_ids
-
-    assert transitions.choose(database, second, [structure_of(mixed, 0)]) == first
-    mixed.claim(0)
-    assert transitions.choose(database, second, [structure_of(mixed, 0)]) == third
-    mixed.claim(2)
-    assert transitions.choose(database, second, [structure_of(mixed, 0)]) == second
-
-
-def test_a_worker_without_programs_takes_the_trial_of_the_message(database: Database, mixed: StoredSearch) -> None:
-    assert transitions.choose(database, mixed.trial_ids[1], []) == mixed.trial_ids[1]
-
-
-def test_a_message_about_a_trial_that_is_taken_leads_to_one_that_waits(database: Database, mixed: StoredSearch) -> None:
-    mixed.claim(1)
-
-    assert transitions.choose(database, mixed.trial_ids[1], []) == mixed.trial_ids[0]
-    assert transitions.choose(database, mixed.trial_ids[1], [structure_of(mixed, 1)]) == mixed.trial_ids[3]
-
-
-def test_nothing_is_chosen_where_nothing_waits(database: Database, mixed: StoredSearch) -> None:
-    other = store_search(database, MIXED)
-    for number in range(4):
-        mixed.claim(number)
-
-    assert transitions.choose(database, mixed.trial_ids[0], [structure_of(other, 0)]) is None
-    assert transitions.choose(database, 10**9, []) is None
-
+from gridfleet.storage.trials.held import Held, expired
+from tests.storage.conftest import DIGEST, OLD_TOKEN, StoredSearch, ago, attempts_of, reap, result_of, set_trial
 
 # claim
 
@@ -148,7 +67,7 @@ def test_a_final_trial_can_not_be_claimed(search: StoredSearch, end: str) -> Non
     elif end == "cancelled":
         transitions.cancel(search.database, held)
     else:
-        lose(search.database, held, max_failures=1)
+        reap(search.database, held, max_failures=1)
     before = search.trial()
 
     assert search.claim() is None
@@ -179,7 +98,7 @@ def test_a_heartbeat_prolongs_the_lease_by_the_database_s_clock(search: StoredSe
 
 def test_a_heartbeat_tells_of_a_cancellation(search: StoredSearch) -> None:
     held = search.held()
-    transitions.cancel_search(search.database, search.id)
+    searches.cancel_search(search.database, search.id)
 
     assert transitions.heartbeat(search.database, held, lease_s=60) is True
 
@@ -268,7 +187,7 @@ def test_an_error_of_any_text_can_be_stored(search: StoredSearch, message: str) 
 
 def test_a_result_with_an_old_token_is_refused_and_leaves_nothing(search: StoredSearch) -> None:
     old = search.held()
-    lose(search.database, old)
+    reap(search.database, old)
     new = search.held(worker_id="other/1")
     before = search.trial()
 
@@ -319,28 +238,28 @@ def test_deploys_do_not_use_up_the_budget(search: StoredSearch) -> None:
 
 def test_a_released_trial_of_a_cancelled_search_is_cancelled(search: StoredSearch) -> None:
     held = search.held()
-    transitions.cancel_search(search.database, search.id)
+    searches.cancel_search(search.database, search.id)
 
     assert transitions.release(search.database, held)
     assert search.trial().state == "cancelled"
     assert search.row().finished_at is not None
 
 
-# lose
+# reap
 
 
 def test_failures_back_off_and_end_with_the_budget(search: StoredSearch) -> None:
     waits = []
     for _ in range(3):
         held = search.held()
-        assert lose(search.database, held, max_failures=4)
+        assert reap(search.database, held, max_failures=4)
         row = search.trial()
         waits.append(round((row.not_before - attempts_of(search.database, held.trial_id)[-1].ended_at).total_seconds()))
         set_trial(search.database, held.trial_id, not_before=ago(1))
     assert waits == [0, 10, 30]
     assert (row.state, row.failures, row.error_type) == ("queued", 3, "worker_lost")
 
-    lose(search.database, search.held(), max_failures=4)
+    reap(search.database, search.held(), max_failures=4)
 
     row = search.trial()
     assert (row.state, row.failures, row.not_before) == ("failed", 4, None)
@@ -351,126 +270,55 @@ def test_failures_back_off_and_end_with_the_budget(search: StoredSearch) -> None
 def test_the_backoff_is_bounded_however_large_the_budget(search: StoredSearch) -> None:
     set_trial(search.database, search.trial_ids[0], failures=70)
 
-    assert lose(search.database, search.held(), max_failures=1_000)
+    assert reap(search.database, search.held(), max_failures=1_000)
 
     row = search.trial()
     assert row.state == "queued"
     assert ago(0) < row.not_before < ago(-2 * 3_600)
 
 
-def test_a_lost_trial_of_a_cancelled_search_is_cancelled(search: StoredSearch) -> None:
+def test_a_reaped_trial_of_a_cancelled_search_is_cancelled(search: StoredSearch) -> None:
     held = search.held()
-    transitions.cancel_search(search.database, search.id)
+    searches.cancel_search(search.database, search.id)
 
-    assert lose(search.database, held)
+    assert reap(search.database, held)
     assert search.trial().state == "cancelled"
 
 
-def test_losing_a_trial_twice_counts_once(search: StoredSearch) -> None:
+def test_a_trial_reaped_twice_counts_once(search: StoredSearch) -> None:
     held = search.held()
 
-    assert lose(search.database, held)
-    assert not lose(search.database, held)
+    assert reap(search.database, held)
+    assert not reap(search.database, held)
     assert search.trial().failures == 1
 
 
 @pytest.mark.parametrize("column", ["lease_expires_at", "deadline_at"])
 def test_the_reaper_takes_back_what_is_over_and_nothing_else(search: StoredSearch, column: str) -> None:
     dead, living = search.held(0), search.held(1)
-    assert transitions.expired(search.database) == []
-    assert not lose(search.database, dead, expired_only=True)
+    assert expired(search.database) == []
+    assert not reap(search.database, dead, expired_only=True)
 
     set_trial(search.database, dead.trial_id, **{column: ago(1)})
 
-    assert transitions.expired(search.database) == [dead]
-    assert lose(search.database, dead, expired_only=True)
-    assert not lose(search.database, living, expired_only=True)
-    assert transitions.expired(search.database) == []
+    assert expired(search.database) == [dead]
+    assert reap(search.database, dead, expired_only=True)
+    assert not reap(search.database, living, expired_only=True)
+    assert expired(search.database) == []
 
 
 def test_a_heartbeat_after_the_reaper_looked_saves_the_trial(search: StoredSearch) -> None:
     held = search.held()
     set_trial(search.database, held.trial_id, lease_expires_at=ago(1))
-    (seen,) = transitions.expired(search.database)
+    (seen,) = expired(search.database)
 
     transitions.heartbeat(search.database, held, lease_s=60)
 
-    assert not lose(search.database, seen, expired_only=True)
+    assert not reap(search.database, seen, expired_only=True)
     assert search.trial().state == "running"
 
 
-def test_the_trials_of_a_node_are_its_own(search: StoredSearch) -> None:
-    mine = search.held(0, worker_id="node_1/10")
-    other = search.held(1, worker_id="nodeX1/10")
-    longer = search.held(2, worker_id="node_11/10")
-
-    assert transitions.held_by(search.database, "node_1") == [mine]
-    assert set(transitions.held_by(search.database, None)) == {mine, other, longer}
-
-
 # cancel
-
-
-def test_cancelling_a_queued_search_ends_it_at_once(search: StoredSearch) -> None:
-    assert transitions.cancel_search(search.database, search.id)
-
-    assert {search.trial(number).state for number in range(3)} == {"cancelled"}
-    assert search.row().state == "cancelled"
-    assert search.row().finished_at is not None
-    assert search.claim() is None
-
-
-def test_cancelling_a_running_search_waits_for_its_workers(search: StoredSearch) -> None:
-    held = search.held(0)
-
-    transitions.cancel_search(search.database, search.id)
-
-    assert [search.trial(number).state for number in range(3)] == ["running", "cancelled", "cancelled"]
-    assert (search.row().state, search.row().finished_at) == ("cancelled", None)
-
-    assert transitions.cancel(search.database, held)
-    assert search.trial().state == "cancelled"
-    assert attempts_of(search.database, held.trial_id)[0].outcome == "cancelled"
-    assert search.row().finished_at is not None
-
-
-def test_a_result_that_comes_before_the_cancellation_is_kept(search: StoredSearch) -> None:
-    held = search.held(0)
-    transitions.cancel_search(search.database, search.id)
-
-    assert transitions.record(search.database, held, result_of(0.5))
-
-    assert search.trial().state == "completed"
-    assert search.row().state == "cancelled"
-    assert search.row().finished_at is not None
-
-
-def test_a_finished_search_can_not_be_cancelled(database: Database) -> None:
-    search = store_search(database, 1)
-    transitions.record(database, search.held(), result_of(0.5))
-    before = search.row()
-
-    assert not transitions.cancel_search(database, search.id)
-    assert search.row() == before
-    assert search.trial().state == "completed"
-
-
-def test_cancelling_twice_changes_nothing_more(search: StoredSearch) -> None:
-    search.held(0)
-    transitions.cancel_search(search.database, search.id)
-    before = [search.trial(number) for number in range(3)]
-
-    assert transitions.cancel_search(search.database, search.id)  # still open: one trial runs
-    assert [search.trial(number) for number in range(3)] == before
-
-
-def test_cancelling_one_search_leaves_others_alone(database: Database) -> None:
-    mine, other = store_search(database, 2), store_search(database, 2)
-
-    transitions.cancel_search(database, mine.id)
-
-    assert other.row().state == "queued"
-    assert other.claim() is not None
 
 
 def test_a_cancel_with_an_old_token_is_refused(search: StoredSearch) -> None:
@@ -480,87 +328,7 @@ def test_a_cancel_with_an_old_token_is_refused(search: StoredSearch) -> None:
     assert search.trial().state == "running"
 
 
-# publishing and finishing
-
-
-def test_queued_trials_are_due_until_they_are_published(search: StoredSearch) -> None:
-    first, second, third = search.trial_ids
-    search.held(0)
-    assert transitions.due_for_publishing(search.database, republish_s=60) == [second, third]
-    assert transitions.due_for_publishing(search.database, republish_s=60, limit=1) == [second]
-    assert transitions.count_queued(search.database) == 2
-
-    transitions.mark_published(search.database, [first, second, third])
-
-    assert transitions.due_for_publishing(search.database, republish_s=60) == []
-    assert search.trial(0).publish_count == 0  # running: nothing to note
-    assert search.trial(1).publish_count == 1
-
-
-def test_the_wait_before_publishing_again_doubles_up_to_an_hour(search: StoredSearch) -> None:
-    trial_id = search.trial_ids[0]
-    transitions.mark_published(search.database, search.trial_ids)
-    waits = []
-    for count in (1, 2, 3, 7, 8, 40, 200):
-        set_trial(search.database, trial_id, publish_count=count)
-        for wait in (61, 121, 241, 3_601, 7_201):
-            set_trial(search.database, trial_id, published_at=ago(wait))
-            if trial_id in transitions.due_for_publishing(search.database, republish_s=60):
-                waits.append(wait)
-                break
-    assert waits == [61, 121, 241, 3_601, 3_601, 3_601, 3_601]
-
-
-def test_the_wait_does_not_double_where_all_messages_are_lost(search: StoredSearch) -> None:
-    set_trial(search.database, search.trial_ids[0], publish_count=9, published_at=ago(20))
-
-    due = transitions.due_for_publishing(search.database, republish_s=15, backs_off=False, among=search.trial_ids[:1])
-
-    assert due == search.trial_ids[:1]
-    assert transitions.due_for_publishing(search.database, republish_s=15, among=search.trial_ids[:1]) == []
-
-
-def test_a_trial_given_back_is_due_at_once(search: StoredSearch) -> None:
-    transitions.mark_published(search.database, search.trial_ids)
-
-    transitions.release(search.database, search.held(1))
-
-    assert transitions.due_for_publishing(search.database, republish_s=60) == [search.trial_ids[1]]
-
-
-def test_a_trial_that_backs_off_is_not_due(search: StoredSearch) -> None:
-    set_trial(search.database, search.trial_ids[0], not_before=ago(-60))
-
-    assert search.trial_ids[0] not in transitions.due_for_publishing(search.database, republish_s=60)
-
-
-def test_a_search_is_finished_with_its_last_trial(search: StoredSearch) -> None:
-    for number in range(3):
-        assert search.row().finished_at is None
-        assert not transitions.finish_search(search.database, search.id)
-        assert transitions.unfinished_searches(search.database) == [search.id]
-        transitions.record(search.database, search.held(number), result_of(0.5))
-
-    assert search.row().state == "completed"
-    assert transitions.unfinished_searches(search.database) == []
-    assert not transitions.finish_search(search.database, search.id)
-
-
-def test_a_search_left_unfinished_by_a_killed_worker_is_finished_later(search: StoredSearch) -> None:
-    for number in range(3):
-        transitions.record(search.database, search.held(number), result_of(0.5))
-    with search.database.write() as connection:  # as if the worker had died between its two transactions
-        connection.execute(update(Search).values(state="running", finished_at=None))
-
-    assert transitions.finish_search(search.database, search.id)
-    assert search.row().state == "completed"
-
-
-def test_parameters_are_stored_as_json_with_a_digest(database: Database) -> None:
-    search = store_search(database, [{"units": 3, "rate": 0.5}, {"rate": 0.5, "units": 3}, {"units": 4}])
-
-    assert search.trial(0).params == {"units": 3, "rate": 0.5}
-    assert search.trial(0).params_digest == search.trial(1).params_digest != search.trial(2).params_digest
+# what the tables refuse
 
 
 def test_no_trial_can_be_deleted_from_under_its_story(search: StoredSearch) -> None:

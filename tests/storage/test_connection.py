@@ -5,30 +5,23 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select, text
 
 from gridfleet.storage import workers
-from gridfleet.storage.database import sqlite
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.database.times import UtcDateTime, now
-from gridfleet.storage.errors import DatabaseUnreachableError, SettingsError
+from gridfleet.storage.errors import DatabaseUnreachableError
 from gridfleet.storage.schema import Trial, Worker
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import Held
 from tests.storage.conftest import race, result_of, store_search
 
 PASSWORD = "correct-horse"
 N_WRITERS = 8
 WRITES = 25
-
-
-def clock(database: Database, plus_s: float = 0) -> datetime:
-    with database.read() as connection:
-        return connection.execute(select(now(plus_s))).scalar_one()
 
 
 # when it stays shut
@@ -75,22 +68,6 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         database.check()
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=f"GRIDFLEET_DATABASE_URL: the folder {tmp_path / 'missing'} does not"):
-        Database(Settings(database_url=f"sqlite:///{tmp_path / 'missing' / 'a.db'}"))
-
-
-def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_file_system", lambda folder: "nfs4")
-
-    with pytest.raises(SettingsError, match=r"network file system \(nfs4\).*PostgreSQL"):
-        Database(Settings(database_url=f"sqlite:///{tmp_path / 'a.db'}"))
-
-
-def test_the_file_system_of_a_folder_is_found() -> None:
-    assert sqlite._file_system(Path("/proc/self")) == "proc"
-
-
 def test_a_database_that_answers_passes(database: Database) -> None:
     database.check()
 
@@ -124,18 +101,6 @@ def test_rows_need_what_they_refer_to(database: Database) -> None:
         connection.execute(insert(Trial).values(search_id=10**6, number=0, params={}, params_digest="0" * 64))
 
 
-def test_sqlite_is_durable_and_readers_do_not_wait(make_settings: Callable[..., Settings]) -> None:
-    with closing(Database(make_settings("sqlite"))) as database:
-        search = store_search(database, 1)
-        with database.write() as connection:
-            connection.execute(text("UPDATE trials SET attempt = 7"))
-            assert search.trial().attempt == 0  # read on another connection, while the writer holds the lock
-        assert search.trial().attempt == 7
-        with database.read() as connection:
-            assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
-            assert connection.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
-
-
 def _write_much(database: Database, writer: int) -> int:
     """Do what a worker does, many times: claims, results, heartbeats of its process."""
     workers.register(database, f"node/{writer}", hostname="host", pid=writer)
@@ -143,7 +108,7 @@ def _write_much(database: Database, writer: int) -> int:
     for trial_id in _trial_ids(database)[writer::N_WRITERS]:
         claim = transitions.claim(database, trial_id, f"node/{writer}", lease_s=60, max_runtime_s=60)
         workers.seen(database, f"node/{writer}")
-        finished += transitions.record(database, transitions.Held(trial_id, claim.token), result_of(0.5))
+        finished += transitions.record(database, Held(trial_id, claim.token), result_of(0.5))
     return finished
 
 
@@ -164,69 +129,3 @@ def test_processes_that_write_at_once_do_not_lock_each_other_out(
     assert search.row().state == "completed"
     with database.read() as connection:
         assert len(connection.execute(select(Worker.id)).all()) == N_WRITERS
-
-
-# the clock
-
-
-def test_the_clock_is_the_database_s_in_utc(database: Database) -> None:
-    found = clock(database)
-
-    assert found.utcoffset() == timedelta(0)
-    assert abs(found - datetime.now(UTC)) < timedelta(minutes=1)
-
-
-@pytest.mark.parametrize("plus_s", [-3_600, 0.5, 86_400, 1e8])
-def test_seconds_can_be_added_to_the_clock(plus_s: float, database: Database) -> None:
-    before, later, after = clock(database), clock(database, plus_s), clock(database)
-
-    assert before <= later - timedelta(seconds=plus_s) + timedelta(milliseconds=2)
-    assert later - timedelta(seconds=plus_s) <= after + timedelta(milliseconds=2)
-
-
-def test_the_clock_goes_on_within_a_transaction(database: Database) -> None:
-    with database.write() as connection:
-        first = connection.execute(select(now())).scalar_one()
-        while connection.execute(select(now())).scalar_one() == first:
-            pass  # ends at the next tick, or at the test's time limit
-
-
-def test_times_come_back_as_they_were_stored(database: Database) -> None:
-    search = store_search(database, 1)
-    stored = datetime(2026, 3, 29, 2, 30, 0, 123_000, tzinfo=timezone(timedelta(hours=5, minutes=30)))
-    with database.write() as connection:
-        connection.execute(Trial.__table__.update().values(not_before=stored))
-
-    assert search.trial().not_before == stored
-    assert search.trial().not_before.utcoffset() == timedelta(0)
-
-
-def test_times_sort_as_times_in_sqlite() -> None:
-    from sqlalchemy.dialects import sqlite
-
-    kind, dialect = UtcDateTime(), sqlite.dialect()
-    moments = [
-        datetime(2026, 1, 1, hour, tzinfo=UTC) + timedelta(milliseconds=ms) for hour in (9, 10) for ms in (0, 5, 50)
-    ]
-
-    texts = [kind.process_bind_param(moment, dialect) for moment in moments]
-
-    assert texts == sorted(texts)
-    assert [kind.process_result_value(one, dialect) for one in texts] == moments
-
-
-def test_workers_are_registered_and_seen(database: Database) -> None:
-    workers.register(database, "node/1", hostname="host", pid=1)
-    with database.read() as connection:
-        before = connection.execute(select(Worker.__table__)).one()
-
-    while True:
-        workers.seen(database, "node/1")
-        with database.read() as connection:
-            after = connection.execute(select(Worker.__table__)).one()
-        if after.last_seen_at > before.last_seen_at:
-            break
-
-    assert (after.hostname, after.pid, after.started_at) == ("host", 1, before.started_at)
-    assert after.python_version
-    assert after.scikit_learn_version

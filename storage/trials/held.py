@@ -1,0 +1,77 @@
+"""Trials that a worker holds: what it knows of them, the guard of all that it writes, and which are held now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Update, and_, or_, select, update
+
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.times import now
+from gridfleet.storage.schema import Trial, TrialState
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A trial that a worker holds: what it needs to evaluate it, and the token to write with."""
+
+    trial_id: int
+    number: int
+    attempt: int
+    token: str
+    search_id: int
+    structure_digest: str | None
+    n_splits: int
+    refit_metric: str
+    fit_mode: str
+    trial_timeout: float | None
+    evaluation_digest: str
+    x_digest: str
+    y_digest: str
+    splits_digest: str
+    candidates_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A running trial as the reaper or a dying worker sees it."""
+
+    trial_id: int
+    token: str
+    is_overdue: bool = field(default=False, compare=False)  # whether its time is over, and not just its lease
+    worker_id: str | None = field(default=None, compare=False)
+
+
+def update_held(trial_id: Any, token: Any) -> Update:
+    """Begin the statement that changes a trial if it is running and held with this token, and nothing otherwise."""
+    return update(Trial).where(Trial.id == trial_id, Trial.state == TrialState.RUNNING, Trial.token == token)
+
+
+def is_expired() -> Any:
+    """Return the condition that the lease or the deadline of a running trial is over, by the database's clock."""
+    return or_(Trial.lease_expires_at < now(), Trial.deadline_at < now())
+
+
+def expired(database: Database, *, limit: int = 500) -> list[Held]:
+    """List running trials whose lease or deadline is over."""
+    with database.read() as connection:
+        rows = connection.execute(
+            select(Trial.id, Trial.token, (Trial.deadline_at < now()).label("is_overdue"))
+            .where(Trial.state == TrialState.RUNNING, is_expired())
+            .limit(limit)
+        )
+        return [Held(row.id, row.token, bool(row.is_overdue)) for row in rows]
+
+
+def held_by(database: Database, node: str | None) -> list[Held]:
+    """List the running trials of a node's worker processes, or of all nodes.
+
+    The id of a worker process begins with the name of its node.
+    """
+    condition = Trial.state == TrialState.RUNNING
+    if node is not None:
+        condition = and_(condition, Trial.worker_id.startswith(node + "/", autoescape=True))
+    with database.read() as connection:
+        rows = connection.execute(select(Trial.id, Trial.token, Trial.worker_id).where(condition))
+        return [Held(row.id, row.token, worker_id=row.worker_id) for row in rows]

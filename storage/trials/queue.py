@@ -1,0 +1,134 @@
+"""The trials that wait: which one a worker takes at a message, and which ones a message has to be sent for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, case, func, literal, or_, select, update
+from sqlalchemy.engine import Connection
+
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.retries import retried
+from gridfleet.storage.database.times import now, seconds_between
+from gridfleet.storage.params import params_digest, params_to_json, structural_params
+from gridfleet.storage.schema import Trial, TrialState
+from gridfleet.storage.statements import IS_PAUSED, ROWS_PER_STATEMENT, WAITS, insert_all
+
+_HINT = select(Trial.search_id, Trial.structure_digest, WAITS.label("waits")).where(Trial.id == bindparam("wanted_id"))
+_WAITING_OF_SEARCH = (
+    select(Trial.id).where(Trial.search_id == bindparam("wanted_id"), WAITS).order_by(Trial.id).limit(1)
+)
+_WAITING_OF_STRUCTURES = _WAITING_OF_SEARCH.where(Trial.structure_digest.in_(bindparam("structures", expanding=True)))
+
+
+def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
+    """Insert the trials of a search, all queued, in the transaction that inserts the search."""
+    shown = [params_to_json(params) for params in candidates]
+    rows = [
+        {
+            "search_id": search_id,
+            "number": number,
+            "params": params,
+            "params_digest": params_digest(params),
+            "structure_digest": params_digest(structural_params(params)),
+        }
+        for number, params in enumerate(shown)
+    ]
+    insert_all(connection, Trial, rows)
+
+
+def choose(database: Database, trial_id: int, structures: Collection[str]) -> int | None:
+    """Choose the trial to claim at a message: one whose structure the worker has compiled programs for, if any.
+
+    A message is a hint that its search has work; as many messages are sent as there are trials.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    trial_id : int
+        The one that the message names.
+    structures : collection of str
+        ``structure_digest`` of trials that this worker evaluated.
+
+    Returns
+    -------
+    int or None
+        The trial of the message or another one of its search; None if no trial of the search waits.
+    """
+    with database.read() as connection:
+        hint = connection.execute(_HINT, {"wanted_id": trial_id}).one_or_none()
+        if hint is None:
+            return None
+        if hint.waits and (not structures or hint.structure_digest in structures):
+            return trial_id
+        among = {"wanted_id": hint.search_id, "structures": list(structures)}
+        known = connection.execute(_WAITING_OF_STRUCTURES, among).scalar() if structures else None
+        if known is not None:
+            return int(known)
+        if hint.waits:
+            return trial_id
+        other = connection.execute(_WAITING_OF_SEARCH, {"wanted_id": hint.search_id}).scalar()
+        return None if other is None else int(other)
+
+
+def due_for_publishing(
+    database: Database,
+    *,
+    republish_s: float,
+    limit: int = 500,
+    backs_off: bool = True,
+    only_unpublished: bool = False,
+    among: Sequence[int] | None = None,
+) -> list[int]:
+    """List queued trials that no message can be expected of any more: never published, or long ago.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    republish_s : float
+        Seconds after which a message counts as lost.
+    limit : int, default=500
+        How many at most.
+    backs_off : bool, default=True
+        Whether those seconds double with each publication, up to an hour.
+    only_unpublished : bool, default=False
+        Only those that no message was ever sent for, or not since they were last taken back.
+    among : sequence of int, default=None
+        Only these trials.
+    """
+    wait: Any = literal(float(republish_s))
+    if backs_off:
+        doubled = wait * literal(1).op("<<")(Trial.publish_count - 1)
+        wait = case((Trial.publish_count > 6, literal(3600.0)), else_=doubled)
+    overdue = seconds_between(database.dialect, Trial.published_at, now()) > wait
+    due = select(Trial.id).where(
+        WAITS,
+        Trial.published_at.is_(None) if only_unpublished else or_(Trial.published_at.is_(None), overdue),
+    )
+    if among is not None:
+        due = due.where(Trial.id.in_(among))
+    with database.read() as connection:
+        return list(connection.execute(due.order_by(Trial.id).limit(limit)).scalars())
+
+
+def count_queued(database: Database) -> int:
+    """Count the queued trials of all searches that are not paused."""
+    with database.read() as connection:
+        return int(
+            connection.execute(select(func.count()).where(Trial.state == TrialState.QUEUED, ~IS_PAUSED)).scalar_one()
+        )
+
+
+@retried
+def mark_published(database: Database, trial_ids: Sequence[int]) -> None:
+    """Note that messages were sent; changes no state."""
+    with database.write() as connection:
+        for start in range(0, len(trial_ids), ROWS_PER_STATEMENT):
+            connection.execute(
+                update(Trial)
+                .where(Trial.id.in_(trial_ids[start : start + ROWS_PER_STATEMENT]), Trial.state == TrialState.QUEUED)
+                .values(published_at=now(), publish_count=Trial.publish_count + 1)
+            )
