@@ -44,10 +44,11 @@ test: venv ## all tests that need no container engine
 test-sklearn: venv ## scikit-learn's own tests of its searches, with our classes in place
 	$(BIN)/python -m pytest tests/scikit_learn $(ARGS)
 
-lint: venv ## ruff's rules, ruff's format, mypy's types
+lint: venv ## ruff's rules and format, mypy's types, the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: venv ## put the code into ruff's format, with the fixes that are safe
 	$(BIN)/ruff check --fix .

@@ -38,6 +38,7 @@ from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions
+from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import Evaluate, SearchRequest
 from gridfleet.scheduler.submission.store import store
 from gridfleet.scheduler.submit import _Submitted
@@ -110,6 +111,7 @@ def time_of_storing(fleet: Fleet, n_trials: int) -> tuple[float, float]:
     def store_and_leave(request: SearchRequest) -> Any:
         started = time.perf_counter()
         handle = store(fleet, request, name=None, options=SearchOptions())
+        publish(fleet, handle.id)
         storing.append(time.perf_counter() - started)
         raise _Submitted(handle)
 
@@ -122,7 +124,9 @@ def time_of_storing(fleet: Fleet, n_trials: int) -> tuple[float, float]:
 
 def submit(fleet: Fleet, n_trials: int) -> SearchHandle:
     def store_and_leave(request: SearchRequest) -> Any:
-        raise _Submitted(store(fleet, request, name=None, options=SearchOptions()))
+        handle = store(fleet, request, name=None, options=SearchOptions())
+        publish(fleet, handle.id)
+        raise _Submitted(handle)
 
     return collect(store_and_leave, n_trials)
 

@@ -12,6 +12,7 @@ from gridfleet.scheduler.search_cv import fit_with
 from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows, check_space
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import options_of
+from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.store import store
 
@@ -77,6 +78,7 @@ def submit(
     try:
         fit_with(FleetBackend(store_and_leave), shallow, X, y, **fit_params)
     except _Submitted as submitted:
+        publish(fleet, submitted.handle.id)
         return submitted.handle
     raise AssertionError("scikit-learn's fit ended without asking joblib for a single fit")
 

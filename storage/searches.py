@@ -1,10 +1,12 @@
-"""What changes a whole search: cancel, pause, resume, try its failed trials again, stop it, finish it."""
+"""What changes a whole search: create, cancel, pause, resume, try its failed trials again, stop it, finish it."""
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import bindparam, case, delete, null, select, update
+from sqlalchemy import bindparam, case, delete, insert, null, select, update
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.connection import Database
@@ -25,6 +27,32 @@ _NEW: dict[str, Any] = {
     "started_at": None,
     "finished_at": None,
 }
+
+
+def create_search(connection: Connection, name: str | None, columns: Mapping[str, Any]) -> tuple[int, str]:
+    """Insert a search, in the transaction that goes on to insert its trials and its view.
+
+    Parameters
+    ----------
+    connection : Connection
+        An open writing transaction.
+    name : str or None
+        Its name; None: ``search-<id>``.
+    columns : mapping of str to object
+        What else the table ``searches`` says of it.
+
+    Returns
+    -------
+    search_id : int
+    name : str
+    """
+    # until its id is known, something that no other search has
+    row = {"name": name if name is not None else f"search-{secrets.token_hex(8)}", **columns}
+    search_id: int = connection.execute(insert(Search).values(row).returning(Search.id)).scalar_one()
+    if name is None:
+        name = f"search-{search_id}"
+        connection.execute(update(Search).where(Search.id == search_id).values(name=name))
+    return search_id, name
 
 
 @retried

@@ -13,6 +13,7 @@ from gridfleet.scheduler.reports.progress import display
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions, check_options
+from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.store import store
 
@@ -62,6 +63,7 @@ def run_search(request: SearchRequest, *, name: str | None, options: SearchOptio
     handle = store(fleet, request, name=name, options=options)
     stop_at_failure = request.arguments.get("error_score") == "raise"
     try:
+        publish(fleet, handle.id)
         with display(handle.name, verbose=request.arguments.get("verbose", 0)) as shown:
             progress = handle._wait(None, shown, stop_at_failure=stop_at_failure)
     except KeyboardInterrupt:

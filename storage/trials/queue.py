@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -36,6 +37,21 @@ def create_trials(connection: Connection, search_id: int, candidates: Sequence[d
         for number, params in enumerate(shown)
     ]
     insert_all(connection, Trial, rows)
+
+
+def in_turn(database: Database, search_id: int) -> list[int]:
+    """List the trials of a search as messages are sent for them: those of different structures first.
+
+    Each worker begins with another structure and then stays with it (`choose`).
+    """
+    seen: Counter[str | None] = Counter()
+    turns = []
+    with database.read() as connection:
+        query = select(Trial.id, Trial.structure_digest).where(Trial.search_id == search_id).order_by(Trial.number)
+        for trial_id, structure in connection.execute(query):
+            turns.append((seen[structure], trial_id))
+            seen[structure] += 1
+    return [trial_id for _, trial_id in sorted(turns)]
 
 
 def choose(database: Database, trial_id: int, structures: Collection[str]) -> int | None:

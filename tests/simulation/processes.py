@@ -14,6 +14,7 @@ import gridfleet.worker.main_process.watchdog
 import gridfleet.worker.trial.task
 from gridfleet.scheduler.submission import store
 from gridfleet.scheduler.submission.options import SearchOptions
+from gridfleet.scheduler.submission.publish import publish
 from gridfleet.storage import searches
 from gridfleet.storage.errors import PayloadError
 from gridfleet.storage.fit_mode import FitMode
@@ -259,7 +260,7 @@ def submit(
     try:
         if for_real:
             options = SearchOptions(FitMode.EXACT, trial_timeout, search_timeout)
-            store.store(fleet, world.request(n_trials), name=None, options=options)
+            publish(fleet, store.store(fleet, world.request(n_trials), name=None, options=options).id)
             return
         candidates = [{"units": number % 2, "learning_rate": number} for number in range(n_trials)]
         search = store_search(world.database, candidates, name=f"search of {simulation.turns.me.name}")

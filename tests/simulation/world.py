@@ -16,7 +16,7 @@ from sklearn.dummy import DummyClassifier
 
 import gridfleet.scheduler.fleet.connection
 import gridfleet.scheduler.fleet.reconciler
-import gridfleet.scheduler.submission.store
+import gridfleet.scheduler.submission.publish
 import gridfleet.storage.database.retries
 import gridfleet.worker.main_process.service
 import gridfleet.worker.main_process.watchdog
@@ -126,7 +126,7 @@ class World:
             patch.setattr(WorkerProcess, "remember", _remember)
             patch.setattr(gridfleet.worker.trial.task, "bounded_output", nullcontext)
             patch.setattr(gridfleet.worker.trial.task, "terminate_handler_fired", self._is_ending)
-            patch.setattr(gridfleet.scheduler.submission.store, "print", lambda *_, **__: None, raising=False)
+            patch.setattr(gridfleet.scheduler.submission.publish, "print", lambda *_, **__: None, raising=False)
             yield self
 
 
