@@ -25,7 +25,7 @@ db = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_marku
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command and exit: 0, 1 for an error that is told in one sentence, 2 for wrong usage.
+    """Run the command and exit: 0, 1 for an error, with one sentence, 2 for wrong usage.
 
     Parameters
     ----------

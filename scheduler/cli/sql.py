@@ -88,9 +88,9 @@ def write(result: Result, out: TextIO, *, style: Style) -> None:
     result : Result
         What to write.
     out : text file
-        Where to.
+        A file, or standard output.
     style : {"table", "csv", "json"}
-        How.
+        For people, spreadsheets or programs.
     """
     {"table": _write_table, "csv": _write_csv, "json": _write_json}[style](result, out)
 

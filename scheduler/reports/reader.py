@@ -266,9 +266,9 @@ def leaderboard(database: Database, search_id: int, *, limit: int = 10) -> list[
     Parameters
     ----------
     database : Database
-        Where it is.
+        The fleet's.
     search_id : int
-        Which search.
+        Its id in ``searches``.
     limit : int, default=10
         How many trials.
 

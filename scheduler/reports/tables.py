@@ -29,9 +29,9 @@ def print_searches(database: Database, *, limit: int) -> None:
     Parameters
     ----------
     database : Database
-        Where they are.
+        The fleet's.
     limit : int
-        How many.
+        How many at most.
     """
     searches = reader.list_searches(database, limit=limit)
     if not searches:
@@ -62,7 +62,7 @@ def print_report(database: Database, name: str) -> None:
     Parameters
     ----------
     database : Database
-        Where it is.
+        The fleet's.
     name : str
         The search's name.
 
@@ -96,7 +96,7 @@ def print_attempts(database: Database, name: str) -> None:
     Parameters
     ----------
     database : Database
-        Where it is.
+        The fleet's.
     name : str
         The search's name.
 
@@ -222,7 +222,7 @@ def score(value: float | None) -> str:
 
 
 def last_line(error: str | None) -> str:
-    """Return the line of a traceback that tells the error."""
+    """Return the line of a traceback that names the error."""
     lines = (error or "").strip().splitlines()
     return lines[-1] if lines else ""
 

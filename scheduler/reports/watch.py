@@ -14,10 +14,10 @@ from gridfleet.storage.database.connection import Database
 
 #: Seconds between looks.
 LOOK_S = 0.5
-#: A search's trials are told in so many steps at most, so that the log of a large search stays short.
+#: A search's progress is printed in so many steps at most, so that the log of a large search stays short.
 STEPS = 20
-#: Searches that ended before, told at the start, so that a restarted watcher's log ends with the last best score.
-TOLD_AT_START = 5
+#: Searches that ended before, printed at the start so that a restarted watcher's log has the last best score.
+SHOWN_AT_START = 5
 
 
 def follow(database: Database, name: str) -> None:
@@ -26,9 +26,9 @@ def follow(database: Database, name: str) -> None:
     Parameters
     ----------
     database : Database
-        Where it is.
+        The fleet's.
     name : str
-        Which search.
+        Its name, without regard to case.
 
     Raises
     ------
@@ -63,7 +63,7 @@ Stage = tuple[int, int, float | None]
 
 
 class Watcher:
-    """Remembers what was told about each search.
+    """Remembers what was printed of each search.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Watcher:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._told: dict[int, Stage] = {}
+        self._shown: dict[int, Stage] = {}
         self._ended: set[int] = set()
         self._is_first_look = True
 
@@ -81,25 +81,25 @@ class Watcher:
         """Return a line for everything that changed since the last look."""
         newest = reader.list_searches(self._database)
         by_id = {search.id: search for search in newest}
-        for search_id in {*self._told, *searches.unfinished_searches(self._database)} - self._ended - set(by_id):
+        for search_id in {*self._shown, *searches.unfinished_searches(self._database)} - self._ended - set(by_id):
             by_id[search_id] = reader.find_search(self._database, search_id)
         if self._is_first_look:
             self._is_first_look = False
             before = sorted((search for search in newest if search.is_finished), key=lambda s: str(s.finished_at))
-            self._ended |= {search.id for search in before[:-TOLD_AT_START]}
+            self._ended |= {search.id for search in before[:-SHOWN_AT_START]}
         waiting = sorted((s for s in by_id.values() if s.id not in self._ended), key=_by_end)
         return [line for search in waiting if (line := self._line(search)) is not None]
 
     def _line(self, search: reader.SearchSummary) -> str | None:
         if search.is_finished:
             self._ended.add(search.id)
-            self._told.pop(search.id, None)
+            self._shown.pop(search.id, None)
             return best_line(self._database, search)
         progress = reader.progress(self._database, search.id)
         stage = _stage(progress)
-        if self._told.get(search.id) == stage:
+        if self._shown.get(search.id) == stage:
             return None
-        self._told[search.id] = stage
+        self._shown[search.id] = stage
         return f"{plain(search.name)}: {describe(progress)}"
 
 

@@ -25,9 +25,9 @@ def fit_and_score_rows(
     Parameters
     ----------
     database : Database
-        Where it is.
+        The fleet's.
     search_id : int
-        Which search.
+        Its id in ``searches``.
     candidates : Candidates
         Its combinations and what counts for a fit that raised.
     n_splits : int
@@ -115,14 +115,14 @@ def rebuild_exception(error_type: str | None, error: str | None) -> Exception:
     """
     module, _, name = (error_type or "Exception").rpartition(".")
     kind = getattr(sys.modules.get(module or "builtins"), name, None)
-    told = TrialFailedError(f"a trial failed with {error_type} on a worker:\n{error}")
+    fallback = TrialFailedError(f"a trial failed with {error_type} on a worker:\n{error}")
     if not isinstance(kind, type) or not issubclass(kind, Exception):
-        return told
+        return fallback
     try:
         rebuilt = kind(_message(error_type or "", error or ""))
     except TypeError:  # its constructor wants something else
-        return told
-    rebuilt.__cause__ = told
+        return fallback
+    rebuilt.__cause__ = fallback
     return rebuilt
 
 

@@ -142,7 +142,7 @@ def _build_function(estimator: Any) -> Any:
     return build if inspect.isfunction(build) else None
 
 
-def warn_of_params_that_do_not_arrive(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
+def warn_unused_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
     """Warn of hyperparameters that scikeras keeps though the function that builds the model has them too.
 
     ``KerasClassifier(model=create_model)`` passes on only ``model__optimizer`` to ``create_model(optimizer=…)``;

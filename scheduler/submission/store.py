@@ -41,7 +41,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     checks.check_name(name)
     checks.check_params(request.estimator, request.candidates)
     checks.check_finite(request.estimator, request.X, request.y, request.candidates)
-    checks.warn_of_params_that_do_not_arrive(request.estimator, request.candidates)
+    checks.warn_unused_params(request.estimator, request.candidates)
     _check_name_is_free(fleet, name)
     candidates = Candidates(
         params=list(request.candidates),

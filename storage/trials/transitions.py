@@ -79,7 +79,7 @@ def claim(
     database : Database
         The fleet's.
     trial_id : int
-        Which one.
+        The one to take.
     worker_id : str
         Who takes it.
     lease_s : float

@@ -24,7 +24,7 @@ MAX_ID = 2**63 - 1
 
 
 def new_message(trial_id: int) -> bytes:
-    """Return a message that tells a worker to look at a trial."""
+    """Return a message that asks a worker to look at a trial."""
     return json.dumps(_envelope(trial_id, str(uuid.uuid4()), str(uuid.uuid4()))).encode()
 
 

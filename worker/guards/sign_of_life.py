@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Variable through which a worker's main process tells its children where the files are.
+#: Variable through which a worker's main process shows its children where the files are.
 FOLDER_VARIABLE = "GRIDFLEET_SIGNS_OF_LIFE"
 
 #: A file's content: a time of `time.monotonic`, or NaN while no trial is held.

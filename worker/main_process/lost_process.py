@@ -1,4 +1,4 @@
-"""Celery's request of a trial, in the main process: tells which worker process was lost with it."""
+"""Celery's request of a trial, in the main process: says which worker process was lost with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gridfleet.storage.settings import PREFIX
 #: Sent when a worker process died, or is about to be killed, while it worked on a message.
 process_lost = Signal(name="process_lost", providing_args={"pid", "outcome", "error"})
 
-#: How billiard tells in what way a process ended.
+#: How billiard says in what way a process ended.
 _SIGNAL = re.compile(r"signal (\d+)")
 _STATUS = re.compile(r"exitcode (-?\d+)")
 
@@ -49,24 +49,24 @@ class TrialRequest(Request):
             process_lost.send(sender=self, pid=self.worker_pid, outcome=Outcome.WORKER_LOST, error=error)
 
 
-def explain_end(told: str) -> str:
+def explain_end(message: str) -> str:
     """Return a sentence about a process's end.
 
     Parameters
     ----------
-    told : str
+    message : str
         What billiard says of it: "Worker exited prematurely: signal 11 (SIGSEGV) Job: 3."
     """
-    found = _SIGNAL.search(told)
+    found = _SIGNAL.search(message)
     if found:
         number = int(found[1])
         name = signal.Signals(number).name if number in set(signal.Signals) else "unknown"
         cause = _CAUSES.get(number, "nobody knows why")
         return f"the worker process was ended by signal {number} ({name}): {cause}"
-    found = _STATUS.search(told)
+    found = _STATUS.search(message)
     if found:
         return (
             f"the worker process ended itself with status {found[1]}: the model's code, or a library that it uses, "
             "called os._exit or exit()"
         )
-    return f"the worker process ended: {told}"
+    return f"the worker process ended: {message}"

@@ -41,7 +41,7 @@ RELEASE_S = 5
 
 
 def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNING", may_be_root: bool = False) -> None:
-    """Run a worker until it is told to stop.
+    """Run a worker until a signal stops it.
 
     Parameters
     ----------

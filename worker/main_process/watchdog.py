@@ -44,8 +44,8 @@ class _Silence:
 class Watchdog:
     """A thread of the main process.
 
-    What hangs is told by files that the processes touch, so that a database that is down ends no training; what
-    is to be taken back is told by the database, so that it is found even if its process died while it claimed it.
+    What hangs is seen by files that the processes touch, so that a database that is down ends no training; what
+    is to be taken back is asked of the database, so that it is found even if its process died while it claimed it.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class Watchdog:
                 logger.error("worker process %d is killed: %s", sign.pid, reason[1])
                 self._reasons[sign.pid] = reason
                 with suppress(ProcessLookupError):
-                    os.kill(sign.pid, signal.SIGKILL)  # the pool replaces it, and tells when it is gone
+                    os.kill(sign.pid, signal.SIGKILL)  # the pool replaces it, and reports when it is gone
 
     def _silence(self, sign: SeenSign, watched_s: float) -> _Silence:
         before = self._silences.get(sign.pid)
@@ -142,7 +142,7 @@ class Watchdog:
         if not sign.holds_a_trial:
             return None
         if now > sign.until + settings.heartbeat_s + min(KILL_AFTER_S, settings.lease_s):
-            return Outcome.TIMEOUT, "the attempt took too long, and did not stop when it was told to"
+            return Outcome.TIMEOUT, "the attempt took too long, and did not stop when it was interrupted"
         silent_s = self._silences[sign.pid].seconds
         if silent_s > max(settings.lease_s, MIN_SILENCE_S):
             return (
@@ -156,7 +156,7 @@ class Watchdog:
         held = [(_process_id(one), one) for one in held_by(self._database, self._node)]
         alive = self._processes()  # after the question: who lived when it claimed and is not there now is dead
         dead = {pid for pid, _ in held if pid not in alive}
-        # the pool tells why a process died a moment after it forgot it
+        # the pool reports why a process died a moment after it forgot it
         unexplained = dead - self._reasons.keys() - self._unexplained
         taken_back = [self._reap(pid, one) for pid, one in held if pid in dead - unexplained]
         self._unexplained = unexplained

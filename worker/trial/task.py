@@ -147,10 +147,10 @@ def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
         if terminate_handler_fired():  # Celery's, at a signal that ends this process
             raise
         kind = type(raised).__name__
-        told = (
+        reason = (
             f"the model's own code raised {kind}, as sys.exit() does; a model has to return, or to raise an Exception"
         )
-        return TrialResult(splits=[], error_type=kind, error=format_exc() + told)
+        return TrialResult(splits=[], error_type=kind, error=format_exc() + reason)
 
 
 def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
