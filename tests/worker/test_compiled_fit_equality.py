@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit import selfcheck
-from gridfleet.worker.compiled_fit.selfcheck import Verdict, check, difference, main, train
-from gridfleet.worker.compiled_fit.selfcheck_cases import (
+from gridfleet.worker.compiled_fit.selfcheck import command
+from gridfleet.worker.compiled_fit.selfcheck.cases import (
     DATA_OPTIONS,
     FAMILIES,
     OPTIMIZERS,
@@ -21,6 +20,7 @@ from gridfleet.worker.compiled_fit.selfcheck_cases import (
     other_cases,
     quick_data_cases,
 )
+from gridfleet.worker.compiled_fit.selfcheck.command import Verdict, check, difference, main, train
 
 
 def case_of(family: str, optimizer: str, option: str) -> Case:
@@ -150,7 +150,7 @@ def test_the_tool_prints_a_line_for_each_case_and_fails_if_one_is_not_in_order(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(selfcheck, "check", lambda _case, _mode: verdict)
+    monkeypatch.setattr(command, "check", lambda _case, _mode: verdict)
 
     assert main(["--family", "mlp", "gru", "--optimizer", "sgd", "--quick"]) == status
 

@@ -21,7 +21,7 @@ from tensorflow.python.ops import gen_stateless_random_ops_v2
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
-from gridfleet.worker.compiled_fit.program import TrainProgram
+from gridfleet.worker.compiled_fit.programs.train import TrainProgram
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(40, 4)).astype("float32"), RNG.integers(0, 2, 40)

@@ -15,8 +15,8 @@ import tensorflow as tf
 from keras import layers
 
 from gridfleet.worker.compiled_fit import compiled_fit, scope
-from gridfleet.worker.compiled_fit.cache import ProgramCache
-from gridfleet.worker.compiled_fit.kernels import kept_kernels
+from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
+from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(50, 6)).astype("float32"), RNG.integers(0, 2, 50)

@@ -13,15 +13,15 @@ from contextvars import ContextVar
 from typing import Any
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit.cache import ProgramCache
 from gridfleet.worker.compiled_fit.report import FitReport
+from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 
 logger = logging.getLogger(__name__)
 
 #: The programs of this process, shared by all trials.
 programs = ProgramCache()
 
-#: What runs the loops of this thread, a `loops.Loops`; other threads' models go on as they are.
+#: What runs the loops of this thread, a `calls.Loops`; other threads' models go on as they are.
 _loops: ContextVar[Any] = ContextVar("gridfleet_loops", default=None)
 _METHODS = ("fit", "evaluate", "predict")
 #: Blocks that are open, in any thread: the first one puts our methods in place, the last one Keras' own.
@@ -66,8 +66,8 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
         report.fell_back(f"Keras runs on {keras.backend.backend()}, not on TensorFlow")
         yield report
         return
-    from gridfleet.worker.compiled_fit.kernels import kept_kernels
-    from gridfleet.worker.compiled_fit.loops import Loops
+    from gridfleet.worker.compiled_fit.calls import Loops
+    from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 
     token = _loops.set(Loops(mode, programs, report, n_fits=n_fits))
     try:
@@ -82,7 +82,7 @@ def _patched() -> Iterator[None]:
     global _n_open
     from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
-    from gridfleet.worker.compiled_fit.loops import Loops
+    from gridfleet.worker.compiled_fit.calls import Loops
 
     with _lock:
         if _n_open == 0:
@@ -101,8 +101,8 @@ def _patched() -> Iterator[None]:
 
 
 def _compiled(original: Callable[..., Any], loop: Callable[..., Any]) -> Callable[..., Any]:
+    from gridfleet.worker.compiled_fit.calls import ProgramFailedError
     from gridfleet.worker.compiled_fit.eligibility import KerasTakesOverError
-    from gridfleet.worker.compiled_fit.loops import ProgramFailedError
 
     signature = inspect.signature(loop)
 

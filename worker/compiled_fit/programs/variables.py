@@ -9,8 +9,8 @@ from typing import Any
 import keras
 from keras.src.trainers.data_adapters import data_adapter_utils
 
-from gridfleet.worker.compiled_fit.batches import Batches
-from gridfleet.worker.compiled_fit.structure import PLAIN_MODELS, is_transparent
+from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.sharing.structure import PLAIN_MODELS, is_transparent
 
 
 def made_variables(model: Any, data: Batches) -> bool:

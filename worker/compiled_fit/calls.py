@@ -20,10 +20,9 @@ from keras.src import optimizers as keras_optimizers
 from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit import xla
-from gridfleet.worker.compiled_fit.batches import Batches, as_traced, make_batches, was_trained
-from gridfleet.worker.compiled_fit.cache import Entry, ProgramCache, find_or_make
-from gridfleet.worker.compiled_fit.data_order import epoch_orders
+from gridfleet.worker.compiled_fit import xla_policy as xla
+from gridfleet.worker.compiled_fit.data.batches import Batches, as_traced, make_batches, was_trained
+from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
 from gridfleet.worker.compiled_fit.eligibility import (
     KerasTakesOverError,
     NotEligibleError,
@@ -35,10 +34,11 @@ from gridfleet.worker.compiled_fit.eligibility import (
     flat_callbacks,
     watches_for_nan,
 )
-from gridfleet.worker.compiled_fit.program import EvaluateProgram, PredictProgram, TrainProgram
+from gridfleet.worker.compiled_fit.programs.train import EvaluateProgram, PredictProgram, TrainProgram
+from gridfleet.worker.compiled_fit.programs.variables import known_to_optimizer, made_variables, variables_of
 from gridfleet.worker.compiled_fit.report import FitReport
-from gridfleet.worker.compiled_fit.structure import graph_digest, structure_of
-from gridfleet.worker.compiled_fit.variables import known_to_optimizer, made_variables, variables_of
+from gridfleet.worker.compiled_fit.sharing.cache import Entry, ProgramCache, find_or_make
+from gridfleet.worker.compiled_fit.sharing.structure import graph_digest, structure_of
 
 #: How the lines of TensorFlow's errors begin that say where it failed, and not why.
 WHERE_IT_FAILED = ("Graph execution error:", "Detected at node", "File ", "<stack traces", "[[{{node")

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from gridfleet.worker.compiled_fit.batches import Batches
+from gridfleet.worker.compiled_fit.data.batches import Batches
 from gridfleet.worker.compiled_fit.eligibility import NotEligibleError
-from gridfleet.worker.compiled_fit.variables import variables_of
-from gridfleet.worker.compiled_fit.xla import (
+from gridfleet.worker.compiled_fit.programs.variables import variables_of
+from gridfleet.worker.compiled_fit.xla_policy import (
     CHECKED_OUTSIDE_XLA,
     DIFFERS_IN_XLA,
     NOT_DETERMINISTIC_IN_XLA,

@@ -25,7 +25,7 @@ import tensorflow as tf
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit.report import FitReport
 from gridfleet.worker.compiled_fit.scope import compiled_fit
-from gridfleet.worker.compiled_fit.selfcheck_cases import (
+from gridfleet.worker.compiled_fit.selfcheck.cases import (
     FAMILIES,
     N_ROWS,
     OPTIMIZERS,
@@ -312,7 +312,3 @@ def _run(cases: Iterable[Case], mode: FitMode) -> int:
 def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Loops over batches and epochs as functions of TensorFlow's graph, one file for each kind."""
