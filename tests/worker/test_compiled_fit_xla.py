@@ -18,11 +18,8 @@ from tensorflow.python.ops import gen_stateless_random_ops_v2 as random_ops
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
-from gridfleet.worker.compiled_fit.xla_policy import (
-    HAVE_OLDER_CODE_GENERATOR,
-    older_code_generator,
-    same_random_numbers,
-)
+from gridfleet.worker.compiled_fit.patches.code_generator import HAVE_OLDER_CODE_GENERATOR, older_code_generator
+from gridfleet.worker.compiled_fit.patches.random_numbers import same_random_numbers
 
 FLAG = "--xla_cpu_use_fusion_emitters"
 

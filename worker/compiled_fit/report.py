@@ -12,11 +12,11 @@ from gridfleet.storage.fit_mode import FitMode
 
 @dataclass
 class FitReport:
-    """What is recorded of the Keras calls of a trial.
+    """How the Keras calls of a trial ran, as it is recorded with the trial.
 
     Attributes
     ----------
-    modes : list of str
+    modes : list of FitMode
         How each ``fit`` ran: ``exact``, ``xla`` or ``keras``.
     fallback_reason : str or None
         Why the first call that fell back to Keras' own loop did.

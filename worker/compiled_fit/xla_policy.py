@@ -1,68 +1,10 @@
-"""XLA: where it gives the same result, and when compiling with it pays."""
+"""When a fit is trained in XLA, and how many epochs at once: decided from figures alone."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
-import tensorflow as tf
-from tensorflow.core.protobuf.config_pb2 import ConfigProto
-from tensorflow.python.eager import context
-from tensorflow.python.ops import gen_stateless_random_ops_v2 as random_ops
-
-#: Operations whose results XLA makes by another formula.
-DIFFERS_IN_XLA = frozenset(
-    (
-        "StatelessRandomNormal",
-        "StatelessRandomNormalV2",
-        "StatelessRandomUniform",
-        "StatelessRandomUniformV2",
-        "StatelessTruncatedNormal",
-        "StatelessTruncatedNormalV2",
-        "StatelessMultinomial",
-        "StatelessRandomBinomial",
-        "StatelessRandomGammaV2",
-        "StatelessRandomGammaV3",
-        "StatelessRandomPoisson",
-        "StatelessParameterizedTruncatedNormal",
-        # not random, but of another order or sign
-        "Unique",
-        "UniqueV2",
-        "UniqueWithCounts",
-        "UniqueWithCountsV2",
-        "TopKV2",
-        "SelfAdjointEigV2",
-        "Svd",
-    )
-)
-#: Operations that run Python or strings, for which XLA has no kernel, or that it leaves out.
-XLA_MAY_FAIL = frozenset(("PyFunc", "EagerPyFunc", "PyFuncStateless", "StringFormat", "PrintV2", "Print", "Assert"))
-#: Operations that fail if their second input has an index out of range, where XLA takes another row, or NaN.
-CHECKED_OUTSIDE_XLA = frozenset(
-    (
-        "Gather",
-        "GatherV2",
-        "GatherNd",
-        "ResourceGather",
-        "ResourceGatherNd",
-        "SparseSoftmaxCrossEntropyWithLogits",
-        "UnsortedSegmentMax",
-        "UnsortedSegmentMin",
-        "UnsortedSegmentProd",
-        "UnsortedSegmentSum",
-    )
-)
-#: Operations that XLA refuses where TensorFlow is told to be deterministic.
-NOT_DETERMINISTIC_IN_XLA = frozenset(("MaxPoolGrad",))
-
-#: XLA's older code generator for loops. Its newer one takes a third longer to compile a small model, and computes each
-#: random number several times: a step with Dropout took 690 us by it, 39 us by the older one, 154 us without XLA.
-OLDER_CODE_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
-#: Releases of TensorFlow that have the flag; XLA ends the process at one that it does not know.
-HAVE_OLDER_CODE_GENERATOR = ("2.21.",)
+from gridfleet.storage.fit_mode import FitMode
 
 #: Seconds that XLA takes for a program, roughly, for each operation of a step.
 COMPILE_S_PER_OPERATION = 0.0015
@@ -70,72 +12,13 @@ COMPILE_S_PER_OPERATION = 0.0015
 OVERHEAD_S = 0.0006
 #: The part of that which XLA leaves.
 LEFT_BY_XLA = 0.25
+#: Seconds after which a run of epochs returns to Python, so that a trial can be stopped.
+RETURN_S = 1.0
+#: Epochs of a fit's second run at most, while the speed is not known.
+MAX_EPOCHS_OF_UNKNOWN_SPEED = 8
 
 
-_uniform = random_ops.stateless_random_uniform_v2
-#: Blocks of `same_random_numbers` that are open, in any thread.
-_n_tracing = 0
-_lock = threading.Lock()
-
-
-def bucket(n: int) -> int:
-    """Round a number of rows up, so that splits of nearly equal size have one shape.
-
-    Parameters
-    ----------
-    n : int
-        Rows.
-
-    Returns
-    -------
-    int
-        More than `n`, a multiple of an eighth of the power of two below it: at most 12.5 % more.
-    """
-    grain = 1 << max(0, n.bit_length() - 4)
-    return (n // grain + 1) * grain
-
-
-@contextmanager
-def older_code_generator() -> Iterator[None]:
-    """Have XLA use its older code generator, unless ``XLA_FLAGS`` says which, if it compiles first in this block.
-
-    XLA reads the variable once in a process; it is put back, for other programs that this process may start.
-    """
-    before = os.environ.get("XLA_FLAGS")
-    flags = before or ""
-    is_file_name = bool(flags) and not flags.lstrip().startswith("-")
-    name = OLDER_CODE_GENERATOR.partition("=")[0]
-    if name in flags or is_file_name or not tf.__version__.startswith(HAVE_OLDER_CODE_GENERATOR):
-        yield
-        return
-    os.environ["XLA_FLAGS"] = f"{flags} {OLDER_CODE_GENERATOR}".strip()
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["XLA_FLAGS"]
-        else:
-            os.environ["XLA_FLAGS"] = before
-
-
-@contextmanager
-def without_grappler() -> Iterator[None]:
-    """Run functions as they were traced, in this thread: Grappler would look at them before they run first.
-
-    XLA optimizes what it compiles by itself. For the little that stays around it, Grappler's 0.1 s never come back.
-    """
-    eager_context = context.context()
-    before = eager_context.function_call_options
-    config = ConfigProto.FromString(before.config_proto_serialized)
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
-    eager_context.function_call_options = context.FunctionCallOptions(before.executor_type, config)
-    try:
-        yield
-    finally:
-        eager_context.function_call_options = before
-
-
-def repays(n_steps: int, seconds_per_step: float, n_operations: int) -> bool:
+def repays(n_steps: int, step_s: float, n_operations: int) -> bool:
     """Whether the steps still to come repay the compilation.
 
     Parameters
@@ -143,41 +26,115 @@ def repays(n_steps: int, seconds_per_step: float, n_operations: int) -> bool:
     n_steps : int
         Steps to come for programs of this structure, those that came already included (who rents skis buys
         them once the rent paid is their price).
-    seconds_per_step : float
-        What one takes without XLA.
+    step_s : float
+        Seconds that one takes without XLA.
     n_operations : int
         Operations of a step's graph.
     """
-    spared = n_steps * min(seconds_per_step, OVERHEAD_S) * (1 - LEFT_BY_XLA)
-    return spared > COMPILE_S_PER_OPERATION * n_operations
+    spared_s = n_steps * min(step_s, OVERHEAD_S) * (1 - LEFT_BY_XLA)
+    return spared_s > COMPILE_S_PER_OPERATION * n_operations
 
 
-@contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Trace uniform floats so that XLA and TensorFlow's own kernels draw the same ones.
+def is_faster_in_xla(*, graph_step_s: float | None, xla_step_s: float | None) -> bool:
+    """Whether a compiled program is to be preferred: yes, until both have been measured."""
+    return graph_step_s is None or xla_step_s is None or xla_step_s < graph_step_s
 
-    Both draw the same 32 bits; TensorFlow makes a float of the low 23, XLA of the high 23. Inside this block
-    it is done in the graph, from the low ones (tensorflow/core/lib/random/random_distributions.h).
+
+def epochs_until_return(step_s: float, steps_per_epoch: int) -> int:
+    """Return how many epochs last `RETURN_S`; at least one."""
+    return max(1, int(RETURN_S / (step_s * steps_per_epoch)))
+
+
+@dataclass(frozen=True)
+class XlaPolicy:
+    """What a fit does next, from what is known of it.
+
+    Parameters
+    ----------
+    mode : FitMode
+        What was asked for.
+    obstacle : str or None
+        Why XLA can't compile the step to something with the same result; None: nothing is known against it.
+    has_checked_indices : bool
+        Whether the graph has looked up all the rows' indices, of which XLA does not say that they are out of range.
+    watches_for_nan : bool
+        Whether an epoch ends at the first batch whose loss is not finite, which XLA's loop does not look at.
+    keras_uses_xla : bool
+        Whether Keras compiles each step by itself (``jit_compile``).
+    has_full_batch : bool
+        Whether there is a batch for XLA's loop: the shorter last one runs in the graph.
+    is_compiled : bool
+        Whether XLA has compiled the program for this shape.
+    convolves : bool
+        Whether a step's time is that of convolutions, for which TensorFlow's own kernels beat XLA's.
+    n_operations : int
+        Operations of a step's graph.
+    steps_per_epoch : int
+        Batches of an epoch.
+    n_graph_steps : int
+        Batches that the program trained outside XLA so far, in all fits.
+    graph_step_s, xla_step_s : float or None
+        Seconds that a batch last took, outside XLA and in it; None: not measured.
     """
-    global _n_tracing
-    with _lock:
-        if _n_tracing == 0:
-            random_ops.stateless_random_uniform_v2 = _from_low_bits
-        _n_tracing += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _n_tracing -= 1
-            if _n_tracing == 0:
-                random_ops.stateless_random_uniform_v2 = _uniform
 
+    mode: FitMode
+    obstacle: str | None
+    has_checked_indices: bool
+    watches_for_nan: bool
+    keras_uses_xla: bool
+    has_full_batch: bool
+    is_compiled: bool
+    convolves: bool
+    n_operations: int
+    steps_per_epoch: int
+    n_graph_steps: int
+    graph_step_s: float | None
+    xla_step_s: float | None
 
-def _from_low_bits(shape: Any, key: Any, counter: Any, alg: Any, dtype: Any = tf.float32, name: Any = None) -> Any:
-    if tf.as_dtype(dtype) != tf.float32:
-        return _uniform(shape, key, counter, alg, dtype=dtype, name=name)
-    bits = random_ops.stateless_random_uniform_full_int_v2(
-        shape, key=key, counter=counter, dtype=tf.uint32, alg=alg, name=name
-    )
-    mantissa = tf.bitwise.bitwise_and(bits, tf.constant(0x7FFFFF, tf.uint32))
-    return tf.bitcast(tf.bitwise.bitwise_or(mantissa, tf.constant(0x3F800000, tf.uint32)), tf.float32) - 1.0
+    @property
+    def may_use_xla(self) -> bool:
+        """Whether XLA gives the same result, and was not ruled out."""
+        return (
+            self.mode in (FitMode.XLA, FitMode.AUTO)
+            and self.has_checked_indices
+            and self.obstacle is None
+            and not self.watches_for_nan
+            and not self.keras_uses_xla
+            and self.has_full_batch
+        )
+
+    def uses_xla(self, n_epochs_to_come: int) -> bool:
+        """Whether the next run is XLA's.
+
+        Parameters
+        ----------
+        n_epochs_to_come : int
+            Epochs of the next run, of the rest of this fit and of the fits that follow.
+        """
+        if not self.may_use_xla:
+            return False
+        if self.mode is FitMode.XLA:
+            return True
+        if self.is_compiled:
+            return is_faster_in_xla(graph_step_s=self.graph_step_s, xla_step_s=self.xla_step_s)
+        if self.graph_step_s is None or self.convolves:
+            return False
+        n_steps = self.n_graph_steps + n_epochs_to_come * self.steps_per_epoch
+        return repays(n_steps, self.graph_step_s, self.n_operations)
+
+    def epochs_of_next_run(self, n_epochs: int, *, is_first: bool) -> int:
+        """Return how many epochs the next run should do before it returns to Python.
+
+        Parameters
+        ----------
+        n_epochs : int
+            Epochs that the fit has still to do.
+        is_first : bool
+            Whether the fit has run none yet.
+        """
+        if self.mode is not FitMode.EXACT and not self.has_checked_indices:
+            return 1
+        step_s = self.xla_step_s if self.may_use_xla and self.is_compiled else self.graph_step_s
+        if step_s is None:
+            return 1 if is_first else min(n_epochs, MAX_EPOCHS_OF_UNKNOWN_SPEED)
+        return min(n_epochs, epochs_until_return(step_s, self.steps_per_epoch))
