@@ -70,7 +70,7 @@ def test_max_pooling_that_has_to_be_deterministic_is_not_tried_in_xla() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_what_xla_has_not_is_named_and_the_time_of_trying_is_told() -> None:
+def test_what_xla_has_not_is_named_and_the_time_of_trying_is_reported() -> None:
     report, _ = fit_in(FitMode.XLA, lambda: [Decomposes()])
 
     assert report.modes == [FitMode.EXACT]

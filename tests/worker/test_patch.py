@@ -51,3 +51,13 @@ def test_replacements_of_one_attribute_are_undone_from_the_last_to_the_first() -
         assert owner.word == "second"
 
     assert owner.word == "original"
+
+
+def test_replacements_are_undone_if_one_of_them_cannot_be_installed() -> None:
+    owner = SimpleNamespace(word="original")
+    patch = Patch(lambda: [Replacement(owner, "word", "patched"), Replacement(owner, "no_such_attribute", None)])
+
+    with pytest.raises(AttributeError), patch.installed():
+        pass
+
+    assert owner.word == "original"

@@ -77,13 +77,23 @@ class Patch:
     def _enter(self) -> None:
         with self._lock:
             if self._n_open == 0:
-                self._undo = [replacement.install() for replacement in self._replacements()]
+                self._install()
             self._n_open += 1
 
     def _leave(self) -> None:
         with self._lock:
             self._n_open -= 1
             if self._n_open == 0:
-                for replacement in reversed(self._undo):
-                    replacement.install()
-                self._undo = []
+                self._restore()
+
+    def _install(self) -> None:
+        try:
+            for replacement in self._replacements():
+                self._undo.append(replacement.install())
+        except BaseException:
+            self._restore()
+            raise
+
+    def _restore(self) -> None:
+        while self._undo:
+            self._undo.pop().install()
