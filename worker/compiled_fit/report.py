@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gridfleet.storage.fit_mode import FitMode
 
@@ -44,15 +45,11 @@ class FitReport:
             self.fallback_reason = reason
 
     @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
+    def timed(self, phase: Literal["trace", "compile", "train"]) -> Iterator[None]:
         """Add the seconds of a block to ``<phase>_time``."""
+        name = f"{phase}_time"
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.add(phase, time.perf_counter() - started)
-
-    def add(self, phase: str, seconds: float) -> None:
-        """Add seconds to ``<phase>_time``."""
-        name = f"{phase}_time"
-        setattr(self, name, getattr(self, name) + seconds)
+            setattr(self, name, getattr(self, name) + (time.perf_counter() - started))
