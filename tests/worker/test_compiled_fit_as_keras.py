@@ -60,7 +60,7 @@ class At(keras.callbacks.Callback):
     def __init__(self, method: str, act: Callable[[Any], None], epoch: int | None = None) -> None:
         super().__init__()
         self.act = act
-        setattr(self, method, lambda *told: self.act(self.model) if epoch in (None, told[0]) else None)
+        setattr(self, method, lambda *arguments: self.act(self.model) if epoch in (None, arguments[0]) else None)
 
 
 def freeze(model: Any) -> None:
@@ -113,13 +113,13 @@ def test_averages_are_of_what_is_trained() -> None:
 class Counts(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[Any] = []
+        self.called: list[Any] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self.told.append("train")
+        self.called.append("train")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.told.append(epoch)
+        self.called.append(epoch)
 
 
 class Shuffles(layers.Layer):
@@ -135,7 +135,7 @@ def test_callbacks_are_told_once_where_keras_takes_over_after_they_began() -> No
     _, report = trained(FitMode.EXACT, lambda: mlp(Shuffles()), callbacks=lambda: [counts])
 
     assert report.mode is FitMode.KERAS
-    assert counts.told == ["train", 0, 1, 2]
+    assert counts.called == ["train", 0, 1, 2]
 
 
 def test_what_a_callback_changes_after_an_epoch_stays_out_of_programs_in_xla() -> None:
@@ -339,10 +339,10 @@ def test_an_empty_validation_is_none() -> None:
 
 
 def test_no_epochs_make_no_variables() -> None:
-    def made(mode: FitMode) -> tuple[int, dict[str, Any]]:
+    def outcome(mode: FitMode) -> tuple[int, dict[str, Any]]:
         model = mlp()
         with compiled_fit(mode):
             history = model.fit(X, Y, epochs=0, verbose=0).history
         return len(model.optimizer.variables), history
 
-    assert made(FitMode.EXACT) == made(FitMode.KERAS)
+    assert outcome(FitMode.EXACT) == outcome(FitMode.KERAS)

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit import selfcheck
-from gridfleet.worker.compiled_fit.selfcheck import Verdict, check, difference, main, train
-from gridfleet.worker.compiled_fit.selfcheck_cases import (
-    DATA_OPTIONS,
-    FAMILIES,
+from gridfleet.worker.compiled_fit.selfcheck import command
+from gridfleet.worker.compiled_fit.selfcheck.cases import (
     OPTIMIZERS,
-    OTHER_OPTIONS,
     Case,
     data_cases,
     other_cases,
     quick_data_cases,
 )
+from gridfleet.worker.compiled_fit.selfcheck.command import main
+from gridfleet.worker.compiled_fit.selfcheck.comparison import Verdict, check, difference
+from gridfleet.worker.compiled_fit.selfcheck.families import FAMILIES
+from gridfleet.worker.compiled_fit.selfcheck.options import DATA_OPTIONS, OTHER_OPTIONS
+from gridfleet.worker.compiled_fit.selfcheck.training import train
 
 
 def case_of(family: str, optimizer: str, option: str) -> Case:
@@ -86,7 +87,7 @@ def test_quick_cases_cover_each_family_with_each_optimizer_and_each_option() -> 
 def test_the_loss_that_is_not_finite_ends_an_epoch_before_its_last_batch() -> None:
     outcome = train(case_of("mlp", "adam", "terminated_on_nan"), FitMode.KERAS)
 
-    assert "Batch 1: Invalid loss, terminating training" in outcome.told[-1]
+    assert "Batch 1: Invalid loss, terminating training" in outcome.texts[-1]
     assert len(outcome.values["history loss"]) == 1
 
 
@@ -150,7 +151,7 @@ def test_the_tool_prints_a_line_for_each_case_and_fails_if_one_is_not_in_order(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(selfcheck, "check", lambda _case, _mode: verdict)
+    monkeypatch.setattr(command, "check", lambda _case, _mode: verdict)
 
     assert main(["--family", "mlp", "gru", "--optimizer", "sgd", "--quick"]) == status
 

@@ -21,7 +21,7 @@ from tensorflow.python.ops import gen_stateless_random_ops_v2
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
-from gridfleet.worker.compiled_fit.program import TrainProgram
+from gridfleet.worker.compiled_fit.programs.train import TrainProgram
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(40, 4)).astype("float32"), RNG.integers(0, 2, 40)
@@ -282,7 +282,7 @@ def assert_equal(found: Trained, expected: Trained) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_what_cannot_be_compiled_is_trained_by_keras_and_the_reason_is_told(name: str) -> None:
+def test_what_cannot_be_compiled_is_trained_by_keras_and_the_reason_is_reported(name: str) -> None:
     refusal = REFUSALS[name]
 
     found = trained(refusal, FitMode.EXACT)
@@ -335,11 +335,11 @@ def test_predict_and_evaluate_fall_back_by_themselves() -> None:
     [ValueError("mine"), RuntimeError("mine"), tf.errors.InternalError(None, None, "mine"), KeyboardInterrupt()],
 )
 def test_a_callbacks_own_exception_reaches_the_user(error: BaseException) -> None:
-    told = []
+    epochs = []
 
     class Raises(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            told.append(epoch)
+            epochs.append(epoch)
             if epoch == 1:
                 raise error
 
@@ -347,7 +347,7 @@ def test_a_callbacks_own_exception_reaches_the_user(error: BaseException) -> Non
         fit(mlp(), callbacks=[Raises()])
 
     assert raised.value is error
-    assert told == [0, 1]  # and Keras' own fit did not start over
+    assert epochs == [0, 1]  # and Keras' own fit did not start over
     assert report.fallback_reason is None
 
 
@@ -426,8 +426,8 @@ def in_thread(work: Callable[[], None]) -> threading.Thread:
 
 
 def test_other_threads_train_as_keras_does_while_a_block_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Any] = []
-    monkeypatch.setattr(TrainProgram, "__init__", lambda self, *_args, **_keywords: made.append(self))
+    programs: list[Any] = []
+    monkeypatch.setattr(TrainProgram, "__init__", lambda self, *_args, **_keywords: programs.append(self))
     histories: list[Any] = []
 
     with compiled_fit() as report:
@@ -435,7 +435,7 @@ def test_other_threads_train_as_keras_does_while_a_block_is_open(monkeypatch: py
         thread.join(PATIENCE_S)
 
     assert len(histories[0]["loss"]) == 3
-    assert (report.modes, made) == ([], [])
+    assert (report.modes, programs) == ([], [])
 
 
 def test_blocks_of_two_threads_may_overlap_and_end_in_any_order() -> None:

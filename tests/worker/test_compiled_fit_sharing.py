@@ -15,8 +15,8 @@ import tensorflow as tf
 from keras import layers
 
 from gridfleet.worker.compiled_fit import compiled_fit, scope
-from gridfleet.worker.compiled_fit.cache import ProgramCache
-from gridfleet.worker.compiled_fit.kernels import kept_kernels
+from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
+from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(50, 6)).astype("float32"), RNG.integers(0, 2, 50)
@@ -32,7 +32,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProgramCache]:
 
 @keras.saving.register_keras_serializable()
 class Scaled(layers.Layer):
-    """Computes with things that its config does not tell."""
+    """Computes with things that its config does not show."""
 
     def __init__(self, scale: Any, **keywords: Any) -> None:
         super().__init__(**keywords)
@@ -43,7 +43,7 @@ class Scaled(layers.Layer):
 
 
 class Ordered(layers.Layer):
-    """Reads its two weights in an order that only its code tells; none is trained, so no update tells it either."""
+    """Reads its two weights in an order that only its code shows; none is trained, so no update shows it either."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(name="ordered")
@@ -59,7 +59,7 @@ class Ordered(layers.Layer):
 
 
 class Tempered(keras.optimizers.SGD):
-    """Has a number that its config does not tell."""
+    """Has a number that its config does not show."""
 
     factor = 1.0
 
@@ -68,7 +68,7 @@ class Tempered(keras.optimizers.SGD):
 
 
 class Constant(keras.optimizers.schedules.LearningRateSchedule):
-    """Has a number that its config does not tell."""
+    """Has a number that its config does not show."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -81,7 +81,7 @@ class Constant(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Shrunk(keras.constraints.Constraint):
-    """Has a number that its config does not tell."""
+    """Has a number that its config does not show."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -195,7 +195,7 @@ def with_kernel_that(**attributes: Any) -> Any:
 def with_regularizer_set_later(*, at_first: bool) -> Any:
     dense = layers.Dense(4, kernel_regularizer=keras.regularizers.L2(0.5) if at_first else None)
     model = model_with(dense, optimizer="sgd")
-    dense.kernel_regularizer = keras.regularizers.L2(0.5)  # of no effect: the variable is made
+    dense.kernel_regularizer = keras.regularizers.L2(0.5)  # of no effect: the variable is built
     return model
 
 
@@ -323,7 +323,7 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: model_with(layers.BatchNormalization(center=False, scale=False)),
         lambda: model_with(layers.BatchNormalization(center=False, scale=False, trainable=False)),
     ),
-    # no config tells of Huber's delta, CosineSimilarity's axis and the dtype of a loss
+    # no config shows Huber's delta, CosineSimilarity's axis and the dtype of a loss
     "delta of a loss": (
         lambda: model_with(loss=keras.losses.Huber(0.1)),
         lambda: model_with(loss=keras.losses.Huber(0.5)),

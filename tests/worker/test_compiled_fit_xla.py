@@ -18,7 +18,8 @@ from tensorflow.python.ops import gen_stateless_random_ops_v2 as random_ops
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
-from gridfleet.worker.compiled_fit.xla import HAVE_OLDER_CODE_GENERATOR, older_code_generator, same_random_numbers
+from gridfleet.worker.compiled_fit.patches.code_generator import HAVE_OLDER_CODE_GENERATOR, older_code_generator
+from gridfleet.worker.compiled_fit.patches.random_numbers import same_random_numbers
 
 FLAG = "--xla_cpu_use_fusion_emitters"
 
@@ -69,7 +70,7 @@ def test_max_pooling_that_has_to_be_deterministic_is_not_tried_in_xla() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_what_xla_has_not_is_named_and_the_time_of_trying_is_told() -> None:
+def test_what_xla_has_not_is_named_and_the_time_of_trying_is_reported() -> None:
     report, _ = fit_in(FitMode.XLA, lambda: [Decomposes()])
 
     assert report.modes == [FitMode.EXACT]

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import keras
 import tensorflow as tf
 from keras.src import callbacks as keras_callbacks
 from keras.src.backend import config as keras_config
 from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
 
-#: Methods of a callback that Keras calls at every batch, which a loop inside the graph can't.
-BATCH_HOOKS = (
-    "on_batch_begin",
-    "on_batch_end",
-    "on_train_batch_begin",
-    "on_train_batch_end",
-    "on_test_batch_begin",
-    "on_test_batch_end",
-    "on_predict_batch_begin",
-    "on_predict_batch_end",
-)
-#: Methods of a callback that Keras calls before it traces the first step.
-HOOKS_BEFORE_TRACING = ("set_model", "set_params", "on_train_begin", "on_epoch_begin")
-#: Methods of a callback that Keras calls after that.
-HOOKS_BETWEEN_EPOCHS = ("on_epoch_begin", "on_epoch_end", "on_test_end")
-#: What makes Keras' loops; a model that overrides one of these wants another loop.
+from gridfleet.worker.compiled_fit.callbacks import flat_callbacks, is_called_per_epoch_only, overrides
+from gridfleet.worker.compiled_fit.errors import NotEligibleError
+from gridfleet.worker.compiled_fit.types import ArrayLike, Callbacks, Model, Structure
+
+#: The methods that are Keras' loops; a model that overrides one of these wants another loop.
 LOOP_METHODS = (
     "fit",
     "evaluate",
@@ -38,23 +24,7 @@ LOOP_METHODS = (
 )
 
 
-class KerasTakesOverError(Exception):
-    """A call has to run as Keras runs it; the message is the reason, as a sentence without a full stop.
-
-    Attributes
-    ----------
-    callbacks : CallbackList or None
-        For Keras' own ``fit``, if callbacks were told that the first epoch begins.
-    """
-
-    callbacks: Any = None
-
-
-class NotEligibleError(KerasTakesOverError):
-    """Ours can't do what the call asks for."""
-
-
-def check_model(model: Any) -> None:
+def check_model(model: Model) -> None:
     """Make sure that a model's training loop is Keras' own, on TensorFlow, in graph mode.
 
     Raises
@@ -73,7 +43,7 @@ def check_model(model: Any) -> None:
         raise NotEligibleError("KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set")
 
 
-def check_arrays(arrays: Any) -> None:
+def check_arrays(arrays: Structure) -> None:
     """Make sure that the data are dense arrays of numbers.
 
     Parameters
@@ -89,14 +59,18 @@ def check_arrays(arrays: Any) -> None:
     if not can_convert_arrays(arrays):
         raise NotEligibleError("the data are no arrays (a generator, a Dataset, a list of numbers)")
     for array in keras.tree.flatten(arrays):
-        if isinstance(array, (tf.SparseTensor, tf.RaggedTensor)) or type(array).__module__.startswith("scipy.sparse"):
-            raise NotEligibleError("the data are sparse or ragged")
-        dtype = None if hasattr(array, "columns") else getattr(array, "dtype", None)  # a column may be named so
-        if getattr(dtype, "kind", "f") in "OUS" or dtype == tf.string:
-            raise NotEligibleError("the data are objects or strings")
+        _check_array(array)
 
 
-def check_callbacks(callbacks: Any, *, validates: bool = False, steps_per_execution: int = 1) -> None:
+def _check_array(array: ArrayLike) -> None:
+    if isinstance(array, (tf.SparseTensor, tf.RaggedTensor)) or type(array).__module__.startswith("scipy.sparse"):
+        raise NotEligibleError("the data are sparse or ragged")
+    dtype = None if hasattr(array, "columns") else getattr(array, "dtype", None)  # a column may be named so
+    if getattr(dtype, "kind", "f") in "OUS" or dtype == tf.string:
+        raise NotEligibleError("the data are objects or strings")
+
+
+def check_callbacks(callbacks: Callbacks, *, validates: bool = False, steps_per_execution: int = 1) -> None:
     """Make sure that no callback wants to be called inside an epoch.
 
     Parameters
@@ -116,46 +90,9 @@ def check_callbacks(callbacks: Any, *, validates: bool = False, steps_per_execut
     if isinstance(callbacks, keras_callbacks.CallbackList):
         raise NotEligibleError("callbacks is a CallbackList")
     for callback in flat_callbacks(callbacks):
-        if not _is_called_per_epoch_only(callback):
+        if not is_called_per_epoch_only(callback):
             raise NotEligibleError(f"the callback {type(callback).__name__} is called at every batch")
-        if validates and _overrides(callback, "on_test_begin"):  # SwapEMAWeights changes the weights there
+        if validates and overrides(callback, "on_test_begin"):  # SwapEMAWeights changes the weights there
             raise NotEligibleError(f"the callback {type(callback).__name__} is called before each validation")
         if type(callback) is keras_callbacks.TerminateOnNaN and steps_per_execution > 1:
             raise NotEligibleError("TerminateOnNaN looks at the last of steps_per_execution batches only")
-
-
-def flat_callbacks(callbacks: Any) -> list[Any]:
-    """Return callbacks as Keras' ``CallbackList`` takes them: None, one, or nested lists."""
-    return list(keras.tree.flatten(callbacks)) if callbacks else []
-
-
-def watches_for_nan(callbacks: Iterable[Any]) -> bool:
-    """Whether a callback stops at the first batch whose loss is not finite, which the graph can do."""
-    return any(type(callback) is keras_callbacks.TerminateOnNaN for callback in callbacks)
-
-
-def acts_before_first_batch(callbacks: Iterable[Any]) -> bool:
-    """Whether a callback of somebody's own is called before Keras traces the first step, and may change the model."""
-    return any(_is_users_own(callback, hook) for callback in callbacks for hook in HOOKS_BEFORE_TRACING)
-
-
-def acts_between_epochs(callbacks: Iterable[Any]) -> bool:
-    """Whether a callback of somebody's own is called between epochs, and may change the model."""
-    return any(_is_users_own(callback, hook) for callback in callbacks for hook in HOOKS_BETWEEN_EPOCHS)
-
-
-def _is_called_per_epoch_only(callback: Any) -> bool:
-    if type(callback) in (keras_callbacks.ProgbarLogger, keras_callbacks.TerminateOnNaN):
-        return True  # the one shows less, the other is done inside the graph
-    if type(callback) in (keras_callbacks.ModelCheckpoint, keras_callbacks.BackupAndRestore):
-        return bool(callback.save_freq == "epoch")  # its hook does nothing then
-    return not any(_overrides(callback, hook) for hook in BATCH_HOOKS)
-
-
-def _overrides(callback: Any, hook: str) -> bool:
-    return getattr(type(callback), hook, None) is not getattr(keras_callbacks.Callback, hook) or hook in vars(callback)
-
-
-def _is_users_own(callback: Any, hook: str) -> bool:
-    method = getattr(type(callback), hook, None)
-    return hook in vars(callback) or not str(getattr(method, "__module__", "")).startswith("keras.src.")

@@ -6,17 +6,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gridfleet.storage.fit_mode import FitMode
 
 
 @dataclass
 class FitReport:
-    """What is recorded of the Keras calls of a trial.
+    """How the Keras calls of a trial ran, as it is recorded with the trial.
 
     Attributes
     ----------
-    modes : list of str
+    modes : list of FitMode
         How each ``fit`` ran: ``exact``, ``xla`` or ``keras``.
     fallback_reason : str or None
         Why the first call that fell back to Keras' own loop did.
@@ -44,15 +45,11 @@ class FitReport:
             self.fallback_reason = reason
 
     @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
+    def timed(self, phase: Literal["trace", "compile", "train"]) -> Iterator[None]:
         """Add the seconds of a block to ``<phase>_time``."""
+        name = f"{phase}_time"
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.add(phase, time.perf_counter() - started)
-
-    def add(self, phase: str, seconds: float) -> None:
-        """Add seconds to ``<phase>_time``."""
-        name = f"{phase}_time"
-        setattr(self, name, getattr(self, name) + seconds)
+            setattr(self, name, getattr(self, name) + (time.perf_counter() - started))

@@ -6,28 +6,33 @@ import functools
 import inspect
 import logging
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit.cache import ProgramCache
+from gridfleet.worker.compiled_fit.patches.patch import Patch, Replacement
 from gridfleet.worker.compiled_fit.report import FitReport
+from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
+
+if TYPE_CHECKING:
+    from gridfleet.worker.compiled_fit.calls import CompiledCalls
+    from gridfleet.worker.compiled_fit.errors import KerasTakesOverError
+    from gridfleet.worker.compiled_fit.types import Model
+
+# Imports inside the functions of this file are those that import Keras and TensorFlow, which an estimator of
+# scikit-learn's own does not need: they take seconds.
 
 logger = logging.getLogger(__name__)
 
 #: The programs of this process, shared by all trials.
 programs = ProgramCache()
 
-#: What runs the loops of this thread, a `loops.Loops`; other threads' models go on as they are.
-_loops: ContextVar[Any] = ContextVar("gridfleet_loops", default=None)
-_METHODS = ("fit", "evaluate", "predict")
-#: Blocks that are open, in any thread: the first one puts our methods in place, the last one Keras' own.
-_n_open = 0
-_originals: dict[str, Any] = {}
-_lock = threading.Lock()
+#: What runs the calls of this thread; other threads' models are trained by Keras.
+_calls: ContextVar[CompiledCalls | None] = ContextVar("gridfleet_compiled_calls", default=None)
+#: Arguments of a call by position, and by name.
+_Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
@@ -66,80 +71,83 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
         report.fell_back(f"Keras runs on {keras.backend.backend()}, not on TensorFlow")
         yield report
         return
-    from gridfleet.worker.compiled_fit.kernels import kept_kernels
-    from gridfleet.worker.compiled_fit.loops import Loops
+    from gridfleet.worker.compiled_fit.calls import CompiledCalls
+    from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 
-    token = _loops.set(Loops(mode, programs, report, n_fits=n_fits))
+    token = _calls.set(CompiledCalls(mode, programs, report, n_fits=n_fits))
     try:
-        with _patched(), kept_kernels():
+        with _methods.installed(), kept_kernels():
             yield report
     finally:
-        _loops.reset(token)
+        _calls.reset(token)
 
 
-@contextmanager
-def _patched() -> Iterator[None]:
-    global _n_open
+def _replaced_methods() -> Iterator[Replacement]:
     from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
-    from gridfleet.worker.compiled_fit.loops import Loops
+    from gridfleet.worker.compiled_fit.calls import CompiledCalls
 
-    with _lock:
-        if _n_open == 0:
-            _originals.update({name: vars(TensorFlowTrainer)[name] for name in _METHODS})
-            for name, original in _originals.items():
-                setattr(TensorFlowTrainer, name, _compiled(original, getattr(Loops, name)))
-        _n_open += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _n_open -= 1
-            if _n_open == 0:
-                for name, original in _originals.items():
-                    setattr(TensorFlowTrainer, name, original)
+    for name in ("fit", "evaluate", "predict"):
+        original = vars(TensorFlowTrainer)[name]
+        yield Replacement(TensorFlowTrainer, name, _compiled_or_keras(original, getattr(CompiledCalls, name)))
 
 
-def _compiled(original: Callable[..., Any], loop: Callable[..., Any]) -> Callable[..., Any]:
-    from gridfleet.worker.compiled_fit.eligibility import KerasTakesOverError
-    from gridfleet.worker.compiled_fit.loops import ProgramFailedError
+_methods = Patch(_replaced_methods)
 
-    signature = inspect.signature(loop)
+
+def _compiled_or_keras(original: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of a model that runs compiled where it can, and as Keras' own where it can't."""
+    from gridfleet.worker.compiled_fit.errors import KerasTakesOverError
+
+    signature = inspect.signature(compiled)
 
     @functools.wraps(original)
-    def method(model: Any, *args: Any, **keywords: Any) -> Any:
-        loops = _loops.get()
-        if loops is None:
+    def method(model: Model, *args: Any, **keywords: Any) -> Any:
+        calls = _calls.get()
+        if calls is None:
             return original(model, *args, **keywords)
-        if loops.mode is not FitMode.KERAS and _fits(signature, loops, model, args, keywords):
+        if calls.mode is not FitMode.KERAS and _is_accepted(signature, (calls, model, *args), keywords):
             try:
-                return loop(loops, model, *args, **keywords)
+                return compiled(calls, model, *args, **keywords)
             except KerasTakesOverError as error:
-                if isinstance(error, ProgramFailedError):
-                    logger.warning("%s falls back to Keras: %s", original.__name__, error)
-                loops.report.fell_back(str(error))
-                if error.callbacks is not None:
-                    call = inspect.signature(original).bind(model, *args, **keywords)
-                    call.arguments["callbacks"] = error.callbacks
-                    args, keywords = call.args[1:], call.kwargs
-        return _as_keras(original, model, args, keywords, loops.report)
+                _report_fallback(error, original.__name__, calls.report)
+                args, keywords = _with_callbacks_of(error, original, model, (args, keywords))
+        return _run_by_keras(original, model, (args, keywords), calls.report)
 
     return method
 
 
-def _fits(signature: inspect.Signature, *arguments: Any) -> bool:
-    loops, model, args, keywords = arguments
+def _is_accepted(signature: inspect.Signature, args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     try:
-        signature.bind(loops, model, *args, **keywords)
+        signature.bind(*args, **keywords)
     except TypeError:  # Keras says best which argument it does not know
         return False
     return True
 
 
-def _as_keras(
-    original: Callable[..., Any], model: Any, args: tuple[Any, ...], keywords: dict[str, Any], report: FitReport
-) -> Any:
-    token = _loops.set(None)  # Keras' fit calls its own evaluate
+def _report_fallback(error: KerasTakesOverError, method: str, report: FitReport) -> None:
+    from gridfleet.worker.compiled_fit.errors import ProgramFailedError
+
+    if isinstance(error, ProgramFailedError):
+        logger.warning("%s falls back to Keras: %s", method, error)
+    report.fell_back(str(error))
+
+
+def _with_callbacks_of(
+    error: KerasTakesOverError, original: Callable[..., Any], model: Model, arguments: _Arguments
+) -> _Arguments:
+    """Return the arguments for Keras' own method: with the callbacks that the compiled call has already begun."""
+    if error.callbacks is None:
+        return arguments
+    args, keywords = arguments
+    call = inspect.signature(original).bind(model, *args, **keywords)
+    call.arguments["callbacks"] = error.callbacks
+    return call.args[1:], call.kwargs
+
+
+def _run_by_keras(original: Callable[..., Any], model: Model, arguments: _Arguments, report: FitReport) -> Any:
+    args, keywords = arguments
+    token = _calls.set(None)  # Keras' fit calls its own evaluate
     try:
         if original.__name__ == "fit":
             report.modes.append(FitMode.KERAS)
@@ -147,4 +155,4 @@ def _as_keras(
                 return original(model, *args, **keywords)
         return original(model, *args, **keywords)
     finally:
-        _loops.reset(token)
+        _calls.reset(token)

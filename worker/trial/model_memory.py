@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gridfleet.worker.compiled_fit.cache import MAX_PROGRAMS
 from gridfleet.worker.compiled_fit.scope import programs
+from gridfleet.worker.compiled_fit.sharing.cache import MAX_PROGRAMS
 
 _froze = False
 

@@ -18,7 +18,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials.held import Held
-from gridfleet.worker.compiled_fit.cache import MAX_PROGRAMS
+from gridfleet.worker.compiled_fit.sharing.cache import MAX_PROGRAMS
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, SignOfLife
 from gridfleet.worker.trial.heartbeat import Heartbeat
@@ -85,7 +85,7 @@ class WorkerProcess:
     def keep_kernels(self) -> None:
         """Keep what TensorFlow prepared of its functions from trial to trial: trials are all that runs here."""
         if "tensorflow" in sys.modules and not self._kept:
-            from gridfleet.worker.compiled_fit.kernels import kept_kernels  # imports TensorFlow
+            from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels  # imports TensorFlow
 
             self._kept.append(kept_kernels())
             self._kept[0].__enter__()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
 import keras
 import tensorflow as tf
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 
-from gridfleet.worker.compiled_fit.eligibility import NotEligibleError
+from gridfleet.worker.compiled_fit.errors import NotEligibleError
+from gridfleet.worker.compiled_fit.types import ArrayLike, Structure, Tensor, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Batches:
         Whether Keras would trace the model's step for batches of this size alone, or has done so.
     """
 
-    structure: Any
-    tensors: list[Any]
+    structure: Structure
+    tensors: list[Tensor]
     n_samples: int
     batch_size: int
     knows_size: bool = True
@@ -45,8 +46,8 @@ class Batches:
         return -(-self.n_samples // self.batch_size)
 
     @property
-    def specs(self) -> list[Any]:
-        """What a program must accept: the tensors' types, with any number of rows."""
+    def specs(self) -> list[TensorSpec]:
+        """The types that a program must accept: those of the tensors, with any number of rows."""
         return [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in self.tensors]
 
     @property
@@ -71,18 +72,27 @@ class Batches:
         return self.n_samples % self.first_batch_size != 0
 
     @property
-    def signature(self) -> tuple[Any, ...]:
-        """Hashable: what two calls must share to share a program."""
+    def n_padded(self) -> int:
+        """Rows that XLA is handed, so that splits of nearly equal size have one shape."""
+        return padded_size(self.n_samples)
+
+    @property
+    def signature(self) -> tuple[Hashable, ...]:
+        """The part of the data's types that two calls must have in common to use one program."""
         return (
             str(keras.tree.map_structure(lambda _: 0, self.structure)),
             *((tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in self.tensors),
         )
 
     def without_rows(self) -> Batches:
-        """Return what a step is traced for, without the data."""
+        """Return the types that a step is traced for, without the data."""
         return replace(self, structure=keras.tree.map_structure(lambda _: 0, self.structure), tensors=self.specs)
 
-    def symbolic(self) -> Any:
+    def first_execution(self, steps_per_execution: int) -> Batches:
+        """Return the batches that Keras still runs if a callback stopped the model before the first one."""
+        return replace(self, n_samples=min(self.batch_size * steps_per_execution, self.n_samples))
+
+    def symbolic(self) -> Structure:
         """Return the structure with Keras' symbolic tensors, to build a model's state with."""
         return keras.tree.map_structure(
             lambda tensor: keras.KerasTensor((None, *tensor.shape[1:]), keras.backend.standardize_dtype(tensor.dtype)),
@@ -90,54 +100,30 @@ class Batches:
         )
 
 
-#: For models that were trained or evaluated: what they were compiled with then, and for which sizes of batches their
-#: steps were traced since; None stands for any.
-_traced_for: WeakKeyDictionary[Any, tuple[Any, dict[Any, list[int | None]]]] = WeakKeyDictionary()
-
-
-def as_traced(model: Any, kind: str, data: Batches) -> Batches:
-    """Return batches as Keras' step sees them.
-
-    Between two ``compile`` the steps that Keras traced stay. For a second size of batches TensorFlow traces one for any
-    number of rows (``reduce_retracing``), which takes all sizes but the first from then on.
+def padded_size(n: int) -> int:
+    """Round a number of rows up, so that splits of nearly equal size have one shape.
 
     Parameters
     ----------
-    model : keras.Model
-        Compiled.
-    kind : {"train", "test"}
-        Which step.
-    data : Batches
-        What it is to run on.
+    n : int
+        Rows.
 
     Returns
     -------
-    Batches
+    int
+        More than `n`, a multiple of an eighth of the power of two below it: at most 12.5 % more.
     """
-    traced = _traced_since_compile(model).setdefault((kind, data.signature), [])
-    size = data.fixed_batch_size
-    if size not in traced:
-        size = None if traced else size
-        if size not in traced:
-            traced.append(size)
-    return data if size == data.fixed_batch_size else replace(data, knows_size=False)
-
-
-def was_trained(model: Any) -> bool:
-    """Whether a model was trained here since it was compiled, so that Keras would go on with the step of then."""
-    return any(kind == "train" for kind, _ in _traced_since_compile(model))
-
-
-def _traced_since_compile(model: Any) -> dict[Any, list[int | None]]:
-    compiled, sizes = _traced_for.get(model, (lambda: None, {}))
-    if compiled() is not model._compile_config:
-        compiled, sizes = ref(model._compile_config), {}
-        _traced_for[model] = compiled, sizes
-    return sizes
+    grain = 1 << max(0, n.bit_length() - 4)
+    return (n // grain + 1) * grain
 
 
 def make_batches(
-    x: Any, y: Any = None, sample_weight: Any = None, *, batch_size: int | None, class_weight: Any = None
+    x: ArrayLike,
+    y: ArrayLike = None,
+    sample_weight: ArrayLike = None,
+    *,
+    batch_size: int | None,
+    class_weight: Any = None,
 ) -> Batches:
     """Convert arrays to tensors.
 

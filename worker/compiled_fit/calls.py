@@ -1,0 +1,321 @@
+"""Keras' ``fit``, ``evaluate`` and ``predict`` with their loops inside the graph.
+
+Each method is Keras' own of the same name (keras/src/backend/tensorflow/trainer.py), step by step, but for the loop
+over batches. `KerasTakesOverError` says that Keras' own has to run; what callbacks did, stays done then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras.src import optimizers as keras_optimizers
+from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
+
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.worker.compiled_fit.callbacks import (
+    acts_before_first_batch,
+    callback_list,
+    flat_callbacks,
+    handing_over_callbacks,
+    training_callback_list,
+)
+from gridfleet.worker.compiled_fit.data.batches import Batches, make_batches
+from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
+from gridfleet.worker.compiled_fit.data.traced_sizes import as_traced, was_trained
+from gridfleet.worker.compiled_fit.eligibility import check_arrays, check_callbacks, check_model
+from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner, FitData, restored_if_it_fails
+from gridfleet.worker.compiled_fit.errors import NotEligibleError, preparing_a_program, running_a_program
+from gridfleet.worker.compiled_fit.programs.building import build_variables, without_late_variables
+from gridfleet.worker.compiled_fit.programs.evaluate import EvaluateProgram
+from gridfleet.worker.compiled_fit.programs.predict import PredictProgram
+from gridfleet.worker.compiled_fit.programs.train import TrainProgram
+from gridfleet.worker.compiled_fit.report import FitReport
+from gridfleet.worker.compiled_fit.sharing.cache import Entry, ProgramCache
+from gridfleet.worker.compiled_fit.sharing.lookup import find_or_trace
+from gridfleet.worker.compiled_fit.sharing.structure import structure_of
+from gridfleet.worker.compiled_fit.training import Schedule, train_epochs
+from gridfleet.worker.compiled_fit.types import ArrayLike, CallbackList, Callbacks, Logs, Model, Shuffle, Structure
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A fit whose data are converted.
+
+    Parameters
+    ----------
+    data : FitData
+        The rows.
+    was_trained : bool
+        Whether Keras would go on with the step of an earlier fit.
+    entry : Entry or None
+        The program; None if a callback may change the model before Keras would trace it.
+    """
+
+    data: FitData
+    was_trained: bool
+    entry: Entry[TrainProgram] | None
+
+
+class CompiledCalls:
+    """Runs Keras' loops in one mode, with one cache, and reports on them.
+
+    Parameters
+    ----------
+    mode : FitMode
+        ``exact``, ``xla`` or ``auto``.
+    cache : ProgramCache
+        Where programs are kept.
+    report : FitReport
+        How each call ran.
+    n_fits : int
+        How many fits of this structure the trial has, for ``auto``.
+    """
+
+    def __init__(self, mode: FitMode, cache: ProgramCache, report: FitReport, *, n_fits: int) -> None:
+        self.mode = mode
+        self.report = report
+        self._cache = cache
+        self._n_fits_to_come = n_fits
+
+    def fit(
+        self,
+        model: Model,
+        x: ArrayLike = None,
+        y: ArrayLike = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Callbacks = None,
+        validation_split: float = 0.0,
+        validation_data: ArrayLike = None,
+        shuffle: Shuffle = True,
+        class_weight: Any = None,
+        sample_weight: ArrayLike = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> Any:
+        """Train a model as ``keras.Model.fit`` does; the parameters are its own.
+
+        Raises
+        ------
+        NotEligibleError, ProgramFailedError
+            If Keras' own ``fit`` has to run.
+        """
+        model._assert_compile_called("fit")
+        self._n_fits_to_come = max(self._n_fits_to_come - 1, 0)
+        _check_fit(model, callbacks, validates=bool(validation_split or validation_data is not None))
+        check_arrays((x, y, sample_weight))
+        if steps_per_epoch or validation_steps:
+            raise NotEligibleError("steps_per_epoch or validation_steps is set")
+        if epochs <= initial_epoch:
+            raise NotEligibleError("there are no epochs to train")
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = array_slicing.train_validation_split(
+                (x, y, sample_weight), validation_split=validation_split
+            )
+        prepared = self._prepare(
+            model,
+            callbacks,
+            lambda: make_batches(x, y, sample_weight, batch_size=batch_size, class_weight=class_weight),
+            lambda: _validation_batches(model, validation_data, validation_batch_size or batch_size),
+        )
+        train = prepared.data.train
+        orders = epoch_orders(train.n_samples, train.batch_size, shuffle, epochs)
+        container = training_callback_list(callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps)
+        return self._train(
+            model,
+            prepared,
+            container,
+            Schedule(
+                epochs=_begin_training(model, container, initial_epoch, epochs),
+                orders=orders,
+                should_validate=_validation_rule(model, prepared.data.validation, validation_freq),
+                n_fits_to_come=self._n_fits_to_come,
+            ),
+            given_callbacks=callbacks,
+        )
+
+    def _prepare(
+        self,
+        model: Model,
+        callbacks: Callbacks,
+        make_train: Callable[[], Batches],
+        make_validation: Callable[[], Batches | None],
+    ) -> _Prepared:
+        with preparing_a_program():
+            train = make_train()
+            trained_before = was_trained(model)
+            data = FitData(as_traced(model, "train", train), make_validation())
+            # Keras traces at the first batch: what callbacks change until then counts
+            waits = acts_before_first_batch(flat_callbacks(callbacks))
+            entry = None if waits else self._train_program(model, data, was_trained=trained_before)
+        return _Prepared(data, trained_before, entry)
+
+    def _train(
+        self,
+        model: Model,
+        prepared: _Prepared,
+        container: CallbackList,
+        schedule: Schedule,
+        *,
+        given_callbacks: Callbacks,
+    ) -> Any:
+        """Run the epochs of a fit that has begun; returns its History."""
+        with handing_over_callbacks(container):
+            runner = EpochRunner(
+                model,
+                prepared.data,
+                self._entry_of(model, prepared),
+                mode=self.mode,
+                report=self.report,
+                callbacks=flat_callbacks(given_callbacks),
+            )
+            with restored_if_it_fails(model):
+                logs = train_epochs(runner, container, schedule)
+        if isinstance(model.optimizer, keras_optimizers.Optimizer):
+            model.optimizer.finalize_variable_values(model.trainable_weights)
+        container.on_train_end(logs=logs)
+        runner.report_mode()
+        return model.history
+
+    def _entry_of(self, model: Model, prepared: _Prepared) -> Entry[TrainProgram]:
+        if prepared.entry is not None:
+            return prepared.entry
+        with preparing_a_program():
+            return self._train_program(model, prepared.data, was_trained=prepared.was_trained)
+
+    def _train_program(self, model: Model, data: FitData, *, was_trained: bool) -> Entry[TrainProgram]:
+        for_xla = self.mode in (FitMode.XLA, FitMode.AUTO)
+        train, validation = data.train, data.validation
+        with self.report.timed("trace"), without_late_variables(model) if was_trained else nullcontext():
+            return find_or_trace(
+                self._cache,
+                structure=structure_of(model, trains=True) if build_variables(model, train) else None,
+                signature=("train", for_xla, *(_signature(one, for_xla=for_xla) for one in (train, validation))),
+                trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla),
+            )
+
+    def evaluate(
+        self,
+        model: Model,
+        x: ArrayLike = None,
+        y: ArrayLike = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: ArrayLike = None,
+        steps: int | None = None,
+        callbacks: Callbacks = None,
+        return_dict: bool = False,
+        **keywords: Any,
+    ) -> Any:
+        """Evaluate a model as ``keras.Model.evaluate`` does; the parameters are its own."""
+        model._assert_compile_called("evaluate")
+        check_model(model)
+        check_callbacks(callbacks)
+        check_arrays((x, y, sample_weight))
+        if steps or keywords:
+            raise NotEligibleError("steps is set")
+        with self.report.timed("trace"), preparing_a_program():
+            data = as_traced(model, "test", make_batches(x, y, sample_weight, batch_size=batch_size))
+            entry = find_or_trace(
+                self._cache,
+                structure=structure_of(model) if build_variables(model, data) else None,
+                signature=("evaluate", data.fixed_batch_size, data.signature),
+                trace=lambda: EvaluateProgram(model, data),
+            )
+        container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
+        logs = _evaluate(entry.program, model, data, container)
+        return logs if return_dict else model._flatten_metrics_in_order(logs)
+
+    def predict(
+        self,
+        model: Model,
+        x: ArrayLike,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Callbacks = None,
+    ) -> Structure:
+        """Predict as ``keras.Model.predict`` does; the parameters are its own."""
+        check_model(model)
+        check_callbacks(callbacks)
+        check_arrays((x,))
+        if steps:
+            raise NotEligibleError("steps is set")
+        if model.steps_per_execution > 1:
+            raise NotEligibleError("steps_per_execution is set")  # Keras predicts as many batches in one graph
+        if not model.built:
+            raise NotEligibleError("the model is not built yet")
+        with self.report.timed("trace"), preparing_a_program():
+            data = make_batches(x, batch_size=batch_size)
+            entry = find_or_trace(
+                self._cache,
+                structure=structure_of(model),
+                signature=("predict", data.first_batch_size, data.has_remainder, data.signature),
+                trace=lambda: PredictProgram(model, data),
+            )
+        container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
+        return _predict(entry.program, model, data, container)
+
+
+def _check_fit(model: Model, callbacks: Callbacks, *, validates: bool) -> None:
+    check_model(model)
+    check_callbacks(callbacks, validates=validates, steps_per_execution=model.steps_per_execution)
+
+
+def _begin_training(model: Model, container: CallbackList, initial_epoch: int, n_epochs: int) -> range:
+    """Call the callbacks of the beginning, also of the first epoch; returns the epochs to run."""
+    model.stop_training = False
+    container.on_train_begin()
+    epochs = range(model._initial_epoch or initial_epoch, n_epochs)
+    if epochs:
+        model.reset_metrics()
+        container.on_epoch_begin(epochs.start)
+    return epochs
+
+
+def _evaluate(program: EvaluateProgram, model: Model, data: Batches, container: CallbackList) -> Logs:
+    model.stop_evaluating = False
+    container.on_test_begin()
+    with running_a_program():
+        logs = program.run(model, data.first_execution(model.steps_per_execution) if model.stop_evaluating else data)
+    container.on_test_end(logs)
+    return dict(sorted(logs.items()))  # as Keras' pythonify_logs orders them
+
+
+def _predict(program: PredictProgram, model: Model, data: Batches, container: CallbackList) -> Structure:
+    model.stop_predicting = False
+    container.on_predict_begin()
+    with running_a_program():
+        predicted = program.run(model, data)
+    if model.stop_predicting:
+        predicted = keras.tree.map_structure(lambda rows: rows[: data.first_batch_size], predicted)
+    container.on_predict_end()
+    return predicted
+
+
+def _validation_batches(model: Model, validation_data: ArrayLike, batch_size: int | None) -> Batches | None:
+    if validation_data is None:
+        return None
+    if not isinstance(validation_data, (tuple, list)):
+        raise NotEligibleError("validation_data is no tuple of arrays")
+    x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(tuple(validation_data))
+    check_arrays((x, y, sample_weight))
+    return as_traced(model, "test", make_batches(x, y, sample_weight, batch_size=batch_size))
+
+
+def _validation_rule(model: Model, validation: Batches | None, validation_freq: Any) -> Callable[[int], bool]:
+    if validation is None:
+        return lambda _: False
+    return lambda epoch: bool(model._should_eval(epoch, validation_freq))
+
+
+def _signature(data: Batches | None, *, for_xla: bool) -> Any:
+    return data and (None if for_xla else data.fixed_batch_size, data.signature)

@@ -1,0 +1,234 @@
+"""Runs of epochs of one fit, in the graph or in XLA."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import tensorflow as tf
+
+from gridfleet.storage.fit_mode import FitMode
+from gridfleet.worker.compiled_fit.callbacks import acts_between_epochs, watches_for_nan
+from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.errors import ProgramFailedError, preparing_a_program, running_a_program
+from gridfleet.worker.compiled_fit.patches.code_generator import older_code_generator
+from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs
+from gridfleet.worker.compiled_fit.programs.train import Loop, LoopOptions, TrainProgram
+from gridfleet.worker.compiled_fit.programs.variables import variables_of
+from gridfleet.worker.compiled_fit.report import FitReport
+from gridfleet.worker.compiled_fit.sharing.cache import Entry
+from gridfleet.worker.compiled_fit.types import Callback, Model, Orders, Results, ValidationPlan
+from gridfleet.worker.compiled_fit.xla_policy import XlaPolicy
+
+#: Results of each epoch, and batches of the last one.
+Outcome: TypeAlias = tuple[Results, int]
+
+
+@dataclass(frozen=True)
+class FitData:
+    """The rows of a fit.
+
+    Parameters
+    ----------
+    train : Batches
+        To train on.
+    validation : Batches or None
+        To validate on after an epoch.
+    """
+
+    train: Batches
+    validation: Batches | None
+
+
+class EpochRunner:
+    """Runs epochs of one fit, each run where `XlaPolicy` says.
+
+    Parameters
+    ----------
+    model : keras.Model
+        To be trained.
+    data : FitData
+        What on.
+    entry : Entry
+        The program, and what it cost so far.
+    mode : FitMode
+        ``exact``, ``xla`` or ``auto``.
+    report : FitReport
+        Where the time goes.
+    callbacks : sequence of Callback
+        The user's.
+
+    Attributes
+    ----------
+    used : FitMode
+        ``xla`` as soon as a run was XLA's, else ``exact``.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: FitData,
+        entry: Entry[TrainProgram],
+        *,
+        mode: FitMode,
+        report: FitReport,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.model = model
+        self.program = entry.program
+        self.used = FitMode.EXACT
+        self.watches_for_nan = watches_for_nan(callbacks)
+        self._all_rows = data.train
+        self._train = data.train  # the rows of the next run
+        self._validation = data.validation
+        self._entry = entry
+        self._mode = mode
+        self._report = report
+        self._has_checked_indices = not self.program.checks_indices
+        self._has_run = False
+        self._shape = (data.train.batch_size, data.train.n_padded)
+        self._compile_config = model._compile_config
+        self._may_change = acts_between_epochs(callbacks)
+        if self._may_change and self.program.xla_wants_fixed_batches and mode is not FitMode.EXACT:
+            self._loop(use_xla=True)  # its step is traced apart, and nobody may have touched the model before
+
+    def epochs_of_next_run(self, n_epochs: int) -> int:
+        """Return how many of the epochs to come the next run should do."""
+        return self._policy().epochs_of_next_run(n_epochs, is_first=not self._has_run)
+
+    def select_rows(self) -> int:
+        """Return how many rows the next run trains on.
+
+        All; or those of the first batches, as in Keras, if a callback stopped the model before the epoch.
+        """
+        self._train = self._all_rows
+        if self.model.stop_training:
+            self._train = self._all_rows.first_execution(self.model.steps_per_execution)
+        return self._train.n_samples
+
+    def run(self, orders: Orders, plan: ValidationPlan, *, n_more: int) -> Outcome:
+        """Run epochs.
+
+        Parameters
+        ----------
+        orders : ndarray
+            The order of the selected rows in each epoch, or in all.
+        plan : ndarray of bool
+            After which to validate.
+        n_more : int
+            Epochs that are to come after these, in this fit and in those that follow.
+
+        Returns
+        -------
+        results : ndarray of shape (n_epochs, n_results)
+        n_steps : int
+            Batches of the last epoch.
+        """
+        if self._policy().uses_xla(n_more + len(plan)):
+            outcome = self._try_in_xla(orders, plan)
+            if outcome is not None:
+                return outcome
+        outcome = self._run(orders, plan, use_xla=False)
+        self._has_checked_indices = self._has_checked_indices or self._train is self._all_rows
+        return outcome
+
+    def report_mode(self) -> None:
+        """Report how the fit was trained, and why not as it was asked to."""
+        self._report.modes.append(self.used)
+        if self._mode is FitMode.XLA and self.used is not FitMode.XLA:
+            obstacle = self.program.xla_obstacle
+            reason = obstacle or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
+            self._report.fell_back(f"not in XLA: {reason}")
+
+    def _policy(self) -> XlaPolicy:
+        return XlaPolicy(
+            mode=self._mode,
+            obstacle=self.program.xla_obstacle,
+            has_checked_indices=self._has_checked_indices,
+            watches_for_nan=self.watches_for_nan,
+            keras_uses_xla=bool(self.model.jit_compile),
+            has_full_batch=self._train.n_samples >= self._train.batch_size,
+            is_compiled=self._is_compiled,
+            convolves=self.program.convolves,
+            n_operations=self.program.n_operations,
+            steps_per_epoch=self._train.n_steps,
+            n_graph_steps=self._entry.n_graph_steps,
+            graph_step_s=self._entry.graph_step_s,
+            xla_step_s=self._entry.xla_step_s,
+        )
+
+    @property
+    def _is_compiled(self) -> bool:
+        return self._shape in self._entry.compiled_shapes
+
+    def _try_in_xla(self, orders: Orders, plan: ValidationPlan) -> Outcome | None:
+        """Run epochs in XLA; returns None, and has changed nothing, if it can't compile them."""
+        if self._is_compiled:
+            return self._run(orders, plan, use_xla=True)
+        wants_fixed_batches = self.program.xla_wants_fixed_batches
+        obstacle = None
+        for fixed in dict.fromkeys((wants_fixed_batches, True)):
+            if fixed and not wants_fixed_batches and self._may_change and self._has_run:
+                return None  # the step would have to be traced anew, of a model that a callback may have changed
+            self.program.xla_wants_fixed_batches = fixed
+            try:
+                with restored_if_it_fails(self.model):
+                    return self._run(orders, plan, use_xla=True)
+            except ProgramFailedError as error:
+                obstacle = str(error)
+        self.program.xla_obstacle = obstacle
+        return None
+
+    def _run(self, orders: Orders, plan: ValidationPlan, *, use_xla: bool) -> Outcome:
+        if self.model._compile_config is not self._compile_config:
+            raise ProgramFailedError("a callback compiled the model anew")
+        loop = self._loop(use_xla=use_xla)
+        compiles = use_xla and not self._is_compiled
+        started = time.perf_counter()
+        with (
+            self._report.timed("compile" if compiles else "train"),
+            older_code_generator() if compiles else nullcontext(),
+            running_a_program(),
+        ):
+            inputs = EpochInputs.of(self._train, self._validation, orders=orders, plan=plan)
+            outcome = self.program.run(loop, self.model, inputs)
+        self._note(time.perf_counter() - started, len(plan) * self._train.n_steps, use_xla=use_xla)
+        self._has_run = True
+        return outcome
+
+    def _loop(self, *, use_xla: bool) -> Loop:
+        options = LoopOptions(
+            watches_for_nan=self.watches_for_nan,
+            xla_batch_size=self._train.batch_size if use_xla else None,
+        )
+        with self._report.timed("trace"), preparing_a_program():
+            return self.program.loop(self.model, options)
+
+    def _note(self, seconds: float, n_steps: int, *, use_xla: bool) -> None:
+        """Note what a run cost; a program's first run includes what TensorFlow, or XLA, does to its graph."""
+        entry = self._entry
+        if use_xla:
+            self.used = FitMode.XLA
+            if self._is_compiled:
+                entry.xla_step_s = seconds / n_steps
+            entry.compiled_shapes.add(self._shape)
+            return
+        if entry.n_graph_steps:
+            entry.graph_step_s = seconds / n_steps
+        entry.n_graph_steps += n_steps
+
+
+@contextmanager
+def restored_if_it_fails(model: Model) -> Iterator[None]:
+    """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them."""
+    variables = variables_of(model)
+    before = [tf.identity(variable.value) for variable in variables]
+    try:
+        yield
+    except ProgramFailedError:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        raise

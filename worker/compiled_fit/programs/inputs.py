@@ -1,0 +1,98 @@
+"""What a program is handed, by name: the order of its arguments stands here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.types import Orders, Tensor, TensorSpec, ValidationPlan
+
+_SCALAR = tf.TensorSpec((), tf.int32)
+
+
+class PassInputs(NamedTuple):
+    """The data of one pass: tensors, or their types for tracing.
+
+    Parameters
+    ----------
+    rows : tuple of Tensor
+        Each of shape (n_samples, ...), or more rows of which the first are used.
+    n_samples, batch_size : Tensor
+        Integers.
+    """
+
+    rows: tuple[Tensor, ...]
+    n_samples: Tensor
+    batch_size: Tensor
+
+    @classmethod
+    def of(cls, data: Batches | None) -> PassInputs:
+        """Return the tensors of a call's data; of no data, sizes alone."""
+        if data is None:
+            return cls((), tf.constant(0), tf.constant(1))
+        return cls(tuple(data.tensors), tf.constant(data.n_samples), tf.constant(data.batch_size))
+
+    @classmethod
+    def specs(cls, rows: list[TensorSpec]) -> PassInputs:
+        """Return the types to trace a function for."""
+        return cls(tuple(rows), _SCALAR, _SCALAR)
+
+    @property
+    def n_steps(self) -> Tensor:
+        """Batches of the pass, inside the graph."""
+        return (self.n_samples + self.batch_size - 1) // self.batch_size
+
+
+class EpochInputs(NamedTuple):
+    """The data of a run of epochs: tensors, or their types for tracing.
+
+    Parameters
+    ----------
+    train, validation : PassInputs
+        What to train on, and what to validate on.
+    orders : Tensor of shape (1, n_samples) or (n_epochs, n_samples)
+        In which order the rows are fed; one row: the same in all epochs.
+    validates : Tensor of shape (n_epochs,)
+        After which epochs to validate.
+    n_padded : Tensor
+        Rows that XLA is handed.
+    """
+
+    train: PassInputs
+    validation: PassInputs
+    orders: Tensor
+    validates: Tensor
+    n_padded: Tensor
+
+    @classmethod
+    def of(cls, train: Batches, validation: Batches | None, *, orders: Orders, plan: ValidationPlan) -> EpochInputs:
+        """Return the tensors of a run."""
+        return cls(
+            train=PassInputs.of(train),
+            validation=PassInputs.of(validation),
+            orders=tf.constant(orders),
+            validates=tf.constant(plan),
+            n_padded=tf.constant(train.n_padded),
+        )
+
+    @classmethod
+    def specs(cls, train: list[TensorSpec], validation: list[TensorSpec]) -> EpochInputs:
+        """Return the types to trace a function for; no types of validation: there is none."""
+        return cls(
+            train=PassInputs.specs(train),
+            validation=PassInputs.specs(validation),
+            orders=tf.TensorSpec((None, None), tf.int64),
+            validates=tf.TensorSpec((None,), tf.bool),
+            n_padded=_SCALAR,
+        )
+
+    def order_of(self, number: Tensor) -> Tensor:
+        """Return an epoch's order, inside the graph."""
+        return self.orders[tf.minimum(number, tf.shape(self.orders)[0] - 1)]
+
+
+def some_rows(rows: Tensor, first: Tensor, count: Tensor | int) -> Tensor:
+    """Return as many rows from the first on; their number is known to the graph if it is a Python number."""
+    return tf.slice(rows, [first, *([0] * (rows.shape.rank - 1))], [count, *rows.shape[1:]])

@@ -1,0 +1,122 @@
+"""The operations of a traced step, and what they mean for a loop in the graph or in XLA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tensorflow.python.framework.config import is_op_determinism_enabled
+
+from gridfleet.worker.compiled_fit.errors import NotEligibleError
+from gridfleet.worker.compiled_fit.types import ConcreteFunction
+
+#: Operations whose numbers depend on where they stand in the graph: another loop gives others under a seed.
+STATEFUL_RANDOM = frozenset(
+    (
+        "RandomUniform",
+        "RandomUniformInt",
+        "RandomStandardNormal",
+        "TruncatedNormal",
+        "ParameterizedTruncatedNormal",
+        "RandomGamma",
+        "RandomPoisson",
+        "RandomPoissonV2",
+        "RandomShuffle",
+        "Multinomial",
+    )
+)
+#: Operations whose results XLA computes by another formula.
+DIFFERS_IN_XLA = frozenset(
+    (
+        "StatelessRandomNormal",
+        "StatelessRandomNormalV2",
+        "StatelessRandomUniform",
+        "StatelessRandomUniformV2",
+        "StatelessTruncatedNormal",
+        "StatelessTruncatedNormalV2",
+        "StatelessMultinomial",
+        "StatelessRandomBinomial",
+        "StatelessRandomGammaV2",
+        "StatelessRandomGammaV3",
+        "StatelessRandomPoisson",
+        "StatelessParameterizedTruncatedNormal",
+        # not random, but of another order or sign
+        "Unique",
+        "UniqueV2",
+        "UniqueWithCounts",
+        "UniqueWithCountsV2",
+        "TopKV2",
+        "SelfAdjointEigV2",
+        "Svd",
+    )
+)
+#: Operations that run Python or strings, for which XLA has no kernel, or that it leaves out.
+XLA_MAY_FAIL = frozenset(("PyFunc", "EagerPyFunc", "PyFuncStateless", "StringFormat", "PrintV2", "Print", "Assert"))
+#: Operations that fail if their second input has an index out of range, where XLA takes another row, or NaN.
+CHECKED_OUTSIDE_XLA = frozenset(
+    (
+        "Gather",
+        "GatherV2",
+        "GatherNd",
+        "ResourceGather",
+        "ResourceGatherNd",
+        "SparseSoftmaxCrossEntropyWithLogits",
+        "UnsortedSegmentMax",
+        "UnsortedSegmentMin",
+        "UnsortedSegmentProd",
+        "UnsortedSegmentSum",
+    )
+)
+#: Operations that XLA refuses where TensorFlow has to be deterministic.
+NOT_DETERMINISTIC_IN_XLA = frozenset(("MaxPoolGrad",))
+
+
+def operations_of(function: ConcreteFunction) -> set[str]:
+    """Return the kinds of operations in a graph and in the functions that it calls."""
+    return {node.op for nodes in _graphs_of(function) for node in nodes}
+
+
+def check_random_operations(function: ConcreteFunction) -> None:
+    """Make sure that a graph draws no random numbers that depend on their place in it.
+
+    Raises
+    ------
+    NotEligibleError
+        That names the operation.
+    """
+    for name in sorted(operations_of(function) & STATEFUL_RANDOM):
+        raise NotEligibleError(f"the model draws random numbers with TensorFlow's stateful {name}")
+
+
+def checks_indices(function: ConcreteFunction) -> bool:
+    """Whether a graph fails at an index out of range, where XLA would go on."""
+    return any(_looks_up_unknown_index(nodes) for nodes in _graphs_of(function))
+
+
+def xla_obstacle(operations: set[str]) -> str | None:
+    """Return why operations can't be compiled to something with the same result, or None."""
+    for name in sorted(operations & (DIFFERS_IN_XLA | XLA_MAY_FAIL)):
+        return f"{name} is another in XLA" if name in DIFFERS_IN_XLA else f"XLA has no {name}"
+    if is_op_determinism_enabled():  # by scikeras, for an estimator with a random_state
+        for name in sorted(operations & NOT_DETERMINISTIC_IN_XLA):
+            return f"XLA has no deterministic {name}"
+    return None
+
+
+def _looks_up_unknown_index(nodes: Any) -> bool:
+    kinds = {node.name: node.op for node in nodes}
+    for node in nodes:
+        if node.op in CHECKED_OUTSIDE_XLA:
+            looked_up, index = (kinds.get(name.partition(":")[0]) for name in node.input[:2])
+            # constants are in range, or tracing had failed; the gradient of a mean looks up the axes of a shape
+            if index != "Const" and looked_up != "Shape":
+                return True
+    return False
+
+
+def _graphs_of(function: ConcreteFunction) -> Iterator[Any]:
+    """Yield the nodes of the graph, then those of each function in its library."""
+    graph = function.graph.as_graph_def()
+    yield graph.node
+    for one in graph.library.function:
+        yield one.node_def

@@ -1,0 +1,95 @@
+"""Keras' ``predict`` as a program: one pass of ``predict_step`` over data, batch by batch as there."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.errors import NotEligibleError
+from gridfleet.worker.compiled_fit.programs.function import Program, SharedFunction
+from gridfleet.worker.compiled_fit.programs.inputs import PassInputs, some_rows
+from gridfleet.worker.compiled_fit.programs.step import trace_step
+from gridfleet.worker.compiled_fit.programs.variables import VariableSet
+from gridfleet.worker.compiled_fit.types import ConcreteFunction, Model, Structure, Tensor, TensorArray
+
+
+class PredictProgram(Program):
+    """The predictions of one model, and of all others of its structure.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Built.
+    data : Batches
+        What to predict from; only types, structure and the sizes of batches count.
+    """
+
+    def __init__(self, model: Model, data: Batches) -> None:
+        variables = VariableSet.of_prediction(model)
+        # as Keras does: the first batch's step knows its size, another one takes the shorter last batch
+        sizes = [data.first_batch_size, *([None] if data.has_remainder else [])]
+        steps = [trace_step(model, model.predict_step, data, batch_size=size) for size in sizes]
+        self._structure = steps[0].structured_outputs
+        super().__init__(steps, variables, keras.tree.map_structure(lambda _: 0, self._structure))
+        loop = _PredictLoop(steps, data.first_batch_size, keras.tree.flatten(self._structure))
+        self._function = SharedFunction(loop.run, PassInputs.specs(data.specs), variables)
+
+    def run(self, model: Model, data: Batches) -> Structure:
+        """Return the predictions of a model, as arrays in the structure of its outputs."""
+        flat = self._function(PassInputs.of(data), VariableSet.of_prediction(model))
+        return keras.tree.pack_sequence_as(self._structure, [output.numpy() for output in flat])
+
+
+class _PredictLoop:
+    """The loop over batches, to be traced.
+
+    Parameters
+    ----------
+    steps : list of ConcreteFunction
+        The one for full batches, and the one for the rest if there is any.
+    batch_size : int
+        Rows of a full batch.
+    outputs : list of Tensor
+        What a step returns, flat.
+    """
+
+    def __init__(self, steps: list[ConcreteFunction], batch_size: int, outputs: list[Tensor]) -> None:
+        for output in outputs:
+            if not isinstance(output, tf.Tensor) or output.shape.rank in (None, 0) or None in output.shape[1:]:
+                raise NotEligibleError("an output of the model has rows of varying shape")
+        self._full, self._rests = steps[0], steps[1:]
+        self._batch_size = batch_size
+        self._outputs = outputs
+
+    def run(self, inputs: PassInputs) -> list[Tensor]:
+        """Return the predictions, one tensor for each output."""
+        n_full = inputs.n_samples // self._batch_size
+        parts = [self._no_predictions(output, n_full) for output in self._outputs]
+        _, *parts = tf.while_loop(
+            lambda number, *_: number < n_full,
+            lambda number, *parts: (
+                number + 1,
+                *self._write(self._full, inputs, number, self._batch_size, list(parts)),
+            ),
+            [tf.constant(0), *parts],
+            parallel_iterations=1,
+        )
+        for rest in self._rests:
+            parts = self._write(rest, inputs, n_full, inputs.n_samples - n_full * self._batch_size, parts)
+        return [part.concat() for part in parts]
+
+    def _no_predictions(self, output: Tensor, n_full: Tensor) -> TensorArray:
+        return tf.TensorArray(
+            output.dtype,
+            size=n_full + len(self._rests),
+            infer_shape=False,
+            element_shape=(None, *output.shape[1:]),
+        )
+
+    def _write(
+        self, step: ConcreteFunction, inputs: PassInputs, number: Tensor, count: Tensor | int, parts: list[TensorArray]
+    ) -> list[TensorArray]:
+        first = number * self._batch_size
+        predicted = keras.tree.flatten(step(*(some_rows(rows, first, count) for rows in inputs.rows)))
+        return [part.write(number, one) for part, one in zip(parts, predicted, strict=True)]

@@ -1,0 +1,125 @@
+"""A model's step, traced for one batch."""
+
+from __future__ import annotations
+
+from copy import copy
+
+import keras
+import tensorflow as tf
+
+from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.errors import NotEligibleError
+from gridfleet.worker.compiled_fit.programs.operations import check_random_operations, operations_of, xla_obstacle
+from gridfleet.worker.compiled_fit.programs.variables import VariableSet
+from gridfleet.worker.compiled_fit.types import ConcreteFunction, Model, StepFunction, Structure, Tensor
+
+#: Scores and results travel as doubles, which hold every float32 exactly.
+RESULT = tf.float64
+
+
+def trace_step(model: Model, step: StepFunction, data: Batches, *, batch_size: int | None) -> ConcreteFunction:
+    """Trace a method of a model for batches of one size, or of any.
+
+    Raises
+    ------
+    NotEligibleError
+        If it draws random numbers that another loop would not draw.
+    """
+
+    def one_batch(*batch: Tensor) -> Structure:
+        return step(keras.tree.pack_sequence_as(data.structure, list(batch)))
+
+    traced = tf.function(
+        one_batch,
+        autograph=False,
+        input_signature=[tf.TensorSpec((batch_size, *spec.shape[1:]), spec.dtype) for spec in data.specs],
+        jit_compile=True if model.jit_compile else None,
+    ).get_concrete_function()
+    check_random_operations(traced)
+    return traced
+
+
+def trace_reset(model: Model) -> ConcreteFunction:
+    """Trace the reset of a model's metrics."""
+    return tf.function(model.reset_metrics, autograph=False).get_concrete_function()
+
+
+class Step:
+    """A model's ``train_step`` or ``test_step``, traced once for batches of any size, or of one.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Compiled.
+    step : callable
+        Its method.
+    data : Batches
+        What the step takes; only types and structure count.
+    batch_size : int or None, default=None
+        Rows of every batch; None: any.
+
+    Attributes
+    ----------
+    reads_metrics : bool
+        Whether results are read off the metrics; otherwise they are what the last batch's step returned.
+    result_names : list of str
+        Keys of the results.
+    """
+
+    def __init__(self, model: Model, step: StepFunction, data: Batches, *, batch_size: int | None = None) -> None:
+        self.specs = data.specs
+        self.batch_size = batch_size
+        self.traced = trace_step(model, step, data, batch_size=batch_size)
+        self._captured = self.traced.captured_inputs
+        logs = self.traced.structured_outputs
+        metrics = model.get_metrics_result()
+        if not isinstance(logs, dict):
+            raise NotEligibleError("the model's step returns no dict of metrics")
+        self.reads_metrics = set(logs) == set(metrics)
+        results = metrics if self.reads_metrics else logs
+        if any(isinstance(value, dict) or getattr(value, "shape", None) != () for value in results.values()):
+            raise NotEligibleError("a metric's result is not a single number")
+        self.result_names = list(results)
+
+    def on(self, variables: VariableSet, *, traced_with: VariableSet) -> Step:
+        """Return the step as it runs on another model's variables.
+
+        The loop around it must capture these alone: TensorFlow keeps what reads a variable behind what writes it
+        only if both captured it once.
+        """
+        step = copy(self)
+        step._captured = variables.handles(traced_with.captures_of(self.traced))
+        return step
+
+    def call(self, batch: list[Tensor]) -> Tensor:
+        """Run it inside the graph; returns its logs as a vector where they are wanted."""
+        logs = self.traced._call_flat(batch, self._captured)
+        return tf.zeros((0,), RESULT) if self.reads_metrics else _vector(logs, self.result_names)
+
+    @property
+    def no_logs(self) -> Tensor:
+        """What the logs are before the first batch."""
+        return tf.zeros((0 if self.reads_metrics else len(self.result_names),), RESULT)
+
+    def results(self, model: Model, logs: Tensor) -> Tensor:
+        """Return the results of a pass as one vector, inside the graph."""
+        if not self.reads_metrics:
+            return logs
+        return _vector(model.get_metrics_result(), self.result_names)
+
+    def loss(self, model: Model, logs: Tensor) -> Tensor:
+        """Return the loss among the results, inside the graph."""
+        if "loss" not in self.result_names:
+            return tf.constant(0.0)
+        return self.results(model, logs)[self.result_names.index("loss")]
+
+    @property
+    def xla_obstacle(self) -> str | None:
+        """Why the step can't be compiled to something with the same result, or None."""
+        if not self.reads_metrics:
+            return "its results are those of the last batch"
+        return xla_obstacle(operations_of(self.traced))
+
+
+def _vector(results: dict[str, Tensor], names: list[str]) -> Tensor:
+    return tf.stack([tf.cast(results[name], RESULT) for name in names]) if names else tf.zeros((0,), RESULT)

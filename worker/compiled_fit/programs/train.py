@@ -1,0 +1,168 @@
+"""Keras' ``fit`` as a program: epochs of training and validation."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import NamedTuple, TypeAlias
+
+from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.patches.random_numbers import same_random_numbers
+from gridfleet.worker.compiled_fit.programs.epoch_loop import EpochLoop, TrainingPass
+from gridfleet.worker.compiled_fit.programs.function import Program, SharedFunction
+from gridfleet.worker.compiled_fit.programs.graph_loop import GraphLoop
+from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs
+from gridfleet.worker.compiled_fit.programs.operations import checks_indices, operations_of
+from gridfleet.worker.compiled_fit.programs.step import Step, trace_reset
+from gridfleet.worker.compiled_fit.programs.variables import VariableSet
+from gridfleet.worker.compiled_fit.programs.xla_loop import XlaLoop
+from gridfleet.worker.compiled_fit.types import Model, Results
+
+#: A traced loop over epochs.
+Loop: TypeAlias = SharedFunction[EpochInputs]
+
+
+class LoopOptions(NamedTuple):
+    """Which of a program's loops is meant.
+
+    Parameters
+    ----------
+    watches_for_nan : bool
+        Whether an epoch ends at the first batch after which the loss is not finite.
+    xla_batch_size : int or None
+        Rows of the batches that XLA is to loop over; None: no XLA.
+    """
+
+    watches_for_nan: bool
+    xla_batch_size: int | None
+
+
+class TrainProgram(Program):
+    """Epochs of training and validation of one model, and of all others of its structure.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Compiled; variables that it does not have yet, the steps build as they are traced, as in Keras.
+    train : Batches
+        What it is trained on; only types and structure count.
+    validation : Batches or None
+        What it is validated on after an epoch.
+    for_xla : bool
+        Whether the steps are to be traced so that XLA draws the same random numbers.
+
+    Attributes
+    ----------
+    metric_names, validation_names : list of str
+        Keys of the results, in their order.
+    xla_obstacle : str or None
+        Why XLA can't compile the steps; None as long as nothing is known against it.
+    xla_wants_fixed_batches : bool
+        Whether XLA needs the step traced for batches of a fixed size: recurrent layers do, others by trying.
+    checks_indices : bool
+        Whether a step fails at an index out of range, where XLA would go on.
+    convolves : bool
+        Whether a step's time is that of convolutions, for which TensorFlow's own kernels beat XLA's.
+    n_operations : int
+        Operations of a training step's graph.
+    """
+
+    def __init__(self, model: Model, train: Batches, validation: Batches | None, *, for_xla: bool) -> None:
+        with same_random_numbers() if for_xla else nullcontext():
+            self._train_step = Step(model, model.train_step, train, batch_size=_step_size(train, for_xla=for_xla))
+            self._test_step = None
+            if validation is not None:
+                size = _step_size(validation, for_xla=for_xla)
+                self._test_step = Step(model, model.test_step, validation, batch_size=size)
+        steps = [self._train_step] if self._test_step is None else [self._train_step, self._test_step]
+        self.metric_names = self._train_step.result_names
+        self.validation_names = [f"val_{name}" for step in steps[1:] for name in step.result_names]
+        super().__init__(
+            [trace_reset(model), *(step.traced for step in steps)],
+            VariableSet.of_training(model),  # only now, for the steps build those that are missing
+            (self.metric_names, self.validation_names),
+        )
+        self._train = train.without_rows()  # the program outlives the data
+        self._loops: dict[tuple[LoopOptions, bool], Loop] = {}
+        self._look_at_operations(for_xla=for_xla)
+
+    def _look_at_operations(self, *, for_xla: bool) -> None:
+        traced = self._train_step.traced
+        operations = operations_of(traced)
+        self.xla_wants_fixed_batches = any("While" in name for name in operations)
+        self.xla_obstacle = self._train_step.xla_obstacle if for_xla else "it was not traced for XLA"
+        self.checks_indices = checks_indices(traced)
+        self.convolves = any("Conv" in name for name in operations)
+        self.n_operations = len(traced.graph.get_operations())
+
+    def loop(self, model: Model, options: LoopOptions) -> Loop:
+        """Return a loop, traced unless it was before.
+
+        Parameters
+        ----------
+        model : keras.Model
+            Of the program's structure; it is not kept.
+        options : LoopOptions
+            Which loop.
+
+        Returns
+        -------
+        SharedFunction
+            For `run`.
+        """
+        key = options, self.xla_wants_fixed_batches
+        if key not in self._loops:
+            self._loops[key] = self._trace(model, options)
+        return self._loops[key]
+
+    def run(self, loop: Loop, model: Model, inputs: EpochInputs) -> tuple[Results, int]:
+        """Train a model for some epochs; its metrics were reset before the first one.
+
+        Parameters
+        ----------
+        loop : SharedFunction
+            From `loop`.
+        model : keras.Model
+            Of the same structure as the one that the program was traced with.
+        inputs : EpochInputs
+            The data.
+
+        Returns
+        -------
+        results : ndarray of shape (n_epochs, n_results)
+            The metrics, then those of the validation (zeros where there was none).
+        n_steps : int
+            Batches of the last epoch; fewer than there are if it was ended by a loss that is not finite.
+        """
+        results, n_steps = loop(inputs, VariableSet.of_training(model))
+        return results.numpy(), int(n_steps)
+
+    def _trace(self, model: Model, options: LoopOptions) -> Loop:
+        variables = VariableSet.of_training(model)
+        train = self._train_step.on(variables, traced_with=self._variables)
+        test = None if self._test_step is None else self._test_step.on(variables, traced_with=self._variables)
+        loop = EpochLoop(model, train, test, self._training_pass(model, train, options))
+        return SharedFunction(
+            loop.run,
+            EpochInputs.specs(train.specs, [] if test is None else test.specs),
+            variables,
+            # validation stays in the graph, and may be much
+            uses_grappler=options.xla_batch_size is None or test is not None,
+        )
+
+    def _training_pass(self, model: Model, step: Step, options: LoopOptions) -> TrainingPass:
+        if options.xla_batch_size is not None:
+            full_step = self._step_for_xla(model, step, options.xla_batch_size)
+            return XlaLoop(step, full_step, options.xla_batch_size)
+        loop = GraphLoop(model, step, watches_for_nan=options.watches_for_nan)
+        return lambda inputs, order: loop(inputs.train, order)
+
+    def _step_for_xla(self, model: Model, step: Step, batch_size: int) -> Step:
+        if not self.xla_wants_fixed_batches:
+            return step
+        with same_random_numbers():
+            return Step(model, model.train_step, self._train, batch_size=batch_size)
+
+
+def _step_size(data: Batches, *, for_xla: bool) -> int | None:
+    # XLA takes splits whose sizes differ by one in one program
+    return None if for_xla else data.fixed_batch_size

@@ -1,0 +1,1 @@
+"""Whether compiled fits still equal Keras' own: a tool to run against a new release of Keras or TensorFlow."""

@@ -1,0 +1,213 @@
+"""The kinds of models that the self-check trains, each with data for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gridfleet.worker.compiled_fit.selfcheck.tolerances import XLA_TOLERANCE_OF_NOISE
+from gridfleet.worker.compiled_fit.types import ArrayLike, Layer, Model, Structure, Tensor
+
+layers = keras.layers
+
+
+@dataclass(frozen=True)
+class Data:
+    """Arrays of equally many rows.
+
+    Parameters
+    ----------
+    x, y : ndarray or dict of ndarray
+        As for Keras' ``fit``.
+    """
+
+    x: ArrayLike
+    y: ArrayLike
+
+    def rows(self, first: int, last: int) -> Data:
+        """Return the rows from `first` to before `last`."""
+        return Data(*keras.tree.map_structure(lambda array: array[first:last], (self.x, self.y)))
+
+    @property
+    def n_rows(self) -> int:
+        """How many there are."""
+        return len(keras.tree.flatten(self.x)[0])
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model, with data for it.
+
+    Parameters
+    ----------
+    name : str
+        As for ``--family``.
+    build : callable
+        Returns a model that is not compiled.
+    draw : callable
+        Returns as many rows as asked for, from a generator.
+    compile_arguments : mapping
+        Loss, metrics and the like.
+    takes_class_weight : bool, default=True
+        False for models with several outputs, where Keras refuses ``class_weight``.
+    xla_tolerance : mapping of str to float, default={}
+        What XLA may differ by with an optimizer, where that is more than `XLA_TOLERANCE`.
+    """
+
+    name: str
+    build: Callable[[], Model]
+    draw: Callable[[np.random.Generator, int], Data]
+    compile_arguments: Mapping[str, Any]
+    takes_class_weight: bool = True
+    xla_tolerance: Mapping[str, float] = field(default_factory=dict)
+
+
+def _features(*shape: int) -> Callable[[np.random.Generator, int], Data]:
+    """Return a drawer of normal features of a shape, with a binary target."""
+
+    def draw(generator: np.random.Generator, n_rows: int) -> Data:
+        x = generator.normal(size=(n_rows, *shape)).astype("float32")
+        return Data(x, (x.reshape(n_rows, -1)[:, 0] > 0).astype("int64"))
+
+    return draw
+
+
+def _words(generator: np.random.Generator, n_rows: int) -> Data:
+    x = generator.integers(0, 20, size=(n_rows, 6))
+    return Data(x, x[:, :1] % 2)
+
+
+def _classes(generator: np.random.Generator, n_rows: int) -> Data:
+    data = _features(8)(generator, n_rows)
+    return Data(data.x, data.x[:, :3].argmax(axis=1))
+
+
+def _amounts(generator: np.random.Generator, n_rows: int) -> Data:
+    data = _features(8)(generator, n_rows)
+    return Data(data.x.astype("float64"), data.x[:, 0] - data.x[:, 1])
+
+
+def _several(generator: np.random.Generator, n_rows: int) -> Data:
+    classes = _classes(generator, n_rows)
+    x = {"left": classes.x[:, :4], "right": classes.x[:, 4:]}
+    return Data(x, {"amount": classes.x[:, 5:6], "kind": classes.y})
+
+
+def binary_classifier(*hidden: Layer) -> Model:
+    """Return a model of some layers and one output, the probability of the second of two classes."""
+    return keras.Sequential([*hidden, layers.Dense(1, activation="sigmoid")])
+
+
+def _mlp() -> Model:
+    return binary_classifier(layers.Input((8,)), layers.Dense(12, activation="relu"))
+
+
+def _unbuilt() -> Model:
+    return binary_classifier(layers.Dense(12, activation="relu"))
+
+
+def _normalized() -> Model:
+    return binary_classifier(
+        layers.Input((8,)), layers.Dense(12), layers.BatchNormalization(), layers.ReLU(), layers.Dropout(0.3)
+    )
+
+
+def _conv1d() -> Model:
+    return binary_classifier(
+        layers.Input((10, 3)), layers.Conv1D(4, 3, activation="relu"), layers.MaxPooling1D(), layers.Flatten()
+    )
+
+
+def _conv2d() -> Model:
+    return binary_classifier(
+        layers.Input((6, 6, 1)), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(), layers.Flatten()
+    )
+
+
+def _lstm() -> Model:
+    return binary_classifier(layers.Input((5, 3)), layers.LSTM(4))
+
+
+def _gru() -> Model:
+    return binary_classifier(layers.Input((5, 3)), layers.GRU(4, dropout=0.2))
+
+
+def _embedding() -> Model:
+    return binary_classifier(layers.Input((6,)), layers.Embedding(20, 4), layers.GlobalAveragePooling1D())
+
+
+def _multi_class() -> Model:
+    return keras.Sequential(
+        [layers.Input((8,)), layers.Dense(12, activation="tanh"), layers.Dense(3, activation="softmax")]
+    )
+
+
+def _regression() -> Model:
+    return keras.Sequential([layers.Input((8,)), layers.Dense(12, activation="elu"), layers.Dense(1)])
+
+
+def _several_outputs() -> Model:
+    left, right = layers.Input((4,), name="left"), layers.Input((4,), name="right")
+    both = layers.Concatenate()([layers.Dense(6, activation="relu")(left), layers.Dense(6, activation="tanh")(right)])
+    outputs = {"amount": layers.Dense(1)(both), "kind": layers.Dense(3, activation="softmax")(both)}
+    return keras.Model({"left": left, "right": right}, outputs)
+
+
+class OwnTrainStep(keras.Model):
+    """A model with a ``train_step`` of its own, as Keras' guide shows it."""
+
+    def train_step(self, data: Structure) -> dict[str, Tensor]:
+        """Add the size of predictions to the loss."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            predicted = self(x, training=True)
+            loss = self.compute_loss(x, y, predicted, sample_weight) + 0.1 * tf.reduce_mean(tf.square(predicted))
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables, strict=True)
+        )
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss)
+            else:
+                metric.update_state(y, predicted, sample_weight)
+        results: dict[str, Tensor] = self.get_metrics_result()
+        return results
+
+
+def _own_train_step() -> Model:
+    inputs = layers.Input((8,))
+    hidden = layers.Dropout(0.2)(layers.Dense(12, activation="relu")(inputs))
+    return OwnTrainStep(inputs, layers.Dense(1, activation="sigmoid")(hidden))
+
+
+_BINARY = {"loss": "binary_crossentropy", "metrics": ["accuracy"]}
+#: The kinds of models that people tune, small.
+FAMILIES = (
+    Family("mlp", _mlp, _features(8), _BINARY),
+    Family("batch_normalization", _normalized, _features(8), _BINARY, xla_tolerance=XLA_TOLERANCE_OF_NOISE),
+    Family("conv1d", _conv1d, _features(10, 3), _BINARY),
+    Family("conv2d", _conv2d, _features(6, 6, 1), _BINARY),
+    Family("lstm", _lstm, _features(5, 3), _BINARY),
+    Family("gru", _gru, _features(5, 3), _BINARY),
+    Family("embedding", _embedding, _words, {**_BINARY, "metrics": ["accuracy", "auc"]}),
+    Family("multi_class", _multi_class, _classes, {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}),
+    Family("regression", _regression, _amounts, {"loss": "mse", "metrics": ["mae"], "weighted_metrics": ["mse"]}),
+    Family(
+        "multi_output",
+        _several_outputs,
+        _several,
+        {
+            "loss": {"amount": "mse", "kind": "sparse_categorical_crossentropy"},
+            "loss_weights": {"amount": 0.5, "kind": 2.0},
+            "metrics": {"amount": ["mae"], "kind": ["accuracy"]},
+        },
+        takes_class_weight=False,
+    ),
+    Family("unbuilt", _unbuilt, _features(8), _BINARY),
+    Family("own_train_step", _own_train_step, _features(8), _BINARY),
+)

@@ -1,0 +1,101 @@
+"""The epochs of one fit, with their callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gridfleet.worker.compiled_fit.callbacks import has_listeners, report_nan, report_validation
+from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner
+from gridfleet.worker.compiled_fit.types import CallbackList, Logs, Orders, Results, ValidationPlan
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which epochs are to be run, and how.
+
+    Parameters
+    ----------
+    epochs : range
+        Their numbers, as callbacks see them.
+    orders : ndarray of shape (1, n_samples) or (n_epochs, n_samples)
+        In which order each takes the rows; one row: all the same.
+    should_validate : callable
+        Whether to validate after an epoch.
+    n_fits_to_come : int
+        Fits that follow this one, with as many epochs.
+    """
+
+    epochs: range
+    orders: Orders
+    should_validate: Callable[[int], bool]
+    n_fits_to_come: int
+
+    def orders_of(self, epoch: int, n_epochs: int, *, n_rows: int) -> Orders:
+        """Return the orders of some epochs, of the first rows alone."""
+        orders = self.orders[:, :n_rows]
+        first = epoch - self.epochs.start
+        return orders if len(orders) == 1 else orders[first : first + n_epochs]
+
+    def validation_plan(self, epoch: int, n_epochs: int) -> ValidationPlan:
+        """Return after which of some epochs to validate."""
+        return np.array([self.should_validate(number) for number in range(epoch, epoch + n_epochs)])
+
+    def n_epochs_after(self, epoch: int) -> int:
+        """Return how many are to come from an epoch on, those of the fits that follow included."""
+        return self.epochs.stop - epoch + len(self.epochs) * self.n_fits_to_come
+
+
+def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedule) -> Logs | None:
+    """Train until the last epoch, or until a callback stops it; returns the last epoch's logs.
+
+    The first epoch has begun: its callbacks were called.
+
+    Parameters
+    ----------
+    runner : EpochRunner
+        Runs the epochs.
+    container : CallbackList
+        The callbacks.
+    schedule : Schedule
+        Which epochs.
+    """
+    # where nothing but the History listens, epochs follow each other inside the graph
+    returns_each_epoch = has_listeners(container)
+    logs: Logs | None = None
+    epoch = schedule.epochs.start
+    while epoch < schedule.epochs.stop:
+        if epoch > schedule.epochs.start:
+            container.model.reset_metrics()
+            container.on_epoch_begin(epoch)
+        n_rows = runner.select_rows()
+        n_epochs = 1 if returns_each_epoch else runner.epochs_of_next_run(schedule.epochs.stop - epoch)
+        plan = schedule.validation_plan(epoch, n_epochs)
+        orders = schedule.orders_of(epoch, n_epochs, n_rows=n_rows)
+        results, n_steps = runner.run(orders, plan, n_more=schedule.n_epochs_after(epoch + n_epochs))
+        for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
+            if place:
+                container.on_epoch_begin(epoch)
+            logs = _report_epoch(runner, container, row, is_validated=is_validated, n_steps=n_steps)
+            container.on_epoch_end(epoch, logs)
+            epoch += 1
+        if container.model.stop_training:
+            break
+    return logs
+
+
+def _report_epoch(
+    runner: EpochRunner, container: CallbackList, row: Results, *, is_validated: bool, n_steps: int
+) -> Logs:
+    """Return an epoch's logs, once callbacks were called for what happened inside it."""
+    program = runner.program
+    logs = dict(zip(program.metric_names, map(float, row), strict=False))
+    if runner.watches_for_nan:
+        report_nan(container, n_steps - 1, logs)
+    if is_validated:
+        validation = dict(zip(program.validation_names, map(float, row[len(program.metric_names) :]), strict=True))
+        report_validation(container, {name.removeprefix("val_"): value for name, value in validation.items()})
+        logs.update(validation)
+    return logs

@@ -1,0 +1,140 @@
+"""When a fit is trained in XLA, and how many epochs at once: decided from figures alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gridfleet.storage.fit_mode import FitMode
+
+#: Seconds that XLA takes for a program, roughly, for each operation of a step.
+COMPILE_S_PER_OPERATION = 0.0015
+#: Seconds that XLA spares in a step, at most, roughly: the overhead of its operations, and not arithmetic.
+OVERHEAD_S = 0.0006
+#: The part of that which XLA leaves.
+LEFT_BY_XLA = 0.25
+#: Seconds after which a run of epochs returns to Python, so that a trial can be stopped.
+RETURN_S = 1.0
+#: Epochs of a fit's second run at most, while the speed is not known.
+MAX_EPOCHS_OF_UNKNOWN_SPEED = 8
+
+
+def repays(n_steps: int, step_s: float, n_operations: int) -> bool:
+    """Whether the steps still to come repay the compilation.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps to come for programs of this structure, those that came already included (who rents skis buys
+        them once the rent paid is their price).
+    step_s : float
+        Seconds that one takes without XLA.
+    n_operations : int
+        Operations of a step's graph.
+    """
+    spared_s = n_steps * min(step_s, OVERHEAD_S) * (1 - LEFT_BY_XLA)
+    return spared_s > COMPILE_S_PER_OPERATION * n_operations
+
+
+def is_faster_in_xla(*, graph_step_s: float | None, xla_step_s: float | None) -> bool:
+    """Whether a compiled program is to be preferred: yes, until both have been measured."""
+    return graph_step_s is None or xla_step_s is None or xla_step_s < graph_step_s
+
+
+def epochs_until_return(step_s: float, steps_per_epoch: int) -> int:
+    """Return how many epochs last `RETURN_S`; at least one."""
+    return max(1, int(RETURN_S / (step_s * steps_per_epoch)))
+
+
+@dataclass(frozen=True)
+class XlaPolicy:
+    """What a fit does next, from what is known of it.
+
+    Parameters
+    ----------
+    mode : FitMode
+        What was asked for.
+    obstacle : str or None
+        Why XLA can't compile the step to something with the same result; None: nothing is known against it.
+    has_checked_indices : bool
+        Whether the graph has looked up all the rows' indices, of which XLA does not say that they are out of range.
+    watches_for_nan : bool
+        Whether an epoch ends at the first batch whose loss is not finite, which XLA's loop does not look at.
+    keras_uses_xla : bool
+        Whether Keras compiles each step by itself (``jit_compile``).
+    has_full_batch : bool
+        Whether there is a batch for XLA's loop: the shorter last one runs in the graph.
+    is_compiled : bool
+        Whether XLA has compiled the program for this shape.
+    convolves : bool
+        Whether a step's time is that of convolutions, for which TensorFlow's own kernels beat XLA's.
+    n_operations : int
+        Operations of a step's graph.
+    steps_per_epoch : int
+        Batches of an epoch.
+    n_graph_steps : int
+        Batches that the program trained outside XLA so far, in all fits.
+    graph_step_s, xla_step_s : float or None
+        Seconds that a batch last took, outside XLA and in it; None: not measured.
+    """
+
+    mode: FitMode
+    obstacle: str | None
+    has_checked_indices: bool
+    watches_for_nan: bool
+    keras_uses_xla: bool
+    has_full_batch: bool
+    is_compiled: bool
+    convolves: bool
+    n_operations: int
+    steps_per_epoch: int
+    n_graph_steps: int
+    graph_step_s: float | None
+    xla_step_s: float | None
+
+    @property
+    def may_use_xla(self) -> bool:
+        """Whether XLA gives the same result, and was not ruled out."""
+        return (
+            self.mode in (FitMode.XLA, FitMode.AUTO)
+            and self.has_checked_indices
+            and self.obstacle is None
+            and not self.watches_for_nan
+            and not self.keras_uses_xla
+            and self.has_full_batch
+        )
+
+    def uses_xla(self, n_epochs_to_come: int) -> bool:
+        """Whether the next run is XLA's.
+
+        Parameters
+        ----------
+        n_epochs_to_come : int
+            Epochs of the next run, of the rest of this fit and of the fits that follow.
+        """
+        if not self.may_use_xla:
+            return False
+        if self.mode is FitMode.XLA:
+            return True
+        if self.is_compiled:
+            return is_faster_in_xla(graph_step_s=self.graph_step_s, xla_step_s=self.xla_step_s)
+        if self.graph_step_s is None or self.convolves:
+            return False
+        n_steps = self.n_graph_steps + n_epochs_to_come * self.steps_per_epoch
+        return repays(n_steps, self.graph_step_s, self.n_operations)
+
+    def epochs_of_next_run(self, n_epochs: int, *, is_first: bool) -> int:
+        """Return how many epochs the next run should do before it returns to Python.
+
+        Parameters
+        ----------
+        n_epochs : int
+            Epochs that the fit has still to do.
+        is_first : bool
+            Whether the fit has run none yet.
+        """
+        if self.mode is not FitMode.EXACT and not self.has_checked_indices:
+            return 1
+        step_s = self.xla_step_s if self.may_use_xla and self.is_compiled else self.graph_step_s
+        if step_s is None:
+            return 1 if is_first else min(n_epochs, MAX_EPOCHS_OF_UNKNOWN_SPEED)
+        return min(n_epochs, epochs_until_return(step_s, self.steps_per_epoch))
