@@ -6,10 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV ?= $(BIN)/uv
 MINUTES ?= 30
+JOBS ?= 2
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-sklearn lint format compose-test simulate soak bench bench-training bench-scale lock secrets clean
+.PHONY: help venv demo test test-all test-sklearn lint format compose-test simulate soak mutants bench bench-training bench-scale lock secrets clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -38,8 +39,11 @@ venv: $(VENV)/.project
 demo: venv ## tune a Keras model on the Pima data, on a fleet of two workers on this machine
 	$(BIN)/python examples/on_two_workers.py examples/pima_grid_search.py
 
-test: venv ## all tests that need no container engine
-	$(BIN)/python -m pytest $(ARGS)
+test: venv ## the tests, in JOBS=2 processes: ten minutes on two cores
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+
+test-all: venv ## the tests, full products, 2,000 simulations, mutants, the complete self-check in both modes (hours)
+	bash tests/complete.sh $(BIN)/python $(JOBS)
 
 test-sklearn: venv ## scikit-learn's own tests of its searches, with our classes in place
 	$(BIN)/python -m pytest tests/scikit_learn $(ARGS)
@@ -58,9 +62,9 @@ compose-test: venv ## docker compose up, a search, a killed worker, down (needs 
 	bash tests/compose/run.sh
 
 mutants: venv ## take each guard out of the code once, and see that the properties and the simulation notice
-	$(BIN)/python -m pytest tests/properties/test_mutants.py tests/simulation/test_mutants.py $(ARGS)
+	$(BIN)/python -m pytest --complete tests/properties/test_mutants.py tests/simulation/test_mutants.py $(ARGS)
 
-simulate: venv ## 2,000 lives of a fleet, each drawn from a seed: SEEDS=9000; SEED=123 tells that one's story
+simulate: venv ## 2,000 lives of a fleet, each drawn from a seed: SEEDS=9000; SEED=123 prints that one's story
 	GRIDFLEET_SEED=$(or $(SEED),1) GRIDFLEET_SEEDS=$(or $(SEEDS),$(if $(SEED),1,2000)) $(BIN)/python -m tests.simulation
 
 soak: venv ## a fleet under faults drawn from a seed: MINUTES=30 SEED=7 ARGS="--database sqlite"

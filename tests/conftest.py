@@ -36,6 +36,63 @@ STOP_S = 30
 VALKEY_DATABASES = 16
 
 
+#: Folders whose tests kill, starve and time out processes: one of them at a time, so that they do not fight for cores.
+ONE_AT_A_TIME = ("tests/faults", "tests/soak")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make test-all` and `.ci/run` ask for."""
+    group = parser.getgroup("gridfleet")
+    group.addoption("--complete", action="store_true", help="also the tests marked `complete`: full products, mutants")
+    group.addoption("--most-minutes", type=float, help="fail if the whole run takes longer")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Note when the run began."""
+    config.stash[_BEGAN] = time.monotonic()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only a complete run has, and let each file's tests share a process, for they share fixtures."""
+    if not config.getoption("--complete"):
+        left_out = [item for item in items if item.get_closest_marker("complete")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("complete")]
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    file = item.path.relative_to(item.config.rootpath).as_posix()
+    return next((folder for folder in ONE_AT_A_TIME if file.startswith(folder)), file)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that took too long; of several processes, the one that asked them does."""
+    if session.exitstatus == pytest.ExitCode.OK and _minutes_too_many(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say so."""
+    minutes = _minutes_too_many(config)
+    if minutes:
+        most = config.getoption("--most-minutes")
+        terminalreporter.write_line(f"TOO SLOW: the tests took {minutes:.1f} minutes, they may take {most:g}", red=True)
+
+
+def _minutes_too_many(config: pytest.Config) -> float:
+    """Return the minutes that a run took, if those are too many; 0 else."""
+    most = config.getoption("--most-minutes")
+    minutes = (time.monotonic() - config.stash[_BEGAN]) / 60
+    return minutes if most is not None and minutes > most and not hasattr(config, "workerinput") else 0
+
+
+_BEGAN = pytest.StashKey[float]()
+
+
 @dataclass(frozen=True)
 class PostgresqlServer:
     """The PostgreSQL of the session: a socket in a private folder, no port, a migrated template."""

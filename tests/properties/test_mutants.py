@@ -51,6 +51,7 @@ MUTATIONS = {
 }
 
 
+@pytest.mark.complete
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_machine_finds_a_guard_that_is_missing(mutation: str, open_database: Callable[[str], Database]) -> None:
     with mutated(*MUTATIONS[mutation]):

@@ -13,7 +13,6 @@ from tests.simulation.stories import STORIES, ToldSimulation
 from tests.simulation.world import World
 
 
-@pytest.mark.slow
 def test_nothing_is_lost_and_nothing_twice_whatever_a_seed_draws(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -25,7 +24,6 @@ def test_nothing_is_lost_and_nothing_twice_whatever_a_seed_draws(
         Simulation(world, seed).run()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["crash", "outage"])
 @pytest.mark.parametrize("story", STORIES)
 def test_a_fault_at_any_statement_of_a_life_loses_nothing(story: str, kind: str, world: World) -> None:

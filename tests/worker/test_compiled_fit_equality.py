@@ -30,6 +30,11 @@ def case_of(family: str, optimizer: str, option: str) -> Case:
     return Case(families[family], optimizer, options[option])
 
 
+def _few(cases: list[Case], number: int) -> list[Case]:
+    """Take a few of a family's cases, others than of the family before."""
+    return [cases[(2 * number + 3 * place) % len(cases)] for place in range(PER_FAMILY)]
+
+
 #: A handful, for XLA takes seconds to compile each: random layers, a loop in the loop, a step of the user's own.
 CASES_IN_XLA = [
     case_of("mlp", "adam", "validation_split"),
@@ -42,7 +47,20 @@ CASES_IN_XLA = [
 GOOD = Verdict(0.0, "predict", 0.0, FitMode.EXACT, FitMode.EXACT, None, ())
 
 
-@pytest.fixture(scope="module", params=[*quick_data_cases(), *other_cases()], ids=str)
+#: Of each family's cases in `quick_data_cases`, those that every run tries, with each optimizer and each option.
+PER_FAMILY = 3
+_QUICK = {family.name: [case for case in quick_data_cases() if case.family is family] for family in FAMILIES}
+#: In a run of ten minutes.
+FEW_CASES = [case for number, cases in enumerate(_QUICK.values()) for case in _few(cases, number)]
+#: In a complete one.
+MORE_CASES = [case for case in quick_data_cases() if case not in FEW_CASES]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*FEW_CASES, *other_cases(), *(pytest.param(case, marks=pytest.mark.complete) for case in MORE_CASES)],
+    ids=str,
+)
 def exact(request: pytest.FixtureRequest) -> Verdict:
     return check(request.param, FitMode.EXACT)
 
@@ -78,6 +96,8 @@ def test_quick_cases_cover_each_family_with_each_optimizer_and_each_option() -> 
     assert {(case.family.name, case.optimizer) for case in cases} == set(
         product([family.name for family in FAMILIES], OPTIMIZERS)
     )
+    assert {case.optimizer for case in FEW_CASES} == set(OPTIMIZERS)
+    assert {case.option.name for case in FEW_CASES} == {case.option.name for case in cases}
     # every other option but one trains on a remainder too
     assert {(case.family.name, case.option.name) for case in cases} >= {
         (case.family.name, case.option.name) for case in data_cases() if case.option.name != "remainder"

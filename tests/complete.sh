@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# All that is tested, part by part, with the time that each took: `make test-all`. Exit status: 0 only if all passed.
+set -uo pipefail
+python=$1
+jobs=$2
+report=()
+failed=0
+
+part() {
+  local name=$1 status=passed
+  shift
+  printf '\n== %s\n' "$name"
+  SECONDS=0
+  "$@" || { status=FAILED; failed=1; }
+  report+=("$(printf '%-44s %s  %3d min %02d s' "$name" "$status" $((SECONDS / 60)) $((SECONDS % 60)))")
+}
+
+selfcheck="$python -m gridfleet.worker.compiled_fit.selfcheck"
+part "tests, full products, mutants, 2,000 simulations" \
+  env GRIDFLEET_SEEDS=2000 "$python" -m pytest --complete --numprocesses "$jobs" --dist loadgroup
+part "self-check, exact" $selfcheck
+part "self-check, xla" $selfcheck --mode xla
+
+printf '\n'
+printf '%s\n' "${report[@]}"
+exit $failed
