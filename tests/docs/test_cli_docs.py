@@ -37,7 +37,7 @@ def test_every_command_is_documented_and_no_other():
 
 @pytest.mark.parametrize("command", _commands(), ids=" ".join)
 def test_the_documented_help_is_what_the_command_prints(command):
-    program = [sys.executable, "-c", "from gridfleet.scheduler.cli.main import main; main()"]
+    program = [sys.executable, "-m", "gridfleet"]
     environment = {**os.environ, "COLUMNS": "100"}
     printed = subprocess.run([*program, *command[1:], "--help"], capture_output=True, text=True, env=environment)
 

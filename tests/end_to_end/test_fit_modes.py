@@ -18,7 +18,6 @@ from sqlalchemy import select
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import tables
-from gridfleet.scheduler.submission.store import _structures_in_turn
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
@@ -137,7 +136,3 @@ def test_an_unknown_mode_is_refused_before_anything_is_stored(fleet: Fleet, kera
 
     with fleet.database.read() as connection:
         assert connection.execute(select(Search.id)).all() == []
-
-
-def test_workers_are_sent_different_structures_first(backend: str) -> None:
-    assert _structures_in_turn([(1, "a"), (2, "a"), (3, "b"), (4, "a"), (5, "c")]) == [1, 3, 5, 2, 4]

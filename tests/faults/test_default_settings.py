@@ -37,7 +37,7 @@ def test_a_killed_worker_and_a_flushed_broker_cost_no_result(
 ) -> None:
     health = tmp_path / "scheduler.health"
     scheduler = subprocess.Popen(
-        [sys.executable, "-c", "from gridfleet.scheduler.cli.main import main; main(['scheduler'])"],
+        [sys.executable, "-m", "gridfleet", "scheduler"],
         env={**os.environ, **configured.replace(health_file=health).as_variables()},
     )
     try:

@@ -35,7 +35,7 @@ def test_a_worker_with_a_wrong_password_ends_with_a_sentence_that_does_not_show_
     wrong = configured.replace(broker_url=f"redis://:planted-secret@127.0.0.1:{broker.port}/0", allow_root=True)
 
     refused = subprocess.run(
-        [sys.executable, "-c", "from gridfleet.scheduler.cli.main import main; main(['worker'])"],
+        [sys.executable, "-m", "gridfleet", "worker"],
         env={**os.environ, **wrong.as_variables()},
         capture_output=True,
         text=True,

@@ -199,7 +199,7 @@ def test_c3_a_worker_refuses_the_schema_of_a_newer_release(fleet: Fleet, configu
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
     refused = subprocess.run(
-        [sys.executable, "-c", "from gridfleet.scheduler.cli.main import main; main(['worker'])"],
+        [sys.executable, "-m", "gridfleet", "worker"],
         env={**os.environ, **configured.replace(allow_root=True).as_variables()},
         capture_output=True,
         text=True,

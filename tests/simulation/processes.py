@@ -19,9 +19,9 @@ from gridfleet.storage import searches
 from gridfleet.storage.errors import PayloadError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.trial_results import TrialResult
+from gridfleet.storage.trial_results import NON_FINITE, TrialResult
 from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.transitions import NON_FINITE, Held
+from gridfleet.storage.trials.held import Held
 from gridfleet.worker.broker.app import KILL_AFTER_S
 from gridfleet.worker.main_process.service import _Hooks
 from gridfleet.worker.trial.interrupter import TrialInterrupted

@@ -43,7 +43,7 @@ CONCURRENCIES = (2, 1)
 RESTART_S = 0.5
 #: Seconds between looks at the children of the workers.
 LOOK_S = 1.0
-SCHEDULER = (sys.executable, "-c", "from gridfleet.scheduler.cli.main import main; main()", "scheduler")
+SCHEDULER = (sys.executable, "-m", "gridfleet", "scheduler")
 
 _told_to_stop = threading.Event()
 

@@ -28,6 +28,14 @@ def test_learning_rate_and_epochs_make_no_other_structure(mixed: StoredSearch) -
     assert structure_of(mixed, 0) == structure_of(mixed, 2) != structure_of(mixed, 1) == structure_of(mixed, 3)
 
 
+def test_messages_are_sent_for_different_structures_first(database: Database) -> None:
+    candidates = [{"units": units, "learning_rate": number} for number, units in enumerate([8, 8, 12, 8, 16])]
+    search = store_search(database, candidates)
+    first, second, third, fourth, fifth = search.trial_ids
+
+    assert queue.in_turn(database, search.id) == [first, third, fifth, second, fourth]
+
+
 def test_a_worker_stays_with_the_structure_that_it_has_programs_for(database: Database, mixed: StoredSearch) -> None:
     first, second, third, _ = mixed.trial_ids
 
