@@ -10,7 +10,7 @@ from gridfleet.worker.compiled_fit.sharing.graph_digest import graph_digest
 from gridfleet.worker.compiled_fit.types import ConcreteFunction
 
 
-class Program(Protocol):
+class Shareable(Protocol):
     """The part of a program by which it is compared with others."""
 
     @property
@@ -26,7 +26,7 @@ class Program(Protocol):
         """Whether all that the steps captured are variables, which another model can stand in for."""
 
 
-P = TypeVar("P", bound=Program)
+P = TypeVar("P", bound=Shareable)
 
 
 def find_or_trace(
