@@ -52,21 +52,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_BEGAN] = time.monotonic()
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only a complete run has, and let each file's tests share a process, for they share fixtures."""
-    if not config.getoption("--complete"):
-        left_out = [item for item in items if item.get_closest_marker("complete")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("complete")]
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let each file's tests share a process of pytest-xdist, for they share fixtures."""
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def _group(item: pytest.Item) -> str:
     file = item.path.relative_to(item.config.rootpath).as_posix()
     return next((folder for folder in ONE_AT_A_TIME if file.startswith(folder)), file)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only a complete run has."""
+    if not config.getoption("--complete"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("complete")])
+        items[:] = [item for item in items if not item.get_closest_marker("complete")]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
