@@ -192,9 +192,9 @@ def _of_search(database: Database, search: Row[Any], trials: Sequence[Row[Any]])
         yield f"has ended, but is {search.state}"
     scored = [trial for trial in trials if trial.mean_test_score is not None]
     best = max(scored, key=lambda trial: (trial.mean_test_score, -trial.number), default=None)
-    told = reader.best_trial(database, search.id)
-    if (best and (best.number, best.mean_test_score)) != (told and (told.number, told.mean_test_score)):
-        yield f"has the best trial {best and best.number}, the reporter says {told and told.number} (I13)"
+    reported = reader.best_trial(database, search.id)
+    if (best and (best.number, best.mean_test_score)) != (reported and (reported.number, reported.mean_test_score)):
+        yield f"has the best trial {best and best.number}, the reporter says {reported and reported.number} (I13)"
 
 
 def _of_state(trial: Row[Any]) -> Iterator[str]:

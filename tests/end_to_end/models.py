@@ -65,7 +65,7 @@ MISCHIEF: dict[str, Callable[[], object]] = {
 
 
 class Touching(ClassifierMixin, BaseEstimator):
-    """Writes a file when its fit begins, and then does what it is told."""
+    """Writes a file when its fit begins, and then does what its parameter `then` says."""
 
     def __init__(self, folder: str = "", value: int = 0, then: str = "") -> None:
         self.folder = folder
@@ -81,7 +81,7 @@ class Touching(ClassifierMixin, BaseEstimator):
             self._wait()
         if self.then == "wait through all":
             self._wait_through_all()
-        if self.then == "raise" or (self.then == "raise until told" and not (Path(self.folder) / "go").exists()):
+        if self.then == "raise" or (self.then == "raise until released" and not (Path(self.folder) / "go").exists()):
             raise ValueError(f"value={self.value} does not suit me")
         return self
 

@@ -61,10 +61,10 @@ def processes_of(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            told = " ".join(process.cmdline()) + process.environ().get("GRIDFLEET_HOME", "")
+            shown = " ".join(process.cmdline()) + process.environ().get("GRIDFLEET_HOME", "")
         except psutil.Error:
             continue
-        if str(home) in told and process.status() != psutil.STATUS_ZOMBIE:
+        if str(home) in shown and process.status() != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
 

@@ -1,4 +1,4 @@
-"""How Keras models train: a choice of the search, told in SQL, the same scores whatever it is."""
+"""How Keras models train: a choice of the search, shown in SQL, the same scores whatever it is."""
 
 from __future__ import annotations
 

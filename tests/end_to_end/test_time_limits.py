@@ -104,7 +104,7 @@ def test_failed_trials_are_tried_again_when_somebody_asks_for_it(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
     start_worker(configured)
-    handle = submit(search(tmp_path, [1, 2], then="raise until told"), X, Y).wait(60)
+    handle = submit(search(tmp_path, [1, 2], then="raise until released"), X, Y).wait(60)
     assert handle.progress().failed == 2
     (tmp_path / "go").touch()
 

@@ -1,4 +1,4 @@
-"""What tests of faults share: searches that wait to be told, their story, and how long a recovery took."""
+"""What tests of faults share: searches that wait to be released, their story, and how long a recovery took."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_a_keras_model_that_is_too_big_fails_and_small_ones_are_trained_under_th
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("message", "words"),
     [
         ("Worker exited prematurely: signal 6 (SIGABRT) Job: 1.", "when they get no memory"),
         ("Worker exited prematurely: signal 4 (SIGILL) Job: 1.", "signal 4 (SIGILL)"),
@@ -99,8 +99,8 @@ def test_a_keras_model_that_is_too_big_fails_and_small_ones_are_trained_under_th
         ("something new", "something new"),
     ],
 )
-def test_the_end_of_a_process_is_told_in_a_sentence(told: str, words: str) -> None:
-    assert words in explain_end(told)
+def test_the_end_of_a_process_is_explained_in_a_sentence(message: str, words: str) -> None:
+    assert words in explain_end(message)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_trial_whose_process_dies_is_tried_again_at_once(
     assert_one_result_each(fleet, handle)
     assert attempts(fleet) == [(1, "worker_lost"), (2, "completed")]
     again_s = seconds_between_files(tmp_path, "began-1-0", "began-1-1")
-    assert again_s < configured.lease_s / 2  # it was not the lease that told
+    assert again_s < configured.lease_s / 2  # it was not the lease that showed it
     note_recovery("W1", again_s)
 
 
@@ -150,8 +150,8 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_changes_nothing_and
     with fleet.database.read() as connection:
         winners = connection.execute(select(Trial.worker_id).order_by(Trial.id)).scalars().all()
     assert [winner.partition("/")[0] for winner in winners] == [other.node, sleeper.node]
-    told = sleeper.log.read_text()
-    assert "stale result discarded" in told or "stopped, lease_lost" in told
+    log = sleeper.log.read_text()
+    assert "stale result discarded" in log or "stopped, lease_lost" in log
 
 
 @contextlib.contextmanager

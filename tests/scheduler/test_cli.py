@@ -197,12 +197,12 @@ def test_a_watcher_tells_each_change_once_and_each_end_once(fleet, database, pim
 def test_a_large_search_is_told_in_few_lines(fleet, database):
     search_id = store_search(fleet, database, "large", [{"C": number} for number in range(200)])
     watcher = Watcher(database)
-    told = watcher.look()
+    printed = watcher.look()
     for number in range(60):
         record(database, claim(database, search_id, number, WORKERS[0]), (0.5, 0.5))
-        told += watcher.look()
+        printed += watcher.look()
 
-    assert [line.split()[1] for line in told] == [
+    assert [line.split()[1] for line in printed] == [
         "0/200",
         "1/200",
         "10/200",

@@ -161,13 +161,15 @@ class Checker:
     def _check_change(self, before: TrialRow, after: TrialRow, actor: Actor) -> None:
         if before.state != after.state:
             self._say(f"trial {after.id}: {before.state} -> {after.state}, attempt {after.attempt}")
-        told = (f"{before.state} -> {after.state} by {actor.name}", before, after)
-        hold((before.number, before.params, before.search_id) == (after.number, after.params, after.search_id), *told)
+        evidence = (f"{before.state} -> {after.state} by {actor.name}", before, after)
+        hold(
+            (before.number, before.params, before.search_id) == (after.number, after.params, after.search_id), *evidence
+        )
         check = _CHANGES.get((before.state, after.state))
-        hold(check is not None, "I1: no such change" if before.state in FINAL else "no such change", *told)
+        hold(check is not None, "I1: no such change" if before.state in FINAL else "no such change", *evidence)
         assert check is not None
         reason = check(self, before, after, actor)
-        hold(reason is None, str(reason), *told)
+        hold(reason is None, str(reason), *evidence)
 
     # each of these says why a change must not be, or None
 
@@ -277,15 +279,17 @@ class Checker:
         hold(after.state != "queued" or not any(row.attempt for row in mine), "still queued", after)
         if before is None or before == after:
             return
-        told = (f"by {actor.name}", before, after)
+        evidence = (f"by {actor.name}", before, after)
         if before.state != after.state or before.finished_at != after.finished_at:
             self._say(f"search {after.id}: {before.state} -> {after.state}{', finished' * is_finished}")
-        hold(before.finished_at is None or actor.role == "retry", "I1: a finished search changed", *told)
-        hold(before.state != "cancelled" or after.state == "cancelled", "I1: a cancelled search goes on", *told)
-        hold(before.state == after.state or after.state != "cancelled" or actor.role == "cancel", "cancelled", *told)
-        hold(before.paused_at == after.paused_at or actor.role in ("pause", "resume"), "paused or resumed", *told)
+        hold(before.finished_at is None or actor.role == "retry", "I1: a finished search changed", *evidence)
+        hold(before.state != "cancelled" or after.state == "cancelled", "I1: a cancelled search goes on", *evidence)
+        hold(
+            before.state == after.state or after.state != "cancelled" or actor.role == "cancel", "cancelled", *evidence
+        )
+        hold(before.paused_at == after.paused_at or actor.role in ("pause", "resume"), "paused or resumed", *evidence)
         stopped = after.error is not None and before.error is None
-        hold(not stopped or self._is_over_time(after), "stopped before its time", *told)
+        hold(not stopped or self._is_over_time(after), "stopped before its time", *evidence)
 
     def _has_own_limit(self, row: TrialRow) -> bool:
         return self.searches[row.search_id].trial_timeout is not None

@@ -152,8 +152,8 @@ class FaultAt:
 
 def strike(kind: str, point: Point, life: Life, say: Callable[[str], None]) -> None:
     """Let the fault happen."""
-    told = point if isinstance(point, str) else str(point.compile(dialect=sqlite.dialect()))
-    say(f"{kind} at: {' '.join(told.split())[:60]}")
+    statement = point if isinstance(point, str) else str(point.compile(dialect=sqlite.dialect()))
+    say(f"{kind} at: {' '.join(statement.split())[:60]}")
     if kind == "crash":
         life.is_dead = True
         raise Crash(life.name)
@@ -197,7 +197,7 @@ class FaultyDatabase(Database):
         with super().write() as connection:
             yield connection
             self.faults.at("commit")
-        self.faults.at("committed, not told")
+        self.faults.at("committed, not answered")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

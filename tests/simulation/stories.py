@@ -51,7 +51,7 @@ STORIES = {
 }
 
 
-class ToldSimulation(Simulation):
+class ScriptedSimulation(Simulation):
     """A simulation of a story.
 
     Parameters
@@ -70,8 +70,8 @@ class ToldSimulation(Simulation):
 
     def __init__(self, world: World, story: str, n: int, kind: str) -> None:
         super().__init__(world, seed=0)
-        self.told = STORIES[story]
-        self._ends = list(self.told.ends)
+        self.script = STORIES[story]
+        self._ends = list(self.script.ends)
         self._title = f"{story}, {kind} at point {n}"
         self.is_faulty = self.broker.is_faulty = False
         self.at = FaultAt(n, kind, self.turns, self.say)
@@ -83,7 +83,7 @@ class ToldSimulation(Simulation):
 
     def draw_end(self) -> tuple[str, float]:
         """Return what the next evaluation comes to, and how long it takes."""
-        return (self._ends.pop(0) if self._ends else "score"), self.told.seconds
+        return (self._ends.pop(0) if self._ends else "score"), self.script.seconds
 
     def _report(self, what: str) -> str:
         log = "\n".join(self.log)
@@ -93,20 +93,20 @@ class ToldSimulation(Simulation):
         self.nodes = [processes.Node(self, "a", 2)]
         self.turns.start("reconciler", lambda: self._reconcile(True), role="reconciler", delay_s=17)
         self._start("submit", "client", self._submit_told)
-        for at_s, event in self.told.events:
+        for at_s, event in self.script.events:
             self.turns.later(at_s, lambda event=event: self._happen(event))
-        self.turns.pause(max([100.0, *(at_s for at_s, _ in self.told.events)]))
+        self.turns.pause(max([100.0, *(at_s for at_s, _ in self.script.events)]))
         self._wait_for_the_end()
         self.turns.end()
 
     def _submit_told(self) -> None:
-        told = self.told
+        script = self.script
         processes.submit(
             self,
             2,
-            trial_timeout=told.trial_timeout,
-            search_timeout=told.search_timeout,
-            for_real=told.is_submitted_for_real,
+            trial_timeout=script.trial_timeout,
+            search_timeout=script.search_timeout,
+            for_real=script.is_submitted_for_real,
         )
 
     def _happen(self, event: str) -> None:

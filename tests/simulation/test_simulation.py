@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.simulation.simulation import SEED_VARIABLE, SEEDS_VARIABLE, Simulation, seeds
-from tests.simulation.stories import STORIES, ToldSimulation
+from tests.simulation.stories import STORIES, ScriptedSimulation
 from tests.simulation.world import World
 
 
@@ -30,7 +30,7 @@ def test_a_fault_at_any_statement_of_a_life_loses_nothing(story: str, kind: str,
     n, struck = 0, True
     while struck:
         n += 1
-        simulation = ToldSimulation(world, story, n, kind)
+        simulation = ScriptedSimulation(world, story, n, kind)
         simulation.run()
         struck = simulation.was_struck()
 
@@ -45,5 +45,5 @@ def test_a_seed_always_tells_the_same_story(world: World) -> None:
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, SEED_VARIABLE: "7", SEEDS_VARIABLE: "1"}
         command = [sys.executable, "-m", "tests.simulation"]
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
-        assert told.stdout.rpartition("\n1 simulations")[0] == log
+        printed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+        assert printed.stdout.rpartition("\n1 simulations")[0] == log

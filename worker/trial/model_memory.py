@@ -15,7 +15,7 @@ _froze = False
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Collect no garbage in a block that imports what trials need, and never look at those modules again.
 
     TensorFlow's have a million objects, that stay; looking at them again and again took a quarter of the import.

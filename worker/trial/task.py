@@ -27,7 +27,7 @@ from gridfleet.worker.guards.output import bounded_output
 from gridfleet.worker.guards.parent_death import die_with_parent
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
 from gridfleet.worker.trial.interrupter import TrialInterrupted
-from gridfleet.worker.trial.model_memory import importing
+from gridfleet.worker.trial.model_memory import without_garbage_collection
 from gridfleet.worker.trial.process import WorkerProcess, this_process
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
     def load(kind: str, digest: str) -> Any:
         return patiently(lambda: process.payloads.get(kind, digest), patience_s=process.settings.max_runtime_s)
 
-    with importing():
+    with without_garbage_collection():
         from gridfleet.worker.trial.cross_validation import (
             cross_validate_trial,  # claim first: importing scikit-learn takes a second
         )
