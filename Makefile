@@ -40,7 +40,7 @@ demo: venv ## tune a Keras model on the Pima data, on a fleet of two workers on 
 	$(BIN)/python examples/on_two_workers.py examples/pima_grid_search.py
 
 test: venv ## the tests, in JOBS=2 processes: ten minutes on two cores
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS)
 
 test-all: venv ## the tests, full products, 2,000 simulations, mutants, the complete self-check in both modes (hours)
 	bash tests/complete.sh $(BIN)/python $(JOBS)

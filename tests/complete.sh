@@ -17,7 +17,7 @@ part() {
 
 selfcheck="$python -m gridfleet.worker.compiled_fit.selfcheck"
 part "tests, full products, mutants, 2,000 simulations" \
-  env GRIDFLEET_SEEDS=2000 "$python" -m pytest --complete --numprocesses "$jobs" --dist loadgroup
+  env GRIDFLEET_SEEDS=2000 "$python" -m pytest --complete --numprocesses "$jobs"
 part "self-check, exact" $selfcheck
 part "self-check, xla" $selfcheck --mode xla
 

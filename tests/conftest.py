@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -36,8 +37,16 @@ STOP_S = 30
 VALKEY_DATABASES = 16
 
 
-#: Folders whose tests kill, starve and time out processes: one of them at a time, so that they do not fight for cores.
+#: Folders whose tests kill, starve and time out processes: one at a time, so that they do not fight for cores.
 ONE_AT_A_TIME = ("tests/faults", "tests/soak")
+#: What takes longest begins first; the rest is what fills the last minutes of two processes evenly.
+LONGEST = (
+    "tests/faults",
+    "tests/worker/test_compiled_fit",
+    "tests/end_to_end",
+    "tests/simulation",
+    "tests/scikit_learn",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,22 +61,34 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_BEGAN] = time.monotonic()
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let each file's tests share a process of pytest-xdist, for they share fixtures."""
-    if item.get_closest_marker("xdist_group") is None:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
-def _group(item: pytest.Item) -> str:
-    file = item.path.relative_to(item.config.rootpath).as_posix()
-    return next((folder for folder in ONE_AT_A_TIME if file.startswith(folder)), file)
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only a complete run has."""
+    """Leave out what only a complete run has; in several processes, begin with what takes longest."""
     if not config.getoption("--complete"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("complete")])
         items[:] = [item for item in items if not item.get_closest_marker("complete")]
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: next((n for n, start in enumerate(LONGEST) if item.nodeid.startswith(start)), 99))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let each file's tests share a process, for they share fixtures.
+
+    As ``--dist loadgroup``, whose groups pytest-xdist 3.8 writes into ids that pytest 9.2 does not read.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            if (
+                "[" in nodeid and file == "tests/worker/test_compiled_fit_equality.py"
+            ):  # its fixture is made for each case
+                return nodeid[nodeid.index("[") :]
+            return next((folder for folder in ONE_AT_A_TIME if file.startswith(folder)), file)
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
