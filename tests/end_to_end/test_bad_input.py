@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -171,7 +172,7 @@ class Logging:
     """A callback that keeps a file open."""
 
     def __init__(self) -> None:
-        self.file = open("/dev/null")  # noqa: PTH123, SIM115 - closed with the test's process
+        self.file = sys.__stderr__
 
 
 NOT_COPIED: dict[str, tuple[Callable[[], Any], dict[str, list[Any]], str]] = {

@@ -206,7 +206,7 @@ def evaluation(simulation: Simulation, process: WorkerProcess) -> TrialResult:
     turns = simulation.turns
     end, seconds = simulation.draw_end()
     turns.pause(0.001)  # the checker has to see the claim
-    held = process._held
+    held = process._interrupter.held
     last = next(row for row in simulation.checker.attempts.values() if held and row.token == held.token)
     limit_s = simulation.world.settings.max_runtime_s
     simulation.say(f"evaluates {last.trial_id}: {end}, {seconds:g} s")

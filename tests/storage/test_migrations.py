@@ -29,6 +29,12 @@ from tests.storage.conftest import StoredSearch, race, result_of, store_search
 VIEWS = {"leaderboard", "best_trials", "search_progress"}
 
 
+#: SQLite shows no expressions of indexes, and SQLAlchemy and Alembic say so.
+ignores_index_of_expressions = pytest.mark.filterwarnings(
+    "ignore:Skipped unsupported reflection", "ignore:autogenerate skipping metadata-specified expression"
+)
+
+
 @pytest.fixture
 def empty_settings(backend: str, make_settings: Callable[..., Settings]) -> Settings:
     return make_settings(backend, migrated=False)
@@ -81,6 +87,7 @@ def test_processes_that_upgrade_at_once_do_not_collide(empty: Database, empty_se
     store_search(empty, 1)
 
 
+@ignores_index_of_expressions
 def test_the_migrations_make_the_tables_of_the_schema(database: Database) -> None:
     with database.read() as connection:
         # SQLite has no identity columns to compare
@@ -167,6 +174,7 @@ def attempts(database: Database) -> list[tuple[object, ...]]:
     return query(database, "SELECT * FROM attempts ORDER BY trial_id")
 
 
+@ignores_index_of_expressions
 def test_attempts_of_before_survive_the_check_of_their_outcomes(of_0003: Database) -> None:
     before = attempts(of_0003)
 
