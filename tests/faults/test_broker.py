@@ -28,7 +28,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.broker.message import QUEUE
-from tests.conftest import RunningWorker
+from tests.conftest import RunningWorker, free_port
 from tests.faults.support import (
     X,
     Y,
@@ -52,7 +52,7 @@ class Valkey:
     """A broker that can be killed, stopped and started again on the same port."""
 
     def __init__(self, folder: Path) -> None:
-        self._server = ValkeyServer(data_dir=folder)
+        self._server = ValkeyServer(data_dir=folder, port=free_port())
         self._server.start()
         self._server._desired_port = self._server.port  # for the next start
         self.port = self._server.port

