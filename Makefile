@@ -46,7 +46,7 @@ test-all: venv ## the tests, full products, 2,000 simulations, mutants, the comp
 	bash tests/complete.sh $(BIN)/python $(JOBS)
 
 test-sklearn: venv ## scikit-learn's own tests of its searches, with our classes in place
-	$(BIN)/python -m pytest tests/scikit_learn $(ARGS)
+	$(BIN)/python -m pytest --complete tests/scikit_learn $(ARGS)
 
 lint: venv ## ruff's rules and format, mypy's types, the direction of imports
 	$(BIN)/ruff check .

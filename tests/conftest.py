@@ -48,6 +48,8 @@ LONGEST = (
     "tests/simulation",
     "tests/scikit_learn",
 )
+#: What tests about processes, scripts and rights run on: one database of the two, in turn; a complete run has both.
+ON_ONE_DATABASE = ("tests/end_to_end", "tests/faults", "tests/security")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,10 +67,26 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only a complete run has; in several processes, begin with what takes longest."""
     if not config.getoption("--complete"):
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("complete")])
-        items[:] = [item for item in items if not item.get_closest_marker("complete")]
+        left_out = {item for item in items if item.get_closest_marker("complete")} | _on_the_other_database(items)
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: next((n for n, start in enumerate(LONGEST) if item.nodeid.startswith(start)), 99))
+
+
+def _on_the_other_database(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Return the items of one database, of each test in `ON_ONE_DATABASE` that is there for both."""
+    by_test: dict[str, dict[str, set[pytest.Item]]] = {}
+    for item in items:
+        backend = (
+            item.callspec.params.get("backend")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
+        if backend is not None and item.nodeid.startswith(ON_ONE_DATABASE):
+            by_test.setdefault(item.nodeid.partition("[")[0], {}).setdefault(backend, set()).add(item)
+    both = [found for found in by_test.values() if len(found) == len(BACKENDS)]
+    return set().union(*(found[BACKENDS[number % 2]] for number, found in enumerate(both)))
 
 
 @pytest.hookimpl(optionalhook=True)

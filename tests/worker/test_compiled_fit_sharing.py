@@ -77,14 +77,10 @@ def test_look_alikes_are_not_of_one_structure(difference: str) -> None:
 TRAINED = (
     "activation",
     "a number of a layer",
-    "regularizer",
     "order of weights",
     "frozen normalization",
-    "averaged weights",
-    "a metric's name",
     "an activation that bears Keras' name",
     "a method of one model",
-    "dtype policy",
 )
 
 
