@@ -47,7 +47,7 @@ def stored_settings() -> Settings:
     return client.stored(settings)
 
 
-def results() -> Fleet:
+def open_results() -> Fleet:
     """Connect to where results are; nothing is started."""
     from gridfleet.scheduler.fleet.connection import read_only
 
@@ -58,7 +58,7 @@ def find_search(name: str) -> tuple[SearchSummary, Database]:
     """Return a search and the database that has it."""
     from gridfleet.scheduler.reports import reader
 
-    database = results().database
+    database = open_results().database
     return reader.find_search(database, name), database
 
 

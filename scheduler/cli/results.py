@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridfleet.scheduler.cli.connected import exit_at_sigterm, note_missing_fleet, results
+from gridfleet.scheduler.cli.connected import exit_at_sigterm, note_missing_fleet, open_results
 from gridfleet.scheduler.cli.searches import Name
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def list_(
     """List the searches, the newest first."""
     from gridfleet.scheduler.reports import tables as report
 
-    report.print_searches(results().database, limit=limit)
+    report.print_searches(open_results().database, limit=limit)
 
 
 def watch(
@@ -30,7 +30,7 @@ def watch(
     from gridfleet.scheduler.reports import tables as report
     from gridfleet.scheduler.reports import watch as watching
 
-    fleet = results()
+    fleet = open_results()
     if name is not None:
         note_missing_fleet(fleet)
         watching.follow(fleet.database, name)
@@ -55,7 +55,7 @@ def report(
     from gridfleet.scheduler.reports import tables as reports
     from gridfleet.scheduler.reports import watch as watching
 
-    fleet = results()
+    fleet = open_results()
     if wait:
         note_missing_fleet(fleet)
         watching.follow(fleet.database, name)
@@ -73,7 +73,7 @@ def best(
     from gridfleet.scheduler.cli.sql import json_line
     from gridfleet.scheduler.reports import tables as reports
 
-    database = results().database
+    database = open_results().database
     if as_json:
         typer.echo(json_line(reports.best_as_json(database, name)))
     elif not reports.print_best_line(database, name):
@@ -91,5 +91,5 @@ def sql(
     if as_csv and as_json:
         raise typer.BadParameter("choose one of --csv and --json")
     style: Style = "csv" if as_csv else "json" if as_json else "table"
-    with read_only_sql.run(results().database, query) as result:
+    with read_only_sql.run(open_results().database, query) as result:
         read_only_sql.write(result, sys.stdout, style=style)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridfleet.scheduler.cli.connected import find_search, results
+from gridfleet.scheduler.cli.connected import find_search, open_results
 from gridfleet.scheduler.cli.output import INTERRUPTED, say
 
 if TYPE_CHECKING:
@@ -109,5 +109,5 @@ def _wait(handle: SearchHandle, *, is_embedded: bool) -> None:
         else:
             say(f"search {handle.name} goes on on the fleet; `gridfleet watch {handle.name}` shows it")
         sys.exit(INTERRUPTED)
-    if not reports.print_best_line(results().database, handle.name):
+    if not reports.print_best_line(open_results().database, handle.name):
         sys.exit(1)

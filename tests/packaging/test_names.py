@@ -16,6 +16,7 @@ import pytest
 
 import gridfleet
 from tests.conftest import stop_embedded_fleet
+from tests.faults.support import wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 PUBLIC_NAMES = {
@@ -165,10 +166,13 @@ def test_no_process_of_a_fleet_finds_modules_in_the_current_folder(
 ) -> None:
     fill(hostile_home, *TAKEN_NAMES)
 
-    for process in start_fleet_in(hostile_home):
-        command, variables = process.cmdline(), process.environ()
-        if {"-c", "-m"} & set(command):  # Python, and not the broker
-            assert "-P" in command or variables.get("PYTHONSAFEPATH") == "1", command
+    family = [(process.cmdline(), process.environ()) for process in start_fleet_in(hostile_home)]
+    # the supervisor, the worker's main process and a child of it; the broker is no Python
+    interpreters = [(command, variables) for command, variables in family if {"-c", "-m"} & set(command)]
+
+    assert len(interpreters) >= 3
+    for command, variables in interpreters:
+        assert "-P" in command or variables.get("PYTHONSAFEPATH") == "1", command
 
 
 @pytest.fixture
@@ -184,6 +188,7 @@ def start_fleet_in() -> Callable[[Path], list[psutil.Process]]:
         home = folder / ".gridfleet"
         homes.append(home)
         client.ensure_running(Settings(home=home), n_workers=1)
+        wait_for((home / "worker.health").exists, "the worker is ready, and its processes are there")
         running = Folder(home).running()
         assert running is not None
         supervisor = psutil.Process(running["pid"])
