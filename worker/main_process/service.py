@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ from gridfleet.worker.main_process.root import refuse_root
 from gridfleet.worker.trial.process import NODE_VARIABLE
 
 if TYPE_CHECKING:
+    from celery import Celery
+
+    from gridfleet.worker.broker.publisher import Publisher
     from gridfleet.worker.main_process.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -69,17 +73,19 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
     from gridfleet.worker.broker.app import create_app
     from gridfleet.worker.broker.publisher import Publisher
 
-    database = Database(settings)
-    database.check()
-    migrations.require_current(database)
-    PayloadStore(database, settings).check_key()
-    publisher = Publisher(settings)
-    publisher.check()
+    with closing(Database(settings)) as database, closing(Publisher(settings)) as publisher:
+        database.check()
+        migrations.require_current(database)
+        PayloadStore(database, settings).check_key()
+        publisher.check()
 
-    hooks = _Hooks(settings, database, publisher, node=os.environ[NODE_VARIABLE])
+    app = create_app(settings)
+    forks = settings.start_method == "fork" and sys.platform == "linux"
+    end_orphans = _fork_processes(app) if forks else None  # while nothing is connected
+    database, publisher = Database(settings), Publisher(settings)
+    hooks = _Hooks(settings, database, publisher, node=os.environ[NODE_VARIABLE], end_orphans=end_orphans)
     signals.worker_ready.connect(hooks.on_ready, weak=False)
     warnings.simplefilter("ignore", SecurityWarning)  # of root, which was decided above
-    app = create_app(settings)
     app.set_default()
     try:
         app.worker_main(
@@ -98,13 +104,33 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
         hooks.on_end()
 
 
+def _fork_processes(app: Celery) -> Callable[[Collection[int]], None]:
+    """Let the app's processes be forked; returns what ends the orphans of those that died."""
+    from gridfleet.worker.main_process import pool
+    from gridfleet.worker.main_process.template import Template
+
+    template = Template()
+    pool.fork_from(template)
+    app.conf.worker_pool = f"{pool.__name__}:{pool.TaskPool.__name__}"
+    return template.end_orphans
+
+
 class _Hooks:
     """What the main process does at events of the worker."""
 
-    def __init__(self, settings: Settings, database: Database, publisher: Any, *, node: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        publisher: Publisher,
+        *,
+        node: str,
+        end_orphans: Callable[[Collection[int]], None] | None,
+    ) -> None:
         self._settings = settings
         self._database = database
         self._publisher = publisher
+        self._end_orphans = end_orphans
         self._node = node
         self._pool: Any = None
         self._watchdog: Watchdog | None = None
@@ -127,15 +153,19 @@ class _Hooks:
         self._watchdog.start()
         # a process whose pipe has closed may not quite be gone, and Celery looks again only after 5 s
         sender.hub.call_repeatedly(LOOK_S, sender.pool.maintain_pool)
+        if self._end_orphans is not None:
+            sender.hub.call_repeatedly(LOOK_S, lambda: self._end_orphans(self._processes()))
         touch_for_ever(self._settings.health_path)
         for number in (signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, self._let_go_before(signal.getsignal(number)))
         logger.warning("worker %s is ready", self._node)
 
     def on_end(self) -> None:
-        """Let go of what a process claimed while the worker stopped."""
+        """Let go of what a process claimed while the worker stopped, and end what its model's code left running."""
         if self._watchdog is not None:
             self._release_all_or_give_up()
+        if self._end_orphans is not None:
+            self._end_orphans([])
 
     def _processes(self) -> list[int]:
         return [pid for pid in self._pool.info["processes"] if pid is not None]  # None: about to be started

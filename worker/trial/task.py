@@ -25,6 +25,7 @@ from gridfleet.worker.broker.message import TASK
 from gridfleet.worker.guards.memory import bound_memory, explain_memory_error, too_much
 from gridfleet.worker.guards.output import bounded_output
 from gridfleet.worker.guards.parent_death import die_with_parent
+from gridfleet.worker.guards.prctl import name_process
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
 from gridfleet.worker.trial.interrupter import TrialInterrupted
 from gridfleet.worker.trial.model_memory import without_garbage_collection
@@ -32,10 +33,14 @@ from gridfleet.worker.trial.process import WorkerProcess, this_process
 
 logger = logging.getLogger(__name__)
 
+#: What ``ps -o comm`` shows of a process that evaluates trials.
+PROCESS_NAME = "gridfleet-trial"
+
 
 @signals.worker_process_init.connect
 def _begin(**_: object) -> None:
     die_with_parent(os.getppid())
+    name_process(PROCESS_NAME)
     settings = load_settings()
     bound_memory(settings.memory_limit_mb)
     bound_compiled_programs(settings)

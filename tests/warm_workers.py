@@ -1,0 +1,162 @@
+"""Workers of tests, forked of one process that has imported everything: a fresh interpreter takes six seconds to.
+
+What runs then is what `python -m gridfleet.worker` runs. That command itself is what embedded fleets start; the tests
+of those, of the deployed fleet and of the containers have it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+#: Bytes of a request: the variables.
+REQUEST_BYTES = 200_000
+
+
+class WarmWorkers:
+    """The process of which workers are forked, seen from the tests."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        )
+        theirs.close()
+
+    def start(self, concurrency: int, environment: dict[str, str], log: Path) -> WarmWorker:
+        """Start a worker in a session of its own."""
+        request = {"concurrency": concurrency, "environment": environment, "folder": str(Path.cwd())}
+        ended, ending = os.pipe()
+        with log.open("wb") as output:
+            socket.send_fds(self._connection, [json.dumps(request).encode()], [output.fileno(), ending])
+        os.close(ending)
+        return WarmWorker(int(self._connection.recv(32)), ended)
+
+    def close(self) -> None:
+        """End it; its workers are gone by now."""
+        self._connection.close()
+        self._process.wait()
+
+
+class WarmWorker:
+    """A worker's main process, with what the tests use of `subprocess.Popen`."""
+
+    def __init__(self, pid: int, ended: int) -> None:
+        self.pid = pid
+        self._ended = ended
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return how it ended, None if it has not."""
+        return self._status(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        status = self._status(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(f"worker {self.pid}", timeout or 0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it lives."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+    def _status(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._ended], [], [], timeout)[0]:
+            self.returncode = int(os.read(self._ended, 32))
+            os.close(self._ended)
+        return self.returncode
+
+
+def main() -> None:
+    """Fork workers for as long as the tests ask."""
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    os.environ["REMAP_SIGTERM"] = "SIGQUIT"  # as the worker sets it before billiard is imported
+    import celery.bin.worker  # noqa: F401
+    import kombu.transport.redis  # noqa: F401
+
+    from gridfleet.worker.main_process import pool, service, template  # noqa: F401
+
+    template.import_everything()
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests end first
+    endings: dict[int, int] = {}
+    while True:
+        readable, _, _ = select.select([connection, woken], [], [])
+        if woken in readable:
+            os.read(woken, 4096)
+            tell_of_ended(endings)
+        if connection in readable:
+            request, fds, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 2)
+            if not request:
+                return
+            log, ending = fds
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                for fd in (woken, wake, ending, *endings.values()):
+                    os.close(fd)
+                connection.close()
+                be_worker(json.loads(request), log)
+            os.close(log)
+            endings[pid] = ending
+            connection.send(str(pid).encode())
+
+
+def tell_of_ended(endings: dict[int, int]) -> None:
+    """Tell the tests of workers that ended."""
+    for pid, ending in list(endings.items()):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            with contextlib.suppress(BrokenPipeError):  # nobody asks any more
+                os.write(ending, str(os.waitstatus_to_exitcode(status)).encode())
+            os.close(endings.pop(pid))
+
+
+def be_worker(request: dict, log: int) -> None:
+    """Do what the command does, with its signals, standard streams, variables and folder."""
+    status: int | str | None = 1
+    try:
+        os.setsid()
+        for number in (signal.SIGCHLD, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for fd in (1, 2):
+            os.dup2(log, fd)
+        os.close(log)
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        from gridfleet.storage.settings import load_settings
+        from gridfleet.worker.main_process.service import run_worker
+
+        run_worker(load_settings(), concurrency=request["concurrency"], may_be_root=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else 1)
+
+
+if __name__ == "__main__":
+    main()

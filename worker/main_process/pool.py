@@ -1,0 +1,78 @@
+"""Celery's pool of processes, with processes that a template forks instead of fresh interpreters."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from contextlib import suppress
+from typing import Any
+
+from billiard import context, popen_spawn_posix, reduction, semaphore_tracker, spawn
+from celery.concurrency import asynpool, prefork
+
+from gridfleet.worker.main_process.template import LENGTH_BYTES, Template
+
+logger = logging.getLogger(__name__)
+
+_template: Template
+
+
+def fork_from(template: Template) -> None:
+    """Let a template fork the processes of this process's pool; to be called before it starts."""
+    global _template
+    _template = template
+
+
+class _Popen(popen_spawn_posix.Popen):
+    """Starts a process: what billiard tells one that it spawns is told to one that the template forks."""
+
+    def _launch(self, process: Any) -> None:
+        tracker = semaphore_tracker.getfd()
+        told = io.BytesIO()
+        context.set_spawning_popen(self)
+        try:
+            reduction.dump(spawn.get_preparation_data(process._name), told)
+            reduction.dump(process, told)
+        finally:
+            context.set_spawning_popen(None)
+        environment = json.dumps(dict(os.environ)).encode()
+        alive_r, alive_w = os.pipe()
+        told_r, told_w = os.pipe()
+        with os.fdopen(told_w, "wb") as pipe:
+            try:
+                self.pid = _template.fork([told_r, tracker, alive_w, *set(self._fds)])
+            except OSError:
+                os.close(alive_r)
+                raise
+            finally:
+                os.close(told_r)
+                os.close(alive_w)
+            self.sentinel = alive_r
+            with suppress(BrokenPipeError):  # dead already, as the pool will see
+                pipe.write(len(environment).to_bytes(LENGTH_BYTES, "big") + environment + told.getvalue())
+                pipe.flush()
+
+
+class Process(context.SpawnProcess):
+    """A process of the pool."""
+
+    @staticmethod
+    def _Popen(process: Any) -> popen_spawn_posix.Popen:  # noqa: N802 - billiard's name
+        try:
+            return _Popen(process)
+        except OSError as error:
+            logger.warning("no process can be forked, so a new interpreter is started, which takes longer: %s", error)
+            return popen_spawn_posix.Popen(process)
+
+
+class _Pool(asynpool.AsynPool):
+    def Process(self, *args: Any, **kwargs: Any) -> Process:  # noqa: N802 - billiard's name
+        return Process(*args, **kwargs)
+
+
+class TaskPool(prefork.TaskPool):
+    """Celery's prefork pool."""
+
+    Pool = _Pool
