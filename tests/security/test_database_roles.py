@@ -262,11 +262,12 @@ TOO_LATE = {
 }
 
 
-@pytest.mark.parametrize("role", ["worker", "owner"])
-@pytest.mark.parametrize("statement", TOO_LATE)
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    # the owner's may put failed trials back: that is retry-failed
+    [(role, text) for role in ("worker", "owner") for text in TOO_LATE if role == "worker" or "'queued'" not in text],
+)
 def test_what_has_ended_stays_as_it_is(roled_database: RoledDatabase, ended: int, role: str, statement: str) -> None:
-    if role == "owner" and "state = 'queued'" in statement:
-        pytest.skip("that is retry-failed")
     with (
         roled_database.connect(ROLES[role]) as connection,
         pytest.raises(psycopg.errors.IntegrityConstraintViolation, match=TOO_LATE[statement]),
