@@ -31,7 +31,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -88,6 +88,8 @@ class Payload(Base):
     """A stored, signed object: an estimator, data, splits. Never changed once written."""
 
     __tablename__ = "payloads"
+    # workers name files by it; all that refers to a payload refers to this column
+    __table_args__ = (CheckConstraint("length(digest) = 64 AND ltrim(digest, '0123456789abcdef') = ''", name="digest"),)
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256 of the content")
     kind: Mapped[str] = mapped_column(String(32))

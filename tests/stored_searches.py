@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
+from sqlalchemy.engine import Connection
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
@@ -30,6 +31,12 @@ PIMA: Sequence[tuple[dict[str, Any], tuple[float, float] | None]] = (
 )
 WORKERS = ("host-a/101", "host-b/202")
 TRACEBACK = "Traceback (most recent call last):\n  …\nValueError: Could not interpret optimizer identifier: adan"
+
+
+def switch_triggers_off(connection: Connection) -> None:
+    """Let a transaction change what is final, as a superuser can; SQLite has no triggers."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
 
 
 def store_pima(settings: Settings, database: Database) -> int:

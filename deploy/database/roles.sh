@@ -1,6 +1,9 @@
 #!/bin/bash
 # The roles of a fleet and what each may do. PostgreSQL's image runs this once, when the database is new; run again,
-# it sets all passwords to those of the secret files.
+# it sets all passwords to those of the secret files, and rights and settings of the roles to what is written here.
+#
+# It runs as superuser in a database in which another role owns what is in the schema public. So it reaches nothing
+# there by an unqualified name, and queries none of its tables and views.
 set -eu
 
 for name in database database_worker database_reporter database_superuser; do
@@ -11,6 +14,9 @@ for name in database database_worker database_reporter database_superuser; do
 done
 
 psql -v ON_ERROR_STOP=1 --no-psqlrc --quiet --username "${POSTGRES_USER:-postgres}" --dbname "${POSTGRES_DB:-gridfleet}" <<'SQL'
+-- first of all: with public in it, the owner's own operators and functions would run as superuser
+SET search_path = pg_catalog, pg_temp;
+SET client_min_messages = warning;
 -- a statement that fails is logged with its text, and some of these hold a password
 SET log_min_error_statement = panic;
 \set owner_password `cat /run/secrets/gridfleet_database_password`
@@ -24,64 +30,127 @@ FROM unnest(ARRAY['gridfleet', 'gridfleet_worker', 'gridfleet_reporter']) AS nam
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 
 BEGIN;
+-- a role may change its own settings, and one such as default_transaction_read_only would stop the fleet
+ALTER ROLE gridfleet RESET ALL;
+ALTER ROLE gridfleet_worker RESET ALL;
+ALTER ROLE gridfleet_reporter RESET ALL;
+SELECT format('ALTER ROLE %s IN DATABASE %I RESET ALL', setrole::regrole, datname)
+FROM pg_db_role_setting JOIN pg_database ON pg_database.oid = setdatabase
+WHERE setrole IN ('gridfleet'::regrole, 'gridfleet_worker'::regrole, 'gridfleet_reporter'::regrole) \gexec
+SELECT format('ALTER ROLE %I NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS', rolname)
+FROM pg_roles
+WHERE rolname IN ('gridfleet', 'gridfleet_worker', 'gridfleet_reporter')
+  AND (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls) \gexec
+
 ALTER ROLE CURRENT_USER PASSWORD :'superuser_password';
 -- migrates and submits: a search makes a view
 ALTER ROLE gridfleet LOGIN PASSWORD :'owner_password';
 -- workers and the scheduler
 ALTER ROLE gridfleet_worker LOGIN PASSWORD :'worker_password';
--- people and tools that only read; the missing grants are the barrier, for a session may switch its settings off
-ALTER ROLE gridfleet_reporter LOGIN CONNECTION LIMIT 20 PASSWORD :'reporter_password';
+-- people and tools that only read
+ALTER ROLE gridfleet_reporter LOGIN PASSWORD :'reporter_password';
+-- together less than all connections, so that no role keeps another one or the superuser out
+SELECT format('ALTER ROLE gridfleet CONNECTION LIMIT %s', current_setting('max_connections')::integer / 6),
+       format('ALTER ROLE gridfleet_worker CONNECTION LIMIT %s', current_setting('max_connections')::integer * 6 / 10),
+       'ALTER ROLE gridfleet_reporter CONNECTION LIMIT 20' \gexec
+-- no session can change this one: bytes on disk that each process of it may sort and hash in
+ALTER ROLE gridfleet_reporter SET temp_file_limit = '100MB';
+-- defaults against accidents; a session may SET them to anything else
 ALTER ROLE gridfleet_reporter SET default_transaction_read_only = on;
 ALTER ROLE gridfleet_reporter SET statement_timeout = '30s';
 ALTER ROLE gridfleet_reporter SET idle_in_transaction_session_timeout = '60s';
+-- so that the owner may end a reader's session that is in the way of a migration (pg_terminate_backend)
+GRANT gridfleet_reporter TO gridfleet;
 
 REVOKE ALL ON DATABASE :"database", postgres, template1 FROM PUBLIC;
 GRANT CONNECT ON DATABASE :"database" TO gridfleet, gridfleet_worker, gridfleet_reporter;
-REVOKE ALL ON SCHEMA public FROM PUBLIC;
+REVOKE ALL ON SCHEMA public FROM PUBLIC, gridfleet_worker, gridfleet_reporter;
 GRANT USAGE, CREATE ON SCHEMA public TO gridfleet;
 GRANT USAGE ON SCHEMA public TO gridfleet_worker, gridfleet_reporter;
 
 -- for every table and view that migrations and searches will make
-ALTER DEFAULT PRIVILEGES FOR ROLE gridfleet IN SCHEMA public GRANT SELECT ON TABLES TO gridfleet_reporter;
-ALTER DEFAULT PRIVILEGES FOR ROLE gridfleet IN SCHEMA public GRANT SELECT, INSERT, UPDATE ON TABLES TO gridfleet_worker;
+ALTER DEFAULT PRIVILEGES FOR ROLE gridfleet IN SCHEMA public
+  REVOKE ALL ON TABLES FROM gridfleet_worker, gridfleet_reporter;
+ALTER DEFAULT PRIVILEGES FOR ROLE gridfleet IN SCHEMA public
+  GRANT SELECT ON TABLES TO gridfleet_worker, gridfleet_reporter;
 
--- Payloads are code and data: nobody but submitters writes them, and reporters do not read them. What a search is
--- and what was scored is written once. Default privileges know no exception, so it is made for tables that are there,
--- and in the transaction that makes a table.
-CREATE OR REPLACE FUNCTION guard_table(name text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
-BEGIN
-  IF name IN ('public.payloads', 'public.payload_chunks') THEN
-    EXECUTE format('REVOKE ALL ON %s FROM gridfleet_reporter', name);
-  END IF;
-  IF name IN ('public.payloads', 'public.payload_chunks', 'public.alembic_version') THEN
-    EXECUTE format('REVOKE INSERT, UPDATE ON %s FROM gridfleet_worker', name);
-  ELSIF name IN ('public.searches', 'public.trials') THEN
-    EXECUTE format('REVOKE INSERT ON %s FROM gridfleet_worker', name);
-  ELSIF name IN ('public.split_scores', 'public.epochs') THEN
-    EXECUTE format('REVOKE UPDATE ON %s FROM gridfleet_worker', name);
-  END IF;
-END
-$$;
-CREATE OR REPLACE FUNCTION guard_new_tables() RETURNS event_trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
-DECLARE
-  made record;
-BEGIN
-  FOR made IN SELECT object_identity AS name FROM pg_event_trigger_ddl_commands() WHERE command_tag = 'CREATE TABLE'
-  LOOP
-    PERFORM public.guard_table(made.name);
-  END LOOP;
-END
-$$;
-SELECT count(guard_table('public.' || tablename)) FROM pg_tables WHERE schemaname = 'public' \g /dev/null
-SET LOCAL client_min_messages = warning;
+-- What else a table's rights are, for tables that are there, and in the transaction that makes or changes a table.
+-- In a schema of the superuser's own, made anew: a function of this name in public could be the owner's.
 DROP EVENT TRIGGER IF EXISTS guard_new_tables;
-CREATE EVENT TRIGGER guard_new_tables ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION guard_new_tables();
+DROP ROUTINE IF EXISTS public.guard_table(text), public.guard_new_tables() CASCADE;
+DROP SCHEMA IF EXISTS gridfleet_rights CASCADE;
+CREATE SCHEMA gridfleet_rights;
+GRANT USAGE ON SCHEMA gridfleet_rights TO gridfleet;
 
--- PostgreSQL lets everybody make large objects, which fill the disk, and take advisory locks, one of which says which
--- scheduler acts
+-- Payloads are code and data: nobody but submitters writes them, and reporters do not read them. What a search is,
+-- what its trials are and what was scored is written once: storage/migrations/versions/0005_final_rows.py has the
+-- triggers that keep what has ended.
+CREATE FUNCTION gridfleet_rights.set_rights(relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  name text := (SELECT relname FROM pg_class WHERE oid = relation);
+  changes text[] := '{}';
+BEGIN
+  EXECUTE format('REVOKE ALL ON %s FROM gridfleet_worker, gridfleet_reporter', relation);
+  EXECUTE format('GRANT SELECT ON %s TO gridfleet_worker', relation);
+  IF name NOT IN ('payloads', 'payload_chunks') THEN
+    EXECUTE format('GRANT SELECT ON %s TO gridfleet_reporter', relation);
+  END IF;
+  IF name IN ('attempts', 'split_scores', 'epochs', 'workers') THEN
+    EXECUTE format('GRANT INSERT ON %s TO gridfleet_worker', relation);
+  END IF;
+  IF name = 'searches' THEN
+    changes := '{state, started_at, finished_at, paused_at, error}';
+  ELSIF name = 'trials' THEN
+    changes := '{
+      state, attempt, worker_id, token, failures, lease_expires_at, deadline_at, not_before, cancel_requested,
+      published_at, publish_count, started_at, finished_at, mean_test_score, std_test_score, mean_fit_time, fit_mode,
+      fit_fallback_reason, build_time, trace_time, compile_time, train_time, score_time, record_time, error_type, error
+    }';
+  ELSIF name = 'attempts' THEN
+    changes := '{ended_at, outcome, error}';
+  ELSIF name = 'workers' THEN
+    changes := '{last_seen_at}';
+  END IF;
+  -- of an older release's table, those that it has
+  SELECT array_agg(quote_ident(attname)) INTO changes
+  FROM pg_attribute WHERE attrelid = relation AND attname = ANY (changes) AND NOT attisdropped;
+  IF changes IS NOT NULL THEN
+    EXECUTE format('GRANT UPDATE (%s) ON %s TO gridfleet_worker', array_to_string(changes, ', '), relation);
+  END IF;
+END
+$$;
+CREATE FUNCTION gridfleet_rights.set_rights_of_new_tables() RETURNS event_trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM gridfleet_rights.set_rights(pg_class.oid)
+  FROM pg_event_trigger_ddl_commands() JOIN pg_class ON pg_class.oid = objid
+  WHERE classid = 'pg_class'::regclass AND relkind IN ('r', 'p')
+    AND relnamespace = 'public'::regnamespace AND relowner = 'gridfleet'::regrole;
+END
+$$;
+DO $$
+BEGIN
+  PERFORM gridfleet_rights.set_rights(oid)
+  FROM pg_class
+  WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace = 'public'::regnamespace AND relowner = 'gridfleet'::regrole;
+END
+$$;
+CREATE EVENT TRIGGER guard_new_tables ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
+  EXECUTE FUNCTION gridfleet_rights.set_rights_of_new_tables();
+
+-- What PostgreSQL lets everybody do: make large objects, exported snapshots and records of the write-ahead log, which
+-- fill the disk; use up transaction ids, until the server stops; run loops that no time limit ends; and take advisory
+-- locks, one of which says which scheduler acts.
 SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', oid::regprocedure)
-FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^(lo_|lowrite$|pg_(try_)?advisory_)' \gexec
+FROM pg_proc
+WHERE pronamespace = 'pg_catalog'::regnamespace
+  AND proname ~ '^(lo_|lowrite$|pg_(try_)?advisory_|pg_logical_emit_message$|pg_export_snapshot$|(pg_current_xact_id|txid_current)$)'
+  \gexec
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO gridfleet, gridfleet_worker', oid::regprocedure)
 FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^pg_(try_)?advisory_' \gexec
+REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC;
+-- migrations make triggers
+GRANT USAGE ON LANGUAGE plpgsql TO gridfleet;
 COMMIT;
 SQL

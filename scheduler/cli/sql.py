@@ -8,7 +8,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -22,8 +22,8 @@ from gridfleet.storage.errors import QueryError, first_line
 if TYPE_CHECKING:
     from psycopg import Connection
 
-#: Seconds that a query may take.
-TIMEOUT_S = 60
+#: Seconds that a query may take, all fetches together; what is done with its rows meanwhile does not count.
+TIMEOUT_S: float = 60
 #: Rows that a table shows; CSV and JSON have all.
 MAX_TABLE_ROWS = 1_000
 #: Rows fetched at once.
@@ -124,12 +124,14 @@ def _on_sqlite(database: Database, query: str) -> Iterator[Result]:
         with closing(connection):
             connection.execute("PRAGMA query_only = ON")
             connection.set_authorizer(_authorize)
-            until = time.monotonic() + TIMEOUT_S
-            connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)
-            cursor = connection.execute(query)
+            limit = _TimeLimit()
+            connection.set_progress_handler(limit.is_over, 100_000)
+            with limit.counted():
+                cursor = connection.execute(query)
             if cursor.description is None:
                 raise QueryError("this is no query that returns rows; only SELECT is allowed")
-            yield Result([column[0] for column in cursor.description], map(_values, cursor))
+            rows = _fetched(lambda: cursor.fetchmany(FETCH_ROWS), limit)
+            yield Result([column[0] for column in cursor.description], rows)
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise _sqlite_error(error) from error
 
@@ -142,7 +144,7 @@ def _sqlite_error(error: Exception) -> QueryError:
     if str(error) == "not authorized":
         return QueryError("only SELECT is allowed: `gridfleet sql` reads and changes nothing")
     if str(error) == "interrupted":
-        return QueryError(f"the query took longer than {TIMEOUT_S} s")
+        return _too_long()
     return QueryError(f"SQLite refuses the query: {error}")
 
 
@@ -155,20 +157,70 @@ def _on_postgresql(database: Database, query: str) -> Iterator[Result]:
     try:
         connection.rollback()
         connection.read_only = True
-        connection.execute(f"SET LOCAL statement_timeout = '{TIMEOUT_S}s'")
+        limit = _TimeLimit()
         with connection.cursor(name="gridfleet_sql") as cursor:
-            cursor.itersize = FETCH_ROWS
-            # percent signs are the user's own, and no placeholders: there are no parameters
-            cursor.execute(query.encode())
-            yield Result([column.name for column in cursor.description or ()], map(_values, cursor))
+            with limit.counted():
+                _limit_next_statement(connection, limit)
+                # percent signs are the user's own, and no placeholders: there are no parameters
+                cursor.execute(query.encode())
+
+            def fetch() -> Sequence[Any]:
+                _limit_next_statement(connection, limit)
+                return cursor.fetchmany(FETCH_ROWS)
+
+            yield Result([column.name for column in cursor.description or ()], _fetched(fetch, limit))
     except psycopg.errors.QueryCanceled as error:
-        raise QueryError(f"the query took longer than {TIMEOUT_S} s") from error
+        raise _too_long() from error
     except psycopg.errors.SyntaxError as error:
         raise QueryError(f"PostgreSQL refuses the query; only one SELECT is allowed: {first_line(error)}") from error
     except psycopg.Error as error:
         raise QueryError(f"PostgreSQL refuses the query: {first_line(error)}") from error
     finally:
         pooled.invalidate()  # whatever the query set in its session ends with it
+
+
+def _limit_next_statement(connection: Connection[Any], limit: _TimeLimit) -> None:
+    # anew for each fetch: the query may have called set_config. A transaction_timeout below statement_timeout
+    # switches that off
+    connection.execute(f"SET LOCAL statement_timeout = '{max(1, round(1_000 * limit.left_s))}ms'")
+    if connection.info.server_version >= 170_000:
+        connection.execute("SET LOCAL transaction_timeout = 0")
+
+
+class _TimeLimit:
+    """How much a query may still take of `TIMEOUT_S`."""
+
+    def __init__(self) -> None:
+        self.left_s = TIMEOUT_S
+        self._until = 0.0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Let the database work, and count its time."""
+        if self.left_s <= 0:
+            raise _too_long()
+        self._until = time.monotonic() + self.left_s
+        try:
+            yield
+        finally:
+            self.left_s = self._until - time.monotonic()
+
+    def is_over(self) -> bool:
+        """Whether the database works for too long now."""
+        return time.monotonic() > self._until
+
+
+def _too_long() -> QueryError:
+    return QueryError(f"the query took longer than {TIMEOUT_S} s")
+
+
+def _fetched(fetch: Callable[[], Sequence[Any]], limit: _TimeLimit) -> Iterator[list[Any]]:
+    while True:
+        with limit.counted():
+            rows = fetch()
+        if not rows:
+            return
+        yield from map(_values, rows)
 
 
 def _values(row: Sequence[Any]) -> list[Any]:

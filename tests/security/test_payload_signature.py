@@ -19,6 +19,7 @@ from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Attempt, Trial
 from gridfleet.storage.settings import Settings
 from tests.faults.support import X, Y
+from tests.stored_searches import switch_triggers_off
 
 STRANGE_KEY = "the key of somebody else"
 
@@ -56,6 +57,7 @@ def _set_signature(connection: Connection, digest: str, signature: str) -> None:
 
 
 def _use(connection: Connection, digest: str, other: str) -> None:
+    switch_triggers_off(connection)
     statement = text("UPDATE searches SET evaluation_digest = :other WHERE evaluation_digest = :digest")
     connection.execute(statement, {"other": other, "digest": digest})
 

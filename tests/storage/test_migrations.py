@@ -14,17 +14,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import insert, inspect, text
+from sqlalchemy import CheckConstraint, insert, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SchemaVersionError
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import SCHEMA_REVISION, Attempt, Base
+from gridfleet.storage.schema import SCHEMA_REVISION, Attempt, Base, Payload, PayloadChunk
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
-from tests.storage.conftest import StoredSearch, race, result_of, store_search
+from tests.storage.conftest import DIGEST, StoredSearch, race, result_of, store_search
 
 VIEWS = {"leaderboard", "best_trials", "search_progress"}
 
@@ -195,7 +195,7 @@ def test_an_outcome_that_nobody_knows_is_refused_after_it(of_0003: Database) -> 
     migrations.upgrade(of_0003)
 
     with pytest.raises(IntegrityError, match="known_outcome"), of_0003.write() as connection:
-        connection.execute(text("UPDATE attempts SET outcome = 'vanished' WHERE outcome = 'released'"))
+        connection.execute(text("UPDATE attempts SET outcome = 'lost', ended_at = started_at WHERE ended_at IS NULL"))
 
 
 def test_an_attempt_that_runs_during_the_upgrade_ends_after_it(empty: Database) -> None:
@@ -218,6 +218,44 @@ def test_processes_that_upgrade_stored_attempts_at_once_do_not_collide(
 
     assert True in done
     assert attempts(of_0003) == before
+
+
+# 0005: digests that are no paths
+
+
+@ignores_index_of_expressions
+def test_payloads_and_what_refers_to_them_survive_the_check_of_their_digests(empty: Database) -> None:
+    upgrade_to(empty, "0004")
+    store_search(empty, 2)
+    with empty.write() as connection:
+        connection.execute(insert(PayloadChunk).values(digest=DIGEST, position=0, content=b"a part"))
+        connection.execute(text("CREATE VIEW my_payloads AS SELECT digest, size FROM payloads"))
+    before = query(empty, "SELECT * FROM payloads")
+
+    assert migrations.upgrade(empty) is True
+
+    assert query(empty, "SELECT * FROM payloads") == before
+    assert query(empty, "SELECT digest FROM my_payloads JOIN payload_chunks USING (digest)") == [(DIGEST,)]
+    with empty.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    with pytest.raises(IntegrityError), empty.write() as connection:  # what refers to them still does
+        connection.execute(text("DELETE FROM payloads"))
+
+
+@pytest.mark.parametrize(
+    "digest",
+    ["/etc/passwd", "../" * 21 + "x", DIGEST[1:], DIGEST.replace("0", "A"), DIGEST[1:] + "g", DIGEST[1:] + "\n", ""],
+)
+def test_a_digest_that_is_none_is_refused(database: Database, digest: str) -> None:
+    with pytest.raises(IntegrityError, match="ck_payloads_digest"), database.write() as connection:
+        connection.execute(insert(Payload).values(digest=digest, kind="X", size=0, signature="x"))
+
+
+def test_the_migration_has_the_check_of_the_schema() -> None:
+    script = ScriptDirectory.from_config(migrations._config()).get_revision("0005")
+
+    (check,) = (each for each in Payload.__table__.constraints if isinstance(each, CheckConstraint))
+    assert str(check.sqltext) == script.module.DIGEST
 
 
 def test_the_migration_knows_the_outcomes_of_the_schema(database: Database) -> None:

@@ -17,6 +17,7 @@ from gridfleet.storage.trial_results import PHASES, RESULT_COLUMNS
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import expired
 from tests.storage.conftest import StoredSearch, attempts_of, result_of, store_search
+from tests.stored_searches import switch_triggers_off
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def search(database: Database) -> StoredSearch:
 
 def set_search(search: StoredSearch, **values: object) -> None:
     with search.database.write() as connection:
+        switch_triggers_off(connection)
         connection.execute(update(Search).where(Search.id == search.id).values(**values))
 
 

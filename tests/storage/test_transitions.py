@@ -161,10 +161,10 @@ def test_a_score_that_is_not_finite_is_null_with_its_reason(search: StoredSearch
 def test_the_database_itself_refuses_infinite_scores(search: StoredSearch) -> None:
     from sqlalchemy.exc import IntegrityError
 
-    transitions.record(search.database, search.held(), result_of(0.5))
+    held = search.held()
 
     with pytest.raises(IntegrityError, match="mean_test_score_finite"):
-        set_trial(search.database, search.trial_ids[0], mean_test_score=math.inf)
+        set_trial(search.database, held.trial_id, mean_test_score=math.inf)
 
 
 def test_an_error_fails_the_trial_and_keeps_error_score(search: StoredSearch) -> None:
