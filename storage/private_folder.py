@@ -6,6 +6,9 @@ import os
 import stat
 from pathlib import Path
 
+#: Name of the health file in the folder of this user's running processes.
+HEALTH_FILE = "health"
+
 #: What a path can be, and how lstat shows it.
 _KINDS = {"folder": stat.S_IFDIR, "file": stat.S_IFREG, "socket": stat.S_IFSOCK}
 _WRITE = 0o022
@@ -19,6 +22,18 @@ def make_private_folder(folder: Path) -> bool:
     except (FileExistsError, NotADirectoryError):  # a file or a link that leads nowhere, maybe another user's
         return False
     return why_not_private(folder, "folder", others_may_read=True) is None
+
+
+def make_runtime_folder() -> Path | None:
+    """Make the folder of this user's running processes, which ends with the login; None where no login gave one."""
+    above = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    try:
+        if not above.is_absolute() or why_not_private(above, "folder") is not None:
+            return None
+    except OSError:  # it is gone, or another user's
+        return None
+    folder = above / "gridfleet"
+    return folder if make_private_folder(folder) else None
 
 
 def why_not_private(path: Path, kind: str, *, others_may_read: bool = False) -> str | None:
@@ -82,6 +97,6 @@ def _why_not_private(found: os.stat_result, path: Path, kind: str, *, others_may
     mode = stat.S_IMODE(found.st_mode)
     if mode & (_WRITE if others_may_read else _READ_OR_WRITE):
         may = "change" if mode & _WRITE else "read"
-        fix = f"chmod {'700' if kind == 'folder' else '600'} {path}"
+        fix = f"chmod {'-R ' if kind == 'folder' else ''}go= {path}"
         return f"other users may {may} the {kind} {path} (mode {mode:04o}); run `{fix}` if all of it is yours"
     return None

@@ -9,18 +9,7 @@ from pathlib import Path
 import pytest
 
 from gridfleet.storage.private_folder import make_private_folder, read_private_file, why_not_private
-
-#: The user that no test runs as, where tests run as root.
-NOBODY = 65534
-
-
-def belonging_to_another(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a path to another user, or, where this one can't, become another for what asks."""
-    if os.geteuid() == 0:
-        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-    else:
-        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
-    return path
+from tests.conftest import give_to_another_user
 
 
 def test_a_new_private_folder_is_for_its_user_only(tmp_path: Path) -> None:
@@ -43,7 +32,7 @@ def test_a_folder_with_rights_for_others_is_not_private(tmp_path: Path, mode: in
 
     assert reason is not None
     assert said in reason
-    assert f"(mode {mode:04o}); run `chmod 700 {tmp_path}`" in reason
+    assert f"(mode {mode:04o}); run `chmod -R go= {tmp_path}`" in reason
     assert make_private_folder(tmp_path) == (said == "may read")
 
 
@@ -72,7 +61,7 @@ def test_what_belongs_to_another_user_is_not_private(
 ) -> None:
     path = tmp_path / kind
     path.mkdir(mode=0o700) if kind == "folder" else path.touch(mode=0o600)
-    belonging_to_another(path, monkeypatch)
+    give_to_another_user(path, monkeypatch)
 
     assert f"the {kind} {path} belongs to another user" in str(why_not_private(path, kind))
     if kind == "folder":
@@ -94,10 +83,10 @@ def test_a_private_file_is_read_and_no_other(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(FileNotFoundError):
         read_private_file(tmp_path / "missing")
     file.chmod(0o640)
-    with pytest.raises(PermissionError, match=r"other users may read .* run `chmod 600 "):
+    with pytest.raises(PermissionError, match=r"other users may read .* run `chmod go= "):
         read_private_file(file)
     file.chmod(0o600)
-    belonging_to_another(file, monkeypatch)
+    give_to_another_user(file, monkeypatch)
     with pytest.raises(PermissionError, match="belongs to another user"):
         read_private_file(file)
 
