@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes the secrets that docker compose reads. Never changes one that is there, never prints a value.
+# Makes the secrets that docker compose reads. Never changes one that is there, never prints a value. Refuses links
+# and what belongs to another user, who would know the secrets or choose where they are written.
 #
 # Files are 0644 and the folder is 0700: compose mounts each file with the owner and mode that it has here, into
 # containers of several users (10001, redis, postgres), so each must be able to read it there; on this machine
@@ -19,8 +20,25 @@ if [ -z "$folder" ]; then
   echo "made  .env: $setting=$folder"
 fi
 
+refuse() {
+  echo "$1; remove it, or set $setting to a folder of your own" >&2
+  exit 1
+}
+
+# with a slash at its end, a link would pass for the folder that it leads to
+while [ "$folder" != "${folder%/}" ] && [ "$folder" != / ]; do
+  folder=${folder%/}
+done
 umask 077
+[ ! -L "$folder" ] || refuse "$folder is a link"
 mkdir -p "$folder"
+[ -d "$folder" ] && [ ! -L "$folder" ] || refuse "$folder is not a folder"
+[ -O "$folder" ] || refuse "$folder belongs to another user"
+case $(ls -ld "$folder") in
+  d???------*) was_private=yes ;;
+  *) was_private=no ;;
+esac
+chmod 0700 "$folder"
 for name in \
   gridfleet_secret_key \
   gridfleet_broker_password \
@@ -29,8 +47,14 @@ for name in \
   gridfleet_database_reporter_password \
   gridfleet_database_superuser_password; do
   file=$folder/$name
+  [ ! -L "$file" ] || refuse "$file is a link"
+  if [ -e "$file" ]; then
+    [ -f "$file" ] || refuse "$file is not a file"
+    [ -O "$file" ] || refuse "$file belongs to another user"
+  fi
   if [ -s "$file" ]; then
     echo "kept  $file"
+    [ "$was_private" = yes ] || echo "      others could read it until now; if one may have, remove it and run this again"
     continue
   fi
   value=$(od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n')
@@ -39,7 +63,10 @@ for name in \
     exit 1
   fi
   # moved into place when complete, so that an interrupted run leaves no half secret
+  rm -f "$file.new"
+  set -C # write to no file that is there, so through no link
   printf %s "$value" >"$file.new"
+  set +C
   chmod 0644 "$file.new"
   mv "$file.new" "$file"
   echo "made  $file"

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+# no import: with `python -m gridfleet`, the current folder is where a module would be looked for first
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from gridfleet.scheduler.results.handle import SearchHandle
     from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
     from gridfleet.scheduler.submission.run import register_joblib_backend
@@ -41,6 +42,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
     if name == "__version__":
         return import_module("gridfleet.storage.versions").installed_versions()["gridfleet_version"]
     if name not in _HOMES:

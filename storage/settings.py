@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SettingsSourceError
 from sqlalchemy.engine import URL, make_url
@@ -16,8 +15,37 @@ from sqlalchemy.exc import ArgumentError
 
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.private_folder import HEALTH_FILE, make_runtime_folder
 
 PREFIX = "GRIDFLEET_"
+#: How the URL of a broker begins that listens at a UNIX socket: kombu's word, redis-py's is "unix".
+SOCKET_SCHEME = "redis+socket"
+
+#: Options of URLs of PostgreSQL and Redis that name files.
+FILE_OPTIONS = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+
+
+def _with_absolute_paths(text: str) -> str:
+    """Return a URL whose files are the same ones wherever a process goes."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        return text  # refused, with the reason, when it is used
+    relative = {
+        name: str(Path(value).absolute())
+        for name, value in url.query.items()
+        if name in FILE_OPTIONS and isinstance(value, str) and value != "system" and not Path(value).is_absolute()
+    }
+    moved = url.update_query_dict(relative) if relative else url
+    file = url.database
+    if url.get_backend_name() == "sqlite" and file and not file.startswith((":", "file:", "/")):
+        moved = moved.set(database=str(Path(file).absolute()))
+    return text if moved is url else moved.render_as_string(hide_password=False)
+
+
+#: A path that stays the same when a process goes to another folder, and a URL that does.
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+PortableUrl = Annotated[str, AfterValidator(_with_absolute_paths)]
 
 
 class Settings(BaseSettings):
@@ -31,15 +59,17 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    home: Path = Field(Path(".gridfleet"), description="Folder of the embedded fleet.")
-    database_url: str | None = Field(None, description="SQLAlchemy URL: postgresql+psycopg://… or sqlite:///….")
+    home: AbsolutePath = Field(Path(".gridfleet"), description="Folder of the embedded fleet.", validate_default=True)
+    database_url: PortableUrl | None = Field(None, description="SQLAlchemy URL: postgresql+psycopg://… or sqlite:///….")
     database_password: SecretStr | None = Field(None, description="Password for database_url, kept apart from it.")
-    broker_url: str | None = Field(None, description="redis://… or rediss://….")
+    broker_url: PortableUrl | None = Field(None, description="redis://…, rediss://… or redis+socket:///path/to/socket.")
     broker_password: SecretStr | None = Field(None, description="Password for broker_url, kept apart from it.")
     secret_key: SecretStr | None = Field(None, description="Signs and checks payloads; the same on the whole fleet.")
-    cache_dir: Path | None = Field(None, description="Where workers keep payloads; a private folder of this user.")
+    cache_dir: AbsolutePath | None = Field(
+        None, description="Where workers keep payloads; a private folder of this user."
+    )
     cache_size_mb: int = Field(4096, ge=1, description="Bound of cache_dir, in MB.")
-    health_file: Path | None = Field(None, description="File that a living service touches every 10 s.")
+    health_file: AbsolutePath | None = Field(None, description="File that a living service touches every 10 s.")
     lease_s: float = Field(60, gt=0, description="Seconds that a claimed trial is held without a heartbeat.")
     heartbeat_s: float = Field(10, gt=0, description="Seconds between heartbeats of a running trial.")
     reconcile_s: float = Field(15, gt=0, description="Seconds between passes of the reconciler.")
@@ -73,9 +103,12 @@ class Settings(BaseSettings):
         return self.database_url is None and self.broker_url is None
 
     @property
-    def health_path(self) -> Path:
-        """The health file, with its default."""
-        return self.health_file or Path(tempfile.gettempdir()) / "gridfleet-health"
+    def health_path(self) -> Path | None:
+        """The health file; without a setting that of this user's running processes, if there is a place for it."""
+        if self.health_file is not None:
+            return self.health_file
+        folder = make_runtime_folder()
+        return None if folder is None else folder / HEALTH_FILE
 
     def database(self) -> URL:
         """Return the database's URL, password included.
@@ -125,10 +158,12 @@ class Settings(BaseSettings):
             url = _parsed(self.broker_url)
         except (ArgumentError, ValueError):
             raise SettingsError(f"{PREFIX}BROKER_URL is not a URL; write redis://host:6379/0") from None
-        if url.drivername not in ("redis", "rediss"):
+        if url.drivername not in ("redis", "rediss", SOCKET_SCHEME):
             raise SettingsError(
                 f"{PREFIX}BROKER_URL begins with {url.drivername!r}; write redis://host:6379/0, or rediss:// for TLS"
             )
+        if url.drivername == SOCKET_SCHEME and (url.host or not url.database):
+            raise SettingsError(f"{PREFIX}BROKER_URL names no socket; write {SOCKET_SCHEME}:///path/to/socket")
         if url.drivername == "rediss" and "ssl_cert_reqs" not in url.query:
             # Celery's default encrypts without asking whom it talks to
             url = url.update_query_dict({"ssl_cert_reqs": "required"})

@@ -311,6 +311,18 @@ def database(database_settings: Settings) -> Iterator[Database]:
         yield opened
 
 
+#: The user that no test runs as.
+NOBODY = 65534
+
+
+def give_to_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a path to another user; where this one can't, become another for whoever asks."""
+    if os.geteuid() == 0:
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+
+
 @dataclass(frozen=True)
 class RunningWorker:
     """A real worker: Celery's main process and its children."""

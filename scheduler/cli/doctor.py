@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gridfleet.scheduler.fleet.local import client
+from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.reader import SeenWorker
 from gridfleet.storage import migrations
@@ -54,14 +54,22 @@ def examine() -> list[Finding]:
 
 
 def _embedded(settings: Settings) -> Iterator[Finding]:
-    home = settings.home.resolve()
-    yield Finding("settings", f"no fleet is configured, so this folder has its own: {home}")
+    yield Finding("settings", f"no fleet is configured, so this folder has its own: {settings.home}")
+    folder = _try("folder", lambda: _check_folder(settings))
+    yield folder
+    if folder.is_wrong:  # nothing in it is to be believed
+        return
     yield _embedded_broker(settings)
     if not client.has_database(settings):
         yield Finding("database", "not there yet; the first search makes it")
         return
     stored = client.stored(settings)
     yield from _database(stored, is_embedded=True)
+
+
+def _check_folder(settings: Settings) -> str:
+    home = Folder(settings.home).home
+    return f"{home} and what is in it are this user's alone" if home.exists() else "not there yet"
 
 
 def _embedded_broker(settings: Settings) -> Finding:
@@ -114,9 +122,6 @@ def _check_schema(database: Database) -> str:
 
 def _check_key(database: Database, settings: Settings, *, has_tables: bool) -> str:
     key = settings.key()
-    file = settings.home / "secret.key"
-    if settings.is_embedded and file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077:
-        raise GridfleetError(f"other users can read {file}; run `chmod 600 {file}`")
     if not has_tables:
         return f"a key of {len(key)} characters"
     PayloadStore(database, settings).check_key()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -60,9 +59,11 @@ def worker(
     settings = configured_settings()
     import joblib
 
+    from gridfleet.worker.main_process.environment import private_current_folder
     from gridfleet.worker.main_process.service import run_worker
 
-    run_worker(settings, concurrency=concurrency or joblib.cpu_count())
+    with private_current_folder(settings):
+        run_worker(settings, concurrency=concurrency or joblib.cpu_count())
 
 
 def scheduler() -> None:
@@ -90,10 +91,17 @@ def scheduler() -> None:
 
 def health() -> None:
     """Exit 0 if the service of this container lives."""
-    path = os.environ.get("GRIDFLEET_HEALTH_FILE")  # first, because reading all settings takes half a second
-    file = Path(path) if path else Path(tempfile.gettempdir()) / "gridfleet-health"
+    from gridfleet.storage.private_folder import HEALTH_FILE, make_runtime_folder
+
+    path = os.environ.get("GRIDFLEET_HEALTH_FILE")  # not all settings, for reading them takes half a second
+    if path:
+        file = Path(path)
+    elif (folder := make_runtime_folder()) is not None:
+        file = folder / HEALTH_FILE
+    else:
+        fail("there is no health file; set GRIDFLEET_HEALTH_FILE, for the service and for this command")
     try:
-        age_s = time.time() - file.stat().st_mtime
+        age_s = time.time() - file.lstat().st_mtime
     except OSError:
         fail(f"the health file {file} is not there: the service has not started, or GRIDFLEET_HEALTH_FILE differs")
     if age_s > HEALTHY_S:

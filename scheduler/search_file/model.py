@@ -21,7 +21,7 @@ def import_model(reference: str, folder: Path) -> Any:
     reference : str
         ``models.py:function``, ``package.module:name`` or ``package.module.Class``.
     folder : Path
-        What a file is relative to; modules that lie there are found as well.
+        What a file is relative to. A file finds modules there, unless installed ones have the same names.
 
     Returns
     -------
@@ -40,8 +40,6 @@ def import_model(reference: str, folder: Path) -> Any:
         raise InvalidSearchError(
             f"`model` is {reference!r}; write models.py:function, package.module:function or sklearn.svm:SVC"
         )
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
     module = _from_file(folder / module_name) if module_name.endswith(".py") else _by_name(module_name)
     found = getattr(module, name, None)
     if not callable(found):
@@ -60,11 +58,14 @@ def _from_file(path: Path) -> ModuleType:
     loaded = sys.modules.get(name)
     if loaded is not None and getattr(loaded, "__file__", None) == str(path):
         return loaded
-    if loaded is not None:
+    if loaded is not None or _is_another_module(name, path):
         name = f"{name}_of_search_file"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InvalidSearchError(f"`model`: {path} is no Python file")
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: a file there must not stand in for a package that others import
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -73,6 +74,11 @@ def _from_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise InvalidSearchError(f"`model`: {path} raises {type(error).__name__}: {error}") from error
     return module
+
+
+def _is_another_module(name: str, path: Path) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin != str(path)
 
 
 def _by_name(name: str) -> ModuleType:

@@ -85,6 +85,17 @@ def test_what_is_installed_lives_beside_a_package_named_scheduler(wheel: Path, t
     assert shown.split() == ["True", str(site / "gridfleet" / "__init__.py")]
 
 
+def test_the_installed_command_imports_no_file_of_the_current_folder(wheel: Path, tmp_path: Path) -> None:
+    site, hostile = tmp_path / "site", tmp_path / "hostile"
+    pip("install", "--no-deps", "--target", str(site), str(wheel))
+    hostile.mkdir()
+    fill(hostile, "celery", "redis", "typer", "pydantic", "sqlalchemy", "pathlib", "typing", "socket")
+    # `PYTHONPATH=$PYTHONPATH:/somewhere` makes an empty entry, the current folder, of a variable that was not set
+    variables = {"PYTHONPATH": os.pathsep.join(["", ".", str(site)])}
+
+    assert "ok    folder" in run(str(site / "bin" / "gridfleet"), "doctor", cwd=hostile, **variables)
+
+
 def test_the_package_shows_its_public_names_only() -> None:
     exported: dict[str, object] = {}
     exec("from gridfleet import *", exported)  # as a notebook's first line
@@ -151,13 +162,16 @@ def test_files_beside_a_script_may_have_our_names(hostile_home: Path) -> None:
 
 
 def test_files_of_the_current_folder_stand_in_for_nothing_on_the_fleet(hostile_home: Path) -> None:
-    fill(hostile_home, *TAKEN_NAMES)
+    # what only the fleet's processes import, for the script has the current folder in its PYTHONPATH
+    fill(hostile_home, "celery", "billiard", "kombu", "scheduler", "worker", "storage")
     scripts = hostile_home / "scripts"
     scripts.mkdir()
     (hostile_home / "queue_.py").rename(scripts / "queue_.py")
     (scripts / "script.py").write_text(textwrap.dedent(SCRIPT))
+    path = os.pathsep.join(["", ".", str(REPOSITORY)])
 
-    assert run(sys.executable, "scripts/script.py", cwd=hostile_home).strip() in ("0.1", "1.0")
+    assert run(sys.executable, "scripts/script.py", cwd=hostile_home, PYTHONPATH=path).strip() in ("0.1", "1.0")
+    (hostile_home / "redis.py").write_text("raise RuntimeError('redis.py of the user was imported')\n")
     assert "search-1" in run(sys.executable, "-m", "gridfleet", "list", cwd=hostile_home)
 
 
@@ -166,13 +180,16 @@ def test_no_process_of_a_fleet_finds_modules_in_the_current_folder(
 ) -> None:
     fill(hostile_home, *TAKEN_NAMES)
 
-    family = [(process.cmdline(), process.environ()) for process in start_fleet_in(hostile_home)]
+    processes = start_fleet_in(hostile_home)
+    family = [(process.cmdline(), process.environ()) for process in processes]
     # the supervisor, the worker's main process and a child of it; the broker is no Python
     interpreters = [(command, variables) for command, variables in family if {"-c", "-m"} & set(command)]
 
     assert len(interpreters) >= 3
     for command, variables in interpreters:
         assert "-P" in command or variables.get("PYTHONSAFEPATH") == "1", command
+    assert {Path(process.cwd()).name for process in processes} == {"work", "broker"}
+    assert {Path(process.cwd()).parent for process in processes} == {hostile_home / ".gridfleet"}
 
 
 @pytest.fixture

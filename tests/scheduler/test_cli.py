@@ -386,6 +386,7 @@ def test_a_newer_schema_asks_for_a_newer_release(gridfleet, fleet, database):
 def test_a_broken_sqlite_file_is_told_as_one(gridfleet, embedded_home):
     home = embedded_home / ".gridfleet"
     home.mkdir(mode=0o700)
+    (home / "gridfleet.db").touch(mode=0o600)
     (home / "gridfleet.db").write_text("this is a text of some length, and no database\n" * 50)
 
     for command in (["list"], ["doctor"], ["db", "upgrade"], ["up"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -340,3 +341,42 @@ def test_a_model_file_that_raises_is_named(folder):
     (folder / "models.py").write_text("import no_such_module")
 
     assert "models.py raises ModuleNotFoundError" in _refused(_write(folder, model="models.py:create_model"))
+
+
+def test_files_beside_a_search_file_stand_in_for_no_package(folder):
+    for name in ("scipy", "joblib", "numpy", "colorsys"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('{name}.py beside the search file was imported')")
+    code = f"""
+import sys
+from pathlib import Path
+from gridfleet.scheduler.search_file.description import parse
+from gridfleet.scheduler.search_file.document import read_document
+from gridfleet.scheduler.search_file.search import load_search
+file = Path({str(folder / "search.yaml")!r})
+load_search(parse(read_document(file)), file)
+print({str(folder)!r} in sys.path, sys.path[-1] == {str(folder)!r})
+"""
+    _write(folder)
+    assert _run(code) == "False False"
+
+    (folder / "models.py").write_text("import colorsys\nimport beside\nfrom sklearn.svm import SVC as Model\n")
+    (folder / "beside.py").touch()
+    _write(folder, model="models.py:Model")
+    assert _run(code) == "True True"
+
+
+def test_a_model_file_named_as_a_package_does_not_take_its_place(folder):
+    (folder / "colorsys.py").write_text("from sklearn.svm import SVC as Model\n")
+    assert "colorsys" not in sys.modules or not _lies_in(sys.modules["colorsys"], folder)
+
+    _load(_write(folder, model="colorsys.py:Model"))
+
+    import colorsys
+
+    assert not _lies_in(colorsys, folder)
+
+
+def _run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

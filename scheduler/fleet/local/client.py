@@ -92,8 +92,11 @@ def _start_supervisor(folder: Folder, n_workers: int) -> subprocess.Popen[bytes]
         str(n_workers),
         str(os.getpid()),
     ]
-    with folder.log.open("ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    with folder.open_log() as log:
+        # not in the current folder, which a relative entry of PYTHONPATH, or an empty one, would name
+        process = subprocess.Popen(
+            command, cwd=folder.work, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
     _supervisors.append(process)
     return process
 

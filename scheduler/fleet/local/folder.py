@@ -8,13 +8,14 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from pydantic import SecretStr
 
 from gridfleet.storage.errors import LocalFleetError
+from gridfleet.storage.private_folder import read_private_file, why_not_private
 from gridfleet.storage.settings import PREFIX, Settings
 
 #: Seconds for which a supervisor waits for the lock: a script that looks holds it for a moment.
@@ -22,16 +23,35 @@ LOCK_S = 1.0
 
 
 class Folder:
-    """The files of an embedded fleet."""
+    """The files of an embedded fleet, all of them this user's alone.
+
+    Who can put a key, a search or the address of a broker there runs code as this user, so there is no other way
+    to these files than this class.
+
+    Parameters
+    ----------
+    home : Path
+        The folder. It need not be there yet.
+
+    Raises
+    ------
+    LocalFleetError
+        If it, or one of its files, is a link, belongs to another user, or has rights for others.
+    """
 
     def __init__(self, home: Path) -> None:
-        self.home = home.resolve()
+        # not the folder's own link, which is refused
+        home = Path(os.path.abspath(home))  # noqa: PTH100 (Path.absolute leaves `..`)
+        self.home = home.parent.resolve() / home.name
         self.database = self.home / "gridfleet.db"
         self.key = self.home / "secret.key"
         self.log = self.home / "fleet.log"
         self.broker = self.home / "broker"
+        #: The current folder of the fleet's processes: nothing lies there that could stand in for anything.
+        self.work = self.home / "work"
         self._state = self.home / "fleet.json"
         self._lock = self.home / "fleet.lock"
+        self._check()
 
     def prepare(self) -> None:
         """Make the folder and its key, readable by this user only."""
@@ -41,6 +61,8 @@ class Folder:
             raise LocalFleetError(
                 f"the folder {self.home} can't be made ({error.strerror}); set {PREFIX}HOME to one that can"
             ) from error
+        self._check()  # another user may have been faster
+        self.work.mkdir(mode=0o700, exist_ok=True)
         if not self.key.exists():
             draft = self.home / f"secret.key.{os.getpid()}"
             draft.touch(mode=0o600)
@@ -52,11 +74,19 @@ class Folder:
             finally:
                 draft.unlink()
 
+    def _check(self) -> None:
+        database = [self.database.with_name(self.database.name + end) for end in ("", "-wal", "-shm", "-journal")]
+        _require(self.home, "folder")
+        for folder in (self.broker, self.work):
+            _require(folder, "folder")
+        for file in (self.key, *database, self.log, self._state, self._lock):
+            _require(file, "file")
+
     @contextmanager
     def owned(self) -> Iterator[bool]:
         """Hold the lock that says that a fleet runs; yields False if another process does."""
         until = time.monotonic() + LOCK_S  # a script that looks holds it for a moment
-        with self._lock.open("a") as lock:
+        with _append_to(self._lock) as lock:
             while not _locks(lock, fcntl.LOCK_EX):
                 if time.monotonic() > until:
                     yield False
@@ -68,16 +98,20 @@ class Folder:
         """Whether a fleet runs, starts or stops."""
         if not self._lock.exists():
             return False
-        with self._lock.open("a") as lock:
+        with _append_to(self._lock) as lock:
             return not _locks(lock, fcntl.LOCK_SH)  # shared: scripts that look do not see each other
 
     def running(self) -> dict[str, Any] | None:
         """Return what the running fleet wrote about itself."""
         try:
-            state: dict[str, Any] = json.loads(self._state.read_text())
+            state: dict[str, Any] = json.loads(_read(self._state))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        return state if self.is_locked() else None
+        if not self.is_locked():
+            return None
+        _require(Path(state["socket"]).parent, "folder")  # not always in this one
+        _require(Path(state["socket"]), "socket")
+        return state
 
     def announce(self, state: dict[str, Any]) -> None:
         """Tell the scripts of the folder that the fleet runs."""
@@ -90,6 +124,14 @@ class Folder:
         """Tell that it does not run any more."""
         self._state.unlink(missing_ok=True)
 
+    def make_database(self) -> None:
+        """Make the database's file, empty; SQLite gives what it puts beside it the same rights."""
+        self.database.touch(mode=0o600)
+
+    def open_log(self) -> IO[bytes]:
+        """Open the log, to write at its end."""
+        return _append_to(self.log)
+
     def last_log_line(self) -> str:
         """Return the last line of the log."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
@@ -97,7 +139,7 @@ class Folder:
 
     def settings(self, settings: Settings, broker_url: str | None) -> Settings:
         """Return settings with the URLs, the key and the folders of this fleet."""
-        key = settings.secret_key or SecretStr(self.key.read_text())
+        key = settings.secret_key or SecretStr(_read(self.key))
         return settings.replace(
             home=self.home,
             database_url=f"sqlite:///{self.database}",
@@ -108,7 +150,31 @@ class Folder:
         )
 
 
-def _locks(file: IO[str], kind: int) -> bool:
+def _require(path: Path, kind: str) -> None:
+    """Refuse what is there and not this user's alone."""
+    with suppress(FileNotFoundError):
+        _refuse(why_not_private(path, kind))
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_private_file(path)
+    except PermissionError as error:
+        _refuse(str(error))
+        raise
+
+
+def _refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise LocalFleetError(f"{reason}; or set {PREFIX}HOME to a folder of your own")
+
+
+def _append_to(path: Path) -> IO[bytes]:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "ab")
+
+
+def _locks(file: IO[bytes], kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

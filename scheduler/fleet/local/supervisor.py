@@ -11,13 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.scheduler.fleet.local.broker import start_broker
+from gridfleet.scheduler.fleet.local.broker import LocalBroker
 from gridfleet.scheduler.fleet.local.children import dies_with_us
 from gridfleet.scheduler.fleet.local.client import ALREADY_RUNNING
 from gridfleet.scheduler.fleet.local.folder import Folder
@@ -52,7 +52,8 @@ def run(settings: Settings, *, n_workers: int, owner: int | None = None) -> None
     with folder.owned() as got_it:
         if not got_it:
             sys.exit(ALREADY_RUNNING)
-        _Supervisor(settings, folder, n_workers, owner).run()
+        with chdir(folder.work):  # and with this process all that it starts
+            _Supervisor(settings, folder, n_workers, owner).run()
 
 
 class _Supervisor:
@@ -61,7 +62,7 @@ class _Supervisor:
         self._n_workers = n_workers
         self._owner = owner
         self._stop = False
-        self._broker: subprocess.Popen[bytes] | None = None
+        self._broker: LocalBroker | None = None
         self._worker: subprocess.Popen[bytes] | None = None
         self._database: Database | None = None
         self._settings = settings
@@ -79,14 +80,17 @@ class _Supervisor:
         self._stop = True
 
     def _start(self) -> Database:
-        url, self._broker = start_broker(self._folder)
-        self._settings = self._folder.settings(self._settings, url)
+        broker = self._broker = LocalBroker(self._folder)
+        self._settings = self._folder.settings(self._settings, broker.url)
+        self._folder.make_database()
         database = self._database = Database(self._settings)
         database.check()
         migrations.upgrade(database)
         _release_all(database)  # whoever held them died with the last fleet of this folder
         self._worker = self._start_worker()
-        self._folder.announce({"pid": os.getpid(), "broker_url": url, "n_workers": self._n_workers})
+        self._folder.announce(
+            {"pid": os.getpid(), "broker_url": broker.url, "socket": str(broker.socket), "n_workers": self._n_workers}
+        )
         return database
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
@@ -102,8 +106,8 @@ class _Supervisor:
         Reconciler(self._settings.replace(republish_s=0), database, publisher).try_once()
         reconciler = Reconciler(self._settings, database, publisher)
         while not self._stop and self._has_owner():
-            if self._broker is not None and self._broker.poll() is not None:
-                raise LocalFleetError(f"the broker ended with status {self._broker.returncode}")
+            if self._broker is not None and (status := self._broker.exit_status()) is not None:
+                raise LocalFleetError(f"the broker ended with status {status}")
             if self._worker is not None and self._worker.poll() is not None:
                 self._worker = self._start_worker()
             reconciler.try_once()
@@ -120,10 +124,11 @@ class _Supervisor:
     def _shut_down(self) -> None:
         # Celery's own way to stop takes two seconds, in which it would do no more than this; the processes
         # that evaluate trials die with their parent, and without a token they could not write any more
-        for process in (self._worker, self._broker):
-            if process is not None:
-                process.kill()
-                process.wait()
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.wait()
+        if self._broker is not None:
+            self._broker.stop()
         if self._database is not None:
             with suppress(SQLAlchemyError):  # the next fleet of this folder does it
                 _release_all(self._database)

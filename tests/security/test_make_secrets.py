@@ -1,0 +1,103 @@
+"""`make secrets` writes where nobody else gets, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import NOBODY
+
+SCRIPT = Path(__file__).parents[2] / "deploy" / "make-secrets.sh"
+NAME = "gridfleet_secret_key"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Make a checkout with nothing but the script, so that no secret of this machine is read or made."""
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(SCRIPT, tmp_path / "deploy")
+    return tmp_path
+
+
+def make_secrets(checkout: Path, folder: str = "") -> subprocess.CompletedProcess[str]:
+    variables = {"PATH": os.environ["PATH"], "GRIDFLEET_SECRETS_DIR": folder}
+    script = ["sh", str(checkout / "deploy" / SCRIPT.name)]
+    return subprocess.run(script, env=variables, capture_output=True, text=True)
+
+
+def test_a_folder_that_others_could_read_is_closed_and_kept_secrets_are_named(checkout: Path) -> None:
+    secrets = checkout / "secrets"
+    secrets.mkdir(mode=0o755)
+    (secrets / NAME).write_text("k" * 64)
+
+    done = make_secrets(checkout)
+
+    assert done.returncode == 0, done.stderr
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    assert (secrets / NAME).read_text() == "k" * 64
+    assert f"kept  ./secrets/{NAME}\n      others could read it until now" in done.stdout
+    assert len(list(secrets.iterdir())) == 6
+    assert "others" not in make_secrets(checkout).stdout
+
+
+@pytest.mark.parametrize("named", ["secrets", "secrets/", "secrets//"])
+def test_a_folder_that_is_a_link_is_refused(named: str, checkout: Path) -> None:
+    elsewhere = checkout / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    (checkout / "secrets").symlink_to("elsewhere")
+
+    done = make_secrets(checkout, named)
+
+    assert done.returncode == 1
+    assert done.stderr == "secrets is a link; remove it, or set GRIDFLEET_SECRETS_DIR to a folder of your own\n"
+    assert list(elsewhere.iterdir()) == []
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("leads_to", ["own", "nowhere"])
+def test_a_secret_that_is_a_link_is_refused_and_one_that_is_being_made_is_not_written_through_a_link(
+    leads_to: str, checkout: Path
+) -> None:
+    secrets = checkout / "secrets"
+    secrets.mkdir()
+    (checkout / "own").write_text("own")
+    (secrets / f"{NAME}.new").symlink_to(checkout / leads_to)
+    assert make_secrets(checkout).returncode == 0
+    assert len((secrets / NAME).read_text()) == 64
+
+    (secrets / NAME).unlink()
+    (secrets / NAME).symlink_to(checkout / leads_to)
+    done = make_secrets(checkout)
+
+    assert done.returncode == 1
+    assert f"./secrets/{NAME} is a link" in done.stderr
+    assert (checkout / "own").read_text() == "own"
+    assert not (checkout / "nowhere").exists()
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["", NAME])
+def test_what_belongs_to_another_user_is_refused(name: str, checkout: Path) -> None:
+    assert make_secrets(checkout).returncode == 0
+    path = checkout / "secrets" / name
+    os.chown(path, NOBODY, NOBODY)
+
+    done = make_secrets(checkout)
+
+    assert done.returncode == 1
+    assert "belongs to another user" in done.stderr
+
+
+def test_a_file_in_place_of_the_folder_is_refused(checkout: Path) -> None:
+    (checkout / "secrets").touch()
+
+    done = make_secrets(checkout)
+
+    assert done.returncode == 1
+    assert (checkout / "secrets").read_bytes() == b""

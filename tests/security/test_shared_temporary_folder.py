@@ -1,0 +1,140 @@
+"""What other users put into /tmp stops no service, and no file of theirs or of this user is touched through it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gridfleet.scheduler.cli.main import main
+from gridfleet.storage.settings import Settings
+from gridfleet.worker.guards.health_file import touch_for_ever
+from gridfleet.worker.guards.sign_of_life import (
+    FOLDER_VARIABLE,
+    SignOfLife,
+    forget_signs_of_the_dead,
+    signs_of_children,
+)
+from gridfleet.worker.main_process.environment import prepare_environment
+from tests.conftest import give_to_another_user
+from tests.faults.support import wait_for
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_variables: None) -> Path:
+    """Make a folder as /tmp is, where a worker and its health file are."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    return folder
+
+
+def signs_folder(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "environ", {**os.environ, "TF_XLA_FLAGS": ""})
+        prepare_environment(settings, concurrency=1)
+        return Path(os.environ[FOLDER_VARIABLE])
+
+
+def a_file(path: Path) -> None:
+    path.touch()
+
+
+def a_link(path: Path) -> None:
+    (path.parent / "own").mkdir(mode=0o700, exist_ok=True)
+    path.symlink_to("own")
+
+
+def an_open_folder(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o777)
+
+
+@pytest.mark.parametrize("plant", [a_file, a_link, an_open_folder])
+@pytest.mark.parametrize("health", [None, "gridfleet-health"])
+def test_what_another_user_put_there_stops_no_worker(
+    plant, health: str | None, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = shared / "gridfleet-health-signs"
+    plant(planted)
+    before = planted.lstat()
+
+    folder = signs_folder(Settings(health_file=None if health is None else shared / health), monkeypatch)
+
+    assert folder.parent == shared
+    assert folder != planted
+    assert (folder.lstat().st_mode & 0o777, folder.lstat().st_uid) == (0o700, os.geteuid())
+    assert planted.lstat() == before
+
+
+def test_the_signs_of_life_are_beside_a_health_file_in_a_folder_of_this_user_only(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir(mode=0o700)
+    assert signs_folder(Settings(health_file=own / "health"), monkeypatch) == own / "health-signs"
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
+    assert signs_folder(Settings(), monkeypatch) == own / "gridfleet" / "health-signs"
+
+    give_to_another_user(own, monkeypatch)
+    assert signs_folder(Settings(), monkeypatch).parent == shared
+
+
+def test_only_files_named_as_signs_of_life_are_removed_and_read(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    others = ["99999-notes.txt", "notes", "-1", f"{dead.pid}-", f"{dead.pid}-1-2", f"0{dead.pid}-1", f"{dead.pid}-1 "]
+    for name in others:
+        (tmp_path / name).write_text("12345678")
+    (tmp_path / f"{dead.pid}-2").mkdir()
+    (tmp_path / f"{dead.pid}-3").symlink_to("notes")
+    (tmp_path / f"{os.getpid()}-4").symlink_to("notes")
+    (tmp_path / f"{dead.pid}-5").touch()
+    (tmp_path / f"{os.getpid()}-x").write_text("12345678")
+
+    assert signs_of_children(tmp_path) == []
+    forget_signs_of_the_dead(tmp_path)
+
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {*others, f"{dead.pid}-2", f"{dead.pid}-3", f"{os.getpid()}-4", f"{os.getpid()}-x"}
+
+
+def test_a_sign_of_life_is_found_by_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getppid", os.getpid)  # this process is its own child
+    SignOfLife(tmp_path).begin(5.0)
+
+    (sign,) = signs_of_children(tmp_path)
+
+    assert (sign.pid, sign.until, sign.holds_a_trial) == (os.getpid(), 5.0, True)
+
+
+def test_a_health_file_that_is_a_link_is_not_touched(
+    shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (shared / "health").symlink_to(tmp_path / "made-by-nobody")
+
+    touch_for_ever(shared / "health")
+
+    wait_for(lambda: "can't be touched" in caplog.text, "it is said that the health file can't be touched")
+    assert not (tmp_path / "made-by-nobody").exists()
+
+
+def test_without_a_place_of_this_user_there_is_no_health_file(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    n_threads = psutil.Process().num_threads()
+    touch_for_ever(Settings().health_path)
+    assert psutil.Process().num_threads() == n_threads
+    (shared / "gridfleet-health").touch()
+
+    with pytest.raises(SystemExit):
+        main(["health"])
+
+    assert "there is no health file; set GRIDFLEET_HEALTH_FILE" in capsys.readouterr().err
+    assert [path.name for path in shared.iterdir()] == ["gridfleet-health"]
