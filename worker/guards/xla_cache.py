@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from gridfleet.storage.payloads.host_cache import cache_folder
+from gridfleet.storage.private_folder import make_private_folder
 from gridfleet.storage.settings import Settings
-from gridfleet.worker.guards.private_folder import make_private_folder
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import joblib
 
+from gridfleet.storage.private_folder import make_private_folder
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.worker.guards.memory import default_limit_mb
-from gridfleet.worker.guards.private_folder import make_private_folder
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
 from gridfleet.worker.guards.xla_cache import share_compiled_programs
 from gridfleet.worker.trial.process import NODE_VARIABLE
