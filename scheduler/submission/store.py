@@ -37,7 +37,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     Raises
     ------
     InvalidSearchError, NotPicklableError, NameTakenError
-        Before anything of the search is stored.
+        Before anything of the search is stored; also where all payloads together would take too much room.
     """
     checks.check_name(name)
     checks.check_params(request.estimator, request.candidates)
@@ -75,6 +75,7 @@ def _store_payloads(fleet: Fleet, **objects: tuple[Any, str]) -> dict[str, str]:
     payloads = fleet.payloads
     # all are pickled before the first is stored: one that can't be must not leave the others behind
     prepared = [payloads.prepare(kind, obj, what=what) for kind, (obj, what) in objects.items()]
+    payloads.require_room(prepared)
     return {f"{payload.kind.lower()}_digest": payloads.insert(payload) for payload in prepared}
 
 

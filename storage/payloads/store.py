@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
-from gridfleet.storage.errors import PayloadError, PayloadSignatureError
+from gridfleet.storage.errors import InvalidSearchError, PayloadError, PayloadSignatureError
 from gridfleet.storage.payloads import contents
 from gridfleet.storage.payloads.digest import check_digest, digest_of
 from gridfleet.storage.payloads.format import dump, load, size_of
@@ -51,7 +51,7 @@ class PayloadStore:
     database : Database
         The fleet's.
     settings : Settings
-        The secret key, and the folder and bound of the local cache.
+        The secret key, the folder and bound of the local cache, the bound of all that is stored.
 
     Raises
     ------
@@ -62,6 +62,7 @@ class PayloadStore:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._signer = Signer(settings.key())
+        self._max_bytes = settings.payloads_size_mb * 1_000_000
         self._cache = HostCache(cache_folder(settings), settings.cache_size_mb * 1_000_000)
         self._loaded: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
@@ -117,6 +118,26 @@ class PayloadStore:
         if stored is not None and not self._is_signed(stored, kind, digest, size_of(content)):
             raise _wrong_signature(kind, digest)
         return PreparedPayload(digest, kind, content, signature, is_stored=stored is not None)
+
+    def require_room(self, payloads: Sequence[PreparedPayload]) -> None:
+        """Make sure that prepared payloads, together with all that are stored, stay below ``payloads_size_mb``.
+
+        Nothing removes payloads by itself, and a full disk stops the whole fleet.
+
+        Raises
+        ------
+        InvalidSearchError
+            If they do not.
+        """
+        new = sum(size_of(payload.content) for payload in payloads if not payload.is_stored)
+        with self._database.read() as connection:
+            stored = int(connection.execute(select(func.coalesce(func.sum(Payload.size), 0))).scalar_one())
+        if new and stored + new > self._max_bytes:
+            raise InvalidSearchError(
+                f"the search's estimator and data take {new / 1e6:,.1f} MB more, where payloads of "
+                f"{stored / 1e6:,.1f} MB are stored: together above {PREFIX}PAYLOADS_SIZE_MB="
+                f"{self._max_bytes // 1_000_000}; raise it, or make room as docs/operations.md says"
+            )
 
     def insert(self, payload: PreparedPayload) -> str:
         """Store a prepared payload, once however often it is inserted; returns its digest."""
