@@ -26,7 +26,7 @@ class PayloadError(GridfleetError):
 
 
 class PayloadSignatureError(PayloadError):
-    """A payload was not signed with this process's secret key, or was changed since."""
+    """A payload or a search was not signed with this process's secret key, or was changed since."""
 
 
 class NotPicklableError(GridfleetError, TypeError):

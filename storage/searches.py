@@ -12,7 +12,10 @@ from sqlalchemy.engine import Connection
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
+from gridfleet.storage.errors import PayloadSignatureError
 from gridfleet.storage.schema import OPEN_STATES, Epoch, Search, SearchState, SplitScore, Trial, TrialState
+from gridfleet.storage.settings import PREFIX
+from gridfleet.storage.signer import Signer
 from gridfleet.storage.statements import IS_PAUSED, NOT_HELD, NOT_PUBLISHED, changed
 from gridfleet.storage.trial_results import RESULT_COLUMNS
 
@@ -28,8 +31,27 @@ _NEW: dict[str, Any] = {
     "finished_at": None,
 }
 
+#: What the signature of a search binds to its id: what is evaluated, how, and for whom.
+SIGNED_COLUMNS = (
+    "name",
+    "strategy",
+    "scoring",
+    "refit_metric",
+    "n_trials",
+    "n_splits",
+    "fit_mode",
+    "submitted_by",
+    "evaluation_digest",
+    "x_digest",
+    "y_digest",
+    "splits_digest",
+    "candidates_digest",
+)
 
-def create_search(connection: Connection, name: str | None, columns: Mapping[str, Any]) -> tuple[int, str]:
+
+def create_search(
+    connection: Connection, name: str | None, columns: Mapping[str, Any], signer: Signer
+) -> tuple[int, str]:
     """Insert a search, in the transaction that goes on to insert its trials and its view.
 
     Parameters
@@ -40,6 +62,8 @@ def create_search(connection: Connection, name: str | None, columns: Mapping[str
         Its name; None: ``search-<id>``.
     columns : mapping of str to object
         What else the table ``searches`` says of it.
+    signer : Signer
+        With the fleet's key.
 
     Returns
     -------
@@ -51,8 +75,58 @@ def create_search(connection: Connection, name: str | None, columns: Mapping[str
     search_id: int = connection.execute(insert(Search).values(row).returning(Search.id)).scalar_one()
     if name is None:
         name = f"search-{search_id}"
-        connection.execute(update(Search).where(Search.id == search_id).values(name=name))
+    # of what was given, not of what the database has: a trigger may have changed it
+    signature = sign_search(signer, search_id, {**columns, "name": name})
+    connection.execute(update(Search).where(Search.id == search_id).values(name=name, signature=signature))
     return search_id, name
+
+
+def sign_search(signer: Signer, search_id: int, facts: Mapping[str, Any]) -> str:
+    """Return the signature of a search.
+
+    Parameters
+    ----------
+    signer : Signer
+        With the fleet's key.
+    search_id : int
+        Its id.
+    facts : mapping of str to object
+        A value for each of `SIGNED_COLUMNS`, and maybe others.
+    """
+    return signer.sign("search", search_id, *(facts[column] for column in SIGNED_COLUMNS))
+
+
+def check_signature(signer: Signer, search_id: int, facts: Mapping[str, Any]) -> None:
+    """Make sure that a search is what was submitted, before its trial is evaluated.
+
+    A payload's signature says nothing of the searches that it is for: without this one, whoever writes the table
+    could let anybody's estimator run on anybody's data.
+
+    Parameters
+    ----------
+    signer : Signer
+        With the fleet's key.
+    search_id : int
+        Its id.
+    facts : mapping of str to object
+        A value for each of `SIGNED_COLUMNS`, and the ``signature``.
+
+    Raises
+    ------
+    PayloadSignatureError
+        If it was changed, signed with another key, or never signed.
+    """
+    signature = facts["signature"]
+    if signature is None:
+        raise PayloadSignatureError(
+            f"search {search_id} is not signed: an older release stored it, or somebody without the fleet's key; "
+            "submit it again"
+        )
+    if not signer.is_signed(signature, "search", search_id, *(facts[column] for column in SIGNED_COLUMNS)):
+        raise PayloadSignatureError(
+            f"search {search_id} was changed after it was submitted, or not signed with this process's key; submit it "
+            f"again, and give {PREFIX}SECRET_KEY the same value where searches are submitted and where they run"
+        )
 
 
 @retried

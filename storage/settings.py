@@ -69,6 +69,7 @@ class Settings(BaseSettings):
         None, description="Where workers keep payloads; a private folder of this user."
     )
     cache_size_mb: int = Field(4096, ge=1, description="Bound of cache_dir, in MB.")
+    payloads_size_mb: int = Field(50_000, ge=1, description="Bound of all stored payloads, in MB; asked at submission.")
     health_file: AbsolutePath | None = Field(None, description="File that a living service touches every 10 s.")
     lease_s: float = Field(60, gt=0, description="Seconds that a claimed trial is held without a heartbeat.")
     heartbeat_s: float = Field(10, gt=0, description="Seconds between heartbeats of a running trial.")

@@ -125,7 +125,7 @@ def _check_key(database: Database, settings: Settings, *, has_tables: bool) -> s
     if not has_tables:
         return f"a key of {len(key)} characters"
     PayloadStore(database, settings).check_key()
-    return f"a key of {len(key)} characters, with which the newest payload is signed"
+    return f"a key of {len(key)} characters, the one that the fleet's payloads are signed with"
 
 
 def _workers(database: Database, *, is_embedded: bool) -> Iterator[Finding]:

@@ -56,7 +56,7 @@ class Fleet:
         return Publisher(self.settings)
 
     def check(self) -> None:
-        """Make sure that the database and the broker answer and the schema is this release's.
+        """Make sure that the database and the broker answer and the schema is this release's; the key is not looked at.
 
         Raises
         ------
@@ -65,7 +65,6 @@ class Fleet:
         """
         self.database.check()
         migrations.upgrade(self.database)
-        self.payloads.check_key()
         self.publisher.check()
 
     def publish(self, trial_ids: Sequence[int]) -> bool:
@@ -127,6 +126,7 @@ def connect(*, n_jobs: int | None = None) -> Fleet:
         else:
             fleet = Fleet(settings, is_embedded=False)
         fleet.check()
+        fleet.payloads.check_key()
         _connected[key] = fleet
     else:
         fleet.keep_running()

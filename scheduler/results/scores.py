@@ -114,7 +114,8 @@ def rebuild_exception(error_type: str | None, error: str | None) -> Exception:
         because a table says so), else a `TrialFailedError` with the traceback.
     """
     module, _, name = (error_type or "Exception").rpartition(".")
-    kind = getattr(sys.modules.get(module or "builtins"), name, None)
+    # not by getattr: many packages, scipy for one, import what they are asked for
+    kind = getattr(sys.modules.get(module or "builtins"), "__dict__", {}).get(name)
     fallback = TrialFailedError(f"a trial failed with {error_type} on a worker:\n{error}")
     if not isinstance(kind, type) or not issubclass(kind, Exception):
         return fallback

@@ -22,6 +22,7 @@ from gridfleet.storage import searches
 from gridfleet.storage.errors import NameTakenError, SearchNotFoundError
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.search_views import create_search_view
+from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
@@ -36,7 +37,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     Raises
     ------
     InvalidSearchError, NotPicklableError, NameTakenError
-        Before anything of the search is stored.
+        Before anything of the search is stored; also where all payloads together would take too much room.
     """
     checks.check_name(name)
     checks.check_params(request.estimator, request.candidates)
@@ -61,7 +62,9 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
         splits=(list(request.splits), "a split"),
     )
     with _name_taken_as_sentence(fleet, name), fleet.database.write() as connection:
-        search_id, name = searches.create_search(connection, name, _columns(request, candidates, options, digests))
+        search_id, name = searches.create_search(
+            connection, name, _columns(request, candidates, options, digests), Signer(fleet.settings.key())
+        )
         queue.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates.params)))
     return SearchHandle(fleet, search_id, name)
@@ -72,6 +75,7 @@ def _store_payloads(fleet: Fleet, **objects: tuple[Any, str]) -> dict[str, str]:
     payloads = fleet.payloads
     # all are pickled before the first is stored: one that can't be must not leave the others behind
     prepared = [payloads.prepare(kind, obj, what=what) for kind, (obj, what) in objects.items()]
+    payloads.require_room(prepared)
     return {f"{payload.kind.lower()}_digest": payloads.insert(payload) for payload in prepared}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from gridfleet.storage.schema import PayloadChunk
 
@@ -18,12 +18,27 @@ def insert_content(connection: Connection, digest: str, content: Sequence[memory
         connection.execute(insert(PayloadChunk).values(digest=digest, position=position, content=chunk))
 
 
-def read_content(connection: Connection, digest: str) -> Iterator[bytes]:
-    """Read the content of a payload, chunk by chunk: hundreds of MB need not fit into memory."""
+def read_content(connection: Connection, digest: str, size: int) -> Iterator[bytes]:
+    """Read the content of a payload, chunk by chunk: hundreds of MB need not fit into memory.
+
+    Parameters
+    ----------
+    connection : Connection
+        Where to.
+    digest : str
+        The payload's.
+    size : int
+        Bytes that its signature says it has. What is more stays in the database, unread.
+    """
     chunk = select(PayloadChunk.content).where(PayloadChunk.digest == digest)
     position = 0
-    while (part := connection.execute(chunk.where(PayloadChunk.position == position)).scalar()) is not None:
+    while True:
+        next_one = chunk.where(PayloadChunk.position == position, func.length(PayloadChunk.content) <= size)
+        part = connection.execute(next_one).scalar()
+        if part is None:
+            return
         yield part
+        size -= len(part)
         position += 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,14 @@ from typing import IO
 import platformdirs
 
 from gridfleet.storage.errors import PayloadError
+from gridfleet.storage.payloads.digest import check_digest, is_digest
+from gridfleet.storage.private_folder import make_private_folder, why_not_private
 from gridfleet.storage.settings import PREFIX, Settings
 
 #: Writes the content of a missing file; what it raises leaves no file.
 Fill = Callable[[IO[bytes]], None]
+#: Rights of group and of others to write.
+_OTHERS_WRITE = 0o022
 
 
 def cache_folder(settings: Settings) -> Path:
@@ -46,38 +51,50 @@ class HostCache:
     @contextmanager
     def opened(self, digest: str, fill: Fill) -> Iterator[IO[bytes]]:
         """Open a cached file; where it is missing, `fill` writes it, in one process of the host only."""
-        path = self._folder / digest
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._refuse_another_users_folder()
-        try:
-            file: IO[bytes] = path.open("rb")
-        except FileNotFoundError:
-            file = self._fetch(path, fill)
-        with file:
+        path = self._path(digest)
+        self._make_private()
+        with self._opened_own(path) or self._fetch(path, fill) as file:
             os.utime(file.fileno())
             yield file
 
     def forget(self, digest: str) -> None:
         """Remove a file."""
-        (self._folder / digest).unlink(missing_ok=True)
+        self._path(digest).unlink(missing_ok=True)
 
-    def _refuse_another_users_folder(self) -> None:
-        stat = self._folder.stat()
-        if stat.st_uid != os.geteuid() or stat.st_mode & 0o002:
-            raise PayloadError(
-                f"the cache folder {self._folder} belongs to another user, or others may write to it, who could put "
-                f"code there; set {PREFIX}CACHE_DIR to a private one"
-            )
+    def _path(self, digest: str) -> Path:
+        check_digest(digest)
+        return self._folder / digest
+
+    def _opened_own(self, path: Path) -> IO[bytes] | None:
+        """Open a file that nobody else can change; None if there is none.
+
+        What is mapped shows later changes of its file, so that a check of the content alone would not do.
+        """
+        try:
+            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+        except OSError:  # none, a link, a folder: `_fetch` puts a file of ours there, or says why it can't
+            return None
+        if _is_own(os.fstat(file.fileno())):
+            return file
+        file.close()
+        return None
+
+    def _make_private(self) -> None:
+        if not make_private_folder(self._folder):
+            reason = why_not_private(self._folder, "folder", others_may_read=True)
+            raise PayloadError(f"the cache is not private: {reason}; or set {PREFIX}CACHE_DIR to another folder")
 
     def _fetch(self, path: Path, fill: Fill) -> IO[bytes]:
         with (self._folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for part in self._folder.glob("part-*"):  # of processes that were killed in here
                 part.unlink()
-            if not path.exists():
+            file = self._opened_own(path)
+            if file is None:
                 self._write(path, fill)
                 self._evict(keep=path)
-            return path.open("rb")
+                file = path.open("rb")
+            return file
 
     def _write(self, path: Path, fill: Fill) -> None:
         with tempfile.NamedTemporaryFile(dir=self._folder, prefix="part-", delete=False) as part:
@@ -91,11 +108,15 @@ class HostCache:
 
     def _evict(self, keep: Path) -> None:
         # mapped files live on until their last process lets go of them
-        files = [(file.stat(), file) for file in self._folder.iterdir() if len(file.name) == 64]
-        total = sum(stat.st_size for stat, _ in files)
-        for stat, file in sorted(files, key=lambda pair: pair[0].st_mtime):
+        files = [(file.lstat(), file) for file in self._folder.iterdir() if is_digest(file.name)]
+        total = sum(status.st_size for status, _ in files)
+        for status, file in sorted(files, key=lambda pair: pair[0].st_mtime):
             if total <= self._max_bytes:
                 return
             if file != keep:
                 file.unlink(missing_ok=True)
-                total -= stat.st_size
+                total -= status.st_size
+
+
+def _is_own(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_WRITE

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
-import io
 import mmap
 import os
 from collections import OrderedDict
@@ -12,20 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
-from gridfleet.storage.errors import PayloadError, PayloadSignatureError
+from gridfleet.storage.errors import InvalidSearchError, PayloadError, PayloadSignatureError
 from gridfleet.storage.payloads import contents
+from gridfleet.storage.payloads.digest import check_digest, digest_of
 from gridfleet.storage.payloads.format import dump, load, size_of
 from gridfleet.storage.payloads.host_cache import HostCache, cache_folder
 from gridfleet.storage.schema import Payload
 from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.storage.signer import Signer
 
 #: Unpickled objects that one process keeps; arrays in them are shared pages of the cache.
 LOADED_OBJECTS = 32
+#: What a signature of a payload begins with.
+SIGNED_AS = "payload"
+#: The payload without content by which a process knows the fleet's key: signed and stored with the first one.
+KEY_CHECK = hashlib.sha256(b"gridfleet: key check").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class PayloadStore:
     database : Database
         The fleet's.
     settings : Settings
-        The secret key, and the folder and bound of the local cache.
+        The secret key, the folder and bound of the local cache, the bound of all that is stored.
 
     Raises
     ------
@@ -57,9 +61,10 @@ class PayloadStore:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._key = settings.key()
+        self._signer = Signer(settings.key())
+        self._max_bytes = settings.payloads_size_mb * 1_000_000
         self._cache = HostCache(cache_folder(settings), settings.cache_size_mb * 1_000_000)
-        self._loaded: OrderedDict[str, Any] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
     def put(self, kind: str, obj: Any, *, what: str) -> str:
         """Store an object, once however often it is put.
@@ -106,13 +111,33 @@ class PayloadStore:
             If it is stored already, signed with another key.
         """
         content = dump(kind, obj, what=what)
-        digest = _sha256(content)
-        signature = self._sign(kind, digest, content)
+        digest = digest_of(content)
+        signature = self._sign(kind, digest, size_of(content))
         with self._database.read() as connection:
             stored = connection.execute(select(Payload.signature).where(Payload.digest == digest)).scalar()
-        if stored is not None and not _is_same(stored, signature):
-            raise self._wrong_key(kind, digest)
+        if stored is not None and not self._is_signed(stored, kind, digest, size_of(content)):
+            raise _wrong_signature(kind, digest)
         return PreparedPayload(digest, kind, content, signature, is_stored=stored is not None)
+
+    def require_room(self, payloads: Sequence[PreparedPayload]) -> None:
+        """Make sure that prepared payloads, together with all that are stored, stay below ``payloads_size_mb``.
+
+        Nothing removes payloads by itself, and a full disk stops the whole fleet.
+
+        Raises
+        ------
+        InvalidSearchError
+            If they do not.
+        """
+        new = sum(size_of(payload.content) for payload in payloads if not payload.is_stored)
+        with self._database.read() as connection:
+            stored = int(connection.execute(select(func.coalesce(func.sum(Payload.size), 0))).scalar_one())
+        if new and stored + new > self._max_bytes:
+            raise InvalidSearchError(
+                f"the search's estimator and data take {new / 1e6:,.1f} MB more, where payloads of "
+                f"{stored / 1e6:,.1f} MB are stored: together above {PREFIX}PAYLOADS_SIZE_MB="
+                f"{self._max_bytes // 1_000_000}; raise it, or make room as docs/operations.md says"
+            )
 
     def insert(self, payload: PreparedPayload) -> str:
         """Store a prepared payload, once however often it is inserted; returns its digest."""
@@ -130,32 +155,24 @@ class PayloadStore:
         PayloadError
             If it is missing or damaged, or its code is not to be had here.
         PayloadSignatureError
-            If its signature does not hold. It is not unpickled then.
+            If its signature does not hold. It is neither fetched nor unpickled then.
         """
-        if digest in self._loaded:
-            self._loaded.move_to_end(digest)
-            return self._loaded[digest]
-        found_kind, obj = load(self._mapped(kind, digest))
+        if (kind, digest) in self._loaded:
+            self._loaded.move_to_end((kind, digest))
+            return self._loaded[kind, digest]
+        check_digest(digest)
+        # also for what is in the cache: who could write there once may have had another key, or none
+        size = self._signed_size(kind, digest)
+        found_kind, obj = load(self._mapped(kind, digest, size))
         if found_kind != kind:
             raise PayloadError(f"payload {digest[:12]} is a {found_kind!r}, not a {kind!r}")
-        self._loaded[digest] = obj
+        self._loaded[kind, digest] = obj
         while len(self._loaded) > LOADED_OBJECTS:
             self._loaded.popitem(last=False)
         return obj
 
-    def _mapped(self, kind: str, digest: str) -> memoryview:
-        for _ in range(2):
-            with self._cache.opened(digest, lambda file: self._download(kind, digest, file)) as file:
-                # a power cut may leave an empty file, which can't be mapped
-                if os.fstat(file.fileno()).st_size:
-                    mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-                    if _sha256([mapped]) == digest:
-                        return mapped
-            self._cache.forget(digest)
-        raise PayloadError(f"payload {digest[:12]} ({kind}) is damaged in the local cache, time and again")
-
     def check_key(self) -> None:
-        """Make sure that this process's key is the one that the newest payload was signed with.
+        """Make sure that this process's key is the fleet's.
 
         Raises
         ------
@@ -163,14 +180,41 @@ class PayloadStore:
             If it is another.
         """
         with self._database.read() as connection:
-            newest = connection.execute(
-                select(Payload.kind, Payload.digest)
-                .where(Payload.size < contents.CHUNK_BYTES)
-                .order_by(Payload.created_at.desc())
-                .limit(1)
+            self._check_key(connection)
+
+    def _check_key(self, connection: Connection) -> None:
+        stored = connection.execute(select(Payload.signature).where(Payload.digest == KEY_CHECK)).scalar()
+        if stored is not None and not self._is_signed(stored, "key", KEY_CHECK, 0):
+            raise PayloadSignatureError(
+                f"the fleet's payloads were not signed with this process's key; give {PREFIX}SECRET_KEY the same value "
+                "where searches are submitted and where they run"
+            )
+
+    def _signed_size(self, kind: str, digest: str) -> int:
+        """Return the bytes of a payload, of which its signature says the same as SQL."""
+        with self._database.read() as connection:
+            row = connection.execute(
+                select(Payload.kind, Payload.size, Payload.signature).where(Payload.digest == digest)
             ).one_or_none()
-        if newest is not None:
-            self._download(newest.kind, newest.digest, io.BytesIO())
+        if row is None:
+            raise PayloadError(f"payload {digest[:12]} ({kind}) is not in the database")
+        if row.kind != kind:
+            raise PayloadSignatureError(f"payload {digest[:12]} is a {row.kind!r}, not a {kind!r}")
+        # the content need not be looked at: what is loaded has this digest
+        if not self._is_signed(row.signature, kind, digest, row.size):
+            raise _wrong_signature(kind, digest)
+        return int(row.size)
+
+    def _mapped(self, kind: str, digest: str, size: int) -> memoryview:
+        for _ in range(2):
+            with self._cache.opened(digest, lambda file: self._download(kind, digest, size, file)) as file:
+                # a power cut may leave an empty file, which can't be mapped
+                if 0 < os.fstat(file.fileno()).st_size == size:
+                    mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+                    if digest_of([mapped]) == digest:
+                        return mapped
+            self._cache.forget(digest)
+        raise PayloadError(f"payload {digest[:12]} ({kind}) is damaged in the local cache, time and again")
 
     @retried  # of two that store the same, one waits for the other
     def _insert(self, payload: PreparedPayload) -> None:
@@ -187,53 +231,38 @@ class PayloadStore:
             if inserted is None:  # another process was faster
                 return
             contents.insert_content(connection, payload.digest, payload.content)
+            self._insert_key_check(connection)
+
+    def _insert_key_check(self, connection: Connection) -> None:
+        """Let the first payload's key be the fleet's, and refuse to store what is signed with another."""
+        row = {"digest": KEY_CHECK, "kind": "key", "size": 0, "signature": self._sign("key", KEY_CHECK, 0)}
+        connection.execute(self._insert_once().values(row))
+        self._check_key(connection)
 
     def _insert_once(self) -> Any:
         dialect = sqlite if self._database.dialect == "sqlite" else postgresql
         return dialect.insert(Payload).on_conflict_do_nothing()
 
-    def _download(self, kind: str, digest: str, file: IO[bytes]) -> None:
+    def _download(self, kind: str, digest: str, size: int, file: IO[bytes]) -> None:
+        """Write the content into a file: never more than the bytes that were signed."""
+        sha, written = hashlib.sha256(), 0
         with self._database.read() as connection:
-            row = connection.execute(
-                select(Payload.kind, Payload.signature).where(Payload.digest == digest)
-            ).one_or_none()
-            if row is None:
-                raise PayloadError(f"payload {digest[:12]} ({kind}) is not in the database")
-            if row.kind != kind:
-                raise PayloadSignatureError(f"payload {digest[:12]} is a {row.kind!r}, not a {kind!r}")
-            sha, mac = hashlib.sha256(), self._mac(kind, digest)
-            for part in contents.read_content(connection, digest):
+            for part in contents.read_content(connection, digest, size):
                 sha.update(part)
-                mac.update(part)
-                file.write(part)
-        if sha.hexdigest() != digest:
+                written += file.write(part)
+        if written != size or sha.hexdigest() != digest:
             raise PayloadSignatureError(f"payload {digest[:12]} ({kind}) is damaged: its content has another digest")
-        if not _is_same(mac.hexdigest(), row.signature):
-            raise self._wrong_key(kind, digest)
 
-    def _wrong_key(self, kind: str, digest: str) -> PayloadSignatureError:
-        return PayloadSignatureError(
-            f"payload {digest[:12]} ({kind}) was not signed with this process's key; "
-            f"give {PREFIX}SECRET_KEY the same value where searches are submitted and where they run"
-        )
+    def _sign(self, kind: str, digest: str, size: int) -> str:
+        return self._signer.sign(SIGNED_AS, kind, digest, size)
 
-    def _sign(self, kind: str, digest: str, content: Sequence[memoryview]) -> str:
-        mac = self._mac(kind, digest)
-        for part in content:
-            mac.update(part)
-        return mac.hexdigest()
-
-    def _mac(self, kind: str, digest: str) -> hmac.HMAC:
-        return hmac.new(self._key, f"{kind}\n{digest}\n".encode(), hashlib.sha256)
+    def _is_signed(self, signature: str, kind: str, digest: str, size: int) -> bool:
+        return self._signer.is_signed(signature, SIGNED_AS, kind, digest, size)
 
 
-def _is_same(signature: str, other: str) -> bool:
-    # as bytes: of texts, compare_digest takes none but ASCII
-    return hmac.compare_digest(signature.encode(), other.encode())
-
-
-def _sha256(content: Sequence[memoryview]) -> str:
-    sha = hashlib.sha256()
-    for part in content:
-        sha.update(part)
-    return sha.hexdigest()
+def _wrong_signature(kind: str, digest: str) -> PayloadSignatureError:
+    return PayloadSignatureError(
+        f"payload {digest[:12]} ({kind}) was not signed with this process's key, or was signed by an older release; "
+        f"give {PREFIX}SECRET_KEY the same value where searches are submitted and where they run, and submit searches "
+        "of an older release again"
+    )

@@ -14,7 +14,7 @@ from gridfleet.storage.schema import Trial, TrialState
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A trial that a worker holds: what it needs to evaluate it, and the token to write with."""
+    """A trial that a worker holds: what it needs to evaluate it, the token to write with, what its search is."""
 
     trial_id: int
     number: int
@@ -22,15 +22,21 @@ class Claim:
     token: str
     search_id: int
     structure_digest: str | None
-    n_splits: int
+    name: str
+    strategy: str
+    scoring: str | None
     refit_metric: str
+    n_trials: int
+    n_splits: int
     fit_mode: str
+    submitted_by: str
     trial_timeout: float | None
     evaluation_digest: str
     x_digest: str
     y_digest: str
     splits_digest: str
     candidates_digest: str
+    signature: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,15 +52,9 @@ _OPEN_ATTEMPT = insert(Attempt).values(
 )
 _SEARCH_FACTS = select(
     Search.state,
-    Search.n_splits,
-    Search.refit_metric,
-    Search.fit_mode,
     Search.trial_timeout,
-    Search.evaluation_digest,
-    Search.x_digest,
-    Search.y_digest,
-    Search.splits_digest,
-    Search.candidates_digest,
+    Search.signature,
+    *(getattr(Search, column) for column in searches.SIGNED_COLUMNS),
 ).where(Search.id == bindparam("wanted_id"))
 _START_SEARCH = (
     update(Search)

@@ -291,7 +291,7 @@ def test_another_secret_key_is_refused_when_submitting_and_when_working(
     submit(GridSearchCV(SVC(), {"C": [1]}), X, Y)
     other = configured.replace(secret_key=SecretStr("another key, long enough"), cache_dir=configured.home / "other")
 
-    with pytest.raises(pytest.fail.Exception, match="was not signed with this process's key"):
+    with pytest.raises(pytest.fail.Exception, match="were not signed with this process's key"):
         start_worker(other)
     use_fleet(other)
     with pytest.raises(GridfleetError, match="GRIDFLEET_SECRET_KEY"):

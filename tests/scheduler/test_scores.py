@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 import traceback
 
 import pytest
@@ -42,3 +45,17 @@ def test_an_error_that_can_not_be_made_here_is_told_in_full(name: str) -> None:
 
     assert type(rebuilt) is TrialFailedError
     assert "the message" in str(rebuilt)
+
+
+def test_a_table_makes_no_package_import_what_it_was_not_asked_for() -> None:
+    script = """
+        import sys, scipy
+        from gridfleet.scheduler.results.scores import rebuild_exception
+        assert "scipy.odr" not in sys.modules and "odr" in dir(scipy)
+        print(type(rebuild_exception("scipy.odr", "the message")).__name__, "scipy.odr" in sys.modules)
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == ["TrialFailedError", "False"]

@@ -99,7 +99,7 @@ def test_each_service_has_the_secrets_of_its_work_and_no_others() -> None:
         "broker": {"gridfleet_broker_password"},
         "database": {secret for secret in COMPOSE["secrets"] if secret.startswith("gridfleet_database_")},
         "migrate": {"gridfleet_database_password"},
-        "scheduler": worker,
+        "scheduler": worker - {"gridfleet_secret_key"},
         "worker": worker,
         "reporter": {"gridfleet_database_reporter_password"},
         "demo": submitter,

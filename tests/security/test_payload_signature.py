@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, insert, select, text
 
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.storage.payloads.contents import insert_content
+from gridfleet.storage.payloads.format import size_of
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.schema import Attempt, Trial
+from gridfleet.storage.schema import Attempt, Payload, Trial
 from gridfleet.storage.settings import Settings
 from tests.faults.support import X, Y
 from tests.stored_searches import switch_triggers_off
@@ -99,7 +101,35 @@ def _put_another_kind_in_its_place(connection: Connection, digest: str, fleet: F
 
 def _put_a_forgery_in_its_place(connection: Connection, digest: str, fleet: Fleet, file: Path) -> None:
     store = PayloadStore(fleet.database, fleet.settings.replace(secret_key=SecretStr(STRANGE_KEY)))
-    _use(connection, digest, store.prepare("evaluation", [Bomb(str(file))], what="a forgery").digest)
+    forged = store.prepare("evaluation", [Bomb(str(file))], what="a forgery")
+    # by hand, for our own code stores nothing with a key that is not the fleet's
+    facts = {"kind": forged.kind, "size": size_of(forged.content), "signature": forged.signature}
+    connection.execute(insert(Payload).values(digest=forged.digest, **facts))
+    insert_content(connection, forged.digest, forged.content)
+    _use(connection, digest, forged.digest)
+
+
+def _search_of(digest: str) -> str:
+    return f"(SELECT id FROM searches WHERE evaluation_digest = '{digest}')"
+
+
+def _use_anothers_data(connection: Connection, digest: str, fleet: Fleet, file: Path) -> None:
+    # signed by the fleet as what it is, for another search
+    other = {"other": fleet.payloads.prepare("X", Bomb(str(file)), what="X").digest}
+    connection.execute(text(f"UPDATE searches SET x_digest = :other WHERE id = {_search_of(digest)}"), other)
+
+
+def _use_anothers_signature(connection: Connection, digest: str, *_: Any) -> None:
+    other = "(SELECT signature FROM searches WHERE name = 'untouched')"
+    connection.execute(text(f"UPDATE searches SET signature = {other} WHERE id = {_search_of(digest)}"))
+
+
+def _take_the_signature_of_the_search(connection: Connection, digest: str, *_: Any) -> None:
+    connection.execute(text(f"UPDATE searches SET signature = NULL WHERE id = {_search_of(digest)}"))
+
+
+def _number_a_trial_from_the_end(connection: Connection, digest: str, *_: Any) -> None:
+    connection.execute(text(f"UPDATE trials SET number = -1 WHERE search_id = {_search_of(digest)}"))
 
 
 #: How a payload is changed between its submission and the first look of a worker, and what the trial's error says.
@@ -110,8 +140,12 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
     "unsigned": (_leave_the_signature_out, "was not signed with this process's key"),
     "no-signature": (_write_no_signature, "was not signed with this process's key"),
     "renamed": (_call_it_something_else, "is a 'candidates', not a 'evaluation'"),
-    "another-kind": (_put_another_kind_in_its_place, "is a 'X', not a 'evaluation'"),
-    "forged": (_put_a_forgery_in_its_place, "was not signed with this process's key"),
+    "another-kind": (_put_another_kind_in_its_place, "was changed after it was submitted"),
+    "forged": (_put_a_forgery_in_its_place, "was changed after it was submitted"),
+    "anothers-data": (_use_anothers_data, "was changed after it was submitted"),
+    "anothers-signature": (_use_anothers_signature, "was changed after it was submitted"),
+    "signed-by-nobody": (_take_the_signature_of_the_search, "is not signed: an older release stored it"),
+    "no-such-trial": (_number_a_trial_from_the_end, "trial -1 is none of search"),
 }
 
 
@@ -125,10 +159,8 @@ def test_a_worker_runs_nothing_of_a_payload_that_was_tampered_with(
     for name, (tamper, _) in {"untouched": (_leave, ""), **TAMPERING}.items():
         file = tmp_path / f"{name}.ran"
         handle = handles[name] = submit(GridSearchCV(Bomb(str(file)), {"value": [1]}, cv=2), X, Y, name=name)
-        # stored beforehand, as these open a transaction of their own
+        # stored beforehand, for it opens a transaction of its own
         fleet.payloads.put("X", Bomb(str(file)), what="X")
-        strange = fleet.settings.replace(secret_key=SecretStr(STRANGE_KEY))
-        PayloadStore(fleet.database, strange).put("evaluation", [Bomb(str(file))], what="a forgery")
         with fleet.database.write() as connection:
             query = text("SELECT evaluation_digest FROM searches WHERE id = :id")
             tamper(connection, connection.execute(query, {"id": handle.id}).scalar_one(), fleet, file)

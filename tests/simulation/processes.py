@@ -263,7 +263,9 @@ def submit(
             publish(fleet, store.store(fleet, world.request(n_trials), name=None, options=options).id)
             return
         candidates = [{"units": number % 2, "learning_rate": number} for number in range(n_trials)]
-        search = store_search(world.database, candidates, name=f"search of {simulation.turns.me.name}")
+        search = store_search(
+            world.database, candidates, name=f"search of {simulation.turns.me.name}", signer=world.signer
+        )
         world.database.raw.execute(
             "UPDATE searches SET trial_timeout = ?, search_timeout = ? WHERE id = ?",
             (trial_timeout, search_timeout, search.id),

@@ -28,6 +28,7 @@ from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.storage import migrations
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.signer import Signer
 from gridfleet.storage.trial_results import TrialResult
 from gridfleet.worker.trial import heartbeat, interrupter
 from gridfleet.worker.trial import process as process_module
@@ -69,6 +70,7 @@ class World:
             max_failures=3,
             max_runtime_s=240,
         )
+        self.signer = Signer(self.settings.key())
         self.database = FaultyDatabase()
         migrations.upgrade(self.database)
         self._request = _request()

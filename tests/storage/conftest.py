@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from sqlalchemy import Row, func, insert, select, update
 
+from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.payloads.store import PayloadStore
+from gridfleet.storage.payloads.store import KEY_CHECK, PayloadStore
 from gridfleet.storage.schema import Attempt, Payload, Search, Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.signer import Signer
 from gridfleet.storage.trial_results import SplitResult, TrialResult
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
@@ -69,9 +71,13 @@ class StoredSearch:
 
 
 def store_search(
-    database: Database, candidates: Sequence[dict[str, Any]] | int = 1, *, name: str | None = None
+    database: Database,
+    candidates: Sequence[dict[str, Any]] | int = 1,
+    *,
+    name: str | None = None,
+    signer: Signer | None = None,
 ) -> StoredSearch:
-    """Store a search whose payloads exist in name only."""
+    """Store a search whose payloads exist in name only; without a signature, as older releases did, or with one."""
     if isinstance(candidates, int):
         candidates = [{"units": number} for number in range(candidates)]
     name = name or f"search {next(_numbers)}"
@@ -83,21 +89,23 @@ def store_search(
         digests = dict.fromkeys(
             ("evaluation_digest", "x_digest", "y_digest", "splits_digest", "candidates_digest"), DIGEST
         )
-        search_id = connection.execute(
-            insert(Search)
-            .values(
-                name=name,
-                strategy="GridSearchCV",
-                refit_metric="score",
-                n_trials=len(candidates),
-                n_splits=N_SPLITS,
-                estimator="Estimator()",
-                submitted_by="somebody@host",
-                **digests,
-                **installed_versions(),
-            )
-            .returning(Search.id)
-        ).scalar_one()
+        facts = {
+            "name": name,
+            "strategy": "GridSearchCV",
+            "scoring": None,
+            "refit_metric": "score",
+            "n_trials": len(candidates),
+            "n_splits": N_SPLITS,
+            "fit_mode": "exact",
+            "estimator": "Estimator()",
+            "submitted_by": "somebody@host",
+            **digests,
+            **installed_versions(),
+        }
+        if signer is None:
+            search_id = connection.execute(insert(Search).values(facts).returning(Search.id)).scalar_one()
+        else:
+            search_id, _ = searches.create_search(connection, name, facts, signer)
         queue.create_trials(connection, search_id, candidates)
         ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
         return StoredSearch(database, search_id, name, list(ids))
@@ -221,6 +229,9 @@ def cache_files(settings: Settings) -> list[Path]:
 
 
 def count(database: Database, table: Any) -> int:
-    """Count the rows of a table."""
+    """Count the rows of a table; of payloads, those that somebody put there."""
+    rows = select(func.count()).select_from(table)
+    if table is Payload:
+        rows = rows.where(Payload.digest != KEY_CHECK)
     with database.read() as connection:
-        return connection.execute(select(func.count()).select_from(table)).scalar_one()
+        return connection.execute(rows).scalar_one()

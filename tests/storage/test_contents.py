@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.payloads import contents
@@ -47,7 +47,7 @@ def test_large_objects_are_cut_into_chunks(
             len(content)
             for content in connection.execute(select(PayloadChunk.content).order_by(PayloadChunk.position)).scalars()
         ]
-        size = connection.execute(select(Payload.size)).scalar_one()
+        size = connection.execute(select(Payload.size).where(Payload.digest == digest)).scalar_one()
     assert len(sizes) > 10
     assert set(sizes[:-1]) == {1_000}
     assert 0 < sizes[-1] <= 1_000
@@ -67,6 +67,21 @@ def test_chunks_hold_whatever_the_remainder(n_bytes: int, monkeypatch: pytest.Mo
 
     assert b"".join(chunks) == b"".join(content)
     assert [len(chunk) for chunk in chunks[:-1]] == [1_000] * (len(chunks) - 1)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 999, 1_000, 1_001, 2_500, 5_000])
+def test_no_more_is_read_of_a_content_than_was_signed(
+    n_bytes: int, database: Database, store: PayloadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "CHUNK_BYTES", 1_000)
+    digest = store.put("X", RANDOM.bytes(2_000), what="X")
+    with database.write() as connection:
+        connection.execute(update(PayloadChunk).where(PayloadChunk.position > 0).values(content=b"x" * 10_000_000))
+
+    with database.read() as connection:
+        read = [len(part) for part in contents.read_content(connection, digest, n_bytes)]
+
+    assert read == ([1_000] if n_bytes >= 1_000 else [])
 
 
 def test_forty_megabytes_travel(database: Database, travelled: Callable[[Any], Any]) -> None:

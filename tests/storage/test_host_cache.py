@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,11 +77,14 @@ def test_the_cache_is_private(database_settings: Settings, store: PayloadStore) 
     assert all(file.stat().st_mode & 0o077 == 0 for file in cache_files(database_settings))
 
 
-def test_a_cache_that_others_can_write_to_is_refused(database_settings: Settings, store: PayloadStore) -> None:
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+def test_a_cache_that_others_can_write_to_is_refused(
+    mode: int, database_settings: Settings, store: PayloadStore
+) -> None:
     digest = store.put("X", C_ORDER, what="X")
     store.get("X", digest)
     store = PayloadStore(store._database, database_settings)
-    database_settings.cache_dir.chmod(0o777)
+    database_settings.cache_dir.chmod(mode)
 
     with pytest.raises(PayloadError, match="GRIDFLEET_CACHE_DIR"):
         store.get("X", digest)
@@ -94,6 +98,39 @@ def test_the_cache_of_another_user_is_refused(database_settings: Settings, store
 
     with pytest.raises(PayloadError, match="belongs to another user"):
         store.get("X", digest)
+
+
+def _let_others_write(file: Path) -> None:
+    file.chmod(0o664)
+
+
+def _put_a_link_in_its_place(file: Path) -> None:
+    file.rename(file.with_name("elsewhere"))
+    file.symlink_to("elsewhere")
+
+
+def _put_a_pipe_in_its_place(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file, mode=0o600)
+
+
+@pytest.mark.parametrize("change", [_let_others_write, _put_a_link_in_its_place, _put_a_pipe_in_its_place])
+def test_a_cached_file_that_others_could_change_is_fetched_again(
+    change: Callable[[Path], None],
+    database_settings: Settings,
+    store: PayloadStore,
+    another_store: Callable[..., PayloadStore],
+) -> None:
+    """What is mapped shows what is written into its file later, when it was checked."""
+    digest = store.put("X", C_ORDER, what="X")
+    another_store().get("X", digest)
+    (file,) = cache_files(database_settings)
+    change(file)
+
+    assert np.array_equal(another_store().get("X", digest), C_ORDER)
+
+    assert stat.S_IMODE(file.lstat().st_mode) == 0o600
+    assert stat.S_ISREG(file.lstat().st_mode)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped"])
@@ -118,6 +155,19 @@ def test_what_a_killed_download_left_is_removed(database_settings: Settings, sto
     store.get("X", store.put("X", C_ORDER, what="X"))
 
     assert not left.exists()
+
+
+def test_only_files_with_the_name_of_a_payload_are_removed(
+    database_settings: Settings, store: PayloadStore, another_store: Callable[..., PayloadStore]
+) -> None:
+    store.get("X", store.put("X", C_ORDER, what="X"))
+    others = [database_settings.cache_dir / name for name in ("Z" * 64, "notes of somebody".ljust(64, "."), "notes")]
+    for other in others:
+        other.write_bytes(b"x" * 1_500_000)
+
+    another_store(cache_size_mb=1).get("X", store.put("X", RANDOM.bytes(400_000), what="X"))
+
+    assert all(other.exists() for other in others)
 
 
 def test_the_cache_folder_is_configured_or_the_users_own(database_settings: Settings) -> None:

@@ -14,16 +14,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import CheckConstraint, insert, inspect, text
+from sqlalchemy import CheckConstraint, insert, inspect, text, update
 from sqlalchemy.exc import IntegrityError
 
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SchemaVersionError
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import SCHEMA_REVISION, Attempt, Base, Payload, PayloadChunk
+from gridfleet.storage.schema import SCHEMA_REVISION, Attempt, Base, Payload, PayloadChunk, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import Held
 from tests.storage.conftest import DIGEST, StoredSearch, race, result_of, store_search
 
 VIEWS = {"leaderboard", "best_trials", "search_progress"}
@@ -200,8 +201,11 @@ def test_an_outcome_that_nobody_knows_is_refused_after_it(of_0003: Database) -> 
 
 def test_an_attempt_that_runs_during_the_upgrade_ends_after_it(empty: Database) -> None:
     upgrade_to(empty, "0003")
-    search = store_search(empty, 1)
-    held = search.held()
+    held = Held(store_search(empty, 1).trial_ids[0], "0" * 32)
+    with empty.write() as connection:
+        facts = {"token": held.token, "worker_id": "node/1"}
+        connection.execute(update(Trial).values(state="running", attempt=1, **facts))
+        connection.execute(insert(Attempt).values(trial_id=held.trial_id, attempt=1, **facts))
 
     migrations.upgrade(empty)
 

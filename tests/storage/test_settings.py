@@ -26,6 +26,7 @@ VALUES = {
     "secret_key": (KEY, KEY),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "cache_size_mb": ("17", 17),
+    "payloads_size_mb": ("19", 19),
     "health_file": ("/somewhere/health", Path("/somewhere/health")),
     "lease_s": ("90.5", 90.5),
     "heartbeat_s": ("0.5", 0.5),

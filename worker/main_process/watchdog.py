@@ -173,4 +173,7 @@ class Watchdog:
 
 
 def _process_id(held: Held) -> int:
-    return int((held.worker_id or "").rpartition("/")[2])
+    try:
+        return int((held.worker_id or "").rpartition("/")[2])
+    except ValueError:  # no id of a worker process, so nobody holds it: one row must not keep all others from us
+        return -1

@@ -17,6 +17,7 @@ from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import Settings, load_settings
+from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials.held import Held
 from gridfleet.worker.compiled_fit.sharing.cache import MAX_PROGRAMS
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
@@ -41,6 +42,7 @@ class WorkerProcess:
         self.settings = settings
         self.database = Database(settings)
         self.payloads = PayloadStore(self.database, settings)
+        self.signer = Signer(settings.key())
         node = os.environ.get(NODE_VARIABLE) or socket.gethostname()
         self.id = f"{node}/{os.getpid()}"
         #: ``structure_digest`` of the trials evaluated here last: their programs are at hand

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from dataclasses import asdict
 from traceback import format_exc
 from typing import Any
 
@@ -15,6 +16,7 @@ from gridfleet.storage.database.retries import patiently
 from gridfleet.storage.errors import PayloadError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
+from gridfleet.storage.searches import check_signature
 from gridfleet.storage.settings import load_settings
 from gridfleet.storage.trial_results import TrialResult
 from gridfleet.storage.trials import queue, transitions
@@ -159,6 +161,9 @@ def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
 
 
 def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
+    check_signature(process.signer, claim.search_id, asdict(claim))
+    _check_number(claim)
+
     def load(kind: str, digest: str) -> Any:
         return patiently(lambda: process.payloads.get(kind, digest), patience_s=process.settings.max_runtime_s)
 
@@ -177,10 +182,19 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
         load("splits", claim.splits_digest),
         candidates.params[claim.number],
         number=claim.number,
-        n_trials=len(candidates.params),
+        n_trials=claim.n_trials,
         refit_metric=claim.refit_metric,
         fit_mode=FitMode(claim.fit_mode),
     )
+
+
+def _check_number(claim: Claim) -> None:
+    """Refuse a trial that its search did not have when it was submitted: of Python's lists, -1 is the last item."""
+    if not 0 <= claim.number < claim.n_trials:
+        raise PayloadError(
+            f"trial {claim.number} is none of search {claim.search_id}, which was submitted with {claim.n_trials} "
+            "trials; somebody else than gridfleet wrote it into the database"
+        )
 
 
 def _give_up(process: WorkerProcess, held: Held, reason: str, trial_timeout: float | None) -> None:

@@ -1,0 +1,68 @@
+"""What all searches together store is bounded, and what no search names can be removed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.svm import SVC
+from sqlalchemy import select, text, update
+
+from gridfleet import GridSearchCV, submit
+from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.payloads.store import KEY_CHECK, PayloadStore
+from gridfleet.storage.schema import Payload, PayloadChunk, Search
+from gridfleet.storage.settings import Settings
+from tests.storage.conftest import count
+from tests.stored_searches import store_pima
+
+SMALL, Y = np.zeros((12, 2)), np.arange(12) % 2
+LARGE = np.random.default_rng(0).normal(size=(12, 12_000))
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def test_a_search_whose_data_take_too_much_room_is_refused_and_leaves_nothing(
+    fleet: Fleet, configured: Settings, use_fleet: Callable[[Settings], None]
+) -> None:
+    search = GridSearchCV(SVC(), {"C": [1]})
+    use_fleet(configured.replace(payloads_size_mb=1))
+    submit(search, SMALL, Y)
+    before = count(fleet.database, Payload)
+
+    with pytest.raises(InvalidSearchError, match=r"take 1\.2 MB more, .*above GRIDFLEET_PAYLOADS_SIZE_MB=1; raise it"):
+        submit(search, LARGE, Y)
+
+    assert (count(fleet.database, Search), count(fleet.database, Payload)) == (1, before)
+    submit(search, SMALL, Y)  # what is stored already takes no more room
+    use_fleet(configured.replace(payloads_size_mb=2))
+    submit(search, LARGE, Y)
+    assert count(fleet.database, Search) == 3
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+def test_what_no_search_names_is_removed_as_the_docs_say(fleet: Fleet, configured: Settings) -> None:
+    store_pima(configured, fleet.database)
+    used = count(fleet.database, Payload)
+    store = PayloadStore(fleet.database, configured)
+    left, young = store.put("X", LARGE, what="X"), store.put("X", SMALL, what="X")
+    statements = re.findall(r"```sql\n(BEGIN;.*?COMMIT;)\n```", OPERATIONS.read_text(), re.DOTALL)
+    with fleet.database.write() as connection:
+        long_ago = text("now() - interval '2 days'")
+        connection.execute(update(Payload).where(Payload.digest != young).values(created_at=long_ago))
+
+    with fleet.database.write() as connection:
+        for statement in statements[0].removeprefix("BEGIN;").removesuffix("COMMIT;").strip().split(";\n"):
+            connection.execute(text(statement.removesuffix(";")))
+
+    with fleet.database.read() as connection:
+        digests = set(connection.execute(select(Payload.digest)).scalars())
+        chunks = set(connection.execute(select(PayloadChunk.digest)).scalars())
+    assert {young, KEY_CHECK} <= digests
+    assert left not in digests
+    assert chunks == digests - {KEY_CHECK}
+    assert len(chunks) == used + 1
+    store.check_key()
