@@ -16,7 +16,7 @@ class Outcome(enum.StrEnum):
     PRUNED = "pruned"
     #: Ended because its search was cancelled, or stopped at its time limit.
     CANCELLED = "cancelled"
-    #: Handed back unharmed by a worker that was asked to end, as at a deploy; no failure.
+    #: Handed back unharmed by a worker that was asked to end, as at a deploy, or lost with other trials; no failure.
     RELEASED = "released"
     #: Took longer than the search's ``trial_timeout`` or the fleet's ``GRIDFLEET_MAX_RUNTIME_S``.
     TIMEOUT = "timeout"

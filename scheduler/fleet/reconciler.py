@@ -17,8 +17,8 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import first_line
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import queue, transitions
-from gridfleet.storage.trials.held import expired
+from gridfleet.storage.trials import lost_together, queue, transitions
+from gridfleet.storage.trials.held import Held, expired
 from gridfleet.worker.broker.publisher import Publisher
 
 logger = logging.getLogger(__name__)
@@ -96,17 +96,19 @@ class Reconciler:
             searches.stop_search(database, search_id)
 
     def _take_back(self) -> int:
+        return sum(self._take_back_one(held) for held in expired(self._database, limit=PER_PASS))
+
+    def _take_back_one(self, held: Held) -> bool:
         settings, database = self._settings, self._database
-        return sum(
-            transitions.reap(
-                database,
-                held,
-                outcome=Outcome.TIMEOUT if held.is_overdue else Outcome.LEASE_EXPIRED,
-                error=TOOK_TOO_LONG if held.is_overdue else LEASE_EXPIRED,
-                max_failures=settings.max_failures,
-                expired_only=True,
-            )
-            for held in expired(database, limit=PER_PASS)
+        if not held.is_overdue and lost_together.is_lost_with_others(database, held, lease_s=settings.lease_s):
+            return transitions.release(database, held, error=lost_together.REASON, expired_only=True)
+        return transitions.reap(
+            database,
+            held,
+            outcome=Outcome.TIMEOUT if held.is_overdue else Outcome.LEASE_EXPIRED,
+            error=TOOK_TOO_LONG if held.is_overdue else LEASE_EXPIRED,
+            max_failures=settings.max_failures,
+            expired_only=True,
         )
 
     def _publish(self) -> int:

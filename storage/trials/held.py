@@ -59,15 +59,19 @@ def is_expired() -> Any:
     return or_(Trial.lease_expires_at < now(), Trial.deadline_at < now())
 
 
+# one whose lease was over before was lost, however late anybody looks
+_IS_OVERDUE = and_(Trial.deadline_at < now(), Trial.deadline_at < Trial.lease_expires_at)
+
+
 def expired(database: Database, *, limit: int = 500) -> list[Held]:
     """List running trials whose lease or deadline is over."""
     with database.read() as connection:
         rows = connection.execute(
-            select(Trial.id, Trial.token, (Trial.deadline_at < now()).label("is_overdue"))
+            select(Trial.id, Trial.token, Trial.worker_id, _IS_OVERDUE.label("is_overdue"))
             .where(Trial.state == TrialState.RUNNING, is_expired())
             .limit(limit)
         )
-        return [Held(row.id, row.token, bool(row.is_overdue)) for row in rows]
+        return [Held(row.id, row.token, bool(row.is_overdue), row.worker_id) for row in rows]
 
 
 def held_by(database: Database, node: str | None) -> list[Held]:

@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Any
 
-from sqlalchemy import Double, bindparam, case, func, insert, literal, null, or_, select, update
+from sqlalchemy import Double, Update, bindparam, case, func, insert, literal, null, or_, select, update
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage import searches
@@ -171,11 +171,29 @@ def record(database: Database, held: Held, result: TrialResult) -> bool:
     return True
 
 
-def release(database: Database, held: Held) -> bool:
-    """Give a running trial back unharmed, as at a deploy; does not count as a failure."""
+def release(database: Database, held: Held, *, error: str | None = None, expired_only: bool = False) -> bool:
+    """Give a running trial back unharmed, as at a deploy; does not count as a failure.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    held : Held
+        The trial and the token of the attempt that is over.
+    error : str, default=None
+        Why, as a sentence, if nobody asked its worker to end.
+    expired_only : bool, default=False
+        Only if its lease or deadline is over at the moment of the statement.
+
+    Returns
+    -------
+    bool
+        Whether it was held with this token.
+    """
+    statement = _update_lost(held, expired_only=expired_only)
     with database.write() as connection:
         released = connection.execute(
-            update_held(held.trial_id, held.token).values(
+            statement.values(
                 state=case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED),
                 finished_at=case((Trial.cancel_requested, now()), else_=null()),
                 not_before=None,
@@ -185,7 +203,7 @@ def release(database: Database, held: Held) -> bool:
         )
         if not changed(released):
             return False
-        _close_attempt(connection, held, Outcome.RELEASED, None)
+        _close_attempt(connection, held, Outcome.RELEASED, error)
     _finish_search_of(database, held.trial_id)
     return True
 
@@ -222,9 +240,7 @@ def reap(
     if outcome == Outcome.TIMEOUT:
         spent = or_(spent, _has_own_timeout())
     over = or_(Trial.cancel_requested, spent)
-    statement = update_held(held.trial_id, held.token)
-    if expired_only:
-        statement = statement.where(is_expired())
+    statement = _update_lost(held, expired_only=expired_only)
     with database.write() as connection:
         reaped = connection.execute(
             statement.values(
@@ -245,6 +261,11 @@ def reap(
         _close_attempt(connection, held, outcome, error)
     _finish_search_of(database, held.trial_id)
     return True
+
+
+def _update_lost(held: Held, *, expired_only: bool) -> Update:
+    statement = update_held(held.trial_id, held.token)
+    return statement.where(is_expired()) if expired_only else statement
 
 
 def _has_own_timeout() -> Any:

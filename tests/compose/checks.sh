@@ -120,6 +120,23 @@ only_on_internal_networks() { # SERVICE…
   done
 }
 
+engine_is() { printf 'engine %s, compose %s\n' "$(docker version --format '{{.Server.Version}}')" "$(docker compose version --short)"; }
+
+# every way out that a trial could try, against a service on this machine that each of its addresses reaches
+worker_has_no_way_out() {
+  local addresses port listener status
+  mapfile -t addresses < <(hostname --all-ip-addresses | tr ' ' '\n' | grep .)
+  # every bridge has a link-local address, which is valid on the container's side of it
+  mapfile -t -O "${#addresses[@]}" addresses < <(ip -6 -oneline address show scope link | awk '{ print $4 }' | cut -d / -f 1)
+  coproc "$python" tests/compose/listener.py
+  listener=$COPROC_PID
+  read -r port <&"${COPROC[0]}"
+  docker compose exec -T worker python - "$port" "${addresses[@]}" <tests/compose/ways_out.py
+  status=$?
+  kill "$listener"
+  return $status
+}
+
 nothing_is_left() {
   local kind left label=label=com.docker.compose.project=$COMPOSE_PROJECT_NAME
   for kind in "container ls --all" "volume ls" "network ls"; do

@@ -45,6 +45,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+engine_is
 check "without secrets compose says what to do" missing_secrets_are_explained
 check "secrets are made" sh deploy/make-secrets.sh
 check "secrets are kept by a second run" secrets_are_kept
@@ -87,13 +88,14 @@ check "each has one result of 3 splits" equal "12 36 36" "SELECT concat_ws(' ', 
 check "each was completed by exactly one attempt" equal "12 12" "SELECT concat_ws(' ', count(*), count(DISTINCT trial_id))
   FROM attempts WHERE trial_id IN (SELECT trial_id FROM killed) AND outcome = 'completed'"
 check "trials of the killed worker were tried again" positive "SELECT count(*)
-  FROM attempts WHERE trial_id IN (SELECT trial_id FROM killed) AND outcome = 'lease_expired'"
+  FROM attempts WHERE trial_id IN (SELECT trial_id FROM killed) AND outcome IN ('lease_expired', 'released') AND error IS NOT NULL"
 
 check "a worker runs as uid 10001" equal_inside 10001 worker id -u
 for service in worker scheduler reporter broker database; do
   check "$service: no capability, no new privilege, / is read-only" inside "$service" "$CONFINED"
 done
 check "only broker and database are on a network that is not internal" only_on_internal_networks worker scheduler reporter
+check "a trial has no way out: no service of this machine, no DNS of others" worker_has_no_way_out
 check "a worker is refused what only submitters may do" inside worker "python - <'/dev/stdin'" <tests/compose/worker_rights.py
 check "nothing is published but on 127.0.0.1" published_on_loopback
 wait_for 90 "all services are healthy" all_healthy

@@ -47,10 +47,17 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def kill_the_worker() -> None:
+    """Kill the main process, and with it all its processes."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
 #: What models do that are no good.
 MISCHIEF: dict[str, Callable[[], object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segfault": lambda: ctypes.string_at(0),
+    "kill the worker": kill_the_worker,
     "abort": os.abort,
     "exit hard": lambda: os._exit(1),
     "exit": lambda: sys.exit(3),

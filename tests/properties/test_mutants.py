@@ -29,7 +29,11 @@ MUTATIONS = {
     ),
     "failures not counted": (transitions, "failures=Trial.failures + 1", "failures=Trial.failures"),
     "a budget without end": (transitions, "spent = Trial.failures + 1 >= max_failures", "spent = Trial.failures < 0"),
-    "a reaper that trusts what it read": (transitions, "statement = statement.where(is_expired())", "pass"),
+    "a reaper that trusts what it read": (
+        transitions,
+        "statement.where(is_expired()) if expired_only else statement",
+        "statement",
+    ),
     "deadlines not watched": (held, ", Trial.deadline_at < now())", ")"),
     "attempts not numbered": (transitions, "attempt=Trial.attempt + 1", "attempt=Trial.attempt"),
     "cancelled trials queued again": (

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
 import pytest
 import redis
 
@@ -103,12 +108,38 @@ def test_the_default_user_is_off(guarded_broker: GuardedBroker) -> None:
         client.lpush(QUEUE, "x")
 
 
+def test_connections_that_say_nothing_are_ended_but_not_those_that_wait_for_messages(
+    guarded_broker: GuardedBroker,
+) -> None:
+    settings = Settings(broker_url=guarded_broker.url, broker_password=guarded_broker.password)
+    parts = urlsplit(guarded_broker.url)
+    publisher = Publisher(settings)
+    publisher.check()
+    with (
+        ExitStack() as silent,
+        redis.Redis.from_url(settings.broker()) as worker,
+        ThreadPoolExecutor(max_workers=1) as thread,
+    ):
+        waits = thread.submit(worker.brpop, QUEUE, timeout=60)
+        strangers = [
+            silent.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=30)) for _ in range(200)
+        ]
+
+        assert [stranger.recv(1) for stranger in strangers] == [b""] * 200
+        assert not waits.done()
+        publisher.publish([7])  # over a connection that was ended as well
+        assert waits.result(30)
+    publisher.close()
+
+
 def test_the_configuration_of_the_broker_keeps_it_inside() -> None:
     lines = (REPOSITORY / "deploy/broker/redis.conf").read_text().splitlines()
 
     assert "protected-mode yes" in lines
     # eviction would throw messages away, and a full disk of snapshots would stop writes
     assert {"maxmemory-policy noeviction", 'save ""'} <= set(lines)
+    # strangers neither keep places for ever nor fill the memory
+    assert {"timeout 60", "maxclients 2000"} <= set(lines)
 
 
 def test_celery_reads_json_only_keeps_no_results_and_takes_no_orders() -> None:

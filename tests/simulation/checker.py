@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from gridfleet.storage.trials.lost_together import FREE_LOSSES
 from tests.simulation.faulty_database import EPOCH, FaultyDatabase, shown_time
 from tests.simulation.turns import Actor, hold
 
@@ -257,6 +258,7 @@ class Checker:
         hold(row.failures < self._max_failures or row.state in FINAL, "I5: tried beyond the budget", row, tries)
         is_spent = row.failures >= self._max_failures or (row.error_type == "timeout" and self._has_own_limit(row))
         hold(row.state != "failed" or is_spent or tries[-1].outcome == "failed", "I5: failed too soon", row, tries)
+        hold(sum(map(_is_free_loss, tries)) <= FREE_LOSSES, "I12: lost for free again and again", row, tries)
         won = [one.attempt for one in tries if one.outcome == "completed"]
         hold(won == [row.attempt] * (row.state == "completed"), "I2: results of attempts", row, tries)
 
@@ -268,8 +270,23 @@ class Checker:
                 continue
             hold(old is None or old.ended_at is None, "I11: a closed attempt changed", old, row)
             hold(row.ended_at is None or row.started_at <= row.ended_at <= self._now(), "I11: ended when?", row)
+            hold(row.outcome != "lease_expired" or not self._went_with_others(row), "I5: charged with its worker", row)
             is_ours = row.outcome != "worker_error" or "OperationalError" in str(row.error)
             hold(is_ours, "a defect of the worker's own", row.error)
+
+    def _went_with_others(self, row: AttemptRow) -> bool:
+        """Whether another trial of the same worker was charged for its end, and nothing says that it was this one."""
+        node = row.worker_id.rpartition("/")[0]
+        charged = [
+            other
+            for other in self.attempts.values()
+            if other.outcome == "lease_expired"
+            and other.worker_id != row.worker_id
+            and other.worker_id.startswith(f"{node}/")
+            and str(other.ended_at) >= row.started_at
+        ]
+        mine = [one for one in self.attempts.values() if one.trial_id == row.trial_id]
+        return bool(charged) and len([one for one in mine if _is_free_loss(one)]) < FREE_LOSSES
 
     def _check_search(self, before: SearchRow | None, after: SearchRow, actor: Actor) -> None:
         mine = [row for row in self.trials.values() if row.search_id == after.id]
@@ -300,6 +317,10 @@ class Checker:
         assert self._database.turns is not None
         started_s = (datetime.fromisoformat(search.started_at).replace(tzinfo=None) - EPOCH).total_seconds()
         return self._database.turns.now_s - started_s >= search.search_timeout - 0.001
+
+
+def _is_free_loss(attempt: AttemptRow) -> bool:
+    return attempt.outcome == "released" and attempt.error is not None
 
 
 def _differ(before: TrialRow, after: TrialRow, *may: str) -> str | None:

@@ -51,8 +51,8 @@ MUTANTS = {
     ),
     "a reaper that trusts what it read": (
         gridfleet.storage.trials.transitions,
-        "statement = statement.where(is_expired())",
-        "pass",
+        "statement.where(is_expired()) if expired_only else statement",
+        "statement",
     ),
     "cancelled trials queued again": (
         gridfleet.storage.trials.transitions,
@@ -89,6 +89,11 @@ MUTANTS = {
         gridfleet.scheduler.fleet.reconciler,
         "    def _take_back(self) -> int:\n",
         "    def _take_back(self) -> int:\n        return 0\n",
+    ),
+    "all trials of a dead worker charged": (
+        gridfleet.scheduler.fleet.reconciler,
+        "if not held.is_overdue and lost_together",
+        "if held.is_overdue and lost_together",
     ),
     "searches left unfinished": (
         gridfleet.scheduler.fleet.reconciler,

@@ -307,6 +307,19 @@ def test_the_reaper_takes_back_what_is_over_and_nothing_else(search: StoredSearc
     assert expired(search.database) == []
 
 
+def test_a_trial_that_was_lost_before_its_time_was_over_is_not_overdue_however_late_the_reaper_looks(
+    search: StoredSearch,
+) -> None:
+    lost, overdue = search.held(0), search.held(1)
+    set_trial(search.database, lost.trial_id, lease_expires_at=ago(50), deadline_at=ago(10))
+    set_trial(search.database, overdue.trial_id, deadline_at=ago(10))
+
+    assert {held.trial_id: held.is_overdue for held in expired(search.database)} == {
+        lost.trial_id: False,
+        overdue.trial_id: True,
+    }
+
+
 def test_a_heartbeat_after_the_reaper_looked_saves_the_trial(search: StoredSearch) -> None:
     held = search.held()
     set_trial(search.database, held.trial_id, lease_expires_at=ago(1))

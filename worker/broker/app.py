@@ -81,7 +81,9 @@ def create_app(settings: Settings) -> Celery:
         worker_pool_start_method="spawn",
         worker_proc_alive_timeout=60,
         worker_max_memory_per_child=settings.max_memory_mb * 1000,
-        task_time_limit=settings.max_runtime_s + KILL_AFTER_S,
+        # twice: a process may wait for one that has to be alone (worker/guards/neighbours.py) before it claims
+        # anything; what it holds is timed by its main process (worker/main_process/watchdog.py)
+        task_time_limit=2 * settings.max_runtime_s + KILL_AFTER_S,
         # SIGTERM lets go of trials at once (worker/main_process/service.py), so nothing is waited for
         worker_soft_shutdown_timeout=0.0,
         worker_enable_remote_control=False,

@@ -20,6 +20,7 @@ from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials.held import Held
 from gridfleet.worker.compiled_fit.sharing.cache import MAX_PROGRAMS
+from gridfleet.worker.guards.neighbours import Neighbours
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, SignOfLife
 from gridfleet.worker.trial.heartbeat import Heartbeat
@@ -50,6 +51,7 @@ class WorkerProcess:
         self._kept: list[AbstractContextManager[None]] = []
         folder = os.environ.get(FOLDER_VARIABLE)
         sign = SignOfLife(None if folder is None else Path(folder))
+        self.neighbours = Neighbours(None if folder is None else Path(folder))
         self._interrupter = Interrupter()
         self._heartbeat = Heartbeat(settings, self.database, self.id, self._interrupter, sign)
         workers.register(self.database, self.id, hostname=socket.gethostname(), pid=os.getpid())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from traceback import format_exc
-from typing import Any
+from typing import Any, TypeVar
 
 from billiard.common import terminate_handler_fired
 from celery import shared_task, signals
@@ -21,6 +22,7 @@ from gridfleet.storage.settings import load_settings
 from gridfleet.storage.trial_results import TrialResult
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
+from gridfleet.storage.trials.lost_together import runs_alone
 from gridfleet.storage.trials.uncertain_commits import claim_of, was_recorded
 from gridfleet.worker.broker.app import KILL_AFTER_S
 from gridfleet.worker.broker.message import TASK
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: What ``ps -o comm`` shows of a process that evaluates trials.
 PROCESS_NAME = "gridfleet-trial"
+
+T = TypeVar("T")
 
 
 @signals.worker_process_init.connect
@@ -62,16 +66,44 @@ def evaluate(trial_id: int) -> None:
     """
     try:
         process = patiently(this_process, patience_s=math.inf)  # the task's time limit ends it
-        claim = _claim(process, trial_id)
-        if claim is not None:
-            _evaluate(process, claim)
-            process.remember(claim.structure_digest)
+        suspect = _work_beside_others(process, trial_id)
+        if suspect is not None:
+            _work_alone(process, suspect)
     except MemoryError:  # a model kept it all; Celery would take this for its own, and end the whole worker
         logger.critical("a worker process has no memory left and is replaced")
         os._exit(1)
 
 
-def _claim(process: WorkerProcess, trial_id: int) -> Claim | None:
+def _work_beside_others(process: WorkerProcess, trial_id: int) -> int | None:
+    """Evaluate a trial of a message; returns the id of one that was claimed and may not run beside others."""
+    with process.neighbours.beside():
+        claim = _claim(process, trial_id)
+        if claim is None:
+            return None
+        if claim.attempt > 1 and _patiently(process, lambda: runs_alone(process.database, claim.trial_id)):
+            # not held while the others end what they do: that may take as long as a trial
+            _patiently(process, lambda: transitions.release(process.database, Held(claim.trial_id, claim.token)))
+            return claim.trial_id
+        _work_on(process, claim)
+    return None
+
+
+def _work_alone(process: WorkerProcess, trial_id: int) -> None:
+    with process.neighbours.alone():
+        # nobody else, or another worker was faster
+        claim = _claim(process, trial_id, claim_now=_claim_one)
+        if claim is not None:
+            _work_on(process, claim)
+
+
+def _work_on(process: WorkerProcess, claim: Claim) -> None:
+    _evaluate(process, claim)
+    process.remember(claim.structure_digest)
+
+
+def _claim(
+    process: WorkerProcess, trial_id: int, *, claim_now: Callable[[WorkerProcess, int], Claim | None] | None = None
+) -> Claim | None:
     """Claim a trial at a message; a database that is away is waited for, or all messages would be used up."""
     has_failed = False
 
@@ -80,31 +112,35 @@ def _claim(process: WorkerProcess, trial_id: int) -> Claim | None:
         # a claim whose answer was lost may have been made
         made = claim_of(process.database, process.id) if has_failed else None
         has_failed = True
-        return made or _claim_now(process, trial_id)
+        return made or (claim_now or _claim_now)(process, trial_id)
 
     return patiently(claim, patience_s=process.settings.max_runtime_s)
 
 
 def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
     """Claim the trial of a message, or another of its search that this process has compiled programs for."""
-    settings = process.settings
     # without programs there is nothing to choose by, and a question less to the database
     chosen = queue.choose(process.database, trial_id, process.structures) if process.structures else trial_id
     while chosen is not None:
-        claim = transitions.claim(
-            process.database,
-            chosen,
-            process.id,
-            lease_s=settings.lease_s,
-            max_runtime_s=settings.max_runtime_s,
-            # this process notices first, at a heartbeat, then its main process kills it; the reconciler is the last
-            grace_s=settings.heartbeat_s + 2 * KILL_AFTER_S,
-        )
+        claim = _claim_one(process, chosen)
         if claim is not None:
             return claim
         # another worker was faster, so there is one less to choose from
         chosen = queue.choose(process.database, trial_id, process.structures)
     return None
+
+
+def _claim_one(process: WorkerProcess, trial_id: int) -> Claim | None:
+    settings = process.settings
+    return transitions.claim(
+        process.database,
+        trial_id,
+        process.id,
+        lease_s=settings.lease_s,
+        max_runtime_s=settings.max_runtime_s,
+        # this process notices first, at a heartbeat, then its main process kills it; the reconciler is the last
+        grace_s=settings.heartbeat_s + 2 * KILL_AFTER_S,
+    )
 
 
 def _evaluate(process: WorkerProcess, claim: Claim) -> None:
@@ -211,7 +247,12 @@ def _give_up(process: WorkerProcess, held: Held, reason: str, trial_timeout: flo
 
 def _reap(process: WorkerProcess, held: Held, outcome: Outcome, error: str) -> None:
     max_failures = process.settings.max_failures
-    patiently(
+    _patiently(
+        process,
         lambda: transitions.reap(process.database, held, outcome=outcome, error=error, max_failures=max_failures),
-        patience_s=process.settings.lease_s,  # after that the reconciler does it
     )
+
+
+def _patiently(process: WorkerProcess, call: Callable[[], T]) -> T:
+    """Ask the database about a trial that is held, for as long as it is; after that the reconciler acts."""
+    return patiently(call, patience_s=process.settings.lease_s)

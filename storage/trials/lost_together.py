@@ -1,0 +1,82 @@
+"""Trials that were lost together, with their worker: nobody knows which of them ended it, so none is charged.
+
+A model can end the whole worker: it kills its parent, or takes the memory of the machine. What other processes of
+that worker held is lost with it, and would use up its budget of failures beside such a model, until it is failed
+for good. So a trial that was lost with others is queued again and counts no failure, `FREE_LOSSES` times. After that
+it runs alone in its worker (`gridfleet.worker.guards.neighbours`), so that what ends the worker then is the trial
+itself, and counts.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import and_, bindparam, func, or_, select
+
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.outcome import Outcome
+from gridfleet.storage.schema import Attempt, Trial, TrialState
+from gridfleet.storage.trials.held import Held
+
+#: Losses with others that count no failure. Not one: to be alone costs a worker the work of its other processes, and
+#: machines that are switched off once are more frequent than models that end workers.
+FREE_LOSSES = 2
+#: What the attempt says that is over.
+REASON = (
+    "its worker was lost with several trials: it died, or does not reach the database. As nobody knows which trial "
+    "ended it, this one counts no failure; when that happens again, it runs alone in its worker"
+)
+
+_WAS_LOST_WITH_OTHERS = and_(Attempt.outcome == Outcome.RELEASED, Attempt.error.is_not(None))
+_COUNT = select(func.count()).where(Attempt.trial_id == bindparam("wanted_id"), _WAS_LOST_WITH_OTHERS)
+
+
+def runs_alone(database: Database, trial_id: int) -> bool:
+    """Whether a trial was lost with others so often that it may end workers, and has to show it alone."""
+    with database.read() as connection:
+        return bool(connection.execute(_COUNT, {"wanted_id": trial_id}).scalar_one() >= FREE_LOSSES)
+
+
+def is_lost_with_others(database: Database, held: Held, *, lease_s: float) -> bool:
+    """Whether a trial whose lease is over went with its worker and other trials, and is not to be charged for it.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    held : Held
+        The trial, with the worker process that held it.
+    lease_s : float
+        Seconds of a lease.
+
+    Returns
+    -------
+    bool
+        False if it was alone, or had to be; then its worker was lost through it as far as anybody can tell.
+    """
+    if held.worker_id is None or runs_alone(database, held.trial_id):
+        return False
+    node = held.worker_id.rpartition("/")[0] + "/"
+    mine = (
+        select(Attempt.started_at, Trial.lease_expires_at)
+        .join(Trial, Trial.id == Attempt.trial_id)
+        .where(Attempt.trial_id == held.trial_id, Attempt.token == held.token)
+    )
+    with database.read() as connection:
+        row = connection.execute(mine).one()
+        if row.lease_expires_at is None:  # taken back meanwhile
+            return False
+        # whoever lived on has prolonged its lease since: by now it lasts almost a whole one longer
+        lost_too = select(Trial.id).where(
+            Trial.state == TrialState.RUNNING,
+            Trial.worker_id.startswith(node, autoescape=True),
+            Trial.worker_id != held.worker_id,
+            Trial.lease_expires_at < row.lease_expires_at + timedelta(seconds=lease_s / 2),
+        )
+        taken_back_before = select(Attempt.trial_id).where(
+            Attempt.worker_id.startswith(node, autoescape=True),
+            Attempt.worker_id != held.worker_id,
+            Attempt.ended_at >= row.started_at,
+            or_(Attempt.outcome == Outcome.LEASE_EXPIRED, _WAS_LOST_WITH_OTHERS),
+        )
+        return any(connection.execute(one.limit(1)).first() is not None for one in (lost_too, taken_back_before))
