@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from gridfleet.scheduler.search_file.npz import read_arrays
-from gridfleet.scheduler.search_file.parquet_pages import read_pages
+from gridfleet.scheduler.search_file.parquet_pages import Contents, read_contents
 from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError, first_line
 
@@ -224,14 +224,15 @@ def _read_parquet(file: IO[bytes], path: Path, target: int | str) -> pd.DataFram
     import pyarrow.parquet as pq
 
     try:
-        described = pq.ParquetFile(file)
-        columns = _columns(described.schema_arrow)
+        contents = read_contents(file)
+        file.seek(0)
+        schema = pq.ParquetFile(file).schema_arrow
+        columns = _columns(schema)
         _check_columns(columns, path)
-        _check_rows(described.metadata, len(columns), path)
-        _check_types(described.schema_arrow, columns, columns[_position(target, columns, path)], path)
+        _check_contents(contents, len(columns), path)
+        _check_types(schema, columns, columns[_position(target, columns, path)], path)
         # as a dictionary: a text of megabytes may stand there once and be meant a million times
-        texts = [name for name in columns if _is_text(described.schema_arrow.field(name).type)]
-        _check_pages(file, described, columns, path)
+        texts = [name for name in columns if _is_text(schema.field(name).type)]
         table = pq.ParquetFile(file, read_dictionary=texts).read(columns=columns)
         frame: pd.DataFrame = table.to_pandas()
     except InvalidSearchError:
@@ -243,29 +244,6 @@ def _read_parquet(file: IO[bytes], path: Path, target: int | str) -> pd.DataFram
     return frame
 
 
-def _check_pages(file: IO[bytes], parquet: Any, columns: Sequence[str], path: Path) -> None:
-    """Count what is really in the pages."""
-    names = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
-    n_bytes = 0
-    for name in columns:
-        pages = read_pages(file, parquet.metadata, names.index(name))
-        _check_cells(path, pages.n_values, len(columns))
-        n_bytes += pages.n_bytes
-        if pages.repeats_beginnings:
-            raise InvalidSearchError(
-                f"`data.file`: column {name!r} of {path} is encoded as DELTA_BYTE_ARRAY, which may unpack to any size; "
-                "write it with pandas"
-            )
-    _check_unpacked(path, n_bytes)
-
-
-def _check_unpacked(path: Path, n_bytes: int) -> None:
-    if n_bytes > MAX_BYTES:
-        raise InvalidSearchError(
-            f"`data.file`: {path} would unpack to {n_bytes} bytes; {_too_large(f'{MAX_BYTES} bytes')}"
-        )
-
-
 def _columns(schema: Any) -> list[str]:
     """Return the names of the columns, without those that pandas wrote as the frame's index."""
     known = schema.pandas_metadata
@@ -273,11 +251,16 @@ def _columns(schema: Any) -> list[str]:
     return [name for name in schema.names if not isinstance(index, list) or name not in index]
 
 
-def _check_rows(metadata: Any, n_columns: int, path: Path) -> None:
-    """Look at what the file says of itself, to refuse it at once; `_check_pages` does not believe it."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    _check_cells(path, max(metadata.num_rows, sum(group.num_rows for group in groups)), n_columns)
-    _check_unpacked(path, sum(group.total_byte_size for group in groups))
+def _check_contents(contents: Contents, n_columns: int, path: Path) -> None:
+    _check_cells(path, contents.n_rows, n_columns)
+    if contents.n_bytes > MAX_BYTES:
+        raise InvalidSearchError(
+            f"`data.file`: {path} would unpack to {contents.n_bytes} bytes; {_too_large(f'{MAX_BYTES} bytes')}"
+        )
+    if contents.repeats_beginnings:
+        raise InvalidSearchError(
+            f"`data.file`: {path} is encoded as DELTA_BYTE_ARRAY, which may unpack to any size; write it with pandas"
+        )
 
 
 def _check_types(schema: Any, columns: Sequence[str], target: str, path: Path) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gridfleet.scheduler.search_file import data, npz
+from gridfleet.scheduler.search_file import data, npz, parquet_pages
 from gridfleet.scheduler.search_file.data import DataFile, read_data
 from gridfleet.storage.errors import InvalidSearchError
 
@@ -265,11 +265,22 @@ def test_what_a_parquet_file_really_unpacks_to_counts_and_not_what_its_footer_sa
 def test_rows_of_a_parquet_file_are_counted_in_its_pages(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pd.DataFrame({"a": np.zeros(3_000_000), "b": 1}).to_parquet(tmp_path / "x.parquet")
-    monkeypatch.setattr(data, "_check_rows", lambda *_: None)  # as if the footer had lied
+    buffer = io.BytesIO()
+    pd.DataFrame({"a": np.zeros(3_000_000), "b": 1}).to_parquet(buffer, row_group_size=3_000_000)
+    (tmp_path / "x.parquet").write_bytes(_lie_about(buffer.getvalue(), 3_000_000, 10))
+    assert pq.ParquetFile(tmp_path / "x.parquet").metadata.num_rows == 10
     monkeypatch.setattr(data, "MAX_CELLS", 1_000_000)
 
     assert "has 3000000 rows of 2 columns" in refused("x.parquet", target="b")
+
+
+def test_a_footer_that_is_too_long_is_not_read(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_pages, "MAX_FOOTER", 100)
+    pd.DataFrame({"a": [1.0], "b": 1}).to_parquet(tmp_path / "x.parquet")
+
+    assert "more than 100" in refused("x.parquet", target="b")
 
 
 def test_texts_that_repeat_the_beginning_of_the_one_before_are_refused(
