@@ -10,10 +10,11 @@ import joblib
 import numpy as np
 from sklearn import model_selection
 
-from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows, check_space
+from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import options_of
 from gridfleet.scheduler.submission.run import SearchRun
+from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.worker.compiled_fit import compiled_fit
 from gridfleet.worker.trial.process import is_worker_process
 
@@ -54,6 +55,7 @@ class _FleetSearch:
         """
         check_space(self)
         check_has_rows(X)
+        check_splits(self, X, y, params.get("groups"))
         if is_worker_process():  # a search inside a trial: waiting for the fleet would wait for itself
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
         check_can_travel(self.estimator)  # type: ignore[attr-defined]

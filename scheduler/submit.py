@@ -9,11 +9,12 @@ from gridfleet.scheduler.fleet.connection import connect, read_only
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
-from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows, check_space
+from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import options_of
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
+from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.scheduler.submission.store import store
 
 
@@ -63,6 +64,7 @@ def submit(
     check_can_be_submitted(search)
     check_space(search)
     check_has_rows(X)
+    check_splits(search, X, y, groups)
     check_can_travel(search.estimator)
     options = options_of(search)
     name = name if name is not None else getattr(search, "name", None)

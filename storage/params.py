@@ -17,6 +17,8 @@ Kind = Literal["bigint", "double precision", "boolean", "text"]
 MAX_TEXT = 1_000
 #: Last parts of the names of hyperparameters that change no model's structure, only values in it.
 VALUES_IN_A_STRUCTURE = frozenset(("learning_rate", "lr", "epochs", "random_state", "seed"))
+#: Bits of an integer that is shown in digits; longer ones are shown as hexadecimal.
+MAX_BITS = 4_096
 #: Deeper values are shown by their repr.
 MAX_DEPTH = 4
 
@@ -90,7 +92,7 @@ def _to_json(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)
+        return value if -(2**63) <= value < 2**63 else _long_integer(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str):
@@ -102,6 +104,11 @@ def _to_json(value: Any, depth: int) -> Any:
     if isinstance(value, type) or callable(value):
         return _text(getattr(value, "__qualname__", None) or repr(value))
     return _text(repr(value))
+
+
+def _long_integer(value: int) -> str:
+    # Python refuses to write more than 4,300 digits
+    return str(value) if value.bit_length() <= MAX_BITS else _text(hex(value))
 
 
 def _text(value: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,14 @@ SOCKET_SCHEME = "redis+socket"
 
 #: Options of URLs of PostgreSQL and Redis that name files.
 FILE_OPTIONS = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+#: Drivers of the databases that gridfleet speaks.
+DRIVERS = ("postgresql+psycopg", "sqlite", "sqlite+pysqlite")
+#: What may stand behind the ``?`` of a broker's URL: the options that redis-py and Celery both know, all for TLS.
+BROKER_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile")
+#: Settings of which an error shows no value.
+MAY_BE_SECRET = ("database_url", "database_password", "broker_url", "broker_password", "secret_key")
+#: How a broker with TLS may be asked for its certificate.
+CERTIFICATES = ("required", "optional", "none")
 
 
 def _with_absolute_paths(text: str) -> str:
@@ -138,6 +147,12 @@ class Settings(BaseSettings):
             )
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
+        if url.drivername not in DRIVERS:
+            raise SettingsError(
+                f"{PREFIX}DATABASE_URL begins with {url.drivername!r}; write postgresql+psycopg:// or sqlite://"
+            )
+        if backend == "sqlite":
+            _refuse_options(url, "DATABASE_URL", allowed=())
         if self.database_password is not None and url.password is None:
             url = _with_password(url, self.database_password.get_secret_value())
         return url
@@ -163,8 +178,14 @@ class Settings(BaseSettings):
             raise SettingsError(
                 f"{PREFIX}BROKER_URL begins with {url.drivername!r}; write redis://host:6379/0, or rediss:// for TLS"
             )
-        if url.drivername == SOCKET_SCHEME and (url.host or not url.database):
-            raise SettingsError(f"{PREFIX}BROKER_URL names no socket; write {SOCKET_SCHEME}:///path/to/socket")
+        if url.drivername == SOCKET_SCHEME:
+            if url.host or not url.database:
+                raise SettingsError(f"{PREFIX}BROKER_URL names no socket; write {SOCKET_SCHEME}:///path/to/socket")
+        elif url.database and not re.fullmatch("[0-9]{1,9}", url.database):
+            raise SettingsError(f"{PREFIX}BROKER_URL names the database {url.database!r}; it has a number, as in /0")
+        _refuse_options(url, "BROKER_URL", allowed=BROKER_OPTIONS if url.drivername == "rediss" else ())
+        if url.drivername == "rediss" and url.query.get("ssl_cert_reqs", "required") not in CERTIFICATES:
+            raise SettingsError(f"{PREFIX}BROKER_URL: ssl_cert_reqs is none of {', '.join(CERTIFICATES)}")
         if url.drivername == "rediss" and "ssl_cert_reqs" not in url.query:
             # Celery's default encrypts without asking whom it talks to
             url = url.update_query_dict({"ssl_cert_reqs": "required"})
@@ -185,7 +206,8 @@ class Settings(BaseSettings):
                 f"{PREFIX}SECRET_KEY is not set; put the fleet's key there, or into the file "
                 "gridfleet_secret_key of the secrets folder"
             )
-        key = self.secret_key.get_secret_value().strip().encode()
+        # a variable may hold any bytes
+        key = self.secret_key.get_secret_value().strip().encode(errors="surrogateescape")
         if len(key) < 16:
             raise SettingsError(
                 f"{PREFIX}SECRET_KEY has {len(key)} characters; it needs at least 16 (make one with "
@@ -203,7 +225,7 @@ class Settings(BaseSettings):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, _without_password(value) if name in ("database_url", "broker_url") else value
+            yield name, _shown(value) if name in ("database_url", "broker_url") else value
 
     def replace(self, **changes: Any) -> Settings:
         """Return a copy with some settings changed."""
@@ -211,8 +233,17 @@ class Settings(BaseSettings):
 
 
 def _parsed(text: str) -> URL:
-    """Parse a URL; a password among its options goes to the place that is hidden wherever a URL is shown."""
+    """Parse a URL; a password among its options goes to the place that is a password's.
+
+    Raises
+    ------
+    ArgumentError, ValueError
+        If it is none.
+    """
     url = make_url(text)
+    has_a_port = url.port is None or 1 <= url.port <= 65_535
+    if not has_a_port or not text.isprintable():
+        raise ValueError("there is no such port, or a character that can't be printed")
     password = url.query.get("password")
     if password is None:
         return url
@@ -220,16 +251,32 @@ def _parsed(text: str) -> URL:
     return _with_password(url.difference_update_query(["password"]), url.password or last)
 
 
+def _refuse_options(url: URL, setting: str, *, allowed: Collection[str]) -> None:
+    """Refuse an option that would end a process at its first connection; its value may be a secret."""
+    unknown = next((name for name in url.query if name not in allowed), None)
+    if unknown is None:
+        return
+    known = f"a {url.drivername}:// URL may have {', '.join(allowed)}" if allowed else "leave it out"
+    raise SettingsError(f"{PREFIX}{setting} has the option {unknown!r}, which has no meaning there; {known}")
+
+
+def without_secrets(url: URL) -> str:
+    """Return user, host, port and database of a URL: a password may stand in any other part."""
+    place = {name: url.query[name] for name in ("host", "port") if name in url.query}
+    shown = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, place)
+    return shown.render_as_string()
+
+
 def _with_password(url: URL, password: str) -> URL:
     # SQLAlchemy leaves the password out of a URL that has no user, not even an empty one
     return url.set(username=url.username or "", password=password)
 
 
-def _without_password(url: str | None) -> str | None:
+def _shown(url: str | None) -> str | None:
     if url is None:
         return None
     try:
-        return _parsed(url).render_as_string(hide_password=True)
+        return without_secrets(make_url(url))
     except (ArgumentError, ValueError):
         return "***"
 
@@ -248,8 +295,9 @@ def load_settings() -> Settings:
         raise SettingsError(f"the settings can't be read: {error.__cause__ or error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        name = PREFIX + str(first["loc"][0]).upper()
-        raise SettingsError(f"{name}={first['input']!r} is not valid: {first['msg'].lower()}") from error
+        field = str(first["loc"][0])
+        name, shown = PREFIX + field.upper(), "" if field in MAY_BE_SECRET else f"={first['input']!r}"
+        raise SettingsError(f"{name}{shown} is not valid: {first['msg'].lower()}") from (None if not shown else error)
     if settings.heartbeat_s > settings.lease_s / 2:
         raise SettingsError(
             f"{PREFIX}HEARTBEAT_S={settings.heartbeat_s:g} must be at most half of {PREFIX}LEASE_S="

@@ -16,7 +16,7 @@ part() {
 }
 
 selfcheck="$python -m gridfleet.worker.compiled_fit.selfcheck"
-part "tests, full products, mutants, 2,000 simulations" \
+part "tests, products, mutants, simulations, fuzzer" \
   env GRIDFLEET_SEEDS=2000 "$python" -m pytest --complete --numprocesses "$jobs"
 part "self-check, exact" $selfcheck
 part "self-check, xla" $selfcheck --mode xla

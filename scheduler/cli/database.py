@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from gridfleet.scheduler.cli.connected import stored_settings
+from gridfleet.scheduler.cli.output import show
 
 
 def upgrade() -> None:
@@ -16,7 +15,7 @@ def upgrade() -> None:
     database = Database(stored_settings())
     database.check()
     changed = migrations.upgrade(database)
-    typer.echo(f"the schema is {SCHEMA_REVISION}" + ("" if changed else " already"))
+    show(f"the schema is {SCHEMA_REVISION}" + ("" if changed else " already"))
 
 
 def current() -> None:
@@ -28,4 +27,4 @@ def current() -> None:
     database = Database(stored_settings())
     database.check()
     revision = migrations.current_revision(database)
-    typer.echo(f"the schema is {revision or 'empty'}; this release needs {SCHEMA_REVISION}")
+    show(f"the schema is {revision or 'empty'}; this release needs {SCHEMA_REVISION}")

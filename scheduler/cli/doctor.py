@@ -14,7 +14,7 @@ from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.settings import PREFIX, Settings, load_settings
+from gridfleet.storage.settings import PREFIX, Settings, load_settings, without_secrets
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 
@@ -94,7 +94,7 @@ def _database(settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
         yield Finding("database", str(error), is_wrong=True)
         yield _try("secret", lambda: f"a key of {len(settings.key())} characters, not compared with any payload")
         return
-    yield Finding("database", f"{database.url.render_as_string(hide_password=True)} answers")
+    yield Finding("database", f"{without_secrets(database.url)} answers")
     schema = _try("schema", lambda: _check_schema(database))
     yield schema
     yield _try("secret", lambda: _check_key(database, settings, has_tables=not schema.is_wrong))

@@ -9,7 +9,7 @@ import typer
 
 from gridfleet.scheduler.cli import database, results, searches, services
 from gridfleet.scheduler.cli.connected import is_database_error
-from gridfleet.scheduler.cli.output import INTERRUPTED, fail
+from gridfleet.scheduler.cli.output import INTERRUPTED, fail, show
 
 app = typer.Typer(
     name="gridfleet",
@@ -75,7 +75,7 @@ def doctor() -> None:
 
     findings = checks.examine()
     for finding in findings:
-        typer.echo(str(finding))
+        show(str(finding))
     if any(finding.is_wrong for finding in findings):
         sys.exit(1)
 

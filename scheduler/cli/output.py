@@ -7,13 +7,20 @@ from typing import NoReturn
 
 import typer
 
+from gridfleet.scheduler.reports.plain import plain
+
 #: Exit status after Ctrl-C, as shells have it.
 INTERRUPTED = 130
 
 
+def show(line: str) -> None:
+    """Print a line of the command's output; it may hold texts that anybody stored."""
+    typer.echo(plain(line))
+
+
 def say(sentence: str) -> None:
-    """Print a sentence on standard error."""
-    typer.echo(f"gridfleet: {sentence}", err=True)
+    """Print a sentence on standard error; it may quote texts that anybody stored or gave."""
+    typer.echo(f"gridfleet: {plain(sentence)}", err=True)
 
 
 def fail(sentence: str) -> NoReturn:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def list_(
-    limit: Annotated[int, typer.Option(min=1, help="How many searches.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many searches.")] = 20,
 ) -> None:
     """List the searches, the newest first."""
     from gridfleet.scheduler.reports import tables as report

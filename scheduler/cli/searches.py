@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gridfleet.scheduler.cli.connected import find_search, open_results
-from gridfleet.scheduler.cli.output import INTERRUPTED, say
+from gridfleet.scheduler.cli.output import INTERRUPTED, say, show
 
 if TYPE_CHECKING:
     from gridfleet.scheduler.results.handle import SearchHandle
@@ -34,9 +34,9 @@ def submit(
     handle = submitted.handle
     if submitted.is_new:
         progress = handle.progress()
-        typer.echo(f"search {handle.name} is queued: {progress.total} trials")
+        show(f"search {handle.name} is queued: {progress.total} trials")
     else:
-        typer.echo(f"search {handle.name} is there already: {handle.state}")
+        show(f"search {handle.name} is there already: {handle.state}")
     if wait:
         _wait(handle, is_embedded=submitted.is_embedded)
     elif submitted.stops_with_us:
@@ -52,9 +52,9 @@ def cancel(name: Name) -> None:
 
     search, database = find_search(name)
     if searches.cancel_search(database, search.id):
-        typer.echo(f"search {search.name} is cancelled")
+        show(f"search {search.name} is cancelled")
     else:
-        typer.echo(f"search {search.name} has ended already ({search.state}); nothing to cancel")
+        show(f"search {search.name} has ended already ({search.state}); nothing to cancel")
 
 
 def pause(name: Name) -> None:
@@ -66,9 +66,9 @@ def pause(name: Name) -> None:
 
     search, database = find_search(name)
     if searches.pause_search(database, search.id):
-        typer.echo(f"search {search.name} is paused; `gridfleet resume {search.name}` goes on with it")
+        show(f"search {search.name} is paused; `gridfleet resume {search.name}` goes on with it")
     else:
-        typer.echo(f"search {search.name} is {search.state} already; nothing to pause")
+        show(f"search {search.name} is {search.state} already; nothing to pause")
 
 
 def resume(name: Name) -> None:
@@ -77,9 +77,9 @@ def resume(name: Name) -> None:
 
     search, database = find_search(name)
     if searches.resume_search(database, search.id):
-        typer.echo(f"search {search.name} goes on")
+        show(f"search {search.name} goes on")
     else:
-        typer.echo(f"search {search.name} is {search.state}, not paused; nothing to resume")
+        show(f"search {search.name} is {search.state}, not paused; nothing to resume")
 
 
 def retry_failed(name: Name) -> None:
@@ -93,9 +93,9 @@ def retry_failed(name: Name) -> None:
     n_trials = searches.retry_failed(database, search.id)
     if n_trials:
         queued = "1 failed trial is" if n_trials == 1 else f"{n_trials} failed trials are"
-        typer.echo(f"search {search.name}: {queued} queued again")
+        show(f"search {search.name}: {queued} queued again")
     else:
-        typer.echo(f"search {search.name} is {search.state} and has no failed trial to try again")
+        show(f"search {search.name} is {search.state} and has no failed trial to try again")
 
 
 def _wait(handle: SearchHandle, *, is_embedded: bool) -> None:

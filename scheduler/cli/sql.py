@@ -267,10 +267,10 @@ def _table_cell(value: Any) -> Any:
 
 
 def _write_csv(result: Result, out: TextIO) -> None:
-    from gridfleet.scheduler.reports.tables import plain
+    from gridfleet.scheduler.reports.plain import plain_lines
 
     # a program gets texts as they are stored; a terminal would obey their escape sequences
-    shown = plain if out.isatty() else str
+    shown = plain_lines if out.isatty() else str
     out.write(shown(_csv_line(result.columns)))
     for row in result.rows:
         out.write(shown(_csv_line(row)))

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import Protocol, TextIO
 
+from gridfleet.scheduler.reports.plain import plain
 from gridfleet.scheduler.reports.reader import Progress
 
 #: Seconds between plain lines while nothing but time changes.
@@ -39,6 +40,7 @@ def display(name: str, *, verbose: int, stream: TextIO | None = None) -> Display
     stream = stream or sys.stderr
     if not verbose:
         return _Silent()
+    name = plain(name)
     return _Bar(name, stream) if stream.isatty() else _Lines(name, stream)
 
 

@@ -127,6 +127,10 @@ class TrialCounts:
     best_score: float | None = None
 
 
+#: Ids are integers of 64 bits in SQL.
+MAX_ID = 2**63 - 1
+#: Characters of a name that is not found, in the sentence about it.
+MAX_SHOWN = 200
 #: What a search is called that waits to be resumed.
 PAUSED = "paused"
 
@@ -169,14 +173,20 @@ def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
     SearchNotFoundError
         If there is none.
     """
-    by_id = isinstance(name_or_id, int)
-    condition = Search.id == name_or_id if by_id else func.lower(Search.name) == str(name_or_id).lower()
+    # the databases refuse ids of more than 64 bits and texts with NUL or half a character, which no search has
+    if isinstance(name_or_id, int):
+        can_be, condition = abs(name_or_id) <= MAX_ID, Search.id == name_or_id
+        asked = f"id {name_or_id}" if can_be else "id of more than 64 bits"
+    else:
+        name = str(name_or_id)
+        can_be, condition = name.isprintable(), func.lower(Search.name) == name.lower()
+        asked = f"name {name[:MAX_SHOWN]!r}"
     with database.read() as connection:
-        row = connection.execute(select(*_SUMMARY).where(condition)).one_or_none()
+        row = connection.execute(select(*_SUMMARY).where(condition)).one_or_none() if can_be else None
         if row is None:
             newest = connection.execute(select(Search.name).order_by(Search.id.desc()).limit(5)).scalars().all()
             known = f"the newest are {', '.join(map(repr, newest))}" if newest else "there are none yet"
-            raise SearchNotFoundError(f"no search has the {'id' if by_id else 'name'} {name_or_id!r}; {known}")
+            raise SearchNotFoundError(f"no search has the {asked}; {known}")
     return SearchSummary(**row._mapping)
 
 

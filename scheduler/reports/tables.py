@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.plain import plain
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFinishedError
 from gridfleet.storage.schema import SearchState
@@ -75,7 +76,7 @@ def print_report(database: Database, name: str) -> None:
     progress = reader.progress(database, search.id)
     ranked = reader.leaderboard(database, search.id, limit=SHOWN)
     out = console()
-    out.print(Text(f"{plain(search.name)}: {search.state}", style="bold"))
+    out.print(Text(f"{plain(search.name)}: {plain(search.state)}", style="bold"))
     for label, fact in _facts(search, progress, ranked):
         out.print(Text(f"  {label:<12} {plain(fact)}"))
     for fact in _training(reader.fit_modes(database, search.id)):
@@ -209,11 +210,6 @@ def _is_number(cell: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def plain(text: str) -> str:
-    """Show control characters instead of sending them to the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 def score(value: float | None) -> str:

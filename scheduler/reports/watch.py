@@ -7,8 +7,9 @@ import time
 from sqlalchemy.exc import DBAPIError
 
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.plain import plain
 from gridfleet.scheduler.reports.progress import describe, display
-from gridfleet.scheduler.reports.tables import best_line, plain
+from gridfleet.scheduler.reports.tables import best_line
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 
@@ -36,7 +37,7 @@ def follow(database: Database, name: str) -> None:
         If there is none.
     """
     search = reader.find_search(database, name)
-    with display(plain(search.name), verbose=1) as shown:
+    with display(search.name, verbose=1) as shown:
         while True:
             progress = reader.progress(database, search.id)
             shown.show(progress)

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from gridfleet.scheduler.search_file.npz import read_arrays
+from gridfleet.scheduler.search_file.parquet_pages import Contents, read_contents
 from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError, first_line
 
@@ -137,6 +139,8 @@ def _read_npz(file: IO[bytes], path: Path, *names: str) -> tuple[Array, Array]:
     X, y = read_arrays(file, path, dict(zip("Xy", names, strict=True)), max_bytes=MAX_BYTES)
     if X.dtype.kind not in "fiub":
         raise InvalidSearchError(f"`data.X`: the array {names[0]!r} of {path} holds {X.dtype}, not numbers")
+    if y.dtype.kind not in "fiubUS":
+        raise InvalidSearchError(f"`data.y`: the array {names[1]!r} of {path} holds {y.dtype}, not numbers or texts")
     return X, _without_missing(y, path)
 
 
@@ -149,8 +153,7 @@ def _read_table(file: IO[bytes], path: Path, data: DataFile) -> tuple[Array, Arr
     else:
         frame = _read_parquet(file, path, data.target)
     position = _position(data.target, list(frame.columns), path)
-    if len(frame.columns) < 2:
-        raise InvalidSearchError(f"`data.file`: {path} has a single column; the columns must be separated by commas")
+    _check_columns(list(frame.columns), path)
     if frame.empty:
         raise InvalidSearchError(f"`data.file`: {path} has no rows")
     y = frame.iloc[:, position]
@@ -161,12 +164,16 @@ def _read_table(file: IO[bytes], path: Path, data: DataFile) -> tuple[Array, Arr
 def _read_csv(file: IO[bytes], path: Path, *, has_header: bool) -> pd.DataFrame:
     import pandas as pd
 
-    _check_cells(path, *_lines_and_columns(file, path))
+    lines, columns, commas = _count(file, path)
+    _check_cells(path, lines, columns)
+    _check_cells(path, commas + lines, 1)  # a single line may have them all
     try:
         with warnings.catch_warnings():
             # a line that is too long is cut with a warning only
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(file, header=0 if has_header else None, index_col=False, low_memory=False)
+            frame = pd.read_csv(
+                file, header=0 if has_header else None, index_col=False, low_memory=False, compression=None
+            )
     except pd.errors.EmptyDataError as error:
         raise InvalidSearchError(f"`data.file`: {path} is empty") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError, OSError) as error:
@@ -178,8 +185,8 @@ def _read_csv(file: IO[bytes], path: Path, *, has_header: bool) -> pd.DataFrame:
     return frame
 
 
-def _lines_and_columns(file: IO[bytes], path: Path) -> tuple[int, int]:
-    """Count lines, and the columns of the first one; a line with more columns is an error of its own."""
+def _count(file: IO[bytes], path: Path) -> tuple[int, int, int]:
+    """Count lines, columns of the first one, and all commas: pandas takes memory for each before it sees an error."""
     start = file.read(MAX_FIRST_LINE)
     first = _LINE_END.split(start, 1)[0]
     if len(first) == MAX_FIRST_LINE:
@@ -187,12 +194,22 @@ def _lines_and_columns(file: IO[bytes], path: Path) -> tuple[int, int]:
             f"`data.file`: {path} is no CSV file that can be read: its first line has {MAX_FIRST_LINE} bytes or more"
         )
     file.seek(0)
-    ends = {b"\n": 1, b"\r": 1}
+    found = {b"\n": 1, b"\r": 1, b",": 0}
     while block := file.read(BLOCK):
-        for end in ends:
-            ends[end] += block.count(end)
+        for sign in found:
+            found[sign] += block.count(sign)
     file.seek(0)
-    return max(ends.values()), 1 + first.count(b",")
+    return max(found[b"\n"], found[b"\r"]), 1 + first.count(b","), found[b","]
+
+
+def _check_columns(columns: Sequence[Any], path: Path) -> None:
+    if len(columns) < 2:
+        number = "a single column" if columns else "no column"
+        hint = "the columns must be separated by commas" if path.suffix.lower() == ".csv" else "it needs one beside y's"
+        raise InvalidSearchError(f"`data.file`: {path} has {number}; {hint}")
+    name, times = Counter(columns).most_common(1)[0]
+    if times > 1:
+        raise InvalidSearchError(f"`data.file`: {path} has the column {str(name)!r} more than once")
 
 
 def _check_cells(path: Path, rows: int, columns: int) -> None:
@@ -203,21 +220,24 @@ def _check_cells(path: Path, rows: int, columns: int) -> None:
 
 
 def _read_parquet(file: IO[bytes], path: Path, target: int | str) -> pd.DataFrame:
+    import pyarrow as pa
     import pyarrow.parquet as pq
-    from pyarrow import ArrowException
 
     try:
-        parquet = pq.ParquetFile(file)
-        columns = _columns(parquet.schema_arrow)
-        _check_rows(parquet.metadata, len(columns), path)
-        if len(columns) > 1:
-            _check_types(parquet.schema_arrow, columns, columns[_position(target, columns, path)], path)
+        contents = read_contents(file)
+        file.seek(0)
+        schema = pq.ParquetFile(file).schema_arrow
+        columns = _columns(schema)
+        _check_columns(columns, path)
+        _check_contents(contents, len(columns), path)
+        _check_types(schema, columns, columns[_position(target, columns, path)], path)
         # as a dictionary: a text of megabytes may stand there once and be meant a million times
-        texts = [name for name in columns if _is_text(parquet.schema_arrow.field(name).type)]
-        frame: pd.DataFrame = pq.ParquetFile(file, read_dictionary=texts).read(columns=columns).to_pandas()
+        texts = [name for name in columns if _is_text(schema.field(name).type)]
+        table = pq.ParquetFile(file, read_dictionary=texts).read(columns=columns)
+        frame: pd.DataFrame = table.to_pandas()
     except InvalidSearchError:
         raise
-    except (ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError) as error:
         raise InvalidSearchError(
             f"`data.file`: {path} is no Parquet file that can be read: {first_line(error)}"
         ) from error
@@ -231,25 +251,26 @@ def _columns(schema: Any) -> list[str]:
     return [name for name in schema.names if not isinstance(index, list) or name not in index]
 
 
-def _check_rows(metadata: Any, n_columns: int, path: Path) -> None:
-    """Look at what the file says of itself: a page of one repeated value has any number of rows in a few bytes."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    _check_cells(path, max(metadata.num_rows, sum(group.num_rows for group in groups)), n_columns)
-    unpacked = sum(group.total_byte_size for group in groups)
-    if unpacked > MAX_BYTES:
+def _check_contents(contents: Contents, n_columns: int, path: Path) -> None:
+    _check_cells(path, contents.n_rows, n_columns)
+    if contents.n_bytes > MAX_BYTES:
         raise InvalidSearchError(
-            f"`data.file`: {path} would unpack to {unpacked} bytes; {_too_large(f'{MAX_BYTES} bytes')}"
+            f"`data.file`: {path} would unpack to {contents.n_bytes} bytes; {_too_large(f'{MAX_BYTES} bytes')}"
+        )
+    if contents.repeats_beginnings:
+        raise InvalidSearchError(
+            f"`data.file`: {path} is encoded as DELTA_BYTE_ARRAY, which may unpack to any size; write it with pandas"
         )
 
 
 def _check_types(schema: Any, columns: Sequence[str], target: str, path: Path) -> None:
-    import pyarrow as pa
+    from pyarrow import types
 
     for name in columns:
         kind = schema.field(name).type
         if name != target and not _is_flat(kind):
             raise InvalidSearchError(f"`data.file`: column {name!r} of {path} is not numeric, it holds {kind}")
-        if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
+        if not any(is_one(kind) for is_one in (_is_flat, _is_text, _is_category, types.is_temporal, types.is_decimal)):
             raise InvalidSearchError(
                 f"`data.target`: column {name!r} of {path} holds neither numbers nor texts, but {kind}"
             )
@@ -264,7 +285,23 @@ def _is_flat(kind: Any) -> bool:
 def _is_text(kind: Any) -> bool:
     from pyarrow import types
 
-    return any(is_one(kind) for is_one in (types.is_string, types.is_large_string, types.is_binary))
+    return any(
+        is_one(kind)
+        for is_one in (
+            types.is_string,
+            types.is_large_string,
+            types.is_string_view,
+            types.is_binary,
+            types.is_large_binary,
+            types.is_binary_view,
+        )
+    )
+
+
+def _is_category(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_dictionary(kind)) and (_is_text(kind.value_type) or _is_flat(kind.value_type))
 
 
 def _position(target: int | str, columns: Sequence[Any], path: Path) -> int:

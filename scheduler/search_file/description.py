@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -23,6 +24,7 @@ from pydantic_core import PydanticCustomError
 from gridfleet.scheduler.search_file.data import DataFile
 from gridfleet.scheduler.search_file.document import Document, Place
 from gridfleet.scheduler.search_file.space import is_distribution, parse_values
+from gridfleet.scheduler.submission.sizes import MAX_SPLITS
 from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.fit_mode import FitMode
 
@@ -47,6 +49,7 @@ def _splitter(raw: Any) -> Any:
     if isinstance(raw, int) and not isinstance(raw, bool):
         if raw < 2:
             raise ValueError(f"is {raw}; it needs at least 2 splits")
+        _refuse_too_many_splits(raw)
         return raw
     if not isinstance(raw, Mapping) or "splitter" not in raw:
         raise ValueError(f"is {raw!r}; write a number of splits, or {{splitter: StratifiedKFold, n_splits: 5}}")
@@ -60,11 +63,22 @@ def _splitter(raw: Any) -> Any:
     known = [parameter for parameter in inspect.signature(kind).parameters if not parameter.startswith("_")]
     for setting in settings:
         if setting not in known:
-            raise ValueError(f"has {setting!r}, which is not a setting of {name}; {did_you_mean(setting, known)}")
+            raise ValueError(f"has {setting!r}, which is not a setting of {name}; {did_you_mean(str(setting), known)}")
     try:
-        return kind(**settings)
+        splitter = kind(**settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"is refused by {name}: {error}") from error
+    numbers = [settings[number] for number in ("n_splits", "n_repeats") if number in settings]
+    for number in numbers:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"has {number!r}, which is no number of splits; write an integer of at least 1")
+    _refuse_too_many_splits(math.prod(numbers))
+    return splitter
+
+
+def _refuse_too_many_splits(n_splits: int) -> None:
+    if n_splits > MAX_SPLITS:
+        raise ValueError(f"asks for {n_splits} splits; a search may have {MAX_SPLITS}")
 
 
 def _scorer_name(raw: Any) -> Any:

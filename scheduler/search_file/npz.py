@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 #: Arrays that a file may hold.
 MAX_ENTRIES = 1_000
+#: What each entry of an archive's directory begins with.
+ENTRY = b"PK\x01\x02"
+#: Bytes read at once to count them.
+BLOCK = 1024 * 1024
+#: Bytes of an array's header that are read: numpy's own bound is 10,000, but it reads more before it says so.
+MAX_HEADER = 16_384
 #: What numpy compresses, it compresses at most a thousandfold (zeros), real data far less: an archive that unpacks to
 #: more than a hundred times its size is refused, unless that is little.
 MAX_RATIO = 100
@@ -32,9 +40,13 @@ DAMAGED = (
     OSError,
     ValueError,
     EOFError,
-    NotImplementedError,
-    RuntimeError,
+    LookupError,
+    MemoryError,  # ast's, of a header that is nested too deeply
+    OverflowError,
+    RuntimeError,  # with NotImplementedError and RecursionError
     SyntaxError,
+    TypeError,
+    struct.error,
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
@@ -65,8 +77,7 @@ def read_arrays(file: IO[bytes], path: Path, names: Mapping[str, str], *, max_by
     InvalidSearchError
         One sentence that begins with the key that is wrong.
     """
-    if not zipfile.is_zipfile(file):
-        raise InvalidSearchError(f"`data.file`: {path} is no .npz file; write it with numpy.savez")
+    _check_entries(file, path)
     try:
         with zipfile.ZipFile(file) as archive:
             _check_archive(archive, path, packed=file.seek(0, os.SEEK_END), max_bytes=max_bytes)
@@ -77,6 +88,20 @@ def read_arrays(file: IO[bytes], path: Path, names: Mapping[str, str], *, max_by
         raise InvalidSearchError(
             f"`data.file`: {path} is no .npz file that can be read: {first_line(error)}"
         ) from error
+
+
+def _check_entries(file: IO[bytes], path: Path) -> None:
+    """Count the entries of the archive's directory before it is read, for which each takes a kilobyte."""
+    if not zipfile.is_zipfile(file):
+        raise InvalidSearchError(f"`data.file`: {path} is no .npz file; write it with numpy.savez")
+    file.seek(0)
+    found, end = 0, b""
+    while block := file.read(BLOCK):
+        # arrays may hold the mark too, by one chance in four billion a byte
+        found += (end + block).count(ENTRY)
+        end = block[1 - len(ENTRY) :]
+    if found > 2 * MAX_ENTRIES:
+        raise InvalidSearchError(f"`data.file`: {path} has {found} arrays; an .npz file may have {MAX_ENTRIES}")
 
 
 def _check_archive(archive: zipfile.ZipFile, path: Path, *, packed: int, max_bytes: int) -> None:
@@ -110,13 +135,14 @@ def _read_array(archive: zipfile.ZipFile, path: Path, key: str, name: str) -> Ar
         raise InvalidSearchError(f"`data.{key}`: {path} has no array {name!r}; {did_you_mean(name, names)}")
     entry = archive.infolist()[names.index(name)]
     with archive.open(entry) as content:
-        shape, dtype = _header(content)
+        head = io.BytesIO(content.read(MAX_HEADER))
+        shape, dtype = _header(head)
         if dtype.hasobject:
             raise InvalidSearchError(
                 f"`data.{key}`: the array {name!r} of {path} holds Python objects, which could run code when loaded; "
                 "save it with a dtype of numbers or texts"
             )
-        declared, there = math.prod(shape) * dtype.itemsize, entry.file_size - content.tell()
+        declared, there = math.prod(shape) * dtype.itemsize, entry.file_size - head.tell()
         if min(shape, default=0) < 0 or not dtype.itemsize or declared != there:
             raise InvalidSearchError(
                 f"`data.{key}`: the array {name!r} of {path} says that it has {declared} bytes, but {there} are there"

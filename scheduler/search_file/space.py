@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from gridfleet.scheduler.submission.suggestion import did_you_mean
 
 #: A hyperparameter's values: a list, or a frozen distribution of scipy.stats.
 Values = Any
+
+#: Bound of integers that scipy draws.
+MAX_INTEGER = 2**63 - 1
 
 _EXAMPLE = "{uniform: [0, 1]}"
 
@@ -66,11 +70,17 @@ def _bounds(name: str, raw: Any) -> tuple[float, float]:
         raise ValueError(f"has loguniform: {raw!r}; its bounds must be above 0")
     if name == "randint" and not all(isinstance(bound, int) for bound in raw):
         raise ValueError(f"has randint: {raw!r}; its bounds must be integers")
+    if name == "randint" and max(map(abs, raw)) > MAX_INTEGER:
+        raise ValueError(f"has randint: {raw!r}; its bounds must be at most {MAX_INTEGER}")
+    if name == "uniform" and math.isinf(high - low):
+        raise ValueError(f"has uniform: {raw!r}; the bounds are too far apart")
     return low, high
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # as doubles, in which distributions draw
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def _uniform(low: float, high: float) -> Values:

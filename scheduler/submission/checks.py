@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
-from sklearn.model_selection import GridSearchCV, ParameterGrid, RandomizedSearchCV
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
 from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError, first_line
@@ -20,8 +20,6 @@ from gridfleet.storage.schema import Base
 
 #: What a search may be called: its name is also a view's.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_ .-]{0,62}")
-#: Combinations of one search: each is a row, a message and, while they are made, some kilobytes of memory per split.
-MAX_COMBINATIONS = 100_000
 #: Characters of a hyperparameter's name.
 MAX_PARAM_NAME = 1_000
 #: Names that searches without one get.
@@ -271,36 +269,6 @@ def check_can_be_submitted(search: Any) -> None:
             "GridSearchCV and RandomizedSearchCV, others run by `fit` inside "
             'joblib.parallel_config(backend="gridfleet")'
         )
-
-
-def check_space(search: Any) -> None:
-    """Make sure that a search has combinations to try, and not more than a fleet can take; none is made for it.
-
-    Raises
-    ------
-    InvalidSearchError
-        Naming the argument that is empty or too large.
-    """
-    for argument in ("param_grid", "param_distributions"):
-        space = getattr(search, argument, None)
-        if isinstance(space, (list, tuple)) and not space:
-            raise InvalidSearchError(f"{argument}={space!r} is an empty space; give at least one combination")
-    grid, draws = getattr(search, "param_grid", None), getattr(search, "n_iter", None)
-    if grid is not None and (size := _grid_size(grid)) > MAX_COMBINATIONS:
-        raise InvalidSearchError(
-            f"param_grid has {size} combinations; a search may have {MAX_COMBINATIONS}, so give fewer values, or draw "
-            "some of them with RandomizedSearchCV"
-        )
-    if isinstance(draws, int) and draws > MAX_COMBINATIONS:
-        raise InvalidSearchError(f"n_iter={draws} draws; a search may have {MAX_COMBINATIONS} combinations")
-
-
-def _grid_size(grid: Any) -> int:
-    """Count combinations without making them; 0 for what is no grid, of which scikit-learn's own fit says it."""
-    try:
-        return int(ParameterGrid(grid).__len__())  # len() itself ends at 2**63
-    except (TypeError, ValueError):
-        return 0
 
 
 def check_has_rows(X: Any) -> None:

@@ -124,7 +124,10 @@ def _name_taken_as_sentence(fleet: Fleet, name: str | None) -> Iterator[None]:
 
 
 def _shown(obj: Any) -> str:
-    text = " ".join(repr(obj).replace("\x00", "\\x00").split())
+    try:
+        text = " ".join(repr(obj).replace("\x00", "\\x00").split())
+    except ValueError:  # an integer of more than 4,300 digits among its parameters
+        text = type(obj).__name__
     return text if len(text) <= MAX_REPR else text[: MAX_REPR - 1] + "…"
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gridfleet.storage.database import postgresql, sqlite
 from gridfleet.storage.errors import DatabaseUnreachableError, first_line
-from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.storage.settings import PREFIX, Settings, without_secrets
 
 
 class Database:
@@ -69,7 +69,7 @@ class Database:
             raise DatabaseUnreachableError(self._unreachable(first_line(error))) from error
 
     def _unreachable(self, reason: str) -> str:
-        shown = self.url.render_as_string(hide_password=True)
+        shown = without_secrets(self.url)
         if self.dialect == "sqlite":  # a file, which nobody can start
             return (
                 f"the database {shown} can't be used ({reason}); check the file, move it away to begin anew, "

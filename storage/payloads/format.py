@@ -90,20 +90,15 @@ def load(content: memoryview) -> tuple[str, Any]:
     """
     if bytes(content[: len(MAGIC)]) != MAGIC:
         raise PayloadError("this is not a payload of gridfleet, or one of another version")
-    header_start = len(MAGIC) + 8
-    header_end = header_start + int.from_bytes(content[len(MAGIC) : header_start], "little")
-    header = json.loads(bytes(content[header_start:header_end]))
-    if header["python"] not in (None, _PYTHON):
+    try:
+        python, parts = _parts(content)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise PayloadError("the header of the payload is damaged; submit the search again") from error
+    if python not in (None, _PYTHON):
         raise PayloadError(
-            f"the payload has functions of a script that ran on Python {header['python']}, whose bytecode this "
+            f"the payload has functions of a script that ran on Python {python}, whose bytecode this "
             f"Python {_PYTHON} can't run; use the same minor version where searches are submitted and where they run"
         )
-    position = header_end
-    parts = []
-    for size in header["parts"]:
-        position += -position % ALIGNMENT
-        parts.append(content[position : position + size])
-        position += size
     try:
         kind, obj = pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - signed, see storage/payloads/store.py
     except ImportError as error:
@@ -114,6 +109,22 @@ def load(content: memoryview) -> tuple[str, Any]:
             "install the same releases of its packages where searches are submitted and where they run"
         ) from error
     return kind, obj
+
+
+def _parts(content: memoryview) -> tuple[Any, list[memoryview]]:
+    """Return the Python that a payload needs, and its parts, as its header says."""
+    header_start = len(MAGIC) + 8
+    header_end = header_start + int.from_bytes(content[len(MAGIC) : header_start], "little")
+    header = json.loads(bytes(content[header_start:header_end]))
+    position = header_end
+    parts = []
+    for size in header["parts"]:
+        position += -position % ALIGNMENT
+        if not 0 <= size <= len(content) - position:
+            raise ValueError(f"a part of {size} bytes is not there")
+        parts.append(content[position : position + size])
+        position += size
+    return header["python"], parts
 
 
 def size_of(content: Sequence[memoryview]) -> int:

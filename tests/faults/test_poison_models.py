@@ -16,7 +16,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.guards import memory
-from gridfleet.worker.guards.output import MAX_CHARACTERS
+from gridfleet.worker.guards.output import MAX_BYTES
 from gridfleet.worker.main_process.lost_process import explain_end
 from tests.end_to_end.models import Touching, create_model
 from tests.faults.support import X, Y, assert_one_result_each, attempts, search
@@ -66,8 +66,8 @@ def test_each_poison_ends_as_one_trial_with_a_cause_and_its_neighbours_are_right
     # a copy that a fit forked neither forks in the next fit nor scores
     assert len(list(tmp_path.glob("began-109-*"))) == 2
     log = worker.log.read_text(errors="replace")
-    assert log.count("spam") * 5 <= MAX_CHARACTERS
-    assert "characters; the last" in log
+    assert log.count("spam") * 5 <= MAX_BYTES
+    assert "bytes; the last" in log
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])

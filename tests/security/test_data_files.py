@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
+import resource
 import struct
 import time
 import warnings
@@ -13,14 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from gridfleet.scheduler.search_file import data, npz
+from gridfleet.scheduler.search_file import data, npz, parquet_pages
 from gridfleet.scheduler.search_file.data import DataFile, read_data
 from gridfleet.storage.errors import InvalidSearchError
 
 #: Seconds within which a refusal comes: reading 32 GiB would take longer.
 AT_ONCE_S = 30
+#: MB by which a refusal may make this process grow.
+LITTLE_MB = 100
 
 
 @pytest.fixture
@@ -212,6 +218,173 @@ def test_one_long_label_in_a_csv_file_does_not_make_all_of_them_long(
     (tmp_path / "x.csv").write_text("a,b\n" + "1,c\n" * 100_000 + f"1,{'d' * 100_000}\n")
 
     assert "has a text of 100000 characters in 100001 rows" in refused("x.csv", target="b")
+
+
+def _varint(number: int, size: int | None = None) -> bytes:
+    """Write a number as Parquet's footer does; in more bytes than it needs, if asked."""
+    zigzag, written = 2 * number, bytearray()
+    while zigzag or not written:
+        written.append(zigzag & 127 | 128)
+        zigzag >>= 7
+    written += b"\x80" * ((size or len(written)) - len(written))
+    written[-1] &= 127
+    return bytes(written)
+
+
+def _lie_about(content: bytes, number: int, said: int) -> bytes:
+    """Change a number in a Parquet file's footer, wherever it stands there."""
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    assert _varint(number) in content[start:]
+    return content[:start] + content[start:].replace(_varint(number), _varint(said, len(_varint(number))))
+
+
+def _megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def test_what_a_parquet_file_really_unpacks_to_counts_and_not_what_its_footer_says(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    texts = pa.array([f"{number}".ljust(1_000_000) for number in range(300)])
+    table = pa.table({"a": np.zeros(300), "b": texts})
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_statistics=False, write_batch_size=10)
+    del table, texts
+    unpacked = pq.ParquetFile(buffer).metadata.row_group(0).total_byte_size
+    assert unpacked > 300_000_000
+    content = _lie_about(buffer.getvalue(), unpacked, 10_000)
+    (tmp_path / "x.parquet").write_bytes(content)
+    assert len(content) < 1_000_000
+    monkeypatch.setattr(data, "MAX_BYTES", 50_000_000)
+    before = pa.default_memory_pool().max_memory()
+
+    assert "would unpack to 30000" in refused("x.parquet", target="b")
+    assert pa.default_memory_pool().max_memory() == before
+
+
+def test_rows_of_a_parquet_file_are_counted_in_its_pages(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    pd.DataFrame({"a": np.zeros(3_000_000), "b": 1}).to_parquet(buffer, row_group_size=3_000_000)
+    (tmp_path / "x.parquet").write_bytes(_lie_about(buffer.getvalue(), 3_000_000, 10))
+    assert pq.ParquetFile(tmp_path / "x.parquet").metadata.num_rows == 10
+    monkeypatch.setattr(data, "MAX_CELLS", 1_000_000)
+
+    assert "has 3000000 rows of 2 columns" in refused("x.parquet", target="b")
+
+
+def test_a_footer_that_is_too_long_is_not_read(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_pages, "MAX_FOOTER", 100)
+    pd.DataFrame({"a": [1.0], "b": 1}).to_parquet(tmp_path / "x.parquet")
+
+    assert "more than 100" in refused("x.parquet", target="b")
+
+
+def test_texts_that_repeat_the_beginning_of_the_one_before_are_refused(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    table = pa.table({"a": np.zeros(100), "b": ["x" * 100_000] * 100})
+    pq.write_table(table, tmp_path / "x.parquet", use_dictionary=False, column_encoding={"b": "DELTA_BYTE_ARRAY"})
+
+    assert "is encoded as DELTA_BYTE_ARRAY" in refused("x.parquet", target="b")
+
+
+@pytest.mark.parametrize("kind", [pa.binary(1_000_000), pa.list_(pa.float64(), 1_000_000)], ids=str)
+def test_one_wide_value_that_a_parquet_file_repeats_is_not_written_out(
+    tmp_path: Path, refused: Callable[..., str], kind: pa.DataType
+) -> None:
+    value = b"x" * 1_000_000 if pa.types.is_fixed_size_binary(kind) else [0.0] * 1_000_000
+    table = pa.table({"a": np.zeros(3), "b": pa.array([value] * 3, kind)})
+    pq.write_table(table, tmp_path / "x.parquet", compression="zstd")
+    pq.write_table(table.select(["b"]), tmp_path / "alone.parquet", compression="zstd")
+    assert (tmp_path / "x.parquet").stat().st_size < 100_000
+
+    assert "holds neither numbers nor texts" in refused("x.parquet", target="b")
+    assert "is not numeric" in refused("x.parquet", target="a")
+    assert "has a single column; it needs one beside y's" in refused("alone.parquet", target="b")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()], ids=str
+)
+def test_one_long_text_that_a_parquet_file_repeats_is_held_once(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = pa.array(["x" * 1_000_000] * 100).cast(kind)
+    pq.write_table(pa.table({"a": np.zeros(100), "b": texts}), tmp_path / "x.parquet", compression="zstd")
+    del texts
+    before = pa.default_memory_pool().max_memory()
+
+    X, y = read_data(DataFile(file="x.parquet", target="b"), tmp_path)
+
+    assert (len(X), len(y), len(y[0])) == (100, 100, 1_000_000)
+    assert pa.default_memory_pool().max_memory() == before  # less than it took to write the file
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
+    table = pa.Table.from_arrays([pa.array([1.0]), pa.array([2.0]), pa.array([3.0])], names=["a", "a", "b"])
+    pq.write_table(table, tmp_path / "x.parquet")
+
+    assert "has the column 'a' more than once" in refused("x.parquet", target="b")
+
+
+def test_a_line_of_nothing_but_commas_is_refused_before_it_is_parsed(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    before = _megabytes()
+    with (tmp_path / "x.csv").open("wb") as file:
+        file.write(b"a,b\n1,2\n")
+        for _ in range(101):
+            file.write(b"," * 1_000_000)
+
+    assert "a search file's data may have 100000000 cells" in refused("x.csv", target="b")
+    assert _megabytes() - before < LITTLE_MB
+
+
+def test_a_compressed_csv_file_is_not_unpacked(tmp_path: Path, refused: Callable[..., str]) -> None:
+    packed = gzip.compress(b"a,b\n" + b"1,2\n" * 1_000_000)
+    (tmp_path / "x.csv").write_bytes(packed)
+    (tmp_path / "x.csv.gz").write_bytes(packed)
+
+    assert "no CSV file that can be read" in refused("x.csv", target="b")
+    assert "is none of .csv, .parquet and .npz" in refused("x.csv.gz", target="b")
+
+
+def test_a_directory_of_a_million_entries_is_refused_before_it_is_read(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    entry = b"PK\x01\x02" + bytes(24) + struct.pack("<H", 4) + bytes(16) + b"name"
+    directory = entry * 300_000
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, len(directory), 0, 0)
+    (tmp_path / "x.npz").write_bytes(directory + end)
+    before = _megabytes()
+
+    assert "has 300000 arrays; an .npz file may have 1000" in refused("x.npz")
+    assert _megabytes() - before < LITTLE_MB
+
+
+@pytest.mark.parametrize("length", [20_000, 250_000_000])
+def test_a_long_header_of_an_array_is_not_read(tmp_path: Path, refused: Callable[..., str], length: int) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("X.npy", "w") as entry:
+            entry.write(b"\x93NUMPY\x02\x00" + struct.pack("<I", length))
+            for _ in range(length // 10_000):
+                entry.write(b" " * 10_000)
+        archive.writestr("y.npy", Y_ENTRY["y.npy"])
+    before = _megabytes()
+
+    assert "no .npz file that can be read" in refused("x.npz")
+    assert _megabytes() - before < LITTLE_MB
+
+
+@pytest.mark.parametrize("kind", ["<M8[s]", "<c16", "|V8"])
+def test_a_target_of_neither_numbers_nor_texts_is_refused(
+    tmp_path: Path, refused: Callable[..., str], kind: str
+) -> None:
+    np.savez(tmp_path / "x.npz", X=np.zeros((2, 2)), y=np.zeros(2, dtype=kind))
+
+    assert "not numbers or texts" in refused("x.npz")
 
 
 def test_nested_columns_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -147,7 +147,7 @@ def _evaluate(process: WorkerProcess, claim: Claim) -> None:
     held = Held(claim.trial_id, claim.token)
     try:
         with process.holding(held, limit_s=claim.trial_timeout):
-            with process.interruptible(), bounded_output():
+            with bounded_output(), process.interruptible():
                 result = _result(process, claim)
             recorded = _record(process, held, result)
     except TrialInterrupted as interrupted:
