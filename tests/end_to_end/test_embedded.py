@@ -34,6 +34,9 @@ SCRIPT = """
             self.build = build
             self.units = units
         def fit(self, X, y):
+            import os, subprocess
+            if "GRIDFLEET_NODE" in os.environ:  # not at the refit
+                subprocess.Popen(["sleep", "600"])  # nothing may be left of it
             self.built_ = self.build(self.units)
             return self
         def score(self, X, y):

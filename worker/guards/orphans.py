@@ -32,9 +32,9 @@ def end_orphans(own: Collection[int]) -> None:
 
 
 def children() -> set[int]:
-    """Return the ids of this process's children, those included whose end nobody has waited for."""
+    """Return the ids of this process's children, those included whose end nobody has waited for (Linux)."""
     found: set[int] = set()
-    for thread in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # a thread that ended meanwhile, a kernel without this file
-            found.update(map(int, (thread / "children").read_text().split()))
+    for file in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # of a thread that ended meanwhile
+            found.update(map(int, file.read_text().split()))
     return found

@@ -29,6 +29,7 @@ from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import held_by
 from gridfleet.worker.broker.publisher import Publisher
+from gridfleet.worker.guards.orphans import adopt_orphans, end_orphans
 
 #: Seconds between looks at processes, and of the reconciler of an embedded fleet.
 LOOK_S = 1.0
@@ -70,6 +71,7 @@ class _Supervisor:
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        adopt_orphans()
         try:
             self._watch(self._start())
         finally:
@@ -109,8 +111,13 @@ class _Supervisor:
             if self._broker is not None and (status := self._broker.exit_status()) is not None:
                 raise LocalFleetError(f"the broker ended with status {status}")
             if self._worker is not None and self._worker.poll() is not None:
+                self._end_orphans()
                 self._worker = self._start_worker()
             reconciler.try_once()
+
+    def _end_orphans(self) -> None:
+        """End what models of a dead worker left running."""
+        end_orphans([] if self._broker is None else [self._broker.pid])
 
     def _has_owner(self) -> bool:
         """Wait a moment; whether the owner still lives."""
@@ -127,6 +134,7 @@ class _Supervisor:
         if self._worker is not None:
             self._worker.kill()
             self._worker.wait()
+            self._end_orphans()
         if self._broker is not None:
             self._broker.stop()
         if self._database is not None:
