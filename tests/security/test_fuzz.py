@@ -340,6 +340,7 @@ KEPT: list[tuple[str, Any]] = [
     ("data files", _in_archive(_npy("(" * 9_000, 1, b""))),
     ("data files", _in_archive(_npy(" " * 70_000, 2, b""))),
     ("URLs", "redis://host:99999/0"),
+    ("URLs", f"postgresql:///:{SECRET}@host/fleet"),
     ("URLs", f"rediss://host/0?ssl_keyfile=a&Password={SECRET}"),
     ("names", "half \udcff"),
     ("names", 10**400),
