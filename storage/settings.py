@@ -263,7 +263,10 @@ def _refuse_options(url: URL, setting: str, *, allowed: Collection[str]) -> None
 def without_secrets(url: URL) -> str:
     """Return user, host, port and database of a URL: a password may stand in any other part."""
     place = {name: url.query[name] for name in ("host", "port") if name in url.query}
-    shown = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, place)
+    database = url.database
+    if database and "@" in database and url.get_backend_name() != "sqlite":
+        database = "***"  # a password, from a URL in which a "/" stands before it
+    shown = URL.create(url.drivername, url.username, None, url.host, url.port, database, place)
     return shown.render_as_string()
 
 

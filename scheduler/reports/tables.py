@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gridfleet.scheduler.reports import reader
-from gridfleet.scheduler.reports.plain import plain
+from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFinishedError
 from gridfleet.storage.schema import SearchState
@@ -41,7 +41,7 @@ def print_searches(database: Database, *, limit: int) -> None:
     counts = reader.count_trials(database, [search.id for search in searches])
     rows = [_listed(search, counts.get(search.id, reader.TrialCounts())) for search in searches]
     header = ["search", "state", "trials", "failed", "best score", "strategy", "submitted (UTC)", "by"]
-    console().print(table(header, rows))
+    console().print(_table_of_lines(header, rows))
 
 
 def _listed(search: reader.SearchSummary, trials: reader.TrialCounts) -> list[str]:
@@ -86,7 +86,9 @@ def print_report(database: Database, name: str) -> None:
     failed = reader.failures(database, search.id, limit=SHOWN)
     if failed:
         header = ["failed trial", "params", "tries", "error"]
-        out.print(table(header, [[t.number, _params(t.params), t.attempt, last_line(t.error)] for t in failed]))
+        out.print(
+            _table_of_lines(header, [[t.number, _params(t.params), t.attempt, last_line(t.error)] for t in failed])
+        )
         if progress.failed > len(failed):
             out.print(f"and {progress.failed - len(failed)} more failures")
 
@@ -120,7 +122,7 @@ def print_attempts(database: Database, name: str) -> None:
         ]
         for one in reader.attempts(database, search.id)
     ]
-    console().print(table(header, rows))
+    console().print(_table_of_lines(header, rows))
 
 
 def print_best_line(database: Database, name: str) -> bool:
@@ -186,7 +188,7 @@ def console(out: TextIO | None = None) -> Console:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """Return a table of plain texts; numbers are set to the right.
+    """Return a table of plain texts, which may have several lines; numbers are set to the right.
 
     Parameters
     ----------
@@ -200,8 +202,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
         is_number = any(_is_number(row[index]) for row in rows)
         made.add_column(Text(plain(name)), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(Text("" if cell is None else plain(str(cell))) for cell in row))
+        made.add_row(*(Text("" if cell is None else plain_lines(str(cell))) for cell in row))
     return made
+
+
+def _table_of_lines(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """Return a table each row of which is one line: no name that somebody stored looks like another row."""
+    return table(header, [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows])
 
 
 def _is_number(cell: Any) -> bool:
@@ -269,8 +276,10 @@ def _leaderboard(ranked: Sequence[reader.RankedTrial]) -> Table:
     names = list(dict.fromkeys(name for trial in ranked for name in trial.params))
     header = ["rank", "mean_test_score", "std_test_score", "mean_fit_time", "number"]
     if len(names) <= MAX_PARAM_COLUMNS:
-        return table([*header, *names], [[*_numbers(t), *(t.params.get(name) for name in names)] for t in ranked])
-    return table([*header, "params"], [[*_numbers(trial), _params(trial.params)] for trial in ranked])
+        return _table_of_lines(
+            [*header, *names], [[*_numbers(t), *(t.params.get(name) for name in names)] for t in ranked]
+        )
+    return _table_of_lines([*header, "params"], [[*_numbers(trial), _params(trial.params)] for trial in ranked])
 
 
 def _numbers(trial: reader.RankedTrial) -> list[Any]:

@@ -196,6 +196,14 @@ def _samples() -> dict[str, bytes]:
 
 
 SAMPLES = _samples()
+
+
+def _with_footer_byte(place: int, byte: int) -> bytes:
+    content = bytearray(SAMPLES["plain.parquet"])
+    content[len(content) - 8 - int.from_bytes(content[-8:-4], "little") + place] = byte
+    return bytes(content)
+
+
 CSV_SIGNS = st.text(st.sampled_from("ab01,;\"'\n\r\t -.eE+Nx\x00é"), max_size=80).map(
     lambda text: ("table.csv", text.encode())
 )
@@ -327,9 +335,12 @@ KEPT: list[tuple[str, Any]] = [
     ("search files", _as_yaml({"model": "a:b", "data": {"file": "a"}, "space": {"C": {"uniform": [0, 10**400]}}})),
     ("search files", _as_yaml({"model": "a:b", "data": {"file": "a"}, "space": {"C": {"randint": [0, 10**30]}}})),
     ("search files", _as_yaml({"cv": {"splitter": "KFold", 5: 5}})),
+    # pyarrow's own objects of such a footer end the process
+    *(("data files", ("plain.parquet", _with_footer_byte(place, byte))) for place, byte in ((20, 18), (28, 34))),
     ("data files", _in_archive(_npy("(" * 9_000, 1, b""))),
     ("data files", _in_archive(_npy(" " * 70_000, 2, b""))),
     ("URLs", "redis://host:99999/0"),
+    ("URLs", f"postgresql:///:{SECRET}@host/fleet"),
     ("URLs", f"rediss://host/0?ssl_keyfile=a&Password={SECRET}"),
     ("names", "half \udcff"),
     ("names", 10**400),
