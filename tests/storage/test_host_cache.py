@@ -123,6 +123,6 @@ def test_what_a_killed_download_left_is_removed(database_settings: Settings, sto
 def test_the_cache_folder_is_configured_or_the_users_own(database_settings: Settings) -> None:
     assert cache_folder(database_settings) == database_settings.cache_dir
     embedded = Settings(home=Path("somewhere"))
-    assert cache_folder(embedded) == Path("somewhere/cache")
+    assert cache_folder(embedded) == Path("somewhere/cache").absolute()
     fleet = database_settings.replace(cache_dir=None)
     assert cache_folder(fleet).name == "gridfleet"
