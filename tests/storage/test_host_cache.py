@@ -173,6 +173,6 @@ def test_only_files_with_the_name_of_a_payload_are_removed(
 def test_the_cache_folder_is_configured_or_the_users_own(database_settings: Settings) -> None:
     assert cache_folder(database_settings) == database_settings.cache_dir
     embedded = Settings(home=Path("somewhere"))
-    assert cache_folder(embedded) == Path("somewhere/cache")
+    assert cache_folder(embedded) == Path("somewhere/cache").absolute()
     fleet = database_settings.replace(cache_dir=None)
     assert cache_folder(fleet).name == "gridfleet"
