@@ -11,7 +11,15 @@ from gridfleet.storage.trials import transitions
 from tests.properties.machine import BACKOFF_S, explore
 
 
-@pytest.mark.parametrize(("backend_name", "examples"), [("sqlite", 100), ("postgresql", 20)])
+@pytest.mark.parametrize(
+    ("backend_name", "examples"),
+    [
+        ("sqlite", 40),
+        ("postgresql", 10),
+        pytest.param("sqlite", 300, marks=pytest.mark.complete),
+        pytest.param("postgresql", 60, marks=pytest.mark.complete),
+    ],
+)
 def test_no_order_of_events_breaks_an_invariant(
     backend_name: str, examples: int, open_database: Callable[[str], Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:

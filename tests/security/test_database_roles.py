@@ -19,6 +19,7 @@ from gridfleet.storage import migrations, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.signer import Signer
 from tests.security.conftest import REPOSITORY, ROLES, DeployedFleet, RoledDatabase
 from tests.stored_searches import WORKERS, claim, reap, record, store_pima, store_search
 
@@ -294,7 +295,7 @@ def test_a_search_without_a_name_gets_one_before_it_has_trials(deployed: Deploye
             columns = connection.execute(select(*Search.__table__.columns).where(Search.id == named)).one()._asdict()
             for column in ("id", "name"):
                 del columns[column]
-            search_id, name = searches.create_search(connection, None, columns)
+            search_id, name = searches.create_search(connection, None, columns, Signer(deployed.owner.key()))
             assert name == f"search-{search_id}"
 
 

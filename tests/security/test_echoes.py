@@ -13,7 +13,7 @@ from gridfleet.scheduler.reports.watch import Watcher
 from gridfleet.storage.errors import SearchNotFoundError, SettingsError
 from gridfleet.storage.schema import Search, SearchState, Trial, Worker
 from gridfleet.storage.settings import Settings, load_settings
-from tests.stored_searches import store_pima
+from tests.stored_searches import store_pima, switch_triggers_off
 
 #: A title, a cleared screen, and a line that looks like the command's own.
 EVIL = "x\x1b]0;owned\x07\x1b[2J\x9b1A\r\nok    secret    all is well\u202e"
@@ -27,6 +27,7 @@ def tampered(fleet: Fleet, configured: Settings) -> int:
     """Store a search, then write into the database as somebody with a worker's rights may."""
     search_id = store_pima(configured, fleet.database)
     with fleet.database.write() as connection:
+        switch_triggers_off(connection)
         connection.execute(update(Search).values(name=EVIL, submitted_by=EVIL))
         connection.execute(update(Worker).values(keras_version=EVIL[:32], python_version=EVIL[:32]))
         connection.execute(update(Trial).values(error=EVIL, fit_fallback_reason=EVIL))
@@ -59,6 +60,7 @@ def test_a_name_that_was_written_into_the_database_is_shown_as_text(
     gridfleet: Run, tampered: int, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with fleet.database.write() as connection:
+        switch_triggers_off(connection)
         connection.execute(update(Search).values(finished_at=None, state=SearchState.RUNNING))
 
     _assert_only_text(gridfleet("list")[1])

@@ -16,6 +16,7 @@ from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials.uncertain_commits import claim_of
 from tests.storage.conftest import StoredSearch, store_search
+from tests.stored_searches import switch_triggers_off
 
 OTHER_DIGEST = "1" * 64
 #: A value for each kind of column that no search of these tests has.
@@ -49,6 +50,7 @@ def check(search: StoredSearch, signer: Signer) -> None:
 
 def set_search(search: StoredSearch, **values: Any) -> None:
     with search.database.write() as connection:
+        switch_triggers_off(connection)
         connection.execute(update(Search).where(Search.id == search.id).values(**values))
 
 
@@ -102,6 +104,7 @@ def test_a_search_of_an_older_release_is_refused(database: Database, signer: Sig
 def test_a_trial_that_is_put_into_another_search_has_no_signature_there(signed: StoredSearch, signer: Signer) -> None:
     stranger = store_search(signed.database, 1)
     with signed.database.write() as connection:
+        switch_triggers_off(connection)
         connection.execute(update(Trial).where(Trial.id == signed.trial_ids[0]).values(search_id=stranger.id, number=7))
 
     with pytest.raises(PayloadSignatureError, match=f"search {stranger.id} is not signed"):

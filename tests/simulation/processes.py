@@ -64,7 +64,7 @@ class Node:
         self.is_leaving = False
         self._n_lost = 0
         self._idle_watcher: Actor | None = None
-        self._hooks = _Hooks(world.settings, world.database, self._simulation.broker, node=self.node)
+        self._hooks = _Hooks(world.settings, world.database, self._simulation.broker, node=self.node, end_orphans=None)
         self._watchdog = gridfleet.worker.main_process.watchdog.Watchdog(
             world.settings,
             world.database,

@@ -37,6 +37,7 @@ VALUES = {
     "fit_mode": ("xla", FitMode.XLA),
     "max_memory_mb": ("500", 500),
     "memory_limit_mb": ("6000", 6000),
+    "start_method": ("spawn", "spawn"),
     "allow_root": ("true", True),
 }
 NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float)) and value is not True]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from gridfleet.storage import searches
 from gridfleet.storage.schema import Epoch, SplitScore, Trial
@@ -13,6 +13,7 @@ from gridfleet.storage.trial_results import MAX_ERROR, EpochResult, SplitResult,
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held, expired
 from tests.storage.conftest import DIGEST, OLD_TOKEN, StoredSearch, ago, attempts_of, reap, result_of, set_trial
+from tests.stored_searches import switch_triggers_off
 
 # claim
 
@@ -161,10 +162,11 @@ def test_a_score_that_is_not_finite_is_null_with_its_reason(search: StoredSearch
 def test_the_database_itself_refuses_infinite_scores(search: StoredSearch) -> None:
     from sqlalchemy.exc import IntegrityError
 
-    held = search.held()
+    transitions.record(search.database, search.held(), result_of(0.5))
 
-    with pytest.raises(IntegrityError, match="mean_test_score_finite"):
-        set_trial(search.database, held.trial_id, mean_test_score=math.inf)
+    with pytest.raises(IntegrityError, match="mean_test_score_finite"), search.database.write() as connection:
+        switch_triggers_off(connection)
+        connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(mean_test_score=math.inf))
 
 
 def test_an_error_fails_the_trial_and_keeps_error_score(search: StoredSearch) -> None:
