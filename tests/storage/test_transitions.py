@@ -164,9 +164,12 @@ def test_the_database_itself_refuses_infinite_scores(search: StoredSearch) -> No
 
     transitions.record(search.database, search.held(), result_of(0.5))
 
-    with pytest.raises(IntegrityError, match="mean_test_score_finite"), search.database.write() as connection:
+    infinite = update(Trial).where(Trial.id == search.trial_ids[0]).values(mean_test_score=math.inf)
+    with search.database.write() as connection:
         switch_triggers_off(connection)
-        connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(mean_test_score=math.inf))
+        with pytest.raises(IntegrityError, match="mean_test_score_finite"):
+            connection.execute(infinite)
+        connection.rollback()
 
 
 def test_an_error_fails_the_trial_and_keeps_error_score(search: StoredSearch) -> None:
