@@ -14,6 +14,7 @@ from keras import layers
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
+from tests.thinning import some_of
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 8)).astype("float32"), RNG.integers(0, 2, (60, 1)).astype("float32")
@@ -83,7 +84,7 @@ def go_on(model: Any) -> None:
     model.stop_training = False
 
 
-@pytest.mark.parametrize("method", ["on_train_begin", "on_epoch_begin"])
+@pytest.mark.parametrize("method", some_of(["on_train_begin", "on_epoch_begin"]))
 @pytest.mark.parametrize("act", [freeze, drop_more], ids=["freeze", "drop_more"])
 def test_what_a_callback_changes_before_the_first_batch_counts(act: Callable[[Any], None], method: str) -> None:
     assert_as_keras(mlp, callbacks=lambda: [At(method, act)])
@@ -208,13 +209,15 @@ def f1() -> Any:
 
 @pytest.mark.parametrize(
     "metrics",
-    [
-        lambda: [f1(), keras.metrics.Precision()],
-        lambda: [f1(), "accuracy"],
-        lambda: [keras.metrics.Recall(), f1(), keras.metrics.Precision()],
-        lambda: [keras.metrics.R2Score(), "mse"],
-        lambda: [keras.metrics.AUC(multi_label=True, num_labels=1), "accuracy"],
-    ],
+    some_of(
+        [
+            lambda: [f1(), keras.metrics.Precision()],
+            lambda: [f1(), "accuracy"],
+            lambda: [keras.metrics.Recall(), f1(), keras.metrics.Precision()],
+            lambda: [keras.metrics.R2Score(), "mse"],
+            lambda: [keras.metrics.AUC(multi_label=True, num_labels=1), "accuracy"],
+        ]
+    ),
     ids=["before another", "before a mean", "between others", "r2", "auc"],
 )
 def test_metrics_that_make_their_variables_late_are_told_apart_from_others(metrics: Callable[[], list[Any]]) -> None:
@@ -300,7 +303,7 @@ def fitted_twice(mode: FitMode, *sizes: int, compiles: bool = False) -> Any:
 
 
 @pytest.mark.parametrize("sizes", [(12, 15, 12), (14, 10, 12)], ids=["two that divide", "one with a remainder first"])
-@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("compiles", some_of([False, True]))
 def test_a_second_fit_has_batches_of_another_size(sizes: tuple[int, ...], compiles: bool) -> None:
     found = fitted_twice(FitMode.EXACT, *sizes, compiles=compiles)
 

@@ -22,6 +22,7 @@ from gridfleet.worker.compiled_fit.selfcheck.comparison import Verdict, check, d
 from gridfleet.worker.compiled_fit.selfcheck.families import FAMILIES
 from gridfleet.worker.compiled_fit.selfcheck.options import DATA_OPTIONS, OTHER_OPTIONS
 from gridfleet.worker.compiled_fit.selfcheck.training import train
+from tests.thinning import some_of
 
 
 def case_of(family: str, optimizer: str, option: str) -> Case:
@@ -37,7 +38,7 @@ def _few(cases: list[Case], number: int) -> list[Case]:
 
 #: A handful, for XLA takes seconds to compile each: random layers, a loop in the loop, a step of the user's own.
 CASES_IN_XLA = [
-    case_of("mlp", "adam", "validation_split"),
+    pytest.param(case_of("mlp", "adam", "validation_split"), marks=pytest.mark.complete),
     case_of("batch_normalization", "adam", "remainder"),
     case_of("own_train_step", "nadam", "validation_data"),
     pytest.param(case_of("gru", "rmsprop", "no_shuffle"), marks=pytest.mark.complete),
@@ -58,7 +59,11 @@ MORE_CASES = [case for case in quick_data_cases() if case not in FEW_CASES]
 
 @pytest.fixture(
     scope="module",
-    params=[*FEW_CASES, *other_cases(), *(pytest.param(case, marks=pytest.mark.complete) for case in MORE_CASES)],
+    params=[
+        *FEW_CASES,
+        *some_of(other_cases()),
+        *(pytest.param(case, marks=pytest.mark.complete) for case in MORE_CASES),
+    ],
     ids=str,
 )
 def exact(request: pytest.FixtureRequest) -> Verdict:

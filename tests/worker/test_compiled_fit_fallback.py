@@ -22,6 +22,7 @@ from tensorflow.python.ops import gen_stateless_random_ops_v2
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
 from gridfleet.worker.compiled_fit.programs.train import TrainProgram
+from tests.thinning import some_of
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(40, 4)).astype("float32"), RNG.integers(0, 2, 40)
@@ -281,7 +282,7 @@ def assert_equal(found: Trained, expected: Trained) -> None:
     np.testing.assert_equal(found.history, expected.history)
 
 
-@pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.parametrize("name", some_of(REFUSALS))
 def test_what_cannot_be_compiled_is_trained_by_keras_and_the_reason_is_reported(name: str) -> None:
     refusal = REFUSALS[name]
 
@@ -292,7 +293,7 @@ def test_what_cannot_be_compiled_is_trained_by_keras_and_the_reason_is_reported(
     assert_equal(found, trained(refusal, None))
 
 
-@pytest.mark.parametrize("mode", [FitMode.EXACT, FitMode.XLA, FitMode.AUTO])
+@pytest.mark.parametrize("mode", some_of([FitMode.EXACT, FitMode.AUTO, FitMode.XLA]))
 def test_a_failure_inside_a_program_leaves_no_trace_in_the_result(mode: FitMode) -> None:
     at_the_fifth_batch = Refusal("just now", build=lambda: mlp(FailsOnce(5), layers.Dropout(0.2)))
     never = Refusal("", build=lambda: mlp(FailsOnce(-1), layers.Dropout(0.2)))

@@ -16,6 +16,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.trial_results import NON_FINITE
 from gridfleet.worker.trial.cross_validation import Evaluation, cross_validate_trial
 from tests.end_to_end.models import create_model
+from tests.thinning import some_of
 
 X, Y = np.arange(64.0).reshape(8, 8), np.arange(8) % 2
 SPLITS = [(np.arange(4), np.arange(4, 8)), (np.arange(4, 8), np.arange(4))]
@@ -111,7 +112,7 @@ def test_learning_curves_are_those_of_keras(keras_model: KerasClassifier) -> Non
     }
 
 
-@pytest.mark.parametrize("fit_mode", [FitMode.EXACT, FitMode.KERAS])
+@pytest.mark.parametrize("fit_mode", some_of([FitMode.EXACT, FitMode.KERAS]))
 def test_no_graph_of_a_model_stays_in_memory(keras_model: KerasClassifier, fit_mode: FitMode) -> None:
     def graphs() -> int:
         gc.collect()
