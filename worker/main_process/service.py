@@ -155,10 +155,10 @@ class _Hooks:
         sender.hub.call_repeatedly(LOOK_S, sender.pool.maintain_pool)
         if self._end_orphans is not None:
             sender.hub.call_repeatedly(LOOK_S, lambda: self._end_orphans(self._processes()))
-        touch_for_ever(self._settings.health_path)
         for number in (signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, self._let_go_before(signal.getsignal(number)))
         logger.warning("worker %s is ready", self._node)
+        touch_for_ever(self._settings.health_path)  # last: whoever sees it may stop this worker at once
 
     def on_end(self) -> None:
         """Let go of what a process claimed while the worker stopped, and end what its model's code left running."""
