@@ -11,6 +11,10 @@ import pytest
 def some_of(cases: Iterable[Any], *, every: int = 2) -> list[Any]:
     """Return parameters for `pytest.mark.parametrize` of which only each second, or so, is not for complete runs."""
     return [
-        case if number % every == 0 else pytest.param(case, marks=pytest.mark.complete)
+        case if number % every == 0 else pytest.param(*_values(case), marks=pytest.mark.complete)
         for number, case in enumerate(cases)
     ]
+
+
+def _values(case: Any) -> tuple[Any, ...]:
+    return case if isinstance(case, tuple) else (case,)

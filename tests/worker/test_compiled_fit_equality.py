@@ -31,9 +31,14 @@ def case_of(family: str, optimizer: str, option: str) -> Case:
     return Case(families[family], optimizer, options[option])
 
 
-def _few(cases: list[Case], number: int) -> list[Case]:
-    """Take a few of a family's cases, others than of the family before."""
-    return [cases[(5 * number + 3 * place) % len(cases)] for place in range(PER_FAMILY)]
+def _one_of_each_family(cases: list[Case]) -> list[Case]:
+    """Take a case of each family, so that together they have each optimizer and each option."""
+    chosen: list[Case] = []
+    for family in FAMILIES:
+        had = {part for case in chosen for part in (case.optimizer, case.option.name)}
+        of_family = [case for case in cases if case.family is family]
+        chosen.append(max(of_family, key=lambda case: len({case.optimizer, case.option.name} - had)))
+    return chosen
 
 
 #: A handful, for XLA takes seconds to compile each: random layers, a loop in the loop, a step of the user's own.
@@ -48,11 +53,8 @@ CASES_IN_XLA = [
 GOOD = Verdict(0.0, "predict", 0.0, FitMode.EXACT, FitMode.EXACT, None, ())
 
 
-#: Of each family's cases in `quick_data_cases`, those that every run tries, with each optimizer and each option.
-PER_FAMILY = 2
-_QUICK = {family.name: [case for case in quick_data_cases() if case.family is family] for family in FAMILIES}
 #: In a run of ten minutes.
-FEW_CASES = [case for number, cases in enumerate(_QUICK.values()) for case in _few(cases, number)]
+FEW_CASES = _one_of_each_family(quick_data_cases())
 #: In a complete one.
 MORE_CASES = [case for case in quick_data_cases() if case not in FEW_CASES]
 
