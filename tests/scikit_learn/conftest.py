@@ -9,7 +9,7 @@ import pytest
 from tests.scikit_learn.exceptions import EXCEPTIONS
 
 #: Parameter sets of one test of halving, each of which runs some ten searches, that every run tries.
-OF_ONE_TEST = 3
+OF_ONE_TEST = 2
 
 
 @pytest.fixture(scope="session", autouse=True)
