@@ -76,24 +76,13 @@ def create_search(
     if name is None:
         name = f"search-{search_id}"
     # of what was given, not of what the database has: a trigger may have changed it
-    signature = sign_search(signer, search_id, {**columns, "name": name})
+    signature = signer.sign(*_signed_facts(search_id, {**columns, "name": name}))
     connection.execute(update(Search).where(Search.id == search_id).values(name=name, signature=signature))
     return search_id, name
 
 
-def sign_search(signer: Signer, search_id: int, facts: Mapping[str, Any]) -> str:
-    """Return the signature of a search.
-
-    Parameters
-    ----------
-    signer : Signer
-        With the fleet's key.
-    search_id : int
-        Its id.
-    facts : mapping of str to object
-        A value for each of `SIGNED_COLUMNS`, and maybe others.
-    """
-    return signer.sign("search", search_id, *(facts[column] for column in SIGNED_COLUMNS))
+def _signed_facts(search_id: int, facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    return ("search", search_id, *(facts[column] for column in SIGNED_COLUMNS))
 
 
 def check_signature(signer: Signer, search_id: int, facts: Mapping[str, Any]) -> None:
@@ -122,7 +111,7 @@ def check_signature(signer: Signer, search_id: int, facts: Mapping[str, Any]) ->
             f"search {search_id} is not signed: an older release stored it, or somebody without the fleet's key; "
             "submit it again"
         )
-    if not signer.is_signed(signature, "search", search_id, *(facts[column] for column in SIGNED_COLUMNS)):
+    if not signer.is_signed(signature, *_signed_facts(search_id, facts)):
         raise PayloadSignatureError(
             f"search {search_id} was changed after it was submitted, or not signed with this process's key; submit it "
             f"again, and give {PREFIX}SECRET_KEY the same value where searches are submitted and where they run"

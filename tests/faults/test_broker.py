@@ -327,7 +327,7 @@ def test_cut_connections_are_made_anew(
     assert worker.process.poll() is None
 
 
-def test_repeated_reordered_and_late_messages_start_nothing_and_import_nothing(
+def test_repeated_reordered_and_late_messages_start_nothing(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], valkey: Valkey, tmp_path: Path
 ) -> None:
     ended = submit(search(tmp_path, [1, 2, 3]), X, Y)

@@ -26,32 +26,32 @@ def fork_from(template: Template) -> None:
 
 
 class _Popen(popen_spawn_posix.Popen):
-    """Starts a process: what billiard tells one that it spawns is told to one that the template forks."""
+    """Starts a process: one that the template forks gets the instructions that billiard has for one that it spawns."""
 
     def _launch(self, process: Any) -> None:
         tracker = semaphore_tracker.getfd()
-        told = io.BytesIO()
+        instructions = io.BytesIO()
         context.set_spawning_popen(self)
         try:
-            reduction.dump(spawn.get_preparation_data(process._name), told)
-            reduction.dump(process, told)
+            reduction.dump(spawn.get_preparation_data(process._name), instructions)
+            reduction.dump(process, instructions)
         finally:
             context.set_spawning_popen(None)
         environment = json.dumps(dict(os.environ)).encode()
         alive_r, alive_w = os.pipe()
-        told_r, told_w = os.pipe()
-        with os.fdopen(told_w, "wb") as pipe:
+        instructions_r, instructions_w = os.pipe()
+        with os.fdopen(instructions_w, "wb") as pipe:
             try:
-                self.pid = _template.fork([told_r, tracker, alive_w, *set(self._fds)])
+                self.pid = _template.fork([instructions_r, tracker, alive_w, *set(self._fds)])
             except OSError:
                 os.close(alive_r)
                 raise
             finally:
-                os.close(told_r)
+                os.close(instructions_r)
                 os.close(alive_w)
             self.sentinel = alive_r
             with suppress(BrokenPipeError):  # dead already, as the pool will see
-                pipe.write(len(environment).to_bytes(LENGTH_BYTES, "big") + environment + told.getvalue())
+                pipe.write(len(environment).to_bytes(LENGTH_BYTES, "big") + environment + instructions.getvalue())
                 pipe.flush()
 
 

@@ -43,6 +43,8 @@ MODULES = (
     "scikeras.wrappers",
     "gridfleet.worker.compiled_fit.scope",
 )
+#: What ``ps -o comm`` shows of the template process: the kernel keeps 15 characters.
+TEMPLATE_NAME = "gridfleet-templ"
 #: File descriptors that one message can carry on Linux.
 MAX_FDS = 253
 #: Longer than a message to the template or from it.
@@ -115,7 +117,7 @@ class Template:
 
 def _serve(connection: socket.socket) -> None:
     """Fork for as long as somebody asks."""
-    name_process("gridfleet-templ")
+    name_process(TEMPLATE_NAME)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the main process's
     while True:
         numbers, fds, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, MAX_FDS)
