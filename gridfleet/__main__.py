@@ -7,6 +7,10 @@ import sys
 def main() -> None:
     """Run the command."""
     _forget_the_current_folder()
+    if sys.argv[1:] == ["health"]:  # asked every few seconds, with half a core and a second's time
+        from gridfleet.worker.guards.health_file import main as tell_health
+
+        sys.exit(tell_health())
     from gridfleet.scheduler.cli.main import main as run_command
 
     run_command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +32,13 @@ DRIVERS = ("postgresql+psycopg", "sqlite", "sqlite+pysqlite")
 BROKER_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile")
 #: Settings of which an error shows no value.
 MAY_BE_SECRET = ("database_url", "database_password", "broker_url", "broker_password", "secret_key")
+#: Variables with our prefix that are no settings: of processes that this one starts, of docker compose, of tests.
+# fmt: off
+OTHER_VARIABLES = frozenset({
+    "SECRETS_DIR", "NODE", "SIGNS_OF_LIFE", "BROKER_PORT", "DATABASE_PORT", "WORKER_CONCURRENCY",
+    "WORKER_MEMORY", "WORKER_CPUS", "IMAGE_TAG", "PYTHON", "SEED", "SEEDS", "RECOVERIES",
+})
+# fmt: on
 #: How a broker with TLS may be asked for its certificate.
 CERTIFICATES = ("required", "optional", "none")
 
@@ -184,11 +193,13 @@ class Settings(BaseSettings):
         elif url.database and not re.fullmatch("[0-9]{1,9}", url.database):
             raise SettingsError(f"{PREFIX}BROKER_URL names the database {url.database!r}; it has a number, as in /0")
         _refuse_options(url, "BROKER_URL", allowed=BROKER_OPTIONS if url.drivername == "rediss" else ())
-        if url.drivername == "rediss" and url.query.get("ssl_cert_reqs", "required") not in CERTIFICATES:
-            raise SettingsError(f"{PREFIX}BROKER_URL: ssl_cert_reqs is none of {', '.join(CERTIFICATES)}")
-        if url.drivername == "rediss" and "ssl_cert_reqs" not in url.query:
-            # Celery's default encrypts without asking whom it talks to
-            url = url.update_query_dict({"ssl_cert_reqs": "required"})
+        if url.drivername == "rediss":
+            # Celery's default encrypts without asking whom it talks to; its own words are CERT_REQUIRED and so on
+            asked = str(url.query.get("ssl_cert_reqs", "required"))
+            requirement = asked.removeprefix("CERT_").lower()
+            if requirement not in CERTIFICATES:
+                raise SettingsError(f"{PREFIX}BROKER_URL: ssl_cert_reqs is none of {', '.join(CERTIFICATES)}")
+            url = url.update_query_dict({"ssl_cert_reqs": requirement})
         if self.broker_password is not None and url.password is None:
             url = _with_password(url, self.broker_password.get_secret_value())
         return url.render_as_string(hide_password=False)
@@ -225,7 +236,7 @@ class Settings(BaseSettings):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, _shown(value) if name in ("database_url", "broker_url") else value
+            yield name, shown_url(value) if name in ("database_url", "broker_url") else value
 
     def replace(self, **changes: Any) -> Settings:
         """Return a copy with some settings changed."""
@@ -275,7 +286,8 @@ def _with_password(url: URL, password: str) -> URL:
     return url.set(username=url.username or "", password=password)
 
 
-def _shown(url: str | None) -> str | None:
+def shown_url(url: str | None) -> str | None:
+    """Return what may be shown of a URL; stars, if it is none."""
     if url is None:
         return None
     try:
@@ -301,9 +313,21 @@ def load_settings() -> Settings:
         field = str(first["loc"][0])
         name, shown = PREFIX + field.upper(), "" if field in MAY_BE_SECRET else f"={first['input']!r}"
         raise SettingsError(f"{name}{shown} is not valid: {first['msg'].lower()}") from (None if not shown else error)
+    _warn_unknown_variables()
     if settings.heartbeat_s > settings.lease_s / 2:
         raise SettingsError(
             f"{PREFIX}HEARTBEAT_S={settings.heartbeat_s:g} must be at most half of {PREFIX}LEASE_S="
             f"{settings.lease_s:g}, or trials are taken back from workers that live"
         )
     return settings
+
+
+def _warn_unknown_variables() -> None:
+    known = [name.upper() for name in Settings.model_fields]
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(PREFIX)
+        if name == variable or name in known or name in OTHER_VARIABLES:
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean {PREFIX}{near[0]}?" if near else "`gridfleet settings` lists them"
+        warnings.warn(f"the variable {variable} is no setting of gridfleet; {remedy}", stacklevel=3)

@@ -12,7 +12,7 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.reader import SeenWorker
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import GridfleetError
+from gridfleet.storage.errors import BrokerUnreachableError, GridfleetError, first_line
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings, load_settings, without_secrets
 from gridfleet.storage.trials import queue
@@ -103,6 +103,8 @@ def _database(settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
 
 
 def _check_broker(settings: Settings) -> str:
+    from redis.exceptions import RedisError
+
     from gridfleet.worker.broker.publisher import Publisher
 
     publisher = Publisher(settings)
@@ -111,6 +113,11 @@ def _check_broker(settings: Settings) -> str:
         n_dead = publisher.count_dead_letters()
         found = f"; {n_dead} malformed messages were set aside, the last: {publisher.newest_dead_letter()}"
         return f"answers; {publisher.queue_length()} messages wait{found if n_dead else ''}"
+    except RedisError as error:  # of a cluster, of a role without rights, of keys that somebody else made
+        raise BrokerUnreachableError(
+            f"the broker answers, and refuses what workers ask of it ({first_line(error)}); it has to be a single "
+            "Redis or Valkey, whose user may use the keys and commands of deploy/broker/"
+        ) from error
     finally:
         publisher.close()
 

@@ -8,8 +8,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from gridfleet.scheduler.cli import database, results, searches, services
+from gridfleet.scheduler.cli import settings as settings_command
 from gridfleet.scheduler.cli.connected import is_database_error
-from gridfleet.scheduler.cli.output import INTERRUPTED, fail, show
+from gridfleet.scheduler.cli.output import INTERRUPTED, fail, say, show
 
 app = typer.Typer(
     name="gridfleet",
@@ -32,8 +33,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     arguments : list of str, default=None
         Instead of those of the command line.
     """
+    import warnings
+
     from gridfleet.storage.errors import GridfleetError
 
+    # a sentence as any other, without the line of our code that it comes from
+    warnings.showwarning = lambda message, *_, **__: say(str(message))
     try:
         app(args=arguments, prog_name="gridfleet")
     except GridfleetError as error:
@@ -95,6 +100,7 @@ for _command in (
     searches.resume,
     searches.retry_failed,
     results.sql,
+    settings_command.settings,
     doctor,
 ):
     app.command(_command.__name__.strip("_").replace("_", "-"))(_command)

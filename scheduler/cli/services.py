@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gridfleet.scheduler.cli.connected import configured_settings, exit_at_sigterm, is_database_error
 from gridfleet.scheduler.cli.output import fail, say
-
-#: Seconds for which a health file counts: several of the touches that a living service makes every 10 s.
-HEALTHY_S = 60
 
 
 def up(
@@ -91,18 +85,8 @@ def scheduler() -> None:
 
 def health() -> None:
     """Exit 0 if the service of this container lives."""
-    from gridfleet.storage.private_folder import HEALTH_FILE, make_runtime_folder
+    from gridfleet.worker.guards.health_file import why_not_healthy
 
-    path = os.environ.get("GRIDFLEET_HEALTH_FILE")  # not all settings, for reading them takes half a second
-    if path:
-        file = Path(path)
-    elif (folder := make_runtime_folder()) is not None:
-        file = folder / HEALTH_FILE
-    else:
-        fail("there is no health file; set GRIDFLEET_HEALTH_FILE, for the service and for this command")
-    try:
-        age_s = time.time() - file.lstat().st_mtime
-    except OSError:
-        fail(f"the health file {file} is not there: the service has not started, or GRIDFLEET_HEALTH_FILE differs")
-    if age_s > HEALTHY_S:
-        fail(f"the health file {file} was last touched {age_s:.0f} s ago: the service does not live")
+    reason = why_not_healthy()
+    if reason is not None:
+        fail(reason)

@@ -36,7 +36,7 @@ class Database:
             event.listen(self.engine, "begin", sqlite.begin)
         else:
             postgresql.import_psycopg()
-            self.engine = create_engine(self.url, **postgresql.options())
+            self.engine = create_engine(self.url, **postgresql.options(self.url))
             event.listen(self.engine, "do_connect", postgresql.connect)
             event.listen(self.engine, "handle_error", postgresql.leave_standby)
 
@@ -61,10 +61,14 @@ class Database:
         ------
         DatabaseUnreachableError
             With the address (never the password), the reason and what to do.
+        SettingsError
+            If it is one that can't hold texts.
         """
         try:
             with self.read() as connection:
                 connection.execute(text("SELECT 1"))
+                if self.dialect == "postgresql":
+                    postgresql.check_encoding(connection, self.url)
         except (OperationalError, DBAPIError) as error:
             raise DatabaseUnreachableError(self._unreachable(first_line(error))) from error
 

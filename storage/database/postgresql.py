@@ -6,7 +6,10 @@ import os
 import sys
 from typing import Any
 
-from sqlalchemy import Dialect, ExceptionContext
+from sqlalchemy import URL, Connection, Dialect, ExceptionContext, text
+
+from gridfleet.storage.errors import SettingsError
+from gridfleet.storage.settings import PREFIX, without_secrets
 
 #: SQLSTATE of a write on a server that only reads.
 READ_ONLY = "25006"
@@ -26,9 +29,15 @@ def import_psycopg() -> None:
         sys.setdlopenflags(flags)
 
 
-def options() -> dict[str, Any]:
-    """Return the engine's options: a server that is away or hangs is noticed within seconds."""
-    connect = {
+def options(url: URL) -> dict[str, Any]:
+    """Return the engine's options: a server that is away or hangs is noticed within seconds.
+
+    Parameters
+    ----------
+    url : URL
+        Of the database. What it says itself counts, as in every program that uses libpq.
+    """
+    connect: dict[str, Any] = {
         "connect_timeout": 5,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
@@ -38,8 +47,11 @@ def options() -> dict[str, Any]:
         # payloads of hundreds of MB are written in one statement per chunk, so 60 s a statement is ample
         "options": "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
     }
+    if "options" in url.query:  # of two settings of one name, the server heeds the last
+        asked = url.query["options"]
+        connect["options"] += f" {asked if isinstance(asked, str) else ' '.join(asked)}"
     return {
-        "connect_args": connect,
+        "connect_args": {name: value for name, value in connect.items() if name == "options" or name not in url.query},
         # whatever the server's default is: at a stricter one, transactions that merely meet would fail
         "isolation_level": "READ COMMITTED",
         "pool_pre_ping": True,
@@ -47,6 +59,23 @@ def options() -> dict[str, Any]:
         "pool_size": 2,
         "max_overflow": 2,
     }
+
+
+def check_encoding(connection: Connection, url: URL) -> None:
+    """Refuse a database of no encoding: texts come out of it as bytes.
+
+    Raises
+    ------
+    SettingsError
+        With the statement that makes another one.
+    """
+    encoding = connection.execute(text("SHOW server_encoding")).scalar()
+    encoding = encoding.decode() if isinstance(encoding, bytes) else encoding
+    if encoding == "SQL_ASCII":
+        raise SettingsError(
+            f"{PREFIX}DATABASE_URL: the database {without_secrets(url)} has the encoding SQL_ASCII, in which texts "
+            "are bytes of any kind; make one with `createdb --template=template0 --encoding=UTF8`"
+        )
 
 
 def connect(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,29 @@ from sqlalchemy import Connection
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.settings import PREFIX
 
-#: File systems on which SQLite's WAL can't work, because its shared memory is per host (sqlite.org/wal.html).
-NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "glusterfs", "fuse.sshfs"}
+#: File systems of one host, on which SQLite's WAL works, as the kernel names them.
+# fmt: off
+LOCAL_FILE_SYSTEMS = frozenset({
+    "apfs", "aufs", "bcachefs", "btrfs", "devtmpfs", "ecryptfs", "exfat", "ext2", "ext3", "ext4", "f2fs",
+    "fuseblk", "hfs", "hfsplus", "jfs", "msdos", "nilfs2", "ntfs", "ntfs3", "overlay", "ramfs", "reiserfs",
+    "rootfs", "tmpfs", "ubifs", "udf", "ufs", "vfat", "xfs", "zfs", "fuse.fuse-overlayfs",
+})
+# fmt: on
+#: File systems on which it can't, because its shared memory is per host (sqlite.org/wal.html): those of networks,
+#: of object stores, and those through which a virtual machine sees its host.
+# fmt: off
+NETWORK_FILE_SYSTEMS = frozenset({
+    "9p", "afp", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs2", "glusterfs", "gpfs", "lustre",
+    "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "prl_fs", "pvfs2", "smb2", "smb3", "smbfs", "vboxsf",
+    "virtiofs", "vmhgfs", "fuse.blobfuse", "fuse.blobfuse2", "fuse.ceph", "fuse.ceph-fuse", "fuse.davfs2",
+    "fuse.gcsfuse", "fuse.glusterfs", "fuse.goofys", "fuse.juicefs", "fuse.mount-s3", "fuse.rclone", "fuse.s3fs",
+    "fuse.sshfs", "fuse.vmhgfs-fuse",
+})
+# fmt: on
 #: Bytes that SQLite's WAL is cut to when no reader needs more of it; it grows while a long one does.
 SQLITE_WAL_BYTES = 16_000_000
+#: How the kernel writes a space, a tab, a line break or a backslash of a mount point.
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def options(path: str | None) -> dict[str, Any]:
@@ -33,6 +54,12 @@ def options(path: str | None) -> dict[str, Any]:
             raise SettingsError(
                 f"{PREFIX}DATABASE_URL: {folder} lies on a network file system ({kind}), where SQLite loses data; "
                 "use a local folder or PostgreSQL"
+            )
+        if kind and kind not in LOCAL_FILE_SYSTEMS:
+            warnings.warn(
+                f"{folder} lies on a file system that gridfleet does not know ({kind}); if it is one of a network, "
+                "SQLite loses data there: use a local folder or PostgreSQL",
+                stacklevel=2,
             )
     return {"connect_args": {"timeout": 30}, "pool_pre_ping": False}
 
@@ -59,11 +86,16 @@ def begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("gridfleet_begin", "BEGIN"))
 
 
-def _file_system(folder: Path) -> str:
+def _file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+    """Return the kind of file system that a folder lies on; empty where it can't be told."""
     try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
     except OSError:  # not Linux
         return ""
-    fields = [line.split() for line in mounts]
-    held = [(Path(parts[1]), parts[2]) for parts in fields if folder.is_relative_to(parts[1])]
-    return max(held, key=lambda mount: len(mount[0].parts))[1] if held else ""
+    found, depth = "", -1
+    for line in lines:
+        _, place, kind = (_ESCAPED.sub(lambda code: chr(int(code[1], 8)), field) for field in line.split()[:3])
+        # of two at one place, the later one covers the other
+        if folder.is_relative_to(place) and len(Path(place).parts) >= depth:
+            found, depth = kind, len(Path(place).parts)
+    return found

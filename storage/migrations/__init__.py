@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import ProgrammingError
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
-from gridfleet.storage.errors import SchemaVersionError
+from gridfleet.storage.errors import SchemaVersionError, SettingsError, first_line
 from gridfleet.storage.schema import SCHEMA_REVISION
+from gridfleet.storage.settings import PREFIX, without_secrets
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 #: Key of PostgreSQL's advisory lock under which migrations run; any constant of our own will do.
 MIGRATION_LOCK = 0x67726964
+#: SQLSTATE of what a role may not do.
+INSUFFICIENT_PRIVILEGE = "42501"
 
 
 @retried  # of several that start at once, all but one wait
@@ -37,6 +41,8 @@ def upgrade(database: Database) -> bool:
     ------
     SchemaVersionError
         If the tables are of a newer release than this one.
+    SettingsError
+        If the role may not make tables.
     """
     if current_revision(database) == SCHEMA_REVISION:
         return False
@@ -49,8 +55,21 @@ def upgrade(database: Database) -> bool:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         _refuse_unknown(_revision_of(connection), config)
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
+                raise
+            raise SettingsError(_may_not(database, error)) from error
     return True
+
+
+def _may_not(database: Database, error: Exception) -> str:
+    role = f'"{database.url.username}"' if database.url.username else "this role"
+    return (
+        f"{PREFIX}DATABASE_URL: {role} may not make tables in {without_secrets(database.url)} ({first_line(error)}); "
+        f"as the database's owner, run `GRANT USAGE, CREATE ON SCHEMA public TO {role}`, or upgrade as the owner"
+    )
 
 
 def current_revision(database: Database) -> str | None:

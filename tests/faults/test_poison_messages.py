@@ -93,6 +93,23 @@ def test_the_rights_of_the_deployment_are_enough_and_the_list_of_the_dead_is_bou
         client.execute_command("ACL", "DELUSER", "gridfleet")
 
 
+def test_a_worker_that_may_not_read_from_the_broker_ends_with_an_error(
+    configured: Settings, start_worker: Callable[..., Any], client: redis.Redis
+) -> None:
+    client.acl_setuser(
+        "writer", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-brpop"], reset=True
+    )
+    address = client.get_connection_kwargs()
+    url = f"redis://writer:any@{address['host']}:{address['port']}/{address['db']}"
+    try:
+        worker = start_worker(configured.replace(broker_url=url))
+
+        assert worker.process.wait(60) == 1
+        assert "BRPOP" in worker.log.read_text().upper()
+    finally:
+        client.acl_deluser("writer")
+
+
 def test_a_queue_that_is_no_list_is_removed_and_a_list_of_the_dead_that_is_none_harms_nothing(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], client: redis.Redis, tmp_path: Path
 ) -> None:

@@ -94,7 +94,11 @@ def test_a_keras_model_that_is_too_big_fails_and_small_ones_are_trained_under_th
     ("message", "words"),
     [
         ("Worker exited prematurely: signal 6 (SIGABRT) Job: 1.", "when they get no memory"),
-        ("Worker exited prematurely: signal 4 (SIGILL) Job: 1.", "signal 4 (SIGILL)"),
+        ("Worker exited prematurely: signal 6 (SIGABRT) Job: 1.", "or no thread"),
+        ("Worker exited prematurely: signal 4 (SIGILL) Job: 1.", "signal 4 (SIGILL): a library has instructions"),
+        ("Worker exited prematurely: signal 7 (SIGBUS) Job: 1.", "/dev/shm is full"),
+        ("Worker exited prematurely: signal 12 (SIGUSR2) Job: 1.", "nobody knows why"),
+        ("Worker exited prematurely: exitcode 134 Job: 1.", "status 134: as after signal 6 (SIGABRT)"),
         ("Worker exited prematurely: exitcode 0 Job: 1.", "ended itself with status 0"),
         ("something new", "something new"),
     ],

@@ -7,11 +7,13 @@ import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import redis
 from sqlalchemy import text, update
 
 from gridfleet.scheduler.cli import sql
@@ -52,6 +54,7 @@ COMMANDS = (
     "resume",
     "retry-failed",
     "sql",
+    "settings",
     "doctor",
 )
 SEARCH_FILE = """
@@ -470,6 +473,49 @@ def test_doctor_says_that_trials_wait_for_workers(gridfleet, fleet, database):
 
     assert status == 1
     assert "none was seen in the last 60 s and 1 trials wait; `gridfleet worker` starts some" in shown
+
+
+@pytest.mark.parametrize("answer", ["WRONGTYPE", "NOPERM"])
+def test_doctor_survives_a_broker_that_refuses(gridfleet, fleet, database, broker_url, monkeypatch, answer):
+    with redis.Redis.from_url(broker_url) as client:
+        if answer == "WRONGTYPE":
+            client.set("celery", "of another application")
+        else:
+            client.acl_setuser("guest", enabled=True, passwords=["+guest"], commands=["+ping", "+client", "+select"])
+            monkeypatch.setenv("GRIDFLEET_BROKER_URL", re.sub("//.*@", "//guest:guest@", broker_url))
+
+    status, shown, _ = gridfleet("doctor")
+
+    assert status == 1
+    line = next(line for line in shown.splitlines() if line.split()[1] == "broker")
+    assert line.startswith("WRONG")
+    assert "the broker answers, and refuses what workers ask of it" in line
+    assert "database" in shown  # the rest is looked at
+
+
+def test_settings_are_shown_without_secrets(gridfleet, monkeypatch):
+    monkeypatch.setenv("GRIDFLEET_SECRET_KEY", "another-secret-key")
+    monkeypatch.setenv("GRIDFLEET_LEASE_S", "77")
+
+    status, shown, _ = gridfleet("settings")
+    as_json = json.loads(gridfleet("settings", "--json")[1])
+
+    assert status == 0
+    assert "another-secret-key" not in shown + str(as_json)
+    lease = next(line for line in shown.splitlines() if line.startswith("GRIDFLEET_LEASE_S"))
+    assert lease.split()[1:3] == ["77.0", "environment"]
+    assert next(one["default"] for one in as_json if one["variable"] == "GRIDFLEET_LEASE_S") == "60"
+
+
+@pytest.mark.filterwarnings("default:the variable")
+def test_a_misspelled_variable_is_said_in_one_line(gridfleet, monkeypatch):
+    monkeypatch.setenv("GRIDFLEET_HEARTBEATS", "3")
+
+    _, _, said = gridfleet("settings")
+
+    assert said == (
+        "gridfleet: the variable GRIDFLEET_HEARTBEATS is no setting of gridfleet; did you mean GRIDFLEET_HEARTBEAT_S?\n"
+    )
 
 
 def test_doctor_of_a_wrong_setting(gridfleet, no_variables, monkeypatch):

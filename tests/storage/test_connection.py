@@ -12,11 +12,12 @@ from sqlalchemy import insert, select, text
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import DatabaseUnreachableError
+from gridfleet.storage.errors import DatabaseUnreachableError, SettingsError
 from gridfleet.storage.schema import Trial, Worker
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
+from tests.conftest import PostgresqlServer
 from tests.storage.conftest import race, result_of, store_search
 
 PASSWORD = "correct-horse"
@@ -70,6 +71,47 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
 def test_a_database_that_answers_passes(database: Database) -> None:
     database.check()
+
+
+def test_a_database_without_an_encoding_is_refused(
+    make_settings: Callable[..., Settings], postgresql_server: PostgresqlServer
+) -> None:
+    name = "of_no_encoding"
+    with postgresql_server._connected() as connection:
+        connection.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+    settings = make_settings("postgresql").replace(database_url=postgresql_server.url(name))
+    try:
+        with (
+            closing(Database(settings)) as database,
+            pytest.raises(SettingsError, match=f"/{name}.* has the encoding SQL_ASCII.*--encoding=UTF8"),
+        ):
+            database.check()
+    finally:
+        postgresql_server.drop(name)
+
+
+# what its URL says
+
+
+def test_what_the_url_asks_for_counts(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings("postgresql")
+    asked = {"options": "-csearch_path=ml -c lock_timeout=3s", "application_name": "nightly", "connect_timeout": "9"}
+    url = settings.database().update_query_dict(asked).render_as_string(hide_password=False)
+
+    with closing(Database(settings.replace(database_url=url))) as database, database.read() as connection:
+        shown = {
+            name: connection.execute(text(f"SHOW {name}")).scalar()
+            for name in ("search_path", "lock_timeout", "application_name", "statement_timeout")
+        }
+
+    assert shown == {
+        "search_path": "ml",
+        "lock_timeout": "3s",
+        "application_name": "nightly",
+        "statement_timeout": "1min",  # what nobody asked to be otherwise
+    }
 
 
 # transactions

@@ -19,12 +19,13 @@ from sqlalchemy.exc import IntegrityError
 
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import SchemaVersionError
+from gridfleet.storage.errors import SchemaVersionError, SettingsError
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import SCHEMA_REVISION, Attempt, Base, Payload, PayloadChunk, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
+from tests.conftest import PostgresqlServer
 from tests.storage.conftest import DIGEST, StoredSearch, race, result_of, store_search
 
 VIEWS = {"leaderboard", "best_trials", "search_progress"}
@@ -112,6 +113,25 @@ def test_the_schema_s_revision_is_the_newest_migration() -> None:
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
 
     assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_REVISION
+
+
+def test_a_role_that_may_make_no_tables_is_told_the_remedy(
+    make_settings: Callable[..., Settings], postgresql_server: PostgresqlServer
+) -> None:
+    settings = make_settings("postgresql", migrated=False)
+    with postgresql_server._connected() as connection:
+        connection.execute("DROP ROLE IF EXISTS without_rights")
+        connection.execute("CREATE ROLE without_rights LOGIN")
+    url = settings.database().set(username="without_rights").render_as_string(hide_password=False)
+    try:
+        with (
+            closing(Database(settings.replace(database_url=url))) as database,
+            pytest.raises(SettingsError, match=r'permission denied.*GRANT USAGE, CREATE ON SCHEMA public TO "without_'),
+        ):
+            migrations.upgrade(database)
+    finally:
+        with postgresql_server._connected() as connection:
+            connection.execute("DROP ROLE without_rights")
 
 
 def test_a_newer_schema_is_refused_and_left_alone(database: Database) -> None:

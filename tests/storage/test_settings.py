@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import pytest
 from sqlalchemy.engine import make_url
 
+from gridfleet.storage.described_settings import describe_settings
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.settings import Settings, load_settings
@@ -302,3 +303,51 @@ def test_a_broker_may_listen_at_a_socket() -> None:
 def test_a_broker_with_tls_has_to_show_a_valid_certificate_unless_the_url_says_otherwise() -> None:
     assert Settings(broker_url="rediss://host:6380/0").broker() == "rediss://host:6380/0?ssl_cert_reqs=required"
     assert Settings(broker_url="rediss://host/0?ssl_cert_reqs=none").broker() == "rediss://host/0?ssl_cert_reqs=none"
+
+
+# told to people
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        ("GRIDFLEET_HEARTBEATS", r"did you mean GRIDFLEET_HEARTBEAT_S\?"),
+        ("GRIDFLEET_COLOUR_OF_THE_SKY", "`gridfleet settings` lists them"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_named(variable: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "3")
+
+    with pytest.warns(UserWarning, match=f"{variable} is no setting of gridfleet; {remedy}"):
+        load_settings()
+
+
+@pytest.mark.parametrize("word", ["CERT_REQUIRED", "CERT_OPTIONAL", "CERT_NONE", "required", "none"])
+def test_celery_s_words_for_certificates_are_known(word: str) -> None:
+    url = Settings(broker_url=f"rediss://host:6379/0?ssl_cert_reqs={word}").broker()
+
+    assert make_url(url).query["ssl_cert_reqs"] == word.removeprefix("CERT_").lower()
+
+
+def test_every_setting_is_described_with_its_value_and_where_that_comes_from(
+    secrets_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (secrets_dir / "gridfleet_broker_password").write_text(PASSWORD)
+    monkeypatch.setenv("GRIDFLEET_DATABASE_URL", f"postgresql://user:{PASSWORD}@host/name")
+    monkeypatch.setenv("GRIDFLEET_LEASE_S", "90")
+
+    described = {one.variable: one for one in describe_settings(load_settings())}
+
+    assert list(described) == [f"GRIDFLEET_{name.upper()}" for name in Settings.model_fields]
+    assert all(one.description.endswith(".") or "://" in one.description for one in described.values())
+    assert described["GRIDFLEET_DATABASE_URL"].value == "postgresql://user@host/name"
+    assert (described["GRIDFLEET_LEASE_S"].value, described["GRIDFLEET_LEASE_S"].origin) == ("90.0", "environment")
+    assert (described["GRIDFLEET_BROKER_PASSWORD"].value, described["GRIDFLEET_BROKER_PASSWORD"].origin) == (
+        "***",
+        "secret file",
+    )
+    assert (described["GRIDFLEET_CACHE_SIZE_MB"].value, described["GRIDFLEET_CACHE_SIZE_MB"].origin) == (
+        "4096",
+        "default",
+    )
+    assert PASSWORD not in repr(list(described.values()))

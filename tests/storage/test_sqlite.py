@@ -42,3 +42,39 @@ def test_sqlite_is_durable_and_readers_do_not_wait(make_settings: Callable[..., 
         with database.read() as connection:
             assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
             assert connection.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        ("/dev/sda / ext4 rw 0 0\nhost:/x /data\\040of\\040all nfs4 rw 0 0\n", "nfs4"),
+        ("/dev/sda / ext4 rw 0 0\nhost:/x /data\\040of nfs4 rw 0 0\n", "ext4"),
+        (
+            "tmpfs /data\\040of\\040all tmpfs rw 0 0\ns3 /data\\040of\\040all fuse.s3fs rw 0 0\n",
+            "fuse.s3fs",
+        ),
+    ],
+    ids=["a name with spaces", "another name with spaces", "the later one covers the other"],
+)
+def test_the_file_system_of_a_mount_point_is_found(tmp_path: Path, lines: str, kind: str) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(lines)
+
+    assert sqlite._file_system(Path("/data of all/searches"), mounts) == kind
+
+
+@pytest.mark.parametrize("kind", ["virtiofs", "fuse.gcsfuse", "fuse.s3fs", "gpfs", "beegfs", "afs", "vboxsf"])
+def test_sqlite_is_refused_where_it_is_known_not_to_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(sqlite, "_file_system", lambda folder: kind)
+
+    with pytest.raises(SettingsError, match=kind):
+        Database(Settings(database_url=f"sqlite:///{tmp_path / 'a.db'}"))
+
+
+def test_an_unknown_file_system_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_file_system", lambda folder: "fuse.of-tomorrow")
+
+    with pytest.warns(UserWarning, match=r"does not know \(fuse\.of-tomorrow\)"):
+        Database(Settings(database_url=f"sqlite:///{tmp_path / 'a.db'}")).close()

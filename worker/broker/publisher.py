@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from gridfleet.storage.errors import BrokerUnreachableError
 from gridfleet.storage.settings import PREFIX, SOCKET_SCHEME, Settings
@@ -59,6 +59,8 @@ class Publisher:
             raise BrokerUnreachableError(
                 f"the broker {address} refuses user or password; set {PREFIX}BROKER_URL and {PREFIX}BROKER_PASSWORD"
             ) from error
+        except ResponseError as error:
+            raise BrokerUnreachableError(f"the broker {address} refuses to work: {error}") from error
         except RedisError as error:
             raise BrokerUnreachableError(
                 f"the broker {address} does not answer ({error}); start it, or set {PREFIX}BROKER_URL"

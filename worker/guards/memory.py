@@ -19,6 +19,17 @@ MIN_DEFAULT_MB = 2_000
 
 MB = 1_000_000
 
+#: Bytes of a thread's stack where `ulimit -s` sets no limit (pthread_create(3), x86-64).
+GLIBC_STACK = 2 * 1024 * 1024
+#: Variables that libraries read at import for the number of their threads.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
 
 def default_limit_mb(n_processes: int) -> int:
     """Return one process's share of the memory that this machine or its control group has."""
@@ -29,15 +40,22 @@ def bound_memory(limit_mb: int | None) -> None:
     """Let this process get no more memory than that, where the system can.
 
     What counts is what could be written to: TensorFlow reserves much more of the address space than it uses, and
-    data that is mapped from a file is shared.
+    data that is mapped from a file is shared. Stacks of threads count whole, though next to nothing of them is used, so
+    there is room for those besides.
     """
     if limit_mb is None or sys.platform != "linux":  # macOS does not heed it
         return
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = limit_mb * MB if hard == resource.RLIM_INFINITY else min(limit_mb * MB, hard)
+    wanted = limit_mb * MB + _stack_bytes(resource.getrlimit(resource.RLIMIT_STACK)[0])
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _stack_bytes(of_one: int) -> int:
+    """Return what the stacks of all pools of threads take; `of_one` is the soft limit of a stack, -1 for none."""
+    return sum(int(os.environ.get(variable, 0)) for variable in THREAD_VARIABLES) * max(of_one, GLIBC_STACK)
 
 
 def explain_memory_error(result: TrialResult, limit_mb: int | None) -> TrialResult:

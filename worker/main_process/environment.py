@@ -16,19 +16,14 @@ import joblib
 
 from gridfleet.storage.private_folder import make_private_folder
 from gridfleet.storage.settings import PREFIX, Settings
-from gridfleet.worker.guards.memory import default_limit_mb
+from gridfleet.worker.guards.memory import THREAD_VARIABLES, default_limit_mb
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
 from gridfleet.worker.guards.xla_cache import share_compiled_programs
 from gridfleet.worker.trial.process import NODE_VARIABLE
 
-#: Variables that libraries read at import for the number of their threads.
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-)
+#: Threads of each of a process's pools. More bring next to nothing to models that a search trains, and each takes a
+#: stack: with 96 of them, trials on a machine of 192 cores ended for want of memory.
+MAX_THREADS = 16
 
 
 def prepare_environment(settings: Settings, concurrency: int) -> None:
@@ -83,6 +78,6 @@ def _signs_folder(settings: Settings) -> Path:
 
 
 def threads_per_process(concurrency: int) -> int:
-    """Return the threads that each of `concurrency` processes gets of this machine's cores."""
+    """Return the threads that each of `concurrency` processes gets of this machine's cores: `MAX_THREADS` at most."""
     n_cores: int = joblib.cpu_count()
-    return max(1, n_cores // concurrency)
+    return min(max(1, n_cores // concurrency), MAX_THREADS)

@@ -24,9 +24,21 @@ _MEMORY = f"{PREFIX}MEMORY_LIMIT_MB bounds what a process may take"
 #: What stands behind a signal, as far as one can tell.
 _CAUSES: dict[int, str] = {
     signal.SIGKILL: f"somebody killed it, or the kernel did because memory ran out; {_MEMORY}",
-    signal.SIGABRT: f"a library gave up, as those in C++ do when they get no memory; {_MEMORY}",
+    signal.SIGABRT: f"a library gave up, as those in C++ do when they get no memory or no thread; {_MEMORY}",
     signal.SIGSEGV: "the model's code or a library that it uses crashed",
-    signal.SIGBUS: "the model's code or a library that it uses crashed, or a disk is full",
+    signal.SIGBUS: "the model's code or a library that it uses crashed, or a disk or /dev/shm is full",
+    signal.SIGILL: "a library has instructions that this machine's processor lacks, as TensorFlow's wheels have AVX; "
+    "install a build made for this processor, or run the worker on another machine",
+    signal.SIGFPE: "the model's code or a library that it uses divided an integer by zero",
+    signal.SIGSYS: "the container's seccomp profile forbids a system call that a library makes",
+    signal.SIGXCPU: "it used up the processor time that `ulimit -t` leaves it",
+    signal.SIGXFSZ: "it wrote a file larger than `ulimit -f` allows",
+    signal.SIGTERM: "somebody, or the model's own code, asked it to end",
+}
+#: What statuses mean that shells and libraries give.
+_STATUSES: dict[int, str] = {
+    126: "a program that it started could not be run",
+    127: "a program that it started was not found",
 }
 
 
@@ -65,8 +77,11 @@ def explain_end(message: str) -> str:
         return f"the worker process was ended by signal {number} ({name}): {cause}"
     found = _STATUS.search(message)
     if found:
-        return (
-            f"the worker process ended itself with status {found[1]}: the model's code, or a library that it uses, "
-            "called os._exit or exit()"
-        )
+        status = int(found[1])
+        if status - 128 in _CAUSES:  # how shells, and programs that forked, pass a signal on
+            name = signal.Signals(status - 128).name
+            cause = f"as after signal {status - 128} ({name}): {_CAUSES[status - 128]}"
+        else:
+            cause = _STATUSES.get(status, "the model's code, or a library that it uses, called os._exit or exit()")
+        return f"the worker process ended itself with status {status}: {cause}"
     return f"the worker process ended: {message}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
@@ -44,8 +44,10 @@ LOOK_S = 0.5
 RELEASE_S = 5
 
 
-def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNING", may_be_root: bool = False) -> None:
-    """Run a worker until a signal stops it.
+def run_worker(
+    settings: Settings, *, concurrency: int, log_level: str = "WARNING", may_be_root: bool = False
+) -> NoReturn:
+    """Run a worker until a signal stops it, and exit: with 0 at a signal, with Celery's own status if it failed.
 
     Parameters
     ----------
@@ -88,7 +90,8 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
     warnings.simplefilter("ignore", SecurityWarning)  # of root, which was decided above
     app.set_default()
     try:
-        app.worker_main(
+        # not worker_main, which keeps the status to itself
+        status = app.start(
             [
                 "--quiet",  # no banner
                 "worker",
@@ -102,6 +105,7 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
         )
     finally:
         hooks.on_end()
+    sys.exit(0 if hooks.is_stopped else status)
 
 
 def _fork_processes(app: Celery) -> Callable[[Collection[int]], None]:
@@ -134,6 +138,8 @@ class _Hooks:
         self._node = node
         self._pool: Any = None
         self._watchdog: Watchdog | None = None
+        #: Whether a signal asked this worker to stop.
+        self.is_stopped = False
 
     def on_ready(self, sender: Any, **_: Any) -> None:
         """Say that the worker is there; from now on its processes are watched, and SIGTERM lets go of trials first."""
@@ -172,6 +178,7 @@ class _Hooks:
 
     def _let_go_before(self, handler: Any) -> Any:
         def let_go_and_go_on(number: int, frame: FrameType | None) -> None:
+            self.is_stopped = True
             if self._watchdog is not None:
                 self._watchdog.stop()
             # first, so that they claim nothing more; Celery would wait for ever for one that hangs
