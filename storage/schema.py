@@ -31,7 +31,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0006"
+SCHEMA_REVISION = "0007"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -94,7 +94,7 @@ class Payload(Base):
     digest: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256 of the content")
     kind: Mapped[str] = mapped_column(String(32))
     size: Mapped[int] = mapped_column(BigInteger, comment="bytes")
-    signature: Mapped[str] = mapped_column(String(64), comment="HMAC-SHA-256 of kind, digest and size")
+    signature: Mapped[str] = mapped_column(String(128), comment="Ed25519, of kind, digest and size")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
 
 
@@ -153,7 +153,7 @@ class Search(Base):
     paused_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="since when no trial of it starts")
     error: Mapped[str | None] = mapped_column(Text)
     signature: Mapped[str | None] = mapped_column(
-        String(64), comment="HMAC-SHA-256 of what a trial is evaluated by; NULL: of an older release"
+        String(128), comment="Ed25519, of what a trial is evaluated by; NULL: of an older release"
     )
 
 

@@ -14,8 +14,8 @@ from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import PayloadSignatureError
 from gridfleet.storage.schema import OPEN_STATES, Epoch, Search, SearchState, SplitScore, Trial, TrialState
-from gridfleet.storage.settings import PREFIX
-from gridfleet.storage.signer import Signer
+from gridfleet.storage.settings import SAME_KEYS
+from gridfleet.storage.signer import SIGNATURE_LENGTH, Signer, Verifier
 from gridfleet.storage.statements import IS_PAUSED, NOT_HELD, NOT_PUBLISHED, changed
 from gridfleet.storage.trial_results import RESULT_COLUMNS
 
@@ -63,7 +63,7 @@ def create_search(
     columns : mapping of str to object
         What else the table ``searches`` says of it.
     signer : Signer
-        With the fleet's key.
+        With the fleet's secret key.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def _signed_facts(search_id: int, facts: Mapping[str, Any]) -> tuple[Any, ...]:
     return ("search", search_id, *(facts[column] for column in SIGNED_COLUMNS))
 
 
-def check_signature(signer: Signer, search_id: int, facts: Mapping[str, Any]) -> None:
+def check_signature(verifier: Verifier, search_id: int, facts: Mapping[str, Any]) -> None:
     """Make sure that a search is what was submitted, before its trial is evaluated.
 
     A payload's signature says nothing of the searches that it is for: without this one, whoever writes the table
@@ -93,8 +93,8 @@ def check_signature(signer: Signer, search_id: int, facts: Mapping[str, Any]) ->
 
     Parameters
     ----------
-    signer : Signer
-        With the fleet's key.
+    verifier : Verifier
+        With the fleet's public key.
     search_id : int
         Its id.
     facts : mapping of str to object
@@ -106,15 +106,15 @@ def check_signature(signer: Signer, search_id: int, facts: Mapping[str, Any]) ->
         If it was changed, signed with another key, or never signed.
     """
     signature = facts["signature"]
-    if signature is None:
+    if signature is None or len(signature) < SIGNATURE_LENGTH:
         raise PayloadSignatureError(
             f"search {search_id} is not signed: an older release stored it, or somebody without the fleet's key; "
             "submit it again"
         )
-    if not signer.is_signed(signature, *_signed_facts(search_id, facts)):
+    if not verifier.is_signed(signature, *_signed_facts(search_id, facts)):
         raise PayloadSignatureError(
             f"search {search_id} was changed after it was submitted, or not signed with this process's key; submit it "
-            f"again, and give {PREFIX}SECRET_KEY the same value where searches are submitted and where they run"
+            f"again, and {SAME_KEYS}"
         )
 
 

@@ -371,8 +371,7 @@ def start_worker(warm_workers: WarmWorkers, tmp_path: Path) -> Iterator[Callable
         node = f"test{len(started)}-{secrets.token_hex(3)}"
         health = tmp_path / f"{node}.health"
         environment = {
-            **os.environ,
-            **settings.replace(health_file=health).as_variables(),
+            **settings.replace(health_file=health).worker_environment(),
             NODE_VARIABLE: node,
             **variables,
         }

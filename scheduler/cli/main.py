@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gridfleet.scheduler.cli import database, results, searches, services
+from gridfleet.scheduler.cli import database, keys, results, searches, services
 from gridfleet.scheduler.cli.connected import is_database_error
 from gridfleet.scheduler.cli.output import INTERRUPTED, fail, show
 
@@ -69,7 +69,7 @@ def _options(
 def doctor() -> None:
     """Check everything that a fleet needs, and say what to do.
 
-    Settings, broker, database, schema, secret key, workers, their versions, and Python packages.
+    Settings, broker, database, schema, keys, workers, their versions, and Python packages.
     """
     from gridfleet.scheduler.cli import doctor as checks
 
@@ -95,6 +95,7 @@ for _command in (
     searches.resume,
     searches.retry_failed,
     results.sql,
+    keys.public_key,
     doctor,
 ):
     app.command(_command.__name__.strip("_").replace("_", "-"))(_command)

@@ -22,7 +22,6 @@ from gridfleet.storage import searches
 from gridfleet.storage.errors import NameTakenError, SearchNotFoundError
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.search_views import create_search_view
-from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
@@ -63,7 +62,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     )
     with _name_taken_as_sentence(fleet, name), fleet.database.write() as connection:
         search_id, name = searches.create_search(
-            connection, name, _columns(request, candidates, options, digests), Signer(fleet.settings.key())
+            connection, name, _columns(request, candidates, options, digests), fleet.settings.signer()
         )
         queue.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates.params)))

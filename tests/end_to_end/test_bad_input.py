@@ -266,6 +266,11 @@ def test_splits_may_come_from_a_generator(fleet: Fleet) -> None:
         ({"database_url": "mysql://localhost/x"}, "names the database 'mysql'; gridfleet speaks postgresql and sqlite"),
         ({"broker_url": "amqp://localhost"}, "GRIDFLEET_BROKER_URL begins with 'amqp'"),
         ({"secret_key": None}, "GRIDFLEET_SECRET_KEY is not set"),
+        (
+            {"secret_key": None, "public_key": f"ed25519:{'0' * 64}"},
+            "GRIDFLEET_SECRET_KEY is not set, and searches are signed with it",
+        ),
+        ({"public_key": f"ed25519:{'0' * 64}"}, "GRIDFLEET_PUBLIC_KEY is not the one of GRIDFLEET_SECRET_KEY"),
         ({"secret_key": SecretStr("short")}, "GRIDFLEET_SECRET_KEY has 5 characters; it needs at least 16"),
         ({"heartbeat_s": 50}, "GRIDFLEET_HEARTBEAT_S=50 must be at most half of GRIDFLEET_LEASE_S=60"),
         ({"broker_url": None}, "GRIDFLEET_BROKER_URL is not set but GRIDFLEET_DATABASE_URL is"),

@@ -19,9 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import first_line
+from gridfleet.storage.errors import SettingsError, first_line
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.settings import Settings
+from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import held_by
 from gridfleet.worker.guards.health_file import touch_for_ever
@@ -61,10 +61,11 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
     Raises
     ------
     GridfleetError
-        If broker, database, schema, secret key or user are not as they should be.
+        If broker, database, schema, keys or user are not as they should be.
     """
     if not may_be_root:
         refuse_root(settings)
+    _refuse_secret_key(settings)
     prepare_environment(settings, concurrency)
     # billiard reads REMAP_SIGTERM at import
     from celery import signals
@@ -102,6 +103,15 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
         )
     finally:
         hooks.on_end()
+
+
+def _refuse_secret_key(settings: Settings) -> None:
+    """Refuse to hold what signs: a model's code reads whatever its worker can."""
+    if settings.secret_key is not None:
+        raise SettingsError(
+            f"{PREFIX}SECRET_KEY is set, or in the secrets folder, where a worker starts; its models could read it and "
+            f"sign what they like. Take it away from here, and set {PREFIX}PUBLIC_KEY={settings.signer().public_key}"
+        )
 
 
 def _fork_processes(app: Celery) -> Callable[[Collection[int]], None]:

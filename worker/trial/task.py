@@ -197,7 +197,7 @@ def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
 
 
 def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
-    check_signature(process.signer, claim.search_id, asdict(claim))
+    check_signature(process.verifier, claim.search_id, asdict(claim))
     _check_number(claim)
 
     def load(kind: str, digest: str) -> Any:

@@ -98,7 +98,7 @@ class _Supervisor:
     def _start_worker(self) -> subprocess.Popen[bytes]:
         # billiard would warn of semaphores, which it clears away, when `_shut_down` kills
         warnings = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:semaphore_tracker")))
-        environment = {**os.environ, **self._settings.as_variables(), "PYTHONWARNINGS": warnings}
+        environment = {**self._settings.worker_environment(), "PYTHONWARNINGS": warnings}
         command = [sys.executable, "-P", "-m", "gridfleet.worker", str(self._n_workers)]
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **dies_with_us(signal.SIGTERM))
 
