@@ -15,7 +15,9 @@ from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import options_of
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
+from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit import compiled_fit
+from gridfleet.worker.trial.keras_state import names_numbered_anew
 from gridfleet.worker.trial.process import is_worker_process
 
 
@@ -61,7 +63,7 @@ class _FleetSearch:
         check_can_travel(self.estimator)  # type: ignore[attr-defined]
         options = options_of(self)
         with ExitStack() as stack:
-            self._refit_context = lambda: stack.enter_context(compiled_fit(options.fit_mode))
+            self._refit_context = lambda: _enter_fit(stack, options.fit_mode)
             try:
                 fit_with(FleetBackend(SearchRun(name=self.name, options=options)), self, X, y, **params)
             finally:
@@ -74,7 +76,7 @@ class _FleetSearch:
         finally:
             # the refit that follows is the user's own: whatever it runs in parallel is not for the fleet
             self.__dict__.pop("_fleet_context", ExitStack()).close()
-        # compiled as the trials were
+        # as the trials were fitted
         self.__dict__.get("_refit_context", lambda: None)()
 
 
@@ -236,6 +238,12 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+
+
+def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:
+    """Fit as trials do from now on, until the stack closes: in compiled loops, and with Keras' names numbered anew."""
+    stack.enter_context(names_numbered_anew())
+    stack.enter_context(compiled_fit(fit_mode))
 
 
 def fit_with(backend: FleetBackend, search: Any, X: Any, y: Any, **params: Any) -> None:

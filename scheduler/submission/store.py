@@ -18,6 +18,7 @@ from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission import checks
 from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.request import SearchRequest
+from gridfleet.scheduler.submission.this_process import warn_of_other_variables, warn_of_seed
 from gridfleet.storage import searches
 from gridfleet.storage.errors import NameTakenError, SearchNotFoundError
 from gridfleet.storage.params import column_kinds, params_to_json
@@ -25,6 +26,7 @@ from gridfleet.storage.search_views import create_search_view
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
+from gridfleet.worker.trial.keras_state import keras_config
 
 #: Characters of an estimator's repr that are stored.
 MAX_REPR = 1_000
@@ -42,6 +44,8 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     checks.check_params(request.estimator, request.candidates)
     checks.check_finite(request.estimator, request.X, request.y, request.candidates)
     checks.warn_unused_params(request.estimator, request.candidates)
+    warn_of_seed(request.estimator, request.candidates)
+    warn_of_other_variables(fleet)
     _check_name_is_free(fleet, name)
     candidates = Candidates(
         params=list(request.candidates),
@@ -51,7 +55,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
         error_score=request.arguments.get("error_score"),
         metrics=request.metrics,
     )
-    evaluation = Evaluation(request.estimator, request.arguments, request.config)
+    evaluation = Evaluation(request.estimator, request.arguments, request.config, keras_config())
     digests = _store_payloads(
         fleet,
         evaluation=(evaluation, f"the estimator {type(request.estimator).__name__}"),

@@ -25,7 +25,7 @@ import gridfleet
 from gridfleet import register_joblib_backend
 from gridfleet.storage.settings import Settings
 from tests.end_to_end.conftest import REPOSITORY
-from tests.end_to_end.models import create_model, create_model_of_two_inputs
+from tests.end_to_end.models import create_model, create_model_of_two_inputs, create_model_with_auc
 
 DATA = np.loadtxt(REPOSITORY / "data" / "pima-indians-diabetes.csv", delimiter=",")[:200]
 PIMA = DATA[:, 0:8], DATA[:, 8]
@@ -84,6 +84,38 @@ def test_a_keras_model_of_two_inputs_scores_as_in_scikit_learn(module_fleet: Non
     ours = gridfleet.GridSearchCV(model, space, **options, verbose=0, n_jobs=2).fit(*PIMA)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
+
+
+@pytest.mark.complete
+def test_keras_scores_in_floats_of_64_bits_equal_those_of_scikit_learn(module_fleet: None, no_variables: None) -> None:
+    from keras import config
+
+    options = {"cv": 2, "scoring": "neg_log_loss"}
+    config.set_floatx("float64")
+    try:
+        theirs = model_selection.GridSearchCV(keras(), {"epochs": [2]}, **options).fit(*PIMA)
+        ours = gridfleet.GridSearchCV(keras(), {"epochs": [2]}, **options, verbose=0, n_jobs=2).fit(*PIMA)
+    finally:
+        config.set_floatx("float32")
+
+    assert_same_results(ours.cv_results_, theirs.cv_results_)
+
+
+def test_the_refit_stops_where_trials_do_whatever_was_made_before(module_fleet: None, no_variables: None) -> None:
+    from keras.callbacks import EarlyStopping
+    from keras.metrics import AUC
+
+    before = [AUC().name for _ in range(2)]
+    # no gain is large enough, so the third epoch is the last
+    stop = EarlyStopping("val_auc", mode="max", patience=2, min_delta=2)
+    model = KerasClassifier(
+        model=create_model_with_auc, epochs=6, validation_split=0.2, callbacks=[stop], verbose=0, random_state=1
+    )
+
+    search = gridfleet.GridSearchCV(model, {"batch_size": [64]}, cv=2, verbose=0, n_jobs=2).fit(*PIMA)
+
+    assert len(search.best_estimator_.history_["loss"]) == 3
+    assert AUC().name not in {*before, "auc"}
 
 
 SEARCHES: dict[str, tuple[Any, ...]] = {

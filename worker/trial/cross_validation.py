@@ -18,6 +18,7 @@ from sklearn.pipeline import Pipeline
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.trial_results import NON_FINITE, EpochResult, SplitResult, TrialResult
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
+from gridfleet.worker.trial.keras_state import has_made_models, keras_configured
 from gridfleet.worker.trial.model_memory import forget_models
 
 #: Name of the only metric of a search with one, as in scikit-learn's ``mean_test_score``.
@@ -39,11 +40,14 @@ class Evaluation:
         ``fit_params``, ``score_params``, ``return_train_score``, ``error_score``, ``verbose``.
     config : dict
         scikit-learn's configuration where the search was started (``sklearn.get_config()``).
+    keras_config : dict
+        Keras' own, likewise; empty where Keras was not imported.
     """
 
     estimator: Any
     arguments: Mapping[str, Any]
     config: Mapping[str, Any] = field(default_factory=dict)
+    keras_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,8 @@ def cross_validate_trial(
             finally:
                 if os.getpid() != process_id:  # a copy that the model forked, and that returned from its fit too
                     os._exit(0)
-                forget_models(keep_programs=report.mode is not FitMode.KERAS)
+                if report.mode is not None or has_made_models():
+                    forget_models(keep_programs=report.mode is not FitMode.KERAS)
             if row["fit_error"] is not None:
                 errors.append((_raised_in(row["fit_error"]), row["fit_error"]))
             splits_done += _split_results(index, split, row)
@@ -170,7 +175,7 @@ def _fit_and_score(
     **progress: tuple[int, int],
 ) -> dict[str, Any]:
     train, test = split
-    with config_context(**evaluation.config):
+    with keras_configured(evaluation.keras_config), config_context(**evaluation.config):
         row: dict[str, Any] = _validation._fit_and_score(
             clone(evaluation.estimator),
             X,

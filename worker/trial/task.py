@@ -34,6 +34,7 @@ from gridfleet.worker.guards.xla_cache import bound_compiled_programs
 from gridfleet.worker.trial.interrupter import TrialInterrupted
 from gridfleet.worker.trial.model_memory import without_garbage_collection
 from gridfleet.worker.trial.process import WorkerProcess, this_process
+from gridfleet.worker.trial.process_state import unchanged_process
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def _evaluate(process: WorkerProcess, claim: Claim) -> None:
     held = Held(claim.trial_id, claim.token)
     try:
         with process.holding(held, limit_s=claim.trial_timeout):
-            with bounded_output(), process.interruptible():
+            with bounded_output(), unchanged_process(), process.interruptible():
                 result = _result(process, claim)
             recorded = _record(process, held, result)
     except TrialInterrupted as interrupted:

@@ -73,6 +73,12 @@ def is_running(settings: Settings) -> bool:
     return Folder(settings.home).running() is not None
 
 
+def variables(settings: Settings) -> dict[str, str] | None:
+    """Return the variables of libraries with which this folder's fleet was started; None if it does not run."""
+    running = Folder(settings.home).running()
+    return None if running is None else running.get("variables")
+
+
 def has_database(settings: Settings) -> bool:
     """Whether a fleet ever ran in this folder, so that there is something to read."""
     return Folder(settings.home).database.exists()

@@ -21,6 +21,7 @@ from gridfleet.scheduler.fleet.local.broker import LocalBroker
 from gridfleet.scheduler.fleet.local.children import dies_with_us
 from gridfleet.scheduler.fleet.local.client import ALREADY_RUNNING
 from gridfleet.scheduler.fleet.local.folder import Folder
+from gridfleet.scheduler.fleet.local.variables import variables_of_libraries
 from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
@@ -91,7 +92,13 @@ class _Supervisor:
         _release_all(database)  # whoever held them died with the last fleet of this folder
         self._worker = self._start_worker()
         self._folder.announce(
-            {"pid": os.getpid(), "broker_url": broker.url, "socket": str(broker.socket), "n_workers": self._n_workers}
+            {
+                "pid": os.getpid(),
+                "broker_url": broker.url,
+                "socket": str(broker.socket),
+                "n_workers": self._n_workers,
+                "variables": variables_of_libraries(),
+            }
         )
         return database
 
