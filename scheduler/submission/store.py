@@ -26,6 +26,8 @@ from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
+from gridfleet.worker.trial.fit_warnings import WarningFilters
+from gridfleet.worker.trial.keras_objects import keras_objects_of_the_script
 
 #: Characters of an estimator's repr that are stored.
 MAX_REPR = 1_000
@@ -44,15 +46,14 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     checks.check_finite(request.estimator, request.X, request.y, request.candidates)
     checks.warn_unused_params(request.estimator, request.candidates)
     _check_name_is_free(fleet, name)
-    candidates = Candidates(
-        params=list(request.candidates),
-        refit=request.refit,
-        refit_metric=request.refit_metric,
-        return_train_score=bool(request.arguments.get("return_train_score")),
-        error_score=request.arguments.get("error_score"),
-        metrics=request.metrics,
+    candidates = candidates_of(request)
+    evaluation = Evaluation(
+        request.estimator,
+        request.arguments,
+        request.config,
+        warning_filters=WarningFilters(request.warning_filters) if request.warning_filters else None,
+        keras_objects=keras_objects_of_the_script(),
     )
-    evaluation = Evaluation(request.estimator, request.arguments, request.config)
     digests = _store_payloads(
         fleet,
         evaluation=(evaluation, f"the estimator {type(request.estimator).__name__}"),
@@ -68,6 +69,18 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
         queue.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates.params)))
     return SearchHandle(fleet, search_id, name)
+
+
+def candidates_of(request: SearchRequest) -> Candidates:
+    """Return the combinations of a request, and how the best is chosen, as they are stored."""
+    return Candidates(
+        params=list(request.candidates),
+        refit=request.refit,
+        refit_metric=request.refit_metric,
+        return_train_score=bool(request.arguments.get("return_train_score")),
+        error_score=request.arguments.get("error_score"),
+        metrics=request.metrics,
+    )
 
 
 def _store_payloads(fleet: Fleet, **objects: tuple[Any, str]) -> dict[str, str]:
