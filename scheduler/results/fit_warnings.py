@@ -9,7 +9,6 @@ from pathlib import Path
 import joblib
 import sklearn
 
-import gridfleet
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.plain import plain_lines
 from gridfleet.storage.database.connection import Database
@@ -19,7 +18,7 @@ from gridfleet.storage.exceptions import imported_class_of, rebuild
 MAX_SHOWN = 50
 #: Folders of those that call each other between the script and here, as beginnings of file names.
 _NOT_THE_SCRIPT = tuple(
-    f"{Path(file).parent}/" for file in (gridfleet.__file__, __file__, sklearn.__file__, joblib.__file__) if file
+    f"{folder}/" for folder in (Path(__file__).parents[2], Path(sklearn.__file__).parent, Path(joblib.__file__).parent)
 )
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -163,7 +163,7 @@ def test_no_name_makes_a_module_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
 class Watched(type):
     """Notes what is asked of its classes."""
 
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
 
     def __getattribute__(cls, name: str) -> Any:
         Watched.asked.append(name)
