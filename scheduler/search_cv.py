@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import joblib
@@ -28,6 +29,8 @@ class _FleetSearch:
     fit_mode: str | None
     trial_timeout: float | None
     search_timeout: float | None
+    verbose: int
+    n_splits_: int
     _fleet_context: ExitStack
     _refit_context: Callable[[], object]
 
@@ -71,13 +74,31 @@ class _FleetSearch:
         return self
 
     def _run_search(self, evaluate_candidates: Any, callback_ctx: Any = None) -> None:
+        def evaluate(candidate_params: Any, *args: Any, **keywords: Any) -> Any:
+            candidates = list(candidate_params)
+            with self._fits_announced(len(candidates)):
+                return evaluate_candidates(candidates, *args, **keywords)
+
         try:
-            super()._run_search(evaluate_candidates, callback_ctx=callback_ctx)  # type: ignore[misc]
+            super()._run_search(evaluate, callback_ctx=callback_ctx)  # type: ignore[misc]
         finally:
             # the refit that follows is the user's own: whatever it runs in parallel is not for the fleet
             self.__dict__.pop("_fleet_context", ExitStack()).close()
         # as the trials were fitted
         self.__dict__.get("_refit_context", lambda: None)()
+
+    @contextmanager
+    def _fits_announced(self, n_candidates: int) -> Iterator[None]:
+        """Say how many fits there are where all progress is shown; scikit-learn prints it to standard output."""
+        verbose, n_splits = self.verbose, self.n_splits_
+        if verbose > 0:
+            counts = f"{n_splits} folds for each of {n_candidates} candidates, totalling {n_splits * n_candidates} fits"
+            print(f"Fitting {counts}", file=sys.stderr)  # noqa: T201 - as all progress
+        self.verbose = 0  # the fits' own was read before
+        try:
+            yield
+        finally:
+            self.verbose = verbose
 
 
 class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
@@ -98,8 +119,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         Worker processes of an embedded fleet; None and -1: one per core. A fleet that is configured by
         ``GRIDFLEET_*`` or runs already has its own size.
     verbose : int, default=1
-        0 shows nothing, 1 progress on standard error; the workers print scikit-learn's lines of higher
-        levels into their logs.
+        0 shows nothing, 1 progress on standard error; from 2 on, scikit-learn's lines of each fit are printed as
+        its trial ends.
     pre_dispatch : int or str, default='2*n_jobs'
         Has nothing to do: all trials are enqueued at once.
     name : str, default=None

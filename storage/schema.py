@@ -31,7 +31,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0007"
+SCHEMA_REVISION = "0010"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -218,6 +218,7 @@ class Trial(Base):
     record_time: Mapped[float | None] = mapped_column(Double, comment="seconds of writing scores and learning curves")
     error_type: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text, comment="message and traceback")
+    exception: Mapped[str | None] = mapped_column(Text, comment="what scikit-learn lets out of fit, as JSON")
 
 
 # the order of the reporter: best score first, the lower number among equals, as scikit-learn's best_index_
@@ -269,6 +270,7 @@ class SplitScore(Base):
     n_train: Mapped[int] = mapped_column(Integer)
     n_test: Mapped[int] = mapped_column(Integer)
     error: Mapped[str | None] = mapped_column(Text, comment="traceback of the fit; the scores are then error_score")
+    score_error: Mapped[str | None] = mapped_column(Text, comment="traceback of the scorer")
 
 
 class Epoch(Base):
@@ -281,6 +283,21 @@ class Epoch(Base):
     epoch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     metric: Mapped[str] = mapped_column(Text, primary_key=True)
     value: Mapped[float | None] = mapped_column(Double, comment="NULL: not finite")
+
+
+class TrialWarning(Base):
+    """A warning that fits or scores of a trial gave: each text once, and how many fits gave it."""
+
+    __tablename__ = "trial_warnings"
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(
+        Integer, primary_key=True, autoincrement=False, comment="from 0, as they came"
+    )
+    category: Mapped[str] = mapped_column(Text, comment="its class, with its module unless that is builtins")
+    message: Mapped[str] = mapped_column(Text)
+    module: Mapped[str | None] = mapped_column(Text, comment="the module that warned; NULL: not known")
+    n_fits: Mapped[int] = mapped_column(Integer, comment="how many of the trial's fits warned so")
 
 
 class Attempt(Base):

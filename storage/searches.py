@@ -13,7 +13,16 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import PayloadSignatureError
-from gridfleet.storage.schema import OPEN_STATES, Epoch, Search, SearchState, SplitScore, Trial, TrialState
+from gridfleet.storage.schema import (
+    OPEN_STATES,
+    Epoch,
+    Search,
+    SearchState,
+    SplitScore,
+    Trial,
+    TrialState,
+    TrialWarning,
+)
 from gridfleet.storage.settings import SAME_KEYS
 from gridfleet.storage.signer import SIGNATURE_LENGTH, Signer, Verifier
 from gridfleet.storage.statements import IS_PAUSED, NOT_HELD, NOT_PUBLISHED, changed
@@ -222,7 +231,7 @@ def retry_failed(database: Database, search_id: int) -> int:
         )
         if not changed(open_again):
             return 0
-        for table in (SplitScore, Epoch):
+        for table in (SplitScore, Epoch, TrialWarning):
             connection.execute(delete(table).where(table.trial_id.in_(failed)))
         return connection.execute(
             update(Trial)

@@ -134,5 +134,6 @@ def _request(calls: Sequence[_Call], *, n_jobs: int | None) -> SearchRequest:
             name: value for name, value in first.keywords.items() if name not in PER_CALL and name not in SET_BY_WORKER
         },
         config=getattr(first.function, "config", {}),
+        warning_filters=list(getattr(first.function, "warning_filters", [])),
         n_jobs=n_jobs,
     )

@@ -9,13 +9,15 @@ from typing import Any
 from joblib.parallel import register_parallel_backend
 
 from gridfleet.scheduler.fleet.connection import Fleet, connect
+from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import display
+from gridfleet.scheduler.results.fit_lines import FitLines
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions, check_options
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
-from gridfleet.scheduler.submission.store import store
+from gridfleet.scheduler.submission.store import candidates_of, store
 
 
 class SearchRun:
@@ -61,16 +63,25 @@ def run_search(request: SearchRequest, *, name: str | None, options: SearchOptio
     """
     fleet = connect(n_jobs=request.n_jobs)
     handle = store(fleet, request, name=name, options=options)
-    stop_at_failure = request.arguments.get("error_score") == "raise"
+    verbose = request.arguments.get("verbose", 0)
+    any_error = request.arguments.get("error_score") == "raise"
     try:
         publish(fleet, handle.id)
-        with display(handle.name, verbose=request.arguments.get("verbose", 0)) as shown:
-            progress = handle._wait(None, shown, stop_at_failure=stop_at_failure)
+        with display(handle.name, verbose=verbose) as shown:
+            lines = FitLines(
+                shown, fleet.database, handle.id, candidates_of(request), len(request.splits), verbose=verbose
+            )
+            progress = handle._wait(
+                None,
+                lines if verbose > 1 else shown,
+                may_stop=lambda: reader.has_raised(fleet.database, handle.id, any_error=any_error),
+            )
     except KeyboardInterrupt:
         _say_how_to_go_on(fleet, handle)
         raise
     if not progress.is_finished:
         handle.cancel()
+    handle._give_warnings()
     return handle.rows()
 
 

@@ -26,6 +26,8 @@ from gridfleet.storage.search_views import create_search_view
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
+from gridfleet.worker.trial.fit_warnings import WarningFilters
+from gridfleet.worker.trial.keras_objects import keras_objects_of_the_script
 from gridfleet.worker.trial.keras_state import keras_config
 
 #: Characters of an estimator's repr that are stored.
@@ -47,15 +49,15 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     warn_of_seed(request.estimator, request.candidates)
     warn_of_other_variables(fleet)
     _check_name_is_free(fleet, name)
-    candidates = Candidates(
-        params=list(request.candidates),
-        refit=request.refit,
-        refit_metric=request.refit_metric,
-        return_train_score=bool(request.arguments.get("return_train_score")),
-        error_score=request.arguments.get("error_score"),
-        metrics=request.metrics,
+    candidates = candidates_of(request)
+    evaluation = Evaluation(
+        request.estimator,
+        request.arguments,
+        request.config,
+        keras_config(),
+        warning_filters=WarningFilters(request.warning_filters) if request.warning_filters else None,
+        keras_objects=keras_objects_of_the_script(),
     )
-    evaluation = Evaluation(request.estimator, request.arguments, request.config, keras_config())
     digests = _store_payloads(
         fleet,
         evaluation=(evaluation, f"the estimator {type(request.estimator).__name__}"),
@@ -71,6 +73,18 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
         queue.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates.params)))
     return SearchHandle(fleet, search_id, name)
+
+
+def candidates_of(request: SearchRequest) -> Candidates:
+    """Return the combinations of a request, and how the best is chosen, as they are stored."""
+    return Candidates(
+        params=list(request.candidates),
+        refit=request.refit,
+        refit_metric=request.refit_metric,
+        return_train_score=bool(request.arguments.get("return_train_score")),
+        error_score=request.arguments.get("error_score"),
+        metrics=request.metrics,
+    )
 
 
 def _store_payloads(fleet: Fleet, **objects: tuple[Any, str]) -> dict[str, str]:

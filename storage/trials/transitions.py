@@ -13,9 +13,28 @@ from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Search, SearchState, SplitScore, Trial, TrialState
+from gridfleet.storage.schema import (
+    FINAL_STATES,
+    Attempt,
+    Epoch,
+    Search,
+    SearchState,
+    SplitScore,
+    Trial,
+    TrialState,
+    TrialWarning,
+)
 from gridfleet.storage.statements import NOT_HELD, NOT_PUBLISHED, WAITS, changed, insert_all
-from gridfleet.storage.trial_results import RESULT_COLUMNS, TrialResult, epoch_row, result_row, shorten, split_row
+from gridfleet.storage.trial_results import (
+    MAX_WARNINGS,
+    RESULT_COLUMNS,
+    TrialResult,
+    epoch_row,
+    result_row,
+    shorten,
+    split_row,
+    warning_row,
+)
 from gridfleet.storage.trials.held import Claim, Held, is_expired, update_held
 
 #: Seconds before a trial is tried again after its first, second, third … failure: 0, 10, 30, 70 …
@@ -164,6 +183,8 @@ def record(database: Database, held: Held, result: TrialResult) -> bool:
             return False
         insert_all(connection, SplitScore, [split_row(held.trial_id, split) for split in result.splits])
         insert_all(connection, Epoch, [epoch_row(held.trial_id, epoch) for epoch in result.epochs])
+        warned = enumerate(result.warnings[:MAX_WARNINGS])
+        insert_all(connection, TrialWarning, [warning_row(held.trial_id, position, each) for position, each in warned])
         _close_attempt(connection, held, outcome, result.error)
         spent = {"wanted_id": held.trial_id, "with_record_time": time.perf_counter() - started}
         connection.execute(_NOTE_RECORD_TIME, spent)

@@ -323,7 +323,7 @@ def test_sql_can_change_nothing(gridfleet, pima, database, query, tmp_path, monk
 
 
 def _everything(database):
-    tables = ("searches", "trials", "split_scores", "epochs", "attempts", "workers", "payloads")
+    tables = ("searches", "trials", "split_scores", "epochs", "trial_warnings", "attempts", "workers", "payloads")
     with database.read() as connection:
         return {table: connection.execute(text(f"SELECT * FROM {table}")).all() for table in tables}
 

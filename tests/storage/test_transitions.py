@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import delete, select, update
 
 from gridfleet.storage import searches
-from gridfleet.storage.schema import Epoch, SplitScore, Trial
-from gridfleet.storage.trial_results import MAX_ERROR, EpochResult, SplitResult, TrialResult
+from gridfleet.storage.schema import Epoch, SplitScore, Trial, TrialWarning
+from gridfleet.storage.trial_results import (
+    MAX_ERROR,
+    MAX_WARNING,
+    MAX_WARNINGS,
+    EpochResult,
+    SplitResult,
+    TrialResult,
+    WarningResult,
+)
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held, expired
 from tests.storage.conftest import DIGEST, OLD_TOKEN, StoredSearch, ago, attempts_of, reap, result_of, set_trial
@@ -147,6 +156,20 @@ def test_a_result_is_recorded_with_its_scores_and_curves(search: StoredSearch) -
     (attempt,) = attempts_of(search.database, held.trial_id)
     assert (attempt.outcome, attempt.worker_id) == ("completed", "node/1")
     assert attempt.ended_at >= attempt.started_at
+
+
+def test_warnings_are_recorded_in_number_and_size_within_bounds(search: StoredSearch) -> None:
+    first = WarningResult("sklearn.exceptions.ConvergenceWarning", "half a pair \ud83d, a NUL \x00", None, 2)
+    others = [WarningResult("UserWarning", f"{number}" * 9_999, "module", 1) for number in range(MAX_WARNINGS + 9)]
+
+    transitions.record(search.database, search.held(), replace(result_of(0.5), warnings=[first, *others]))
+
+    with search.database.read() as connection:
+        columns = (TrialWarning.category, TrialWarning.message, TrialWarning.module, TrialWarning.n_fits)
+        stored = connection.execute(select(*columns).order_by(TrialWarning.position)).all()
+    assert stored[0] == ("sklearn.exceptions.ConvergenceWarning", "half a pair \\ud83d, a NUL \\x00", None, 2)
+    assert len(stored) == MAX_WARNINGS
+    assert {len(row.message) for row in stored[1:]} == {MAX_WARNING}
 
 
 @pytest.mark.parametrize(("score", "reason"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])

@@ -32,6 +32,7 @@ from gridfleet.worker.guards.parent_death import die_with_parent
 from gridfleet.worker.guards.prctl import name_process
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
 from gridfleet.worker.trial.interrupter import TrialInterrupted
+from gridfleet.worker.trial.keras_objects import registered_for_a_trial
 from gridfleet.worker.trial.model_memory import without_garbage_collection
 from gridfleet.worker.trial.process import WorkerProcess, this_process
 from gridfleet.worker.trial.process_state import unchanged_process
@@ -184,7 +185,8 @@ def _record(process: WorkerProcess, held: Held, result: TrialResult) -> bool:
 def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
     """Evaluate a trial; what a model does to end its process, or to take all memory, is the model's own error."""
     try:
-        return explain_memory_error(_cross_validate(process, claim), process.settings.memory_limit_mb)
+        with registered_for_a_trial():
+            return explain_memory_error(_cross_validate(process, claim), process.settings.memory_limit_mb)
     except (Exception, TrialInterrupted):
         raise
     except BaseException as raised:  # sys.exit() in a fit, or what asyncio raises: scikit-learn lets it pass
@@ -209,8 +211,11 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             cross_validate_trial,  # claim first: importing scikit-learn takes a second
         )
 
-        candidates = load("candidates", claim.candidates_digest)
+        # first, for with it comes what models among the candidates may need to be unpickled
         evaluation = load("evaluation", claim.evaluation_digest)
+        if evaluation.keras_objects is not None:  # unpickled for an earlier trial, it may not be registered now
+            evaluation.keras_objects.register()
+        candidates = load("candidates", claim.candidates_digest)
     process.keep_kernels()
     return cross_validate_trial(
         evaluation,
