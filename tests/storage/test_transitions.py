@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 
 from gridfleet.storage import searches
 from gridfleet.storage.schema import Epoch, SplitScore, Trial
-from gridfleet.storage.trial_results import MAX_ERROR, EpochResult, SplitResult, TrialResult
+from gridfleet.storage.trial_results import MAX_ERROR, EpochResult, SplitResult, TrialResult, score_of
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held, expired
 from tests.storage.conftest import DIGEST, OLD_TOKEN, StoredSearch, ago, attempts_of, reap, result_of, set_trial
@@ -157,6 +157,17 @@ def test_a_score_that_is_not_finite_is_null_with_its_reason(search: StoredSearch
     with search.database.read() as connection:
         row = connection.execute(select(SplitScore.test_score, SplitScore.test_score_reason)).first()
     assert tuple(row) == (None, reason)
+
+
+@pytest.mark.parametrize("score", [-0.0, 0.0, 0.5, -math.inf])
+def test_a_score_comes_back_with_its_sign(search: StoredSearch, score: float) -> None:
+    transitions.record(search.database, search.held(), result_of(score))
+
+    with search.database.read() as connection:
+        row = connection.execute(select(SplitScore.test_score, SplitScore.test_score_reason)).first()
+    assert row is not None
+    assert str(score_of(*row)) == str(score)
+    assert (row.test_score == score) is math.isfinite(score)  # in SQL, too, it is the number
 
 
 def test_the_database_itself_refuses_infinite_scores(search: StoredSearch) -> None:
