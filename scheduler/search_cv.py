@@ -10,6 +10,7 @@ from typing import Any, Self
 import joblib
 import numpy as np
 from sklearn import model_selection
+from sklearn.utils.validation import check_is_fitted
 
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
@@ -24,6 +25,9 @@ from gridfleet.worker.trial.process import is_worker_process
 
 class _FleetSearch:
     """Runs a search's fits on the fleet; all else is scikit-learn's."""
+
+    #: So that calls of joblib that hold such a search stay in this process.
+    runs_on_fleet = True
 
     name: str | None
     fit_mode: str | None
@@ -72,6 +76,30 @@ class _FleetSearch:
             finally:
                 del self._refit_context
         return self
+
+    def to_sklearn(self) -> Any:
+        """Return this fitted search as an object of scikit-learn's own class.
+
+        It has the same attributes and predicts the same, and can be pickled for where gridfleet is not installed.
+
+        Returns
+        -------
+        sklearn.model_selection.GridSearchCV or sklearn.model_selection.RandomizedSearchCV
+            With scikit-learn's arguments of this search; ``name``, ``fit_mode`` and time limits are left out. The
+            best estimator is this one's, not a copy.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If it is not fitted.
+        """
+        check_is_fitted(self, "cv_results_")
+        grid = isinstance(self, model_selection.GridSearchCV)
+        kind = model_selection.GridSearchCV if grid else model_selection.RandomizedSearchCV
+        theirs = kind(**{name: getattr(self, name) for name in kind._get_param_names()})
+        ours = set(self.get_params(deep=False))  # type: ignore[attr-defined]
+        vars(theirs).update({name: value for name, value in vars(self).items() if name not in ours})
+        return theirs
 
     def _run_search(self, evaluate_candidates: Any, callback_ctx: Any = None) -> None:
         def evaluate(candidate_params: Any, *args: Any, **keywords: Any) -> Any:

@@ -250,7 +250,10 @@ Index(
 
 
 class SplitScore(Base):
-    """What one trial scored on one split by one metric. NULL: not a finite number; the reason says which."""
+    """What one trial scored on one split by one metric. NULL: not a finite number; the reason says which.
+
+    The reason of a score that is 0 and was -0.0 is ``-0``, for SQLite has no such number.
+    """
 
     __tablename__ = "split_scores"
     __table_args__ = (

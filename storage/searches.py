@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import bindparam, case, delete, insert, null, select, update
+from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, null, select, update
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.connection import Database
@@ -28,6 +29,9 @@ from gridfleet.storage.signer import SIGNATURE_LENGTH, Signer, Verifier
 from gridfleet.storage.statements import IS_PAUSED, NOT_HELD, NOT_PUBLISHED, changed
 from gridfleet.storage.trial_results import RESULT_COLUMNS
 
+#: Characters of a name, PostgreSQL's own bound, and of the number that may be put behind it.
+MAX_NAME = 63
+MAX_NUMBER = 20
 #: What a trial that starts all over has in its columns; ``attempt`` only grows.
 _NEW: dict[str, Any] = {
     **NOT_HELD,
@@ -88,6 +92,46 @@ def create_search(
     signature = signer.sign(*_signed_facts(search_id, {**columns, "name": name}))
     connection.execute(update(Search).where(Search.id == search_id).values(name=name, signature=signature))
     return search_id, name
+
+
+def next_free_name(connection: Connection, name: str) -> tuple[str, str | None]:
+    """Choose the name of a search that is stored once more: ``pima``, then ``pima-2``, ``pima-3`` and so on.
+
+    Parameters
+    ----------
+    connection : Connection
+        The writing transaction that goes on to insert the search. Others that ask for the same name wait for its end.
+    name : str
+        What it is to be called.
+
+    Returns
+    -------
+    name : str
+        The first of these names that no search has.
+    first : str or None
+        The name of the search that has ``name``, as it is written there; None if ``name`` is free.
+    """
+    same_name = select(Search.name).where(func.lower(Search.name) == name.lower())
+    # locked, so that names, ids and what the view shows come in one order
+    first = connection.execute(same_name.with_for_update(key_share=True)).scalar()
+    if first is None:
+        return name, None
+    names = select(Search.name).where(may_be_numbered(first))
+    taken = {found.lower() for found in connection.execute(names).scalars()}
+    numbered = (numbered_name(first, f"-{number}") for number in itertools.count(2))
+    return next(found for found in numbered if found.lower() not in taken), first
+
+
+def may_be_numbered(name: str) -> ColumnElement[bool]:
+    """Return the condition that a search has a name, or that name with a number behind it."""
+    return func.lower(Search.name).startswith(name[: MAX_NAME - MAX_NUMBER].lower(), autoescape=True)
+
+
+def numbered_name(name: str, number: str) -> str:
+    """Put a number behind a name, which is cut to make room for it."""
+    if name.lower() == "search":  # search-2 is what a search without a name may be called
+        number = f"_{number[1:]}"
+    return name[: MAX_NAME - len(number)] + number
 
 
 def _signed_facts(search_id: int, facts: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -28,6 +28,8 @@ MAX_WARNINGS = 50
 MAX_WARNING = 2_048
 #: ``error_type`` of a trial whose mean score is NaN or infinite though nothing was raised.
 NON_FINITE = "non_finite_score"
+#: Reason of a score that is 0 in SQL, and was -0.0.
+MINUS_ZERO = "-0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,4 +165,15 @@ def _finite(value: float | None) -> float | None:
 
 
 def _reason(value: float | None) -> str | None:
-    return None if value is None or math.isfinite(value) else str(float(value))
+    if value is None:
+        return None
+    if value == 0 and math.copysign(1, value) < 0:  # SQLite stores it as 0
+        return MINUS_ZERO
+    return None if math.isfinite(value) else str(float(value))
+
+
+def score_of(value: float | None, reason: str | None) -> float:
+    """Return a score as it was recorded, from its two columns of ``split_scores``."""
+    if value is None:
+        return float(reason or math.nan)
+    return -0.0 if value == 0 and reason == MINUS_ZERO else float(value)

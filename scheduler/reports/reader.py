@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, case, func, select
+from sqlalchemy import Connection, Select, and_, case, column, func, quoted_name, select, table
+from sqlalchemy.exc import DBAPIError
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import SearchNotFoundError
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, Trial, TrialState, TrialWarning, Worker
+from gridfleet.storage.searches import may_be_numbered
 from gridfleet.storage.trial_results import NON_FINITE
 
 
@@ -155,7 +157,7 @@ _SUMMARY = (
 
 
 def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
-    """Find a search by its name or its id.
+    """Find a search by its name or its id; by the name of one that was run again, the newest, as its view shows it.
 
     Parameters
     ----------
@@ -183,11 +185,31 @@ def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
         asked = f"name {name[:MAX_SHOWN]!r}"
     with database.read() as connection:
         row = connection.execute(select(*_SUMMARY).where(condition)).one_or_none() if can_be else None
+        run_again = row is not None and not isinstance(name_or_id, int) and _is_run_again(connection, row.name)
         if row is None:
             newest = connection.execute(select(Search.name).order_by(Search.id.desc()).limit(5)).scalars().all()
             known = f"the newest are {', '.join(map(repr, newest))}" if newest else "there are none yet"
             raise SearchNotFoundError(f"no search has the {asked}; {known}")
+    if run_again and (newest_id := _shown_by_view(database, row.name)) not in (None, row.id):
+        return find_search(database, newest_id)
     return SearchSummary(**row._mapping)
+
+
+def _is_run_again(connection: Connection, name: str) -> bool:
+    """Whether there may be searches of this name with a number; only then the view is asked, which ranks all trials."""
+    others = select(Search.id).where(Search.name != name, may_be_numbered(name))
+    return connection.execute(others.limit(1)).first() is not None
+
+
+def _shown_by_view(database: Database, name: str) -> int | None:
+    """Return the id of the search whose trials a search's view shows; None if it can't be read."""
+    view = table(quoted_name(name, quote=True), column("trial_id"))
+    shown = select(view.c.trial_id).limit(1).scalar_subquery()
+    try:
+        with database.read() as connection:
+            return connection.execute(select(Trial.search_id).where(Trial.id == shown)).scalar()
+    except DBAPIError:  # somebody removed it
+        return None
 
 
 @dataclass(frozen=True, slots=True)

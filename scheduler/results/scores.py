@@ -12,7 +12,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchCancelledError, TrialFailedError
 from gridfleet.storage.exceptions import exception_from_json, imported_class_of, rebuild
 from gridfleet.storage.schema import TrialState
-from gridfleet.storage.trial_results import NON_FINITE
+from gridfleet.storage.trial_results import NON_FINITE, score_of
 
 if TYPE_CHECKING:
     from gridfleet.worker.trial.cross_validation import Candidates
@@ -188,8 +188,7 @@ def _scores(metrics: Sequence[Any], column: str, candidates: Candidates) -> Any:
 
 
 def _number(metric: Any, column: str) -> float:
-    value = getattr(metric, column)
-    return float(value if value is not None else getattr(metric, f"{column}_reason") or math.nan)
+    return score_of(getattr(metric, column), getattr(metric, f"{column}_reason"))
 
 
 def _lost(error: str, candidates: Candidates) -> dict[str, Any]:

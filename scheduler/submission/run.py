@@ -18,6 +18,7 @@ from gridfleet.scheduler.submission.options import SearchOptions, check_options
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.store import candidates_of, store
+from gridfleet.storage.searches import numbered_name
 
 
 class SearchRun:
@@ -34,17 +35,28 @@ class SearchRun:
     def __init__(self, *, name: str | None, options: SearchOptions) -> None:
         self._name = name
         self._options = options
+        self._caller: Any = None
         self._rounds = 0
+        self._first_name = ""
 
     def __call__(self, request: SearchRequest) -> Sequence[dict[str, Any]]:
         """Return the rows of ``_fit_and_score``."""
+        if request.caller is not self._caller:
+            self._caller, self._rounds = request.caller, 0
         self._rounds += 1
+        name = self._name
         # a halving search asks again with fewer candidates and more data: a search of its own in SQL
-        name = f"{self._name}-round-{self._rounds}" if self._name and self._rounds > 1 else self._name
-        return run_search(request, name=name, options=self._options)
+        if name is not None and self._rounds > 1:
+            name = numbered_name(self._first_name, f"-round-{self._rounds}")
+        handle, rows = run_search(request, name=name, options=self._options)
+        if self._rounds == 1:
+            self._first_name = handle.name
+        return rows
 
 
-def run_search(request: SearchRequest, *, name: str | None, options: SearchOptions) -> list[dict[str, Any]]:
+def run_search(
+    request: SearchRequest, *, name: str | None, options: SearchOptions
+) -> tuple[SearchHandle, list[dict[str, Any]]]:
     """Store a request as a search of its own and wait for its trials.
 
     Parameters
@@ -52,17 +64,19 @@ def run_search(request: SearchRequest, *, name: str | None, options: SearchOptio
     request : SearchRequest
         What scikit-learn wants evaluated.
     name : str or None
-        The search's name.
+        The search's name; one that is taken gets a number behind it.
     options : SearchOptions
         How trials are trained, and how long they may take.
 
     Returns
     -------
-    list of dict
+    handle : SearchHandle
+        The search.
+    rows : list of dict
         The rows of ``_fit_and_score``.
     """
     fleet = connect(n_jobs=request.n_jobs)
-    handle = store(fleet, request, name=name, options=options)
+    handle = store(fleet, request, name=name, options=options, numbered=True)
     verbose = request.arguments.get("verbose", 0)
     any_error = request.arguments.get("error_score") == "raise"
     try:
@@ -82,7 +96,7 @@ def run_search(request: SearchRequest, *, name: str | None, options: SearchOptio
     if not progress.is_finished:
         handle.cancel()
     handle._give_warnings()
-    return handle.rows()
+    return handle, handle.rows()
 
 
 def register_joblib_backend() -> None:

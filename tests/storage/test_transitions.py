@@ -18,6 +18,7 @@ from gridfleet.storage.trial_results import (
     SplitResult,
     TrialResult,
     WarningResult,
+    score_of,
 )
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held, expired
@@ -180,6 +181,17 @@ def test_a_score_that_is_not_finite_is_null_with_its_reason(search: StoredSearch
     with search.database.read() as connection:
         row = connection.execute(select(SplitScore.test_score, SplitScore.test_score_reason)).first()
     assert tuple(row) == (None, reason)
+
+
+@pytest.mark.parametrize("score", [-0.0, 0.0, 0.5, -math.inf])
+def test_a_score_comes_back_with_its_sign(search: StoredSearch, score: float) -> None:
+    transitions.record(search.database, search.held(), result_of(score))
+
+    with search.database.read() as connection:
+        row = connection.execute(select(SplitScore.test_score, SplitScore.test_score_reason)).first()
+    assert row is not None
+    assert str(score_of(*row)) == str(score)
+    assert (row.test_score == score) is math.isfinite(score)  # in SQL, too, it is the number
 
 
 def test_the_database_itself_refuses_infinite_scores(search: StoredSearch) -> None:
