@@ -31,7 +31,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0006"
+SCHEMA_REVISION = "0009"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -147,6 +147,9 @@ class Search(Base):
     scikit_learn_version: Mapped[str] = mapped_column(String(32))
     gridfleet_version: Mapped[str] = mapped_column(String(32))
     submitted_by: Mapped[str] = mapped_column(Text, comment="user@host")
+    session: Mapped[str | None] = mapped_column(
+        Text, comment="the Python process that submitted it: a worker process evaluates trials of one; NULL: of any"
+    )
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -22,6 +22,7 @@ from gridfleet.storage import searches
 from gridfleet.storage.errors import NameTakenError, SearchNotFoundError
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.search_views import create_search_view
+from gridfleet.storage.session import this_session
 from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
@@ -95,6 +96,7 @@ def _columns(
         **asdict(options),
         "estimator": _shown(request.estimator),
         "submitted_by": f"{_user()}@{socket.gethostname()}",
+        "session": this_session(),
         **digests,
         **installed_versions(),
     }
