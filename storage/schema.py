@@ -147,6 +147,9 @@ class Search(Base):
     scikit_learn_version: Mapped[str] = mapped_column(String(32))
     gridfleet_version: Mapped[str] = mapped_column(String(32))
     submitted_by: Mapped[str] = mapped_column(Text, comment="user@host")
+    session: Mapped[str | None] = mapped_column(
+        Text, comment="the Python process that submitted it: a worker process evaluates trials of one; NULL: of any"
+    )
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

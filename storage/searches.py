@@ -54,6 +54,7 @@ SIGNED_COLUMNS = (
     "n_splits",
     "fit_mode",
     "submitted_by",
+    "session",
     "evaluation_digest",
     "x_digest",
     "y_digest",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -122,6 +123,11 @@ class Settings(BaseSettings):
     def is_embedded(self) -> bool:
         """Whether broker, database and workers are this folder's own."""
         return self.database_url is None and self.broker_url is None
+
+    @property
+    def forks_processes(self) -> bool:
+        """Whether worker processes are forked from a template, so that a new one costs next to nothing."""
+        return self.start_method == "fork" and sys.platform == "linux"
 
     @property
     def health_path(self) -> Path | None:

@@ -28,6 +28,7 @@ from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.payloads.store import PreparedPayload
 from gridfleet.storage.schema import Search
 from gridfleet.storage.search_views import create_search_view, point_view
+from gridfleet.storage.session import this_session
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
@@ -206,6 +207,7 @@ def _columns(
         **asdict(options),
         "estimator": _shown(request.estimator),
         "submitted_by": f"{_user()}@{socket.gethostname()}",
+        "session": this_session(),
         **digests,
         **installed_versions(),
     }

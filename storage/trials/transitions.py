@@ -63,6 +63,9 @@ _CLAIM = (
     )
     .returning(Trial.search_id, Trial.number, Trial.attempt, Trial.structure_digest)
 )
+_CLAIM_OF_SESSION = _CLAIM.where(
+    select(Search.session).where(Search.id == Trial.search_id).scalar_subquery() == bindparam("own_session")
+)
 _OPEN_ATTEMPT = insert(Attempt).values(
     trial_id=bindparam("tried_id"),
     attempt=bindparam("tried_attempt"),
@@ -83,7 +86,14 @@ _START_SEARCH = (
 
 
 def claim(
-    database: Database, trial_id: int, worker_id: str, *, lease_s: float, max_runtime_s: float, grace_s: float = 0
+    database: Database,
+    trial_id: int,
+    worker_id: str,
+    *,
+    lease_s: float,
+    max_runtime_s: float,
+    grace_s: float = 0,
+    session: str | None = None,
 ) -> Claim | None:
     """Take a queued trial for one worker.
 
@@ -101,17 +111,23 @@ def claim(
         Seconds that the attempt may take, unless the search has a ``trial_timeout``.
     grace_s : float, default=0
         Seconds after that until it is taken back, heartbeat or not.
+    session : str, default=None
+        Only if its search is of this session; None: whatever session it is of.
 
     Returns
     -------
     Claim or None
-        None if it is not there, not queued, not to be tried yet, or of a paused search.
+        None if it is not there, not queued, not to be tried yet, of a paused search, or of another session.
     """
     token = secrets.token_hex(16)
     holder = {"holder_token": token, "holder_worker_id": worker_id}
     limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s}
     with database.write() as connection:
-        row = connection.execute(_CLAIM, {**holder, **limits, "wanted_id": trial_id}).one_or_none()
+        wanted = {**holder, **limits, "wanted_id": trial_id}
+        if session is None:
+            row = connection.execute(_CLAIM, wanted).one_or_none()
+        else:
+            row = connection.execute(_CLAIM_OF_SESSION, {**wanted, "own_session": session}).one_or_none()
         if row is None:
             return None
         connection.execute(_OPEN_ATTEMPT, {**holder, "tried_id": trial_id, "tried_attempt": row.attempt})

@@ -71,7 +71,7 @@ def test_what_is_imported_in_advance_starts_no_thread_and_no_device() -> None:
     script = """if True:
         import os
         from gridfleet.worker.main_process import template
-        template.import_everything()
+        template.import_in_advance(tensorflow=True)
         from tensorflow.python.eager import context
         if os.fork() == 0:
             print(len(os.listdir("/proc/self/task")), context.context_safe())

@@ -283,7 +283,14 @@ def test_what_has_ended_stays_as_it_is(roled_database: RoledDatabase, ended: int
 
 @pytest.mark.parametrize(
     "change",
-    ["evaluation_digest = x_digest", "name = 'mine'", "submitted_by = 'me'", "refit_metric = 'loss'", "n_trials = 7"],
+    [
+        "evaluation_digest = x_digest",
+        "name = 'mine'",
+        "submitted_by = 'me'",
+        "session = 'mine'",
+        "refit_metric = 'loss'",
+        "n_trials = 7",
+    ],
 )
 def test_what_a_search_is_changes_for_nobody(roled_database: RoledDatabase, ended: int, change: str) -> None:
     with (

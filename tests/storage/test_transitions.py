@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, select, update
 
 from gridfleet.storage import searches
-from gridfleet.storage.schema import Epoch, SplitScore, Trial, TrialWarning
+from gridfleet.storage.schema import Epoch, Search, SplitScore, Trial, TrialWarning
 from gridfleet.storage.trial_results import (
     MAX_ERROR,
     MAX_WARNING,
@@ -62,6 +63,21 @@ def test_a_running_trial_can_not_be_claimed(search: StoredSearch) -> None:
     assert search.claim(worker_id="other/1") is None
     assert search.trial().token == held.token
     assert len(attempts_of(search.database, held.trial_id)) == 1
+
+
+def test_a_trial_of_another_session_can_not_be_claimed(search: StoredSearch) -> None:
+    with search.database.write() as connection:
+        switch_triggers_off(connection)
+        connection.execute(update(Search).where(Search.id == search.id).values(session="a"))
+
+    def claim(number: int, session: str | None) -> Any:
+        options = {"lease_s": 1, "max_runtime_s": 1, "session": session}
+        return transitions.claim(search.database, search.trial_ids[number], "node/1", **options)
+
+    assert claim(0, "b") is None
+    assert attempts_of(search.database, search.trial_ids[0]) == []
+    assert claim(0, "a").session == "a"
+    assert claim(1, None).session == "a"
 
 
 def test_a_trial_that_is_not_there_can_not_be_claimed(search: StoredSearch) -> None:

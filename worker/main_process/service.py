@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -44,7 +43,14 @@ LOOK_S = 0.5
 RELEASE_S = 5
 
 
-def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNING", may_be_root: bool = False) -> None:
+def run_worker(
+    settings: Settings,
+    *,
+    concurrency: int,
+    log_level: str = "WARNING",
+    may_be_root: bool = False,
+    tensorflow: bool = True,
+) -> None:
     """Run a worker until a signal stops it.
 
     Parameters
@@ -57,6 +63,8 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
         What Celery logs.
     may_be_root : bool, default=False
         Whether root is welcome anywhere: an embedded fleet runs as its script does.
+    tensorflow : bool, default=True
+        Whether TensorFlow is imported now, and not only when a search needs it.
 
     Raises
     ------
@@ -81,8 +89,8 @@ def run_worker(settings: Settings, *, concurrency: int, log_level: str = "WARNIN
         publisher.check()
 
     app = create_app(settings)
-    forks = settings.start_method == "fork" and sys.platform == "linux"
-    end_orphans = _fork_processes(app) if forks else None  # while nothing is connected
+    # while nothing is connected
+    end_orphans = _fork_processes(app, tensorflow=tensorflow) if settings.forks_processes else None
     database, publisher = Database(settings), Publisher(settings)
     hooks = _Hooks(settings, database, publisher, node=os.environ[NODE_VARIABLE], end_orphans=end_orphans)
     signals.worker_ready.connect(hooks.on_ready, weak=False)
@@ -114,12 +122,12 @@ def _refuse_secret_key(settings: Settings) -> None:
         )
 
 
-def _fork_processes(app: Celery) -> Callable[[Collection[int]], None]:
+def _fork_processes(app: Celery, *, tensorflow: bool) -> Callable[[Collection[int]], None]:
     """Let the app's processes be forked; returns what ends the orphans of those that died."""
     from gridfleet.worker.main_process import pool
     from gridfleet.worker.main_process.template import Template
 
-    template = Template()
+    template = Template(tensorflow=tensorflow)
     pool.fork_from(template)
     app.conf.worker_pool = f"{pool.__name__}:{pool.TaskPool.__name__}"
     return template.end_orphans

@@ -47,6 +47,8 @@ class WorkerProcess:
         self.id = f"{node}/{os.getpid()}"
         #: ``structure_digest`` of the trials evaluated here last: their programs are at hand
         self.structures: deque[str] = deque(maxlen=MAX_PROGRAMS)
+        #: ``searches.session`` of the trials evaluated here: all of one; None: none yet, or processes are shared
+        self.session: str | None = None
         self._kept: list[AbstractContextManager[None]] = []
         folder = os.environ.get(FOLDER_VARIABLE)
         sign = SignOfLife(None if folder is None else Path(folder))
