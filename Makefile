@@ -84,7 +84,7 @@ lock: venv ## make both lock files anew (newest versions: make lock ARGS=--upgra
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) $(ARGS) -o requirements.lock
 	$(UV) pip compile pyproject.toml --extra cpu --extra build $(LOCK) $(ARGS) -c requirements.lock -o requirements-runtime.lock
 
-secrets: ## passwords and the signing key that docker compose reads
+secrets: ## passwords and the keys that docker compose reads
 	sh deploy/make-secrets.sh
 
 clean: ## remove the environment, caches and builds; searches (.gridfleet) and secrets stay

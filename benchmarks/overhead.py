@@ -227,7 +227,7 @@ def fleet_on(kind: str, folder: Path) -> Iterator[Fleet]:
 @contextmanager
 def workers_of(fleet: Fleet) -> Iterator[subprocess.Popen[bytes]]:
     """Start one worker of two processes."""
-    environment = {**os.environ, **fleet.settings.as_variables()}
+    environment = fleet.settings.worker_environment()
     worker = subprocess.Popen(
         [sys.executable, "-P", "-m", "gridfleet.worker", str(WORKERS)], env=environment, stderr=subprocess.DEVNULL
     )

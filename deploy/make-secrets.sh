@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes the secrets that docker compose reads. Never changes one that is there, never prints a value. Refuses links
-# and what belongs to another user, who would know the secrets or choose where they are written.
+# Makes the secrets that docker compose reads, and the public key that belongs to the secret key. Never changes a secret
+# that is there, never prints one. Refuses links and what belongs to another user, who would know the secrets or choose
+# where they are written.
 #
 # Files are 0644 and the folder is 0700: compose mounts each file with the owner and mode that it has here, into
 # containers of several users (10001, redis, postgres), so each must be able to read it there; on this machine
@@ -39,6 +40,36 @@ case $(ls -ld "$folder") in
   *) was_private=no ;;
 esac
 chmod 0700 "$folder"
+check_own_file() {
+  [ ! -L "$1" ] || refuse "$1 is a link"
+  if [ -e "$1" ]; then
+    [ -f "$1" ] || refuse "$1 is not a file"
+    [ -O "$1" ] || refuse "$1 belongs to another user"
+  fi
+}
+
+# moved into place when complete, so that an interrupted run leaves no half secret
+write() {
+  rm -f "$1.new"
+  set -C # write to no file that is there, so through no link
+  printf %s "$2" >"$1.new"
+  set +C
+  chmod 0644 "$1.new"
+  mv "$1.new" "$1"
+  echo "made  $1"
+}
+
+# The secret key's public key, as storage/signer.py makes it: of the Ed25519 key whose seed is SHA-256 of a label and the
+# secret key. Its 16 first bytes say that an Ed25519 seed follows (RFC 8410).
+public_key_of() {
+  key=${1#"${1%%[![:space:]]*}"}
+  key=${key%"${key##*[![:space:]]}"}
+  {
+    printf '\060\056\002\001\000\060\005\006\003\053\145\160\004\042\004\040'
+    printf 'gridfleet: Ed25519 seed: %s' "$key" | openssl dgst -sha256 -binary
+  } | openssl pkey -inform DER -pubout -outform DER | tail -c 32 | od -An -v -tx1 | tr -d ' \n'
+}
+
 for name in \
   gridfleet_secret_key \
   gridfleet_broker_password \
@@ -47,11 +78,7 @@ for name in \
   gridfleet_database_reporter_password \
   gridfleet_database_superuser_password; do
   file=$folder/$name
-  [ ! -L "$file" ] || refuse "$file is a link"
-  if [ -e "$file" ]; then
-    [ -f "$file" ] || refuse "$file is not a file"
-    [ -O "$file" ] || refuse "$file belongs to another user"
-  fi
+  check_own_file "$file"
   if [ -s "$file" ]; then
     echo "kept  $file"
     [ "$was_private" = yes ] || echo "      others could read it until now; if one may have, remove it and run this again"
@@ -62,12 +89,21 @@ for name in \
     echo "/dev/urandom gave too few bytes for $file" >&2
     exit 1
   fi
-  # moved into place when complete, so that an interrupted run leaves no half secret
-  rm -f "$file.new"
-  set -C # write to no file that is there, so through no link
-  printf %s "$value" >"$file.new"
-  set +C
-  chmod 0644 "$file.new"
-  mv "$file.new" "$file"
-  echo "made  $file"
+  write "$file" "$value"
 done
+
+# workers check with it what the secret key signs
+file=$folder/gridfleet_public_key
+check_own_file "$file"
+value=ed25519:$(public_key_of "$(cat "$folder/gridfleet_secret_key")" 2>/dev/null) || value=
+if [ "${#value}" -ne 72 ] && [ -s "$file" ]; then
+  echo "kept  $file, not compared with the secret key: openssl is missing or knows no Ed25519"
+elif [ "${#value}" -ne 72 ]; then
+  echo "openssl is missing or knows no Ed25519 (OpenSSL 1.1.1 does), so that $file can't be made; make it with" >&2
+  echo "  docker compose run --rm --no-deps demo public-key >$file && chmod 0644 $file" >&2
+  exit 1
+elif [ -f "$file" ] && [ "$(cat "$file")" = "$value" ]; then
+  echo "kept  $file"
+else
+  write "$file" "$value"
+fi

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import joblib
 import numpy as np
 from sklearn import model_selection
+from sklearn.utils.validation import check_is_fitted
 
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import options_of
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
+from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit import compiled_fit
+from gridfleet.worker.trial.keras_state import names_numbered_anew
 from gridfleet.worker.trial.process import is_worker_process
 
 
 class _FleetSearch:
     """Runs a search's fits on the fleet; all else is scikit-learn's."""
 
+    #: So that calls of joblib that hold such a search stay in this process.
+    runs_on_fleet = True
+
     name: str | None
     fit_mode: str | None
     trial_timeout: float | None
     search_timeout: float | None
+    verbose: int
+    n_splits_: int
     _fleet_context: ExitStack
     _refit_context: Callable[[], object]
 
@@ -61,21 +70,63 @@ class _FleetSearch:
         check_can_travel(self.estimator)  # type: ignore[attr-defined]
         options = options_of(self)
         with ExitStack() as stack:
-            self._refit_context = lambda: stack.enter_context(compiled_fit(options.fit_mode))
+            self._refit_context = lambda: _enter_fit(stack, options.fit_mode)
             try:
                 fit_with(FleetBackend(SearchRun(name=self.name, options=options)), self, X, y, **params)
             finally:
                 del self._refit_context
         return self
 
+    def to_sklearn(self) -> Any:
+        """Return this fitted search as an object of scikit-learn's own class.
+
+        It has the same attributes and predicts the same, and can be pickled for where gridfleet is not installed.
+
+        Returns
+        -------
+        sklearn.model_selection.GridSearchCV or sklearn.model_selection.RandomizedSearchCV
+            With scikit-learn's arguments of this search; ``name``, ``fit_mode`` and time limits are left out. The
+            best estimator is this one's, not a copy.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If it is not fitted.
+        """
+        check_is_fitted(self, "cv_results_")
+        grid = isinstance(self, model_selection.GridSearchCV)
+        kind = model_selection.GridSearchCV if grid else model_selection.RandomizedSearchCV
+        theirs = kind(**{name: getattr(self, name) for name in kind._get_param_names()})
+        ours = set(self.get_params(deep=False))  # type: ignore[attr-defined]
+        vars(theirs).update({name: value for name, value in vars(self).items() if name not in ours})
+        return theirs
+
     def _run_search(self, evaluate_candidates: Any, callback_ctx: Any = None) -> None:
+        def evaluate(candidate_params: Any, *args: Any, **keywords: Any) -> Any:
+            candidates = list(candidate_params)
+            with self._fits_announced(len(candidates)):
+                return evaluate_candidates(candidates, *args, **keywords)
+
         try:
-            super()._run_search(evaluate_candidates, callback_ctx=callback_ctx)  # type: ignore[misc]
+            super()._run_search(evaluate, callback_ctx=callback_ctx)  # type: ignore[misc]
         finally:
             # the refit that follows is the user's own: whatever it runs in parallel is not for the fleet
             self.__dict__.pop("_fleet_context", ExitStack()).close()
-        # compiled as the trials were
+        # as the trials were fitted
         self.__dict__.get("_refit_context", lambda: None)()
+
+    @contextmanager
+    def _fits_announced(self, n_candidates: int) -> Iterator[None]:
+        """Say how many fits there are where all progress is shown; scikit-learn prints it to standard output."""
+        verbose, n_splits = self.verbose, self.n_splits_
+        if verbose > 0:
+            counts = f"{n_splits} folds for each of {n_candidates} candidates, totalling {n_splits * n_candidates} fits"
+            print(f"Fitting {counts}", file=sys.stderr)  # noqa: T201 - as all progress
+        self.verbose = 0  # the fits' own was read before
+        try:
+            yield
+        finally:
+            self.verbose = verbose
 
 
 class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
@@ -96,8 +147,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         Worker processes of an embedded fleet; None and -1: one per core. A fleet that is configured by
         ``GRIDFLEET_*`` or runs already has its own size.
     verbose : int, default=1
-        0 shows nothing, 1 progress on standard error; the workers print scikit-learn's lines of higher
-        levels into their logs.
+        0 shows nothing, 1 progress on standard error; from 2 on, scikit-learn's lines of each fit are printed as
+        its trial ends.
     pre_dispatch : int or str, default='2*n_jobs'
         Has nothing to do: all trials are enqueued at once.
     name : str, default=None
@@ -236,6 +287,12 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+
+
+def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:
+    """Fit as trials do from now on, until the stack closes: in compiled loops, and with Keras' names numbered anew."""
+    stack.enter_context(names_numbered_anew())
+    stack.enter_context(compiled_fit(fit_mode))
 
 
 def fit_with(backend: FleetBackend, search: Any, X: Any, y: Any, **params: Any) -> None:

@@ -15,15 +15,16 @@ from gridfleet.scheduler.submission.options import options_of
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
-from gridfleet.scheduler.submission.store import store
+from gridfleet.scheduler.submission.store import find_equal, store
 
 
 class _Submitted(BaseException):
     """Leaves scikit-learn's ``fit`` once the search is stored."""
 
-    def __init__(self, handle: SearchHandle) -> None:
+    def __init__(self, handle: SearchHandle, *, is_new: bool) -> None:
         super().__init__(handle.name)
         self.handle = handle
+        self.is_new = is_new
 
 
 def submit(
@@ -33,6 +34,7 @@ def submit(
     *,
     name: str | None = None,
     groups: Any = None,
+    load_if_exists: bool = False,
     **fit_params: Any,
 ) -> SearchHandle:
     """Store a search, enqueue its trials, and return.
@@ -48,6 +50,9 @@ def submit(
         The search's name; None takes the search's own ``name``, or ``search-<id>``.
     groups : array-like of shape (n_samples,), default=None
         For splitters that need groups.
+    load_if_exists : bool, default=False
+        Whether a search that has this name already, and the same estimator, combinations, data and splits, is the
+        one that is meant: its handle is returned. An error otherwise, as a name is an error that is taken.
     **fit_params : dict
         As for ``fit``.
 
@@ -73,14 +78,17 @@ def submit(
     fleet = connect(n_jobs=search.n_jobs)
 
     def store_and_leave(request: SearchRequest) -> Any:
-        raise _Submitted(store(fleet, request, name=name, options=options))
+        if load_if_exists and (found := find_equal(fleet, request, name=name, options=options)) is not None:
+            raise _Submitted(found, is_new=False)
+        raise _Submitted(store(fleet, request, name=name, options=options), is_new=True)
 
     shallow = copy.copy(search)  # and not a clone, which a generator as cv does not survive
     shallow.verbose = 0
     try:
         fit_with(FleetBackend(store_and_leave), shallow, X, y, **fit_params)
     except _Submitted as submitted:
-        publish(fleet, submitted.handle.id)
+        if submitted.is_new:
+            publish(fleet, submitted.handle.id)
         return submitted.handle
     raise AssertionError("scikit-learn's fit ended without asking joblib for a single fit")
 

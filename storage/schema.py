@@ -31,7 +31,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0006"
+SCHEMA_REVISION = "0010"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -94,7 +94,7 @@ class Payload(Base):
     digest: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256 of the content")
     kind: Mapped[str] = mapped_column(String(32))
     size: Mapped[int] = mapped_column(BigInteger, comment="bytes")
-    signature: Mapped[str] = mapped_column(String(64), comment="HMAC-SHA-256 of kind, digest and size")
+    signature: Mapped[str] = mapped_column(String(128), comment="Ed25519, of kind, digest and size")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
 
 
@@ -147,13 +147,16 @@ class Search(Base):
     scikit_learn_version: Mapped[str] = mapped_column(String(32))
     gridfleet_version: Mapped[str] = mapped_column(String(32))
     submitted_by: Mapped[str] = mapped_column(Text, comment="user@host")
+    session: Mapped[str | None] = mapped_column(
+        Text, comment="the Python process that submitted it: a worker process evaluates trials of one; NULL: of any"
+    )
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     paused_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="since when no trial of it starts")
     error: Mapped[str | None] = mapped_column(Text)
     signature: Mapped[str | None] = mapped_column(
-        String(64), comment="HMAC-SHA-256 of what a trial is evaluated by; NULL: of an older release"
+        String(128), comment="Ed25519, of what a trial is evaluated by; NULL: of an older release"
     )
 
 
@@ -218,6 +221,7 @@ class Trial(Base):
     record_time: Mapped[float | None] = mapped_column(Double, comment="seconds of writing scores and learning curves")
     error_type: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text, comment="message and traceback")
+    exception: Mapped[str | None] = mapped_column(Text, comment="what scikit-learn lets out of fit, as JSON")
 
 
 # the order of the reporter: best score first, the lower number among equals, as scikit-learn's best_index_
@@ -249,7 +253,10 @@ Index(
 
 
 class SplitScore(Base):
-    """What one trial scored on one split by one metric. NULL: not a finite number; the reason says which."""
+    """What one trial scored on one split by one metric. NULL: not a finite number; the reason says which.
+
+    The reason of a score that is 0 and was -0.0 is ``-0``, for SQLite has no such number.
+    """
 
     __tablename__ = "split_scores"
     __table_args__ = (
@@ -269,6 +276,7 @@ class SplitScore(Base):
     n_train: Mapped[int] = mapped_column(Integer)
     n_test: Mapped[int] = mapped_column(Integer)
     error: Mapped[str | None] = mapped_column(Text, comment="traceback of the fit; the scores are then error_score")
+    score_error: Mapped[str | None] = mapped_column(Text, comment="traceback of the scorer")
 
 
 class Epoch(Base):
@@ -281,6 +289,21 @@ class Epoch(Base):
     epoch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     metric: Mapped[str] = mapped_column(Text, primary_key=True)
     value: Mapped[float | None] = mapped_column(Double, comment="NULL: not finite")
+
+
+class TrialWarning(Base):
+    """A warning that fits or scores of a trial gave: each text once, and how many fits gave it."""
+
+    __tablename__ = "trial_warnings"
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(
+        Integer, primary_key=True, autoincrement=False, comment="from 0, as they came"
+    )
+    category: Mapped[str] = mapped_column(Text, comment="its class, with its module unless that is builtins")
+    message: Mapped[str] = mapped_column(Text)
+    module: Mapped[str | None] = mapped_column(Text, comment="the module that warned; NULL: not known")
+    n_fits: Mapped[int] = mapped_column(Integer, comment="how many of the trial's fits warned so")
 
 
 class Attempt(Base):

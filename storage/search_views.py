@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from gridfleet.storage.params import Kind
 
@@ -15,6 +16,9 @@ AFTER_PARAMS = ("worker_id", "attempt", "started_at", "finished_at", "error_type
 
 #: PostgreSQL cuts longer names silently.
 MAX_IDENTIFIER_BYTES = 63
+
+#: Milliseconds for which a view that is to show a newer search is waited for while others read it.
+VIEW_LOCK_MS = 3_000
 
 _RANK = "CASE WHEN mean_test_score IS NOT NULL THEN RANK() OVER (ORDER BY mean_test_score DESC NULLS LAST) END"
 
@@ -40,6 +44,46 @@ def create_search_view(connection: Connection, search_id: int, name: str, kinds:
     kinds : mapping of str to str
         The SQL type of each hyperparameter (`column_kinds`).
     """
+    _create_view(connection, "CREATE VIEW", search_id, name, kinds)
+
+
+def point_view(connection: Connection, search_id: int, name: str, kinds: Mapping[str, Kind]) -> bool:
+    """Let the view of an earlier search show this one.
+
+    Parameters
+    ----------
+    connection, search_id, kinds
+        As for `create_search_view`.
+    name : str
+        The earlier search's.
+
+    Returns
+    -------
+    bool
+        False if PostgreSQL refuses it, and the view stays as it is: another role made it, somebody reads it all the
+        time, or made a view of it while this search has other hyperparameters.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {quote(name)}")
+        _create_view(connection, "CREATE VIEW", search_id, name, kinds)
+        return True
+    # replaced, a view keeps its rights and the views that others made of it, but it has to have the same columns
+    for drop, create in ((None, "CREATE OR REPLACE VIEW"), (f"DROP VIEW IF EXISTS {quote(name)}", "CREATE VIEW")):
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {VIEW_LOCK_MS}")
+                if drop is not None:
+                    connection.exec_driver_sql(drop)
+                _create_view(connection, create, search_id, name, kinds)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+        else:
+            return True
+    return False
+
+
+def _create_view(connection: Connection, how: str, search_id: int, name: str, kinds: Mapping[str, Kind]) -> None:
     value = _sqlite_value if connection.dialect.name == "sqlite" else _postgresql_value
     columns = [
         "id AS trial_id",
@@ -53,7 +97,7 @@ def create_search_view(connection: Connection, search_id: int, name: str, kinds:
         *AFTER_PARAMS,
     ]
     query = f"SELECT {', '.join(columns)} FROM trials WHERE search_id = {int(search_id)}"  # noqa: S608 - all quoted
-    statement = f"CREATE VIEW {quote(name)} AS {query}"
+    statement = f"{how} {quote(name)} AS {query}"
     if connection.dialect.name == "postgresql":  # psycopg reads % as a placeholder, SQLite's driver does not
         statement = statement.replace("%", "%%")
     connection.exec_driver_sql(statement, {})

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import bindparam, case, delete, insert, null, select, update
+from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, null, select, update
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import PayloadSignatureError
-from gridfleet.storage.schema import OPEN_STATES, Epoch, Search, SearchState, SplitScore, Trial, TrialState
-from gridfleet.storage.settings import PREFIX
-from gridfleet.storage.signer import Signer
+from gridfleet.storage.schema import (
+    OPEN_STATES,
+    Epoch,
+    Search,
+    SearchState,
+    SplitScore,
+    Trial,
+    TrialState,
+    TrialWarning,
+)
+from gridfleet.storage.settings import SAME_KEYS
+from gridfleet.storage.signer import SIGNATURE_LENGTH, Signer, Verifier
 from gridfleet.storage.statements import IS_PAUSED, NOT_HELD, NOT_PUBLISHED, changed
 from gridfleet.storage.trial_results import RESULT_COLUMNS
 
+#: Characters of a name, PostgreSQL's own bound, and of the number that may be put behind it.
+MAX_NAME = 63
+MAX_NUMBER = 20
 #: What a trial that starts all over has in its columns; ``attempt`` only grows.
 _NEW: dict[str, Any] = {
     **NOT_HELD,
@@ -41,6 +54,7 @@ SIGNED_COLUMNS = (
     "n_splits",
     "fit_mode",
     "submitted_by",
+    "session",
     "evaluation_digest",
     "x_digest",
     "y_digest",
@@ -63,7 +77,7 @@ def create_search(
     columns : mapping of str to object
         What else the table ``searches`` says of it.
     signer : Signer
-        With the fleet's key.
+        With the fleet's secret key.
 
     Returns
     -------
@@ -81,11 +95,51 @@ def create_search(
     return search_id, name
 
 
+def next_free_name(connection: Connection, name: str) -> tuple[str, str | None]:
+    """Choose the name of a search that is stored once more: ``pima``, then ``pima-2``, ``pima-3`` and so on.
+
+    Parameters
+    ----------
+    connection : Connection
+        The writing transaction that goes on to insert the search. Others that ask for the same name wait for its end.
+    name : str
+        What it is to be called.
+
+    Returns
+    -------
+    name : str
+        The first of these names that no search has.
+    first : str or None
+        The name of the search that has ``name``, as it is written there; None if ``name`` is free.
+    """
+    same_name = select(Search.name).where(func.lower(Search.name) == name.lower())
+    # locked, so that names, ids and what the view shows come in one order
+    first = connection.execute(same_name.with_for_update(key_share=True)).scalar()
+    if first is None:
+        return name, None
+    names = select(Search.name).where(may_be_numbered(first))
+    taken = {found.lower() for found in connection.execute(names).scalars()}
+    numbered = (numbered_name(first, f"-{number}") for number in itertools.count(2))
+    return next(found for found in numbered if found.lower() not in taken), first
+
+
+def may_be_numbered(name: str) -> ColumnElement[bool]:
+    """Return the condition that a search has a name, or that name with a number behind it."""
+    return func.lower(Search.name).startswith(name[: MAX_NAME - MAX_NUMBER].lower(), autoescape=True)
+
+
+def numbered_name(name: str, number: str) -> str:
+    """Put a number behind a name, which is cut to make room for it."""
+    if name.lower() == "search":  # search-2 is what a search without a name may be called
+        number = f"_{number[1:]}"
+    return name[: MAX_NAME - len(number)] + number
+
+
 def _signed_facts(search_id: int, facts: Mapping[str, Any]) -> tuple[Any, ...]:
     return ("search", search_id, *(facts[column] for column in SIGNED_COLUMNS))
 
 
-def check_signature(signer: Signer, search_id: int, facts: Mapping[str, Any]) -> None:
+def check_signature(verifier: Verifier, search_id: int, facts: Mapping[str, Any]) -> None:
     """Make sure that a search is what was submitted, before its trial is evaluated.
 
     A payload's signature says nothing of the searches that it is for: without this one, whoever writes the table
@@ -93,8 +147,8 @@ def check_signature(signer: Signer, search_id: int, facts: Mapping[str, Any]) ->
 
     Parameters
     ----------
-    signer : Signer
-        With the fleet's key.
+    verifier : Verifier
+        With the fleet's public key.
     search_id : int
         Its id.
     facts : mapping of str to object
@@ -106,15 +160,15 @@ def check_signature(signer: Signer, search_id: int, facts: Mapping[str, Any]) ->
         If it was changed, signed with another key, or never signed.
     """
     signature = facts["signature"]
-    if signature is None:
+    if signature is None or len(signature) < SIGNATURE_LENGTH:
         raise PayloadSignatureError(
             f"search {search_id} is not signed: an older release stored it, or somebody without the fleet's key; "
             "submit it again"
         )
-    if not signer.is_signed(signature, *_signed_facts(search_id, facts)):
+    if not verifier.is_signed(signature, *_signed_facts(search_id, facts)):
         raise PayloadSignatureError(
             f"search {search_id} was changed after it was submitted, or not signed with this process's key; submit it "
-            f"again, and give {PREFIX}SECRET_KEY the same value where searches are submitted and where they run"
+            f"again, and {SAME_KEYS}"
         )
 
 
@@ -222,7 +276,7 @@ def retry_failed(database: Database, search_id: int) -> int:
         )
         if not changed(open_again):
             return 0
-        for table in (SplitScore, Epoch):
+        for table in (SplitScore, Epoch, TrialWarning):
             connection.execute(delete(table).where(table.trial_id.in_(failed)))
         return connection.execute(
             update(Trial)

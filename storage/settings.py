@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from sqlalchemy.exc import ArgumentError
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.private_folder import HEALTH_FILE, make_runtime_folder
+from gridfleet.storage.signer import Signer, Verifier
 
 PREFIX = "GRIDFLEET_"
 #: How the URL of a broker begins that listens at a UNIX socket: kombu's word, redis-py's is "unix".
@@ -31,7 +33,7 @@ DRIVERS = ("postgresql+psycopg", "sqlite", "sqlite+pysqlite")
 #: What may stand behind the ``?`` of a broker's URL: the options that redis-py and Celery both know, all for TLS.
 BROKER_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile")
 #: Settings of which an error shows no value.
-MAY_BE_SECRET = ("database_url", "database_password", "broker_url", "broker_password", "secret_key")
+MAY_BE_SECRET = ("database_url", "database_password", "broker_url", "broker_password", "secret_key", "public_key")
 #: Variables with our prefix that are no settings: of processes that this one starts, of docker compose, of tests.
 # fmt: off
 OTHER_VARIABLES = frozenset({
@@ -39,6 +41,11 @@ OTHER_VARIABLES = frozenset({
     "WORKER_MEMORY", "WORKER_CPUS", "IMAGE_TAG", "PYTHON", "SEED", "SEEDS", "RECOVERIES",
 })
 # fmt: on
+#: What to do where a signature is another key's.
+SAME_KEYS = (
+    f"give {PREFIX}SECRET_KEY the same value wherever searches are submitted, and the workers the {PREFIX}PUBLIC_KEY "
+    "that `gridfleet public-key` prints there"
+)
 #: How a broker with TLS may be asked for its certificate.
 CERTIFICATES = ("required", "optional", "none")
 
@@ -82,7 +89,12 @@ class Settings(BaseSettings):
     database_password: SecretStr | None = Field(None, description="Password for database_url, kept apart from it.")
     broker_url: PortableUrl | None = Field(None, description="redis://…, rediss://… or redis+socket:///path/to/socket.")
     broker_password: SecretStr | None = Field(None, description="Password for broker_url, kept apart from it.")
-    secret_key: SecretStr | None = Field(None, description="Signs and checks payloads; the same on the whole fleet.")
+    secret_key: SecretStr | None = Field(
+        None, description="Signs payloads and searches; the same for all submitters, and no worker has it."
+    )
+    public_key: str | None = Field(
+        None, description="Checks what secret_key signed, where that is not set; `gridfleet public-key` prints it."
+    )
     cache_dir: AbsolutePath | None = Field(
         None, description="Where workers keep payloads; a private folder of this user."
     )
@@ -120,6 +132,11 @@ class Settings(BaseSettings):
     def is_embedded(self) -> bool:
         """Whether broker, database and workers are this folder's own."""
         return self.database_url is None and self.broker_url is None
+
+    @property
+    def forks_processes(self) -> bool:
+        """Whether worker processes are forked from a template, so that a new one costs next to nothing."""
+        return self.start_method == "fork" and sys.platform == "linux"
 
     @property
     def health_path(self) -> Path | None:
@@ -214,8 +231,8 @@ class Settings(BaseSettings):
         """
         if self.secret_key is None:
             raise SettingsError(
-                f"{PREFIX}SECRET_KEY is not set; put the fleet's key there, or into the file "
-                "gridfleet_secret_key of the secrets folder"
+                f"{PREFIX}SECRET_KEY is not set, and searches are signed with it; put the fleet's key there, or into "
+                "the file gridfleet_secret_key of the secrets folder"
             )
         # a variable may hold any bytes
         key = self.secret_key.get_secret_value().strip().encode(errors="surrogateescape")
@@ -226,6 +243,47 @@ class Settings(BaseSettings):
             )
         return key
 
+    def signer(self) -> Signer:
+        """Return what signs with the secret key.
+
+        Raises
+        ------
+        SettingsError
+            If there is none, or a public key of another one beside it.
+        """
+        signer = Signer(self.key())
+        if self.public_key is not None and self._public_key().public_key != signer.public_key:
+            raise SettingsError(
+                f"{PREFIX}PUBLIC_KEY is not the one of {PREFIX}SECRET_KEY; leave it out where the secret key is set"
+            )
+        return signer
+
+    def verifier(self) -> Verifier:
+        """Return what checks signatures: with the public key, or with that of the secret key.
+
+        Raises
+        ------
+        SettingsError
+            If there is neither, or one that is none.
+        """
+        if self.secret_key is not None:
+            return Verifier(self.signer().public_key)
+        return self._public_key()
+
+    def _public_key(self) -> Verifier:
+        if self.public_key is None:
+            raise SettingsError(
+                f"neither {PREFIX}PUBLIC_KEY nor {PREFIX}SECRET_KEY is set; put what `gridfleet public-key` prints, "
+                "where searches are submitted, there or into the file gridfleet_public_key of the secrets folder"
+            )
+        try:
+            return Verifier(self.public_key.strip())
+        except ValueError as error:  # not the value: it may be the secret key, by mistake
+            raise SettingsError(
+                f"{PREFIX}PUBLIC_KEY is no public key, for {error}; `gridfleet public-key` prints it where "
+                "searches are submitted"
+            ) from None
+
     def as_variables(self) -> dict[str, str]:
         """Return the settings as the variables that a child process reads, secrets included."""
         return {
@@ -233,6 +291,17 @@ class Settings(BaseSettings):
             for name, value in self
             if value is not None
         }
+
+    def for_workers(self) -> Settings:
+        """Return the settings as workers have them: what checks signatures, and nothing that makes them."""
+        return self.replace(secret_key=None, public_key=self.verifier().public_key)
+
+    def worker_environment(self) -> dict[str, str]:
+        """Return the whole environment of a worker that this process starts: no secret key, and no way to one."""
+        # pydantic reads names in any case
+        inherited = {name: value for name, value in os.environ.items() if name.upper() != f"{PREFIX}SECRET_KEY"}
+        # and no secrets folder: what it has was read
+        return {**inherited, **self.for_workers().as_variables(), f"{PREFIX}SECRETS_DIR": os.devnull}
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():

@@ -18,12 +18,18 @@ RESULT_COLUMNS = (
     "mean_fit_time",
     "error_type",
     "error",
+    "exception",
     "fit_mode",
     "fit_fallback_reason",
     *PHASES,
 )
+#: Warnings of a trial that are stored, and characters of each.
+MAX_WARNINGS = 50
+MAX_WARNING = 2_048
 #: ``error_type`` of a trial whose mean score is NaN or infinite though nothing was raised.
 NON_FINITE = "non_finite_score"
+#: Reason of a score that is 0 in SQL, and was -0.0.
+MINUS_ZERO = "-0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class SplitResult:
     n_train: int
     n_test: int
     error: str | None = None
+    score_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +59,33 @@ class EpochResult:
 
 
 @dataclass(frozen=True, slots=True)
+class WarningResult:
+    """A warning, the module that gave it, and how many of the trial's fits gave it."""
+
+    category: str
+    message: str
+    module: str | None
+    n_fits: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrialResult:
     """What a worker found out about a trial.
 
-    ``error_type`` and ``error`` are those of the first split whose fit raised; the trial is then ``failed``,
-    and its scores, if any, are made of ``error_score`` as scikit-learn does it.
+    ``error_type`` and ``error`` are those of the first split whose fit raised, or else whose scorer did; the trial
+    is then ``failed``, and its scores, if any, are made of ``error_score`` as scikit-learn does it. ``exception``
+    is what scikit-learn lets out of ``fit``, as `storage.exceptions` writes it.
     """
 
     splits: Sequence[SplitResult]
     epochs: Sequence[EpochResult] = field(default_factory=tuple)
+    warnings: Sequence[WarningResult] = field(default_factory=tuple)
     mean_test_score: float | None = None
     std_test_score: float | None = None
     mean_fit_time: float | None = None
     error_type: str | None = None
     error: str | None = None
+    exception: str | None = None
     fit_mode: str | None = None
     fit_fallback_reason: str | None = None
     build_time: float | None = None
@@ -75,12 +95,12 @@ class TrialResult:
     score_time: float | None = None
 
 
-def shorten(error: str | None) -> str | None:
+def shorten(error: str | None, most: int = MAX_ERROR) -> str | None:
     """Cut a traceback to what is stored, keeping its end; what no database takes is shown as an escape."""
     if error is None:
         return None
     clean = error.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-    return clean if len(clean) <= MAX_ERROR else "…" + clean[-(MAX_ERROR - 1) :]
+    return clean if len(clean) <= most else "…" + clean[-(most - 1) :]
 
 
 def result_row(result: TrialResult) -> dict[str, Any]:
@@ -91,6 +111,7 @@ def result_row(result: TrialResult) -> dict[str, Any]:
         "mean_fit_time": _finite(result.mean_fit_time),
         "error_type": result.error_type,
         "error": shorten(result.error),
+        "exception": result.exception,
         "fit_mode": result.fit_mode,
         "fit_fallback_reason": shorten(result.fit_fallback_reason),
         **{name: _finite(getattr(result, name)) for name in PHASES},
@@ -112,6 +133,7 @@ def split_row(trial_id: int, result: SplitResult) -> dict[str, Any]:
         "n_train": result.n_train,
         "n_test": result.n_test,
         "error": shorten(result.error),
+        "score_error": shorten(result.score_error),
     }
 
 
@@ -126,9 +148,32 @@ def epoch_row(trial_id: int, result: EpochResult) -> dict[str, Any]:
     }
 
 
+def warning_row(trial_id: int, position: int, result: WarningResult) -> dict[str, Any]:
+    """Return the row of ``trial_warnings``."""
+    return {
+        "trial_id": trial_id,
+        "position": position,
+        "category": shorten(result.category, MAX_WARNING),
+        "message": shorten(result.message, MAX_WARNING),
+        "module": shorten(result.module, MAX_WARNING),
+        "n_fits": result.n_fits,
+    }
+
+
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _reason(value: float | None) -> str | None:
-    return None if value is None or math.isfinite(value) else str(float(value))
+    if value is None:
+        return None
+    if value == 0 and math.copysign(1, value) < 0:  # SQLite stores it as 0
+        return MINUS_ZERO
+    return None if math.isfinite(value) else str(float(value))
+
+
+def score_of(value: float | None, reason: str | None) -> float:
+    """Return a score as it was recorded, from its two columns of ``split_scores``."""
+    if value is None:
+        return float(reason or math.nan)
+    return -0.0 if value == 0 and reason == MINUS_ZERO else float(value)

@@ -18,6 +18,8 @@ part() {
 selfcheck="$python -m gridfleet.worker.compiled_fit.selfcheck"
 part "tests, products, mutants, simulations, fuzzer" \
   env GRIDFLEET_SEEDS=2000 "$python" -m pytest --complete --numprocesses "$jobs"
+part "faults, with processes that are not forked" \
+  env GRIDFLEET_START_METHOD=spawn "$python" -m pytest --complete tests/faults
 part "self-check, exact" $selfcheck
 part "self-check, xla" $selfcheck --mode xla
 

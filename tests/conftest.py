@@ -38,6 +38,10 @@ STOP_S = 30
 VALKEY_DATABASES = 16
 
 
+#: How workers of tests start their processes; read early, since tests forget such variables.
+START_METHOD = os.environ.get("GRIDFLEET_START_METHOD", "fork")
+
+
 #: Folders whose tests kill, starve and time out processes: one at a time, so that they do not fight for cores.
 ONE_AT_A_TIME = ("tests/faults", "tests/soak")
 #: What takes longest begins first; the rest is what fills the last minutes of two processes evenly.
@@ -288,6 +292,7 @@ def make_settings(empty_database_url: Callable[..., str], broker_url: str, tmp_p
             secret_key=secrets.token_hex(32),
             cache_dir=tmp_path / "cache",
             health_file=tmp_path / "health",
+            start_method=START_METHOD,
         ).replace(**changes)
 
     return make
@@ -371,8 +376,7 @@ def start_worker(warm_workers: WarmWorkers, tmp_path: Path) -> Iterator[Callable
         node = f"test{len(started)}-{secrets.token_hex(3)}"
         health = tmp_path / f"{node}.health"
         environment = {
-            **os.environ,
-            **settings.replace(health_file=health).as_variables(),
+            **settings.replace(health_file=health).worker_environment(),
             NODE_VARIABLE: node,
             **variables,
         }

@@ -90,7 +90,7 @@ def main() -> None:
 
     from gridfleet.worker.main_process import pool, service, template  # noqa: F401
 
-    template.import_everything()
+    template.import_in_advance(tensorflow=True)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)

@@ -1,4 +1,7 @@
-"""``python -m gridfleet.worker N``: a worker of N processes, as the embedded fleet starts it."""
+"""``python -m gridfleet.worker N``: a worker of N processes, as the embedded fleet starts it.
+
+With ``--without-tensorflow`` it imports TensorFlow only when a search needs it.
+"""
 
 import sys
 
@@ -6,4 +9,9 @@ from gridfleet.storage.settings import load_settings
 from gridfleet.worker.main_process.service import run_worker
 
 if __name__ == "__main__":
-    run_worker(load_settings(), concurrency=int(sys.argv[1]), may_be_root=True)
+    run_worker(
+        load_settings(),
+        concurrency=int(sys.argv[1]),
+        may_be_root=True,
+        tensorflow="--without-tensorflow" not in sys.argv[2:],
+    )

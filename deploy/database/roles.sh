@@ -96,7 +96,7 @@ BEGIN
   IF name NOT IN ('payloads', 'payload_chunks') THEN
     EXECUTE format('GRANT SELECT ON %s TO gridfleet_reporter', relation);
   END IF;
-  IF name IN ('attempts', 'split_scores', 'epochs', 'workers') THEN
+  IF name IN ('attempts', 'split_scores', 'epochs', 'trial_warnings', 'workers') THEN
     EXECUTE format('GRANT INSERT ON %s TO gridfleet_worker', relation);
   END IF;
   IF name = 'searches' THEN
@@ -105,7 +105,7 @@ BEGIN
     changes := '{
       state, attempt, worker_id, token, failures, lease_expires_at, deadline_at, not_before, cancel_requested,
       published_at, publish_count, started_at, finished_at, mean_test_score, std_test_score, mean_fit_time, fit_mode,
-      fit_fallback_reason, build_time, trace_time, compile_time, train_time, score_time, record_time, error_type, error
+      fit_fallback_reason, build_time, trace_time, compile_time, train_time, score_time, record_time, error_type, error, exception
     }';
   ELSIF name = 'attempts' THEN
     changes := '{ended_at, outcome, error}';

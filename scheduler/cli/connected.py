@@ -29,8 +29,8 @@ def configured_settings() -> Settings:
     settings = load_settings()
     if settings.is_embedded:
         raise SettingsError(
-            "no fleet is configured: set GRIDFLEET_DATABASE_URL, GRIDFLEET_BROKER_URL and GRIDFLEET_SECRET_KEY; "
-            "`gridfleet up` starts an embedded fleet of this folder, which needs none"
+            "no fleet is configured: set GRIDFLEET_DATABASE_URL and GRIDFLEET_BROKER_URL, and for a worker "
+            "GRIDFLEET_PUBLIC_KEY; `gridfleet up` starts an embedded fleet of this folder, which needs none"
         )
     return settings
 

@@ -92,12 +92,12 @@ def _database(settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
         database.check()
     except GridfleetError as error:
         yield Finding("database", str(error), is_wrong=True)
-        yield _try("secret", lambda: f"a key of {len(settings.key())} characters, not compared with any payload")
+        yield _try("keys", lambda: f"{_describe_keys(settings)}; not compared with any payload")
         return
     yield Finding("database", f"{without_secrets(database.url)} answers")
     schema = _try("schema", lambda: _check_schema(database))
     yield schema
-    yield _try("secret", lambda: _check_key(database, settings, has_tables=not schema.is_wrong))
+    yield _try("keys", lambda: _check_keys(database, settings, has_tables=not schema.is_wrong))
     if not schema.is_wrong:
         yield from _workers(database, is_embedded=is_embedded)
 
@@ -127,12 +127,22 @@ def _check_schema(database: Database) -> str:
     return f"{migrations.current_revision(database)}, this release's"
 
 
-def _check_key(database: Database, settings: Settings, *, has_tables: bool) -> str:
-    key = settings.key()
-    if not has_tables:
-        return f"a key of {len(key)} characters"
+def _check_keys(database: Database, settings: Settings, *, has_tables: bool) -> str:
+    described = _describe_keys(settings)
+    if not has_tables or (settings.secret_key is None and settings.public_key is None):
+        return described
     PayloadStore(database, settings).check_key()
-    return f"a key of {len(key)} characters, the one that the fleet's payloads are signed with"
+    return f"{described}; the fleet's payloads are signed with it"
+
+
+def _describe_keys(settings: Settings) -> str:
+    if settings.secret_key is not None:
+        public_key = settings.signer().public_key
+        return f"a secret key of {len(settings.key())} characters; workers check with {PREFIX}PUBLIC_KEY={public_key}"
+    if settings.public_key is None:
+        return f"none, as a scheduler needs none; workers need {PREFIX}PUBLIC_KEY, and who submits {PREFIX}SECRET_KEY"
+    settings.verifier()
+    return f"a public key, as workers need it; who submits needs {PREFIX}SECRET_KEY"
 
 
 def _workers(database: Database, *, is_embedded: bool) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gridfleet.scheduler.cli import database, results, searches, services
+from gridfleet.scheduler.cli import database, keys, results, searches, services
 from gridfleet.scheduler.cli import settings as settings_command
 from gridfleet.scheduler.cli.connected import is_database_error
 from gridfleet.scheduler.cli.output import INTERRUPTED, fail, say, show
@@ -74,7 +74,7 @@ def _options(
 def doctor() -> None:
     """Check everything that a fleet needs, and say what to do.
 
-    Settings, broker, database, schema, secret key, workers, their versions, and Python packages.
+    Settings, broker, database, schema, keys, workers, their versions, and Python packages.
     """
     from gridfleet.scheduler.cli import doctor as checks
 
@@ -101,6 +101,7 @@ for _command in (
     searches.retry_failed,
     results.sql,
     settings_command.settings,
+    keys.public_key,
     doctor,
 ):
     app.command(_command.__name__.strip("_").replace("_", "-"))(_command)

@@ -126,6 +126,7 @@ def connect(*, n_jobs: int | None = None) -> Fleet:
         else:
             fleet = Fleet(settings, is_embedded=False)
         fleet.check()
+        fleet.settings.signer()  # who connects submits; a public key alone would be noticed late
         fleet.payloads.check_key()
         _connected[key] = fleet
     else:

@@ -14,15 +14,20 @@ from gridfleet.scheduler.reports.reader import Progress
 LINE_S = 30.0
 
 
-class Display(Protocol):
+class Showing(Protocol):
     """Shows progress, again and again."""
+
+    def show(self, progress: Progress) -> None:
+        """Show the newest state."""
+
+
+class Display(Showing, Protocol):
+    """Shows progress from when it is entered until it is left."""
 
     def __enter__(self) -> Display: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def show(self, progress: Progress) -> None:
-        """Show the newest state."""
 
 
 def display(name: str, *, verbose: int, stream: TextIO | None = None) -> Display:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, case, func, select
+from sqlalchemy import Connection, Select, and_, case, column, func, quoted_name, select, table
+from sqlalchemy.exc import DBAPIError
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import SearchNotFoundError
-from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, Trial, TrialState, Worker
+from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, Trial, TrialState, TrialWarning, Worker
+from gridfleet.storage.searches import may_be_numbered
 from gridfleet.storage.trial_results import NON_FINITE
 
 
@@ -155,7 +157,7 @@ _SUMMARY = (
 
 
 def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
-    """Find a search by its name or its id.
+    """Find a search by its name or its id; by the name of one that was run again, the newest, as its view shows it.
 
     Parameters
     ----------
@@ -183,11 +185,31 @@ def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
         asked = f"name {name[:MAX_SHOWN]!r}"
     with database.read() as connection:
         row = connection.execute(select(*_SUMMARY).where(condition)).one_or_none() if can_be else None
+        run_again = row is not None and not isinstance(name_or_id, int) and _is_run_again(connection, row.name)
         if row is None:
             newest = connection.execute(select(Search.name).order_by(Search.id.desc()).limit(5)).scalars().all()
             known = f"the newest are {', '.join(map(repr, newest))}" if newest else "there are none yet"
             raise SearchNotFoundError(f"no search has the {asked}; {known}")
+    if run_again and (newest_id := _shown_by_view(database, row.name)) not in (None, row.id):
+        return find_search(database, newest_id)
     return SearchSummary(**row._mapping)
+
+
+def _is_run_again(connection: Connection, name: str) -> bool:
+    """Whether there may be searches of this name with a number; only then the view is asked, which ranks all trials."""
+    others = select(Search.id).where(Search.name != name, may_be_numbered(name))
+    return connection.execute(others.limit(1)).first() is not None
+
+
+def _shown_by_view(database: Database, name: str) -> int | None:
+    """Return the id of the search whose trials a search's view shows; None if it can't be read."""
+    view = table(quoted_name(name, quote=True), column("trial_id"))
+    shown = select(view.c.trial_id).limit(1).scalar_subquery()
+    try:
+        with database.read() as connection:
+            return connection.execute(select(Trial.search_id).where(Trial.id == shown)).scalar()
+    except DBAPIError:  # somebody removed it
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,15 +351,51 @@ def attempts(database: Database, search_id: int) -> list[AttemptStory]:
         return [AttemptStory(**row._mapping) for row in connection.execute(query)]
 
 
-def has_raised(database: Database, search_id: int) -> bool:
-    """Whether a trial of a search failed by an error, not just by a score that is no number."""
+def has_raised(database: Database, search_id: int, *, any_error: bool) -> bool:
+    """Whether a trial of a search ended with what scikit-learn lets out of ``fit``.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    search_id : int
+        Its id in ``searches``.
+    any_error : bool
+        Count every error, as ``error_score="raise"`` does, but no score that is just no number.
+    """
     raised = select(Trial.id).where(
         Trial.search_id == search_id,
         Trial.state == TrialState.FAILED,
-        Trial.error_type.is_distinct_from(NON_FINITE),
+        Trial.error_type.is_distinct_from(NON_FINITE) if any_error else Trial.exception.is_not(None),
     )
     with database.read() as connection:
         return bool(connection.execute(select(raised.exists())).scalar())
+
+
+@dataclass(frozen=True, slots=True)
+class GivenWarning:
+    """A warning of a search's fits, the module that gave it first, and how many fits gave it."""
+
+    category: str
+    message: str
+    module: str | None
+    n_fits: int
+
+
+def trial_warnings(database: Database, search_id: int, *, limit: int) -> list[GivenWarning]:
+    """List what the fits of a search warned of, the most frequent first."""
+    what = (TrialWarning.category, TrialWarning.message)
+    n_fits = func.sum(TrialWarning.n_fits).label("n_fits")
+    query = (
+        select(*what, func.min(TrialWarning.module).label("module"), n_fits)
+        .join(Trial, Trial.id == TrialWarning.trial_id)
+        .where(Trial.search_id == search_id)
+        .group_by(*what)
+        .order_by(n_fits.desc(), func.min(Trial.number), func.min(TrialWarning.position))
+    )
+    with database.read() as connection:
+        rows = connection.execute(query.limit(limit)).all()
+    return [GivenWarning(row.category, row.message, row.module, int(row.n_fits)) for row in rows]
 
 
 def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
@@ -355,10 +413,10 @@ def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
         return [SeenWorker(**row._mapping) for row in rows]
 
 
-def trial_rows(database: Database, search_id: int) -> Sequence[Any]:
+def trial_rows(database: Database, search_id: int, *, finished_since: datetime | None = None) -> Sequence[Any]:
     """Return one row per trial, split and metric, in the order of ``cv_results_``.
 
-    Trials without scores have one row, whose split is None.
+    Trials without scores have one row, whose split is None. `finished_since` leaves out those that ended before.
     """
     query = (
         select(
@@ -366,6 +424,8 @@ def trial_rows(database: Database, search_id: int) -> Sequence[Any]:
             Trial.state,
             Trial.error_type,
             Trial.error.label("trial_error"),
+            Trial.exception,
+            Trial.finished_at,
             SplitScore.split,
             SplitScore.metric,
             SplitScore.test_score,
@@ -382,6 +442,8 @@ def trial_rows(database: Database, search_id: int) -> Sequence[Any]:
         .where(Trial.search_id == search_id)
         .order_by(Trial.number, SplitScore.split, SplitScore.metric)
     )
+    if finished_since is not None:
+        query = query.where(Trial.finished_at >= finished_since)
     with database.read() as connection:
         return connection.execute(query).all()
 

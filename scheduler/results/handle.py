@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ from sqlalchemy.exc import OperationalError
 
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
-from gridfleet.scheduler.reports.progress import Display, display
+from gridfleet.scheduler.reports.progress import Showing, display
 from gridfleet.scheduler.results import scores
+from gridfleet.scheduler.results.fit_warnings import give_warnings
 from gridfleet.storage import searches
 from gridfleet.storage.errors import SearchCancelledError, SearchNotFinishedError
 from gridfleet.storage.schema import SearchState
@@ -60,6 +62,7 @@ class SearchHandle:
     def __init__(self, fleet: Fleet, search_id: int, name: str) -> None:
         self._fleet = fleet
         self._finished_results: _Finished | None = None
+        self._has_warned = False
         self.id = search_id
         self.name = name
 
@@ -87,6 +90,11 @@ class SearchHandle:
         SearchHandle
             This one.
 
+        Warns
+        -----
+        Warning
+            What fits and scores warned of on the workers, once each.
+
         Raises
         ------
         TimeoutError
@@ -94,7 +102,8 @@ class SearchHandle:
         """
         until = None if timeout is None else time.monotonic() + timeout
         with display(self.name, verbose=verbose) as shown:
-            self._wait(until, shown, stop_at_failure=False)
+            self._wait(until, shown)
+        self._give_warnings()
         return self
 
     def pause(self) -> bool:
@@ -126,6 +135,7 @@ class SearchHandle:
             How many trials; 0 for a cancelled search.
         """
         self._finished_results = None
+        self._has_warned = False
         return searches.retry_failed(self._fleet.database, self.id)
 
     def cancel(self) -> bool:
@@ -209,7 +219,16 @@ class SearchHandle:
             f"<table><tr><th>rank</th><th>mean_test_score</th><th>params</th></tr>{rows}</table>"
         )
 
-    def _wait(self, until: float | None, shown: Display, *, stop_at_failure: bool) -> reader.Progress:
+    def _give_warnings(self) -> None:
+        """Give what the fits warned of, once."""
+        if not self._has_warned:
+            self._has_warned = True
+            summary = self._summary()
+            give_warnings(self._fleet.database, self.id, n_fits=summary.n_trials * summary.n_splits)
+
+    def _wait(
+        self, until: float | None, shown: Showing, *, may_stop: Callable[[], bool] | None = None
+    ) -> reader.Progress:
         pause = FIRST_LOOK_S
         looked_at_fleet = time.monotonic()
         while True:
@@ -217,7 +236,7 @@ class SearchHandle:
             shown.show(progress)
             if progress.is_finished:
                 return progress
-            if stop_at_failure and progress.failed and reader.has_raised(self._fleet.database, self.id):
+            if progress.failed and may_stop is not None and may_stop():
                 return progress
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchCancelledError, TrialFailedError
+from gridfleet.storage.exceptions import exception_from_json, imported_class_of, rebuild
 from gridfleet.storage.schema import TrialState
-from gridfleet.storage.trial_results import NON_FINITE
+from gridfleet.storage.trial_results import NON_FINITE, score_of
 
 if TYPE_CHECKING:
     from gridfleet.worker.trial.cross_validation import Candidates
@@ -46,13 +47,11 @@ def fit_and_score_rows(
     SearchCancelledError
         If it was cancelled.
     Exception
-        Under ``error_score="raise"``: the error of the first trial that failed.
+        Of the first trial that ended with what scikit-learn lets out, as all errors are under ``error_score="raise"``.
     """
-    recorded: dict[tuple[int, int], list[Any]] = {}
     lost: dict[int, str] = {}
     rows = reader.trial_rows(database, search_id)
-    if candidates.error_score == "raise":
-        _raise_first_error(rows)
+    _raise_first_error(rows, any_error=candidates.error_score == "raise")
     for row in rows:
         if row.state == TrialState.CANCELLED:
             if stopped is None:
@@ -60,15 +59,31 @@ def fit_and_score_rows(
             lost[row.number] = f"not evaluated: the search was {stopped}"
         if row.state == TrialState.FAILED:
             lost[row.number] = row.trial_error
-        if row.split is not None:
-            recorded.setdefault((row.number, row.split), []).append(row)
+    recorded = recorded_splits(rows, candidates)
     return [
-        _recorded(recorded[number, split], candidates)
+        recorded[number, split]
         if (number, split) in recorded
         else _lost(lost.get(number, "the trial has no result"), candidates)
         for number in range(len(candidates.params))
         for split in range(n_splits)
     ]
+
+
+def recorded_splits(rows: Sequence[Any], candidates: Candidates) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return what ``_fit_and_score`` returned, by the number of the trial and the split.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        From `reader.trial_rows`.
+    candidates : Candidates
+        The search's combinations.
+    """
+    metrics: dict[tuple[int, int], list[Any]] = {}
+    for row in rows:
+        if row.split is not None:
+            metrics.setdefault((row.number, row.split), []).append(row)
+    return {place: _recorded(of_split, candidates) for place, of_split in metrics.items()}
 
 
 def cv_results(rows: Sequence[dict[str, Any]], candidates: Candidates, n_splits: int) -> dict[str, Any]:
@@ -97,8 +112,8 @@ def cv_results(rows: Sequence[dict[str, Any]], candidates: Candidates, n_splits:
     return formatted
 
 
-def rebuild_exception(error_type: str | None, error: str | None) -> Exception:
-    """Return the exception that a worker recorded.
+def rebuild_exception(error_type: str | None, error: str | None, described: str | None = None) -> Exception:
+    """Return the exception that a worker recorded, with the worker's traceback as its cause.
 
     Parameters
     ----------
@@ -106,6 +121,8 @@ def rebuild_exception(error_type: str | None, error: str | None) -> Exception:
         Name of its class, with its module unless that is ``builtins``.
     error : str
         Its traceback.
+    described : str, default=None
+        The exception as `exception_to_json` described it, if the worker could.
 
     Returns
     -------
@@ -113,29 +130,34 @@ def rebuild_exception(error_type: str | None, error: str | None) -> Exception:
         Of the same class where that is a builtin or its module is imported here already (nothing is imported
         because a table says so), else a `TrialFailedError` with the traceback.
     """
-    module, _, name = (error_type or "Exception").rpartition(".")
-    # not by getattr: many packages, scipy for one, import what they are asked for
-    kind = getattr(sys.modules.get(module or "builtins"), "__dict__", {}).get(name)
-    fallback = TrialFailedError(f"a trial failed with {error_type} on a worker:\n{error}")
-    if not isinstance(kind, type) or not issubclass(kind, Exception):
-        return fallback
-    try:
-        rebuilt = kind(_message(error_type or "", error or ""))
-    except TypeError:  # its constructor wants something else
+    fallback = TrialFailedError(f"a trial failed with {plain(str(error_type))} on a worker:\n{plain_lines(str(error))}")
+    rebuilt = exception_from_json(described) if described is not None else None
+    if rebuilt is None:
+        rebuilt = _of_its_text(error_type or "Exception", error or "")
+    if rebuilt is None:
         return fallback
     rebuilt.__cause__ = fallback
     return rebuilt
 
 
-def _message(error_type: str, error: str) -> str:
+def _of_its_text(error_type: str, error: str) -> Exception | None:
+    """Make an exception of what its traceback says, if its class shows it so."""
     _, found, message = error.rpartition(f"\n{error_type}: ")
-    return message.strip() if found else error.strip()
+    message = message.strip() if found else error.strip()
+    kind = imported_class_of(error_type, Exception)
+    try:
+        rebuilt = None if kind is None else rebuild(kind, [message])
+        return rebuilt if str(rebuilt) == message else None
+    except Exception:  # noqa: BLE001 - it wants other arguments
+        return None
 
 
-def _raise_first_error(rows: Sequence[Any]) -> None:
+def _raise_first_error(rows: Sequence[Any], *, any_error: bool) -> None:
     for row in rows:
-        if row.state == TrialState.FAILED and not _is_score_only(row):
-            raise rebuild_exception(row.error_type, row.trial_error)
+        if row.state != TrialState.FAILED:
+            continue
+        if row.exception is not None or (any_error and not _is_score_only(row)):
+            raise rebuild_exception(row.error_type, row.trial_error, row.exception)
 
 
 def _is_score_only(row: Any) -> bool:
@@ -166,8 +188,7 @@ def _scores(metrics: Sequence[Any], column: str, candidates: Candidates) -> Any:
 
 
 def _number(metric: Any, column: str) -> float:
-    value = getattr(metric, column)
-    return float(value if value is not None else getattr(metric, f"{column}_reason") or math.nan)
+    return score_of(getattr(metric, column), getattr(metric, f"{column}_reason"))
 
 
 def _lost(error: str, candidates: Candidates) -> dict[str, Any]:

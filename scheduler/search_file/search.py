@@ -14,14 +14,12 @@ from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
 from gridfleet.scheduler.search_file.data import read_data
 from gridfleet.scheduler.search_file.description import SearchFile
 from gridfleet.scheduler.search_file.model import import_model
-from gridfleet.scheduler.submission.checks import unknown_argument
+from gridfleet.scheduler.submission.checks import PASSED_BY_WRAPPER, known_names, unknown_argument
 from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError
 
 #: What scikeras' wrappers do with a parameter ``<prefix>__<name>``.
 WRAPPER_PREFIXES = ("model", "fit", "compile", "predict", "optimizer", "loss", "metrics", "callbacks")
-#: Arguments that scikeras itself passes to a model function.
-PASSED_BY_WRAPPER = ("meta", "compile_kwargs", "params")
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def _check_names(described: SearchFile, model: Any, estimator: Any) -> None:
     """Refuse hyperparameters that the estimator does not know or would not pass on."""
     names = {f"space.{name}": name for space in described.space for name in space}
     if described.wrapper is None:
-        known = list(estimator.get_params(deep=True))
+        known = known_names(estimator)
         for key, name in names.items():
             if name not in known:
                 raise InvalidSearchError(
@@ -131,7 +129,7 @@ def _check_wrapped_name(key: str, name: str, described: SearchFile, model: Calla
     if not known and name in described.fit and (name in arguments or takes_all):
         return  # scikeras passes the constructor's further arguments to the model function
     if not known:
-        candidates = [*own, *(f"model__{argument}" for argument in arguments)]
+        candidates = [*own, *(f"model__{argument}" for argument in arguments if argument not in PASSED_BY_WRAPPER)]
         raise InvalidSearchError(
             f"`{key}` is no parameter of the {described.wrapper} wrapper; {did_you_mean(name, candidates)}"
             + (f" (an argument of {described.model} is written model__{name})" if name in arguments else "")

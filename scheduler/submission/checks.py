@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import scipy.sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
+from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.suggestion import did_you_mean
+from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage.errors import InvalidSearchError, first_line
 from gridfleet.storage.payloads.culprit import check_can_be_copied
 from gridfleet.storage.schema import Base
@@ -26,6 +29,12 @@ MAX_PARAM_NAME = 1_000
 AUTOMATIC_NAME = re.compile(r"search-\d+", re.IGNORECASE)
 #: Names that are tables and views already.
 RESERVED_NAMES = {*Base.metadata.tables, "leaderboard", "best_trials", "search_progress", "alembic_version"}
+#: Arguments that scikeras itself passes to a model function.
+PASSED_BY_WRAPPER = ("meta", "compile_kwargs", "params")
+#: Kinds of arguments without a name of their own.
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+#: What is never read as a number: "nan" is a class like any other.
+TEXT = (str, bytes)
 
 
 def check_name(name: object) -> None:
@@ -72,6 +81,12 @@ def check_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
     InvalidSearchError
         Naming the hyperparameter, the estimator and the nearest name that it knows.
     """
+    for _, changed in _changed(estimator, candidates):
+        _check_model_arguments(changed)
+
+
+def _changed(estimator: Any, candidates: Sequence[dict[str, Any]]) -> Iterator[tuple[frozenset[str], Any]]:
+    """Yield each set of names that combinations have, and a clone of the estimator with the first one of them."""
     seen: set[frozenset[str]] = set()
     for params in candidates:
         names = frozenset(params)
@@ -84,7 +99,7 @@ def check_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
         except (ValueError, TypeError, AttributeError) as error:
             check_can_be_copied(params, what="a hyperparameter's value")
             raise InvalidSearchError(_unknown_param(estimator, names, error)) from error
-        _check_model_arguments(changed)
+        yield names, changed
 
 
 def _check_param_names(names: Iterable[str]) -> None:
@@ -120,24 +135,61 @@ def unknown_argument(name: str, build: Callable[..., Any]) -> str | None:
     return f"has no argument {argument!r}; {did_you_mean(argument, sorted(arguments))}"
 
 
+def known_names(estimator: Any) -> list[str]:
+    """Return the names of all hyperparameters of an estimator, with the arguments of the functions for Keras models.
+
+    Parameters
+    ----------
+    estimator : estimator object
+        At any depth of whose pipelines and meta-estimators scikeras' wrappers may be.
+
+    Returns
+    -------
+    list of str
+        Sorted; arguments as ``model__x``, below the names of what the wrapper is in.
+    """
+    names = set(estimator.get_params(deep=True))
+    for place, _, build in _wrappers(estimator):
+        arguments = inspect.signature(build).parameters.values()
+        named = [argument.name for argument in arguments if argument.kind not in VARIADIC]
+        names.update(_below(place, f"model__{name}") for name in named if name not in PASSED_BY_WRAPPER)
+    return sorted(names)
+
+
 def _check_model_arguments(estimator: Any) -> None:
     """Refuse ``model__x`` where scikeras, which takes all names, would find out in the first fit."""
-    parts = {"": estimator, **estimator.get_params(deep=True)}
-    for place, wrapper in parts.items():
-        build = _build_function(wrapper)
-        if build is None:
-            continue
+    for place, wrapper, build in _wrappers(estimator):
         for name in wrapper.get_params(deep=False):
             if (unknown := unknown_argument(name, build)) is not None:
-                key = f"{place}__{name}" if place else name
-                raise InvalidSearchError(f"{key!r}: {build.__name__} {unknown}")
+                raise InvalidSearchError(f"{_below(place, name)!r}: {_name_of_function(build)} {unknown}")
 
 
-def _build_function(estimator: Any) -> Any:
+def _wrappers(estimator: Any) -> list[tuple[str, Any, Callable[..., Any]]]:
+    """List scikeras' wrappers in an estimator: the name of the place, the wrapper, the function for its model."""
+    parts = {"": estimator, **estimator.get_params(deep=True)}
+    built = [(place, part, _build_function(part)) for place, part in parts.items()]
+    return [(place, part, build) for place, part, build in built if build is not None]
+
+
+def _below(place: str, name: str) -> str:
+    return f"{place}__{name}" if place else name
+
+
+def _build_function(estimator: Any) -> Callable[..., Any] | None:
     """Return the function that builds the model of a scikeras wrapper; None for all else, such as a model."""
-    is_wrapper = any(kind.__module__.startswith("scikeras.") for kind in type(estimator).__mro__)
-    build = getattr(estimator, "model", None) if is_wrapper else None
-    return build if inspect.isfunction(build) else None
+    if not any(kind.__module__.startswith("scikeras.") for kind in type(estimator).__mro__):
+        return None
+    build = getattr(estimator, "model", None)
+    if build is None:
+        build = getattr(estimator, "build_fn", None)
+    # no other callable is taken by scikeras
+    return build if inspect.isfunction(build) or isinstance(build, functools.partial) else None
+
+
+def _name_of_function(build: Callable[..., Any]) -> str:
+    while isinstance(build, functools.partial):
+        build = build.func
+    return getattr(build, "__name__", type(build).__name__)
 
 
 def warn_unused_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> None:
@@ -146,62 +198,93 @@ def warn_unused_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> 
     ``KerasClassifier(model=create_model)`` passes on only ``model__optimizer`` to ``create_model(optimizer=…)``;
     a search over ``optimizer`` would train the same model again and again.
     """
-    build = _build_function(estimator)
-    if build is None:
-        return
-    kept = set(inspect.signature(type(estimator).__init__).parameters) & set(inspect.signature(build).parameters)
-    for name in sorted(kept.intersection(set().union(*candidates))):
-        warnings.warn(
-            f"{name!r} does not reach {build.__name__}({name}=…), as {_name(estimator)} keeps it for itself: unless "
-            f"{build.__name__} leaves compiling to it, all its values train the same model; search over "
-            f"'model__{name}' instead",
-            UserWarning,
-            stacklevel=2,
-        )
+    warned: set[str] = set()
+    for names, changed in _changed(estimator, candidates):
+        for place, wrapper, build in _wrappers(changed):
+            kept = set(inspect.signature(type(wrapper).__init__).parameters) & set(inspect.signature(build).parameters)
+            for name in sorted(kept):
+                key = _below(place, name)
+                if key in warned or key not in names:
+                    continue
+                warned.add(key)
+                function = _name_of_function(build)
+                warnings.warn(
+                    f"{key!r} does not reach {function}({name}=…), as {_name(wrapper)} keeps it for itself: unless "
+                    f"{function} leaves compiling to it, all its values train the same model; search over "
+                    f"{_below(place, f'model__{name}')!r} instead",
+                    UserWarning,
+                    stacklevel=users_stacklevel(),
+                )
 
 
-def check_finite(estimator: Any, X: Any, y: Any, candidates: Sequence[dict[str, Any]]) -> None:
-    """Make sure that X and y have no NaN where the estimator says that it takes none.
+def check_finite(request: SearchRequest) -> None:
+    """Make sure that no row that is fitted or scored has NaN in X or y where the estimator says that it takes none.
+
+    Rows that are in no split are looked at only if the best combination is fitted on all of them.
 
     Raises
     ------
     InvalidSearchError
         With the number of NaN values and what to do.
     """
+    estimator = request.estimator
     for argument, values, takes, remedy in (
-        ("X", X, _takes_nan, "drop these rows, or put a SimpleImputer before it in a Pipeline"),
-        ("y", y, _takes_nan_target, "drop these rows of X and y"),
+        ("X", request.X, _takes_nan, "drop these rows, or put a SimpleImputer before it in a Pipeline"),
+        ("y", request.y, _takes_nan_target, "drop these rows of X and y"),
     ):
         if takes(estimator):  # asked first: the data may be large
             continue
-        missing = _count_nan(values)
-        if missing and not _any_takes(takes, estimator, candidates):
+        missing = _count_nan(values, request)
+        if missing and not _any_takes(takes, estimator, request.candidates):
             raise InvalidSearchError(
                 f"{argument} has {missing} NaN values, which {_name(estimator)} does not take; {remedy}"
             )
 
 
-def _count_nan(values: Any) -> int:
-    """Count NaN, None and NA in what scikit-learn would make numbers of; 0 for all else."""
-    if scipy.sparse.issparse(values):
-        values = values.data
-    if hasattr(values, "isna"):  # pandas, whose nullable types are no floats
-        return int(np.asarray(values.isna()).sum())
-    floats = _as_floats(values)
-    # the minimum of an array with NaN is NaN, found without an array of its size
-    if floats is None or not floats.size or not np.isnan(floats.min()):
+def _count_nan(values: Any, request: SearchRequest) -> int:
+    """Count NaN, None and NA in the used rows of what scikit-learn would make numbers of; 0 for all else."""
+    by_row = _nan_by_row(values)
+    if by_row is None:
         return 0
-    return int(np.isnan(floats).sum())
+    if request.refit:
+        return int(by_row.sum())
+    used = np.zeros(len(by_row), dtype=bool)
+    for split in request.splits:
+        for rows in split:
+            used[rows] = True
+    return int(by_row[used].sum())
+
+
+def _nan_by_row(values: Any) -> np.ndarray[Any, Any] | None:
+    """Count missing values row by row; None if there are none."""
+    if scipy.sparse.issparse(values):
+        if values.ndim != 2 or not np.isnan(values.data).any():
+            return None
+        entries = values.tocoo()
+        counts: np.ndarray[Any, Any] = np.bincount(entries.row[np.isnan(entries.data)], minlength=values.shape[0])
+        return counts
+    if hasattr(values, "isna"):  # pandas, whose nullable types are no floats
+        missing = np.asarray(values.isna())
+    else:
+        floats = _as_floats(values)
+        # the minimum of an array with NaN is NaN, found without an array of its size
+        if floats is None or not floats.size or not np.isnan(floats.min()):
+            return None
+        missing = np.isnan(floats)
+    by_row: np.ndarray[Any, Any] = missing.reshape(len(missing), -1).sum(axis=1)
+    return by_row
 
 
 def _as_floats(values: Any) -> np.ndarray[Any, Any] | None:
-    if values is None or (isinstance(values, np.ndarray) and values.dtype.kind not in "fO"):
+    """Return numbers as floats; None for all else, and for texts that read as numbers or as NaN."""
+    if values is None:
         return None
-    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-        return values
     try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):  # texts, rows of different length
+        array = np.asarray(values)
+        if array.dtype.kind not in "fO" or (array.dtype.kind == "O" and any(isinstance(v, TEXT) for v in array.flat)):
+            return None
+        return array if array.dtype.kind == "f" else array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):  # objects, rows of different length
         return None
 
 
@@ -244,11 +327,12 @@ def _is_composite(estimator: Any) -> bool:
 
 
 def _unknown_param(estimator: Any, names: frozenset[str], error: Exception) -> str:
-    known = list(estimator.get_params(deep=True))
-    unknown = sorted(name for name in names if name not in known)
+    own = set(estimator.get_params(deep=True))
+    unknown = sorted(name for name in names if name not in own)
     if not unknown:
         return f"{_name(estimator)} refuses hyperparameters {sorted(names)}: {first_line(error)}"
-    return f"{unknown[0]!r} is not a parameter of {_name(estimator)}; {did_you_mean(unknown[0], sorted(known))}"
+    hint = did_you_mean(unknown[0], known_names(estimator))
+    return f"{unknown[0]!r} is not a parameter of {_name(estimator)}; {hint}"
 
 
 def _name(estimator: Any) -> str:

@@ -2,16 +2,20 @@
 
 Every call that scikit-learn's searches hand to joblib is ``_fit_and_score`` for one candidate and one
 split. The backend collects them all, makes one trial of the calls of one candidate, and gives the rows that
-the fleet recorded back as if they had been computed here.
+the fleet recorded back as if they had been computed here. Whatever else uses joblib meanwhile, a forest or
+``cross_val_score``, gets the processes or threads of this machine that it had without this backend.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
 
+from joblib import Parallel, parallel_config
 from joblib.parallel import ParallelBackendBase, SequentialBackend
+from sklearn.base import BaseEstimator
 from sklearn.model_selection._validation import _fit_and_score
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
@@ -25,7 +29,7 @@ SET_BY_WORKER = ("return_parameters", "return_n_test_samples", "return_times", "
 
 
 class FleetBackend(ParallelBackendBase):
-    """A joblib backend for scikit-learn's searches; any other call runs in this process.
+    """A joblib backend for scikit-learn's searches; any other call runs on this machine, by joblib's own backends.
 
     Parameters
     ----------
@@ -44,11 +48,13 @@ class FleetBackend(ParallelBackendBase):
         self._evaluate = evaluate
         self._n_jobs: int | None = None
         self._calls: list[_Call] = []
+        self._prefers_threads = False
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **keywords: Any) -> int:
         """Take over a Parallel: all its calls are wanted before the first result."""
         parallel.pre_dispatch = "all"
         self._n_jobs = n_jobs
+        self._prefers_threads = keywords.get("prefer") == "threads"
         super().configure(n_jobs=n_jobs, parallel=parallel, **keywords)
         return self.effective_n_jobs(n_jobs)
 
@@ -63,24 +69,41 @@ class FleetBackend(ParallelBackendBase):
         self._calls = []
 
     def submit(self, func: Any, callback: Any = None) -> _Call:
-        """Note a call, or run it here if it is no search's."""
-        function, args, keywords = func.items[0]
-        call = _Call(function, args, keywords, callback)
-        if call.is_candidate:
-            self._calls.append(call)
-        else:  # joblib may put several calls into one batch
-            call.results = [function(*args, **keywords) for function, args, keywords in func.items]
+        """Note a batch of calls."""
+        call = _Call(func.items, callback)
+        self._calls.append(call)
         return call
 
     def retrieve_result(self, out: _Call, timeout: float | None = None) -> list[Any]:
-        """Return the results of one batch of calls; the first one asked for runs the search."""
+        """Return the results of one batch of calls; the first one asked for runs them all."""
         if out.results is None:
-            rows = self._evaluate(_request(self._calls, n_jobs=self._n_jobs))
-            for call, row in zip(self._calls, rows, strict=True):
-                call.results = [row]
-                _tell_callbacks(call)
+            if all(call.is_candidate for call in self._calls):
+                self._run_search()
+            else:
+                self._run_here()
         out.callback(out)  # joblib counts finished calls by it
         return out.results or []
+
+    def _run_search(self) -> None:
+        calls = self._calls
+        rows = self._evaluate(_request(calls, n_jobs=self._n_jobs))
+        for call, row in zip(calls, rows, strict=True):
+            call.results = [row]
+            _tell_callbacks(call)
+
+    def _run_here(self) -> None:
+        """Run calls that are no search's as joblib does without this backend."""
+        calls = self._calls
+        items = [item for call in calls for item in call.items]
+        if any(_holds_fleet_search(item) for item in items):
+            # its own fits run on the fleet, and this process has the connections
+            with parallel_config(backend=self.get_nested_backend()[0]):
+                results = iter([function(*args, **keywords) for function, args, keywords in items])
+        else:
+            backend = "threading" if self._prefers_threads else "loky"
+            results = iter(Parallel(n_jobs=self._n_jobs, backend=backend)(items))
+        for call in calls:
+            call.results = list(itertools.islice(results, len(call.items)))
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
         """Run what is nested in a call one by one."""
@@ -88,14 +111,13 @@ class FleetBackend(ParallelBackendBase):
 
 
 class _Call:
-    """A call that joblib handed over, and its results."""
+    """A batch of calls that joblib handed over, one call if it is a search's, and its results."""
 
-    __slots__ = ("args", "callback", "function", "keywords", "results")
+    __slots__ = ("args", "callback", "function", "items", "keywords", "results")
 
-    def __init__(self, function: Any, args: Any, keywords: dict[str, Any], callback: Any) -> None:
-        self.function = function
-        self.args = args
-        self.keywords = keywords
+    def __init__(self, items: Sequence[tuple[Any, Any, dict[str, Any]]], callback: Any) -> None:
+        self.items = items
+        self.function, self.args, self.keywords = items[0]
         self.callback = callback
         self.results: list[Any] | None = None
 
@@ -103,6 +125,14 @@ class _Call:
     def is_candidate(self) -> bool:
         called = getattr(self.function, "function", self.function)
         return called is _fit_and_score and self.keywords.get("candidate_progress") is not None
+
+
+def _holds_fleet_search(item: tuple[Any, Any, dict[str, Any]]) -> bool:
+    """Whether a call has one of gridfleet's own searches among its arguments, or in a pipeline."""
+    _, args, keywords = item
+    estimators = [value for value in (*args, *keywords.values()) if isinstance(value, BaseEstimator)]
+    parts = [part for value in estimators for part in (value, *value.get_params(deep=True).values())]
+    return any(hasattr(type(part), "runs_on_fleet") for part in parts)
 
 
 def _tell_callbacks(call: _Call) -> None:
@@ -134,5 +164,6 @@ def _request(calls: Sequence[_Call], *, n_jobs: int | None) -> SearchRequest:
             name: value for name, value in first.keywords.items() if name not in PER_CALL and name not in SET_BY_WORKER
         },
         config=getattr(first.function, "config", {}),
+        warning_filters=list(getattr(first.function, "warning_filters", [])),
         n_jobs=n_jobs,
     )

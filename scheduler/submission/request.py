@@ -27,6 +27,8 @@ class SearchRequest:
         Those of ``_fit_and_score`` that are the same for all candidates and splits.
     config : dict
         scikit-learn's configuration around the fits.
+    warning_filters : list of tuple
+        Python's around the fits.
     n_jobs : int or None
         The search's own, for an embedded fleet that has to be started.
     """
@@ -39,6 +41,7 @@ class SearchRequest:
     candidates: Sequence[dict[str, Any]]
     arguments: dict[str, Any]
     config: dict[str, Any]
+    warning_filters: list[Any]
     n_jobs: int | None = None
 
     @property

@@ -9,13 +9,16 @@ from typing import Any
 from joblib.parallel import register_parallel_backend
 
 from gridfleet.scheduler.fleet.connection import Fleet, connect
+from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import display
+from gridfleet.scheduler.results.fit_lines import FitLines
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions, check_options
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
-from gridfleet.scheduler.submission.store import store
+from gridfleet.scheduler.submission.store import candidates_of, store
+from gridfleet.storage.searches import numbered_name
 
 
 class SearchRun:
@@ -32,17 +35,28 @@ class SearchRun:
     def __init__(self, *, name: str | None, options: SearchOptions) -> None:
         self._name = name
         self._options = options
+        self._caller: Any = None
         self._rounds = 0
+        self._first_name = ""
 
     def __call__(self, request: SearchRequest) -> Sequence[dict[str, Any]]:
         """Return the rows of ``_fit_and_score``."""
+        if request.caller is not self._caller:
+            self._caller, self._rounds = request.caller, 0
         self._rounds += 1
+        name = self._name
         # a halving search asks again with fewer candidates and more data: a search of its own in SQL
-        name = f"{self._name}-round-{self._rounds}" if self._name and self._rounds > 1 else self._name
-        return run_search(request, name=name, options=self._options)
+        if name is not None and self._rounds > 1:
+            name = numbered_name(self._first_name, f"-round-{self._rounds}")
+        handle, rows = run_search(request, name=name, options=self._options)
+        if self._rounds == 1:
+            self._first_name = handle.name
+        return rows
 
 
-def run_search(request: SearchRequest, *, name: str | None, options: SearchOptions) -> list[dict[str, Any]]:
+def run_search(
+    request: SearchRequest, *, name: str | None, options: SearchOptions
+) -> tuple[SearchHandle, list[dict[str, Any]]]:
     """Store a request as a search of its own and wait for its trials.
 
     Parameters
@@ -50,28 +64,39 @@ def run_search(request: SearchRequest, *, name: str | None, options: SearchOptio
     request : SearchRequest
         What scikit-learn wants evaluated.
     name : str or None
-        The search's name.
+        The search's name; one that is taken gets a number behind it.
     options : SearchOptions
         How trials are trained, and how long they may take.
 
     Returns
     -------
-    list of dict
+    handle : SearchHandle
+        The search.
+    rows : list of dict
         The rows of ``_fit_and_score``.
     """
     fleet = connect(n_jobs=request.n_jobs)
-    handle = store(fleet, request, name=name, options=options)
-    stop_at_failure = request.arguments.get("error_score") == "raise"
+    handle = store(fleet, request, name=name, options=options, numbered=True)
+    verbose = request.arguments.get("verbose", 0)
+    any_error = request.arguments.get("error_score") == "raise"
     try:
         publish(fleet, handle.id)
-        with display(handle.name, verbose=request.arguments.get("verbose", 0)) as shown:
-            progress = handle._wait(None, shown, stop_at_failure=stop_at_failure)
+        with display(handle.name, verbose=verbose) as shown:
+            lines = FitLines(
+                shown, fleet.database, handle.id, candidates_of(request), len(request.splits), verbose=verbose
+            )
+            progress = handle._wait(
+                None,
+                lines if verbose > 1 else shown,
+                may_stop=lambda: reader.has_raised(fleet.database, handle.id, any_error=any_error),
+            )
     except KeyboardInterrupt:
         _say_how_to_go_on(fleet, handle)
         raise
     if not progress.is_finished:
         handle.cancel()
-    return handle.rows()
+    handle._give_warnings()
+    return handle, handle.rows()
 
 
 def register_joblib_backend() -> None:

@@ -2,37 +2,75 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
 import socket
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission import checks
 from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.request import SearchRequest
+from gridfleet.scheduler.submission.this_process import warn_of_other_variables, warn_of_seed
+from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage import searches
-from gridfleet.storage.errors import NameTakenError, SearchNotFoundError
+from gridfleet.storage.errors import NameTakenError
 from gridfleet.storage.params import column_kinds, params_to_json
-from gridfleet.storage.search_views import create_search_view
-from gridfleet.storage.signer import Signer
+from gridfleet.storage.payloads.store import PreparedPayload
+from gridfleet.storage.schema import Search
+from gridfleet.storage.search_views import create_search_view, point_view
+from gridfleet.storage.session import this_session
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
+from gridfleet.worker.trial.fit_warnings import WarningFilters
+from gridfleet.worker.trial.keras_objects import keras_objects_of_the_script
+from gridfleet.worker.trial.keras_state import keras_config
 
 #: Characters of an estimator's repr that are stored.
 MAX_REPR = 1_000
+#: How often another process may take the next free name before this one has stored its search.
+MAX_RACES_LOST = 20
+#: What makes two searches the same one, and what an error calls it.
+COMPARED = {
+    "evaluation_digest": "estimator, scoring or fit parameters",
+    "candidates_digest": "combinations or refit",
+    "x_digest": "X",
+    "y_digest": "y",
+    "splits_digest": "splits",
+    "strategy": "kind of search",
+    "fit_mode": "fit_mode",
+    "trial_timeout": "trial_timeout",
+    "search_timeout": "search_timeout",
+}
 
 
-def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: SearchOptions) -> SearchHandle:
+def store(
+    fleet: Fleet, request: SearchRequest, *, name: str | None, options: SearchOptions, numbered: bool = False
+) -> SearchHandle:
     """Validate a search and store it with all its trials in one transaction; `publish` sends the messages.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        Where.
+    request : SearchRequest
+        What scikit-learn wants evaluated.
+    name : str or None
+        The search's name.
+    options : SearchOptions
+        How trials are trained, and how long they may take.
+    numbered : bool, default=False
+        Whether a name that is taken gets a number behind it, and its view shows this search from now on.
 
     Raises
     ------
@@ -41,10 +79,49 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     """
     checks.check_name(name)
     checks.check_params(request.estimator, request.candidates)
-    checks.check_finite(request.estimator, request.X, request.y, request.candidates)
+    checks.check_finite(request)
     checks.warn_unused_params(request.estimator, request.candidates)
-    _check_name_is_free(fleet, name)
-    candidates = Candidates(
+    warn_of_seed(request.estimator, request.candidates)
+    warn_of_other_variables(fleet)
+    if not numbered:
+        _check_name_is_free(fleet, name)
+    candidates, payloads = _prepare(fleet, request)
+    fleet.payloads.require_room(payloads)
+    columns = _columns(
+        request, candidates, options, {_column(payload): fleet.payloads.insert(payload) for payload in payloads}
+    )
+    insert = functools.partial(_insert, fleet, columns, candidates, numbered=numbered)
+    if numbered:
+        return _again_if_name_was_taken(insert, name)
+    with _name_taken_as_sentence(fleet, name):
+        return insert(name)
+
+
+def find_equal(
+    fleet: Fleet, request: SearchRequest, *, name: str | None, options: SearchOptions
+) -> SearchHandle | None:
+    """Find the search of this name, if there is one, and make sure that it evaluates the same.
+
+    Raises
+    ------
+    NameTakenError
+        If another search has the name, with what differs.
+    """
+    if name is None or (stored := _of_name(fleet, name)) is None:
+        return None
+    candidates, payloads = _prepare(fleet, request)
+    now = _columns(request, candidates, options, {_column(payload): payload.digest for payload in payloads})
+    differing = [said for column, said in COMPARED.items() if getattr(stored, column) != now[column]]
+    if differing:
+        raise NameTakenError(
+            f"name={name!r} is taken by search {stored.id}, which differs in {', '.join(differing)}; choose another"
+        )
+    return SearchHandle(fleet, stored.id, stored.name)
+
+
+def candidates_of(request: SearchRequest) -> Candidates:
+    """Return the combinations of a request, and how the best is chosen, as they are stored."""
+    return Candidates(
         params=list(request.candidates),
         refit=request.refit,
         refit_metric=request.refit_metric,
@@ -52,31 +129,66 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
         error_score=request.arguments.get("error_score"),
         metrics=request.metrics,
     )
-    evaluation = Evaluation(request.estimator, request.arguments, request.config)
-    digests = _store_payloads(
-        fleet,
-        evaluation=(evaluation, f"the estimator {type(request.estimator).__name__}"),
-        candidates=(candidates, "a hyperparameter's value"),
-        X=(request.X, "X"),
-        y=(request.y, "y"),
-        splits=(list(request.splits), "a split"),
+
+
+def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[PreparedPayload]]:
+    """Pickle what a search needs, each with what an error calls it."""
+    candidates = candidates_of(request)
+    evaluation = Evaluation(
+        request.estimator,
+        request.arguments,
+        request.config,
+        keras_config(),
+        warning_filters=WarningFilters(request.warning_filters) if request.warning_filters else None,
+        keras_objects=keras_objects_of_the_script(),
     )
-    with _name_taken_as_sentence(fleet, name), fleet.database.write() as connection:
-        search_id, name = searches.create_search(
-            connection, name, _columns(request, candidates, options, digests), Signer(fleet.settings.key())
-        )
+    objects = {
+        "evaluation": (evaluation, f"the estimator {type(request.estimator).__name__}"),
+        "candidates": (candidates, "a hyperparameter's value"),
+        "X": (request.X, "X"),
+        "y": (request.y, "y"),
+        "splits": (list(request.splits), "a split"),
+    }
+    # all are pickled before the first is stored: one that can't be must not leave the others behind
+    return candidates, [fleet.payloads.prepare(kind, obj, what=what) for kind, (obj, what) in objects.items()]
+
+
+def _column(payload: PreparedPayload) -> str:
+    return f"{payload.kind.lower()}_digest"
+
+
+def _insert(
+    fleet: Fleet, columns: dict[str, Any], candidates: Candidates, name: str | None, *, numbered: bool
+) -> SearchHandle:
+    """Insert a search with its trials and its view, in one transaction."""
+    kinds = column_kinds(map(params_to_json, candidates.params))
+    first, pointed = None, True
+    with fleet.database.write() as connection:
+        if numbered and name is not None:
+            name, first = searches.next_free_name(connection, name)
+        search_id, name = searches.create_search(connection, name, columns, fleet.settings.signer())
         queue.create_trials(connection, search_id, candidates.params)
-        create_search_view(connection, search_id, name, column_kinds(map(params_to_json, candidates.params)))
+        create_search_view(connection, search_id, name, kinds)
+        if first is not None:
+            pointed = point_view(connection, search_id, first, kinds)
+    if not pointed:
+        warnings.warn(
+            f"the view {first!r} goes on to show an earlier search, as PostgreSQL does not let it be replaced; "
+            f"this one is in the view {name!r}",
+            UserWarning,
+            stacklevel=users_stacklevel(),
+        )
     return SearchHandle(fleet, search_id, name)
 
 
-def _store_payloads(fleet: Fleet, **objects: tuple[Any, str]) -> dict[str, str]:
-    """Store what a search needs, each with what an error calls it, and return the digests by column."""
-    payloads = fleet.payloads
-    # all are pickled before the first is stored: one that can't be must not leave the others behind
-    prepared = [payloads.prepare(kind, obj, what=what) for kind, (obj, what) in objects.items()]
-    payloads.require_room(prepared)
-    return {f"{payload.kind.lower()}_digest": payloads.insert(payload) for payload in prepared}
+def _again_if_name_was_taken(insert: Callable[[str | None], SearchHandle], name: str | None) -> SearchHandle:
+    """Insert a search under the next free name; another process may take that one in between."""
+    for _ in range(MAX_RACES_LOST):
+        try:
+            return insert(name)
+        except IntegrityError as error:
+            lost = error
+    raise lost
 
 
 def _columns(
@@ -95,6 +207,7 @@ def _columns(
         **asdict(options),
         "estimator": _shown(request.estimator),
         "submitted_by": f"{_user()}@{socket.gethostname()}",
+        "session": this_session(),
         **digests,
         **installed_versions(),
     }
@@ -103,14 +216,19 @@ def _columns(
 def _check_name_is_free(fleet: Fleet, name: str | None) -> None:
     if name is None:
         return
-    try:
-        other = reader.find_search(fleet.database, name)
-    except SearchNotFoundError:
-        return
-    raise NameTakenError(
-        f"name={name!r} is taken by search {other.id} ({other.state}, {other.created_at:%Y-%m-%d %H:%M} UTC); "
-        f"choose another, or read that one with open_search({other.name!r})"
-    )
+    if (other := _of_name(fleet, name)) is not None:
+        raise NameTakenError(
+            f"name={name!r} is taken by search {other.id} ({other.state}, {other.created_at:%Y-%m-%d %H:%M} UTC); "
+            f"choose another, read that one with open_search({other.name!r}), or give load_if_exists=True to get its "
+            "handle if it evaluates the same"
+        )
+
+
+def _of_name(fleet: Fleet, name: str) -> Any:
+    """Return the row of the search that has exactly this name, without regard to case."""
+    with fleet.database.read() as connection:
+        columns = Search.__table__.columns
+        return connection.execute(select(*columns).where(func.lower(Search.name) == name.lower())).one_or_none()
 
 
 @contextmanager

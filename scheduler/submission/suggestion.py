@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 #: Names that are listed where none is near.
 MAX_NAMES = 20
+#: How like a name has to be to be suggested, as difflib counts it: its own default.
+CLOSE = 0.6
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -20,5 +22,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         What would have been right.
     """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names[:MAX_NAMES]) or 'none'}"
+    nearest = max(names, key=lambda other: _likeness(name, other), default=None)
+    if nearest is None or _likeness(name, nearest)[0] < CLOSE:
+        return f"there are {', '.join(names[:MAX_NAMES]) or 'none'}"
+    return f"did you mean {nearest!r}?"
+
+
+def _likeness(name: str, known: str) -> tuple[float, float]:
+    """Say how like two names are, and how like without their prefixes: ``units`` may mean ``model__units``."""
+    whole = _ratio(name, known)
+    return max(whole, _ratio(name.rpartition("__")[2], known.rpartition("__")[2])), whole
+
+
+def _ratio(name: str, known: str) -> float:
+    return difflib.SequenceMatcher(None, name, known).ratio()

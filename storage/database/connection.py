@@ -67,8 +67,6 @@ class Database:
         try:
             with self.read() as connection:
                 connection.execute(text("SELECT 1"))
-                if self.dialect == "postgresql":
-                    postgresql.check_encoding(connection, self.url)
         except (OperationalError, DBAPIError) as error:
             raise DatabaseUnreachableError(self._unreachable(first_line(error))) from error
 

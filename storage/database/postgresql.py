@@ -6,10 +6,10 @@ import os
 import sys
 from typing import Any
 
-from sqlalchemy import URL, Connection, Dialect, ExceptionContext, text
+from sqlalchemy import URL, Dialect, ExceptionContext
 
 from gridfleet.storage.errors import SettingsError
-from gridfleet.storage.settings import PREFIX, without_secrets
+from gridfleet.storage.settings import PREFIX
 
 #: SQLSTATE of a write on a server that only reads.
 READ_ONLY = "25006"
@@ -61,29 +61,26 @@ def options(url: URL) -> dict[str, Any]:
     }
 
 
-def check_encoding(connection: Connection, url: URL) -> None:
-    """Refuse a database of no encoding: texts come out of it as bytes.
+def connect(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
+    """Open a connection that notices when its server falls silent.
 
     Raises
     ------
     SettingsError
-        With the statement that makes another one.
+        If the database has no encoding: texts come out of it as bytes, which SQLAlchemy stumbles over.
     """
-    encoding = connection.execute(text("SHOW server_encoding")).scalar()
-    encoding = encoding.decode() if isinstance(encoding, bytes) else encoding
-    if encoding == "SQL_ASCII":
-        raise SettingsError(
-            f"{PREFIX}DATABASE_URL: the database {without_secrets(url)} has the encoding SQL_ASCII, in which texts "
-            "are bytes of any kind; make one with `createdb --template=template0 --encoding=UTF8`"
-        )
-
-
-def connect(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
-    """Open a connection that notices when its server falls silent."""
     # here, for it needs psycopg, which an embedded fleet does not import
     from gridfleet.storage.database.silence import Connection
 
-    return Connection.connect(*arguments, **options)
+    connection = Connection.connect(*arguments, **options)
+    if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+        name = connection.info.dbname
+        connection.close()
+        raise SettingsError(
+            f"{PREFIX}DATABASE_URL: the database {name!r} has the encoding SQL_ASCII, in which texts are bytes of any "
+            "kind; make one with `createdb --template=template0 --encoding=UTF8`"
+        )
+    return connection
 
 
 def leave_standby(context: ExceptionContext) -> None:

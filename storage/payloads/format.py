@@ -22,7 +22,7 @@ from gridfleet.storage.payloads.by_value import local_modules_by_value
 from gridfleet.storage.payloads.culprit import culprit
 
 #: What a payload begins with; its number changes with the layout, and with what is signed of it.
-MAGIC = b"gridfleet3"
+MAGIC = b"gridfleet4"
 #: Bytes; a cache line, and enough for every numpy dtype.
 ALIGNMENT = 64
 #: What a pickle contains if functions or classes travel in it by value.

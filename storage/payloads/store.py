@@ -8,6 +8,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, Any
 
 from sqlalchemy import Connection, func, select
@@ -21,7 +22,7 @@ from gridfleet.storage.payloads.digest import check_digest, digest_of
 from gridfleet.storage.payloads.format import dump, load, size_of
 from gridfleet.storage.payloads.host_cache import HostCache, cache_folder
 from gridfleet.storage.schema import Payload
-from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.storage.settings import PREFIX, SAME_KEYS, Settings
 from gridfleet.storage.signer import Signer
 
 #: Unpickled objects that one process keeps; arrays in them are shared pages of the cache.
@@ -51,20 +52,26 @@ class PayloadStore:
     database : Database
         The fleet's.
     settings : Settings
-        The secret key, the folder and bound of the local cache, the bound of all that is stored.
+        The keys, the folder and bound of the local cache, the bound of all that is stored. With the public key
+        alone, objects can be had and none can be put.
 
     Raises
     ------
     SettingsError
-        If the secret key is missing or too short.
+        If there is no key, or one that is none.
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._signer = Signer(settings.key())
+        self._settings = settings
+        self._verifier = settings.verifier()
         self._max_bytes = settings.payloads_size_mb * 1_000_000
         self._cache = HostCache(cache_folder(settings), settings.cache_size_mb * 1_000_000)
         self._loaded: OrderedDict[tuple[str, str], Any] = OrderedDict()
+
+    @cached_property
+    def _signer(self) -> Signer:
+        return self._settings.signer()
 
     def put(self, kind: str, obj: Any, *, what: str) -> str:
         """Store an object, once however often it is put.
@@ -109,6 +116,8 @@ class PayloadStore:
             If it can't travel.
         PayloadSignatureError
             If it is stored already, signed with another key.
+        SettingsError
+            If there is no secret key to sign with.
         """
         content = dump(kind, obj, what=what)
         digest = digest_of(content)
@@ -172,7 +181,7 @@ class PayloadStore:
         return obj
 
     def check_key(self) -> None:
-        """Make sure that this process's key is the fleet's.
+        """Make sure that this process's key, secret or public, is the fleet's.
 
         Raises
         ------
@@ -185,10 +194,7 @@ class PayloadStore:
     def _check_key(self, connection: Connection) -> None:
         stored = connection.execute(select(Payload.signature).where(Payload.digest == KEY_CHECK)).scalar()
         if stored is not None and not self._is_signed(stored, "key", KEY_CHECK, 0):
-            raise PayloadSignatureError(
-                f"the fleet's payloads were not signed with this process's key; give {PREFIX}SECRET_KEY the same value "
-                "where searches are submitted and where they run"
-            )
+            raise PayloadSignatureError(f"the fleet's payloads were not signed with this process's key; {SAME_KEYS}")
 
     def _signed_size(self, kind: str, digest: str) -> int:
         """Return the bytes of a payload, of which its signature says the same as SQL."""
@@ -257,12 +263,11 @@ class PayloadStore:
         return self._signer.sign(SIGNED_AS, kind, digest, size)
 
     def _is_signed(self, signature: str, kind: str, digest: str, size: int) -> bool:
-        return self._signer.is_signed(signature, SIGNED_AS, kind, digest, size)
+        return self._verifier.is_signed(signature, SIGNED_AS, kind, digest, size)
 
 
 def _wrong_signature(kind: str, digest: str) -> PayloadSignatureError:
     return PayloadSignatureError(
         f"payload {digest[:12]} ({kind}) was not signed with this process's key, or was signed by an older release; "
-        f"give {PREFIX}SECRET_KEY the same value where searches are submitted and where they run, and submit searches "
-        "of an older release again"
+        f"{SAME_KEYS}, and submit searches of an older release again"
     )

@@ -30,6 +30,7 @@ class Claim:
     n_splits: int
     fit_mode: str
     submitted_by: str
+    session: str | None
     trial_timeout: float | None
     evaluation_digest: str
     x_digest: str

@@ -13,7 +13,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.params import params_digest, params_to_json, structural_params
-from gridfleet.storage.schema import Trial, TrialState
+from gridfleet.storage.schema import Search, Trial, TrialState
 from gridfleet.storage.statements import IS_PAUSED, ROWS_PER_STATEMENT, WAITS, insert_all
 
 _HINT = select(Trial.search_id, Trial.structure_digest, WAITS.label("waits")).where(Trial.id == bindparam("wanted_id"))
@@ -87,6 +87,16 @@ def choose(database: Database, trial_id: int, structures: Collection[str]) -> in
             return trial_id
         other = connection.execute(_WAITING_OF_SEARCH, {"wanted_id": hint.search_id}).scalar()
         return None if other is None else int(other)
+
+
+_SESSION = select(Search.session).join(Trial, Trial.search_id == Search.id).where(Trial.id == bindparam("wanted_id"))
+
+
+def session_of(database: Database, trial_id: int) -> str | None:
+    """Return the session of a trial's search; None if it has none, or there is no such trial."""
+    with database.read() as connection:
+        session: str | None = connection.execute(_SESSION, {"wanted_id": trial_id}).scalar()
+        return session
 
 
 def due_for_publishing(

@@ -13,9 +13,28 @@ from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Search, SearchState, SplitScore, Trial, TrialState
+from gridfleet.storage.schema import (
+    FINAL_STATES,
+    Attempt,
+    Epoch,
+    Search,
+    SearchState,
+    SplitScore,
+    Trial,
+    TrialState,
+    TrialWarning,
+)
 from gridfleet.storage.statements import NOT_HELD, NOT_PUBLISHED, WAITS, changed, insert_all
-from gridfleet.storage.trial_results import RESULT_COLUMNS, TrialResult, epoch_row, result_row, shorten, split_row
+from gridfleet.storage.trial_results import (
+    MAX_WARNINGS,
+    RESULT_COLUMNS,
+    TrialResult,
+    epoch_row,
+    result_row,
+    shorten,
+    split_row,
+    warning_row,
+)
 from gridfleet.storage.trials.held import Claim, Held, is_expired, update_held
 
 #: Seconds before a trial is tried again after its first, second, third … failure: 0, 10, 30, 70 …
@@ -44,6 +63,9 @@ _CLAIM = (
     )
     .returning(Trial.search_id, Trial.number, Trial.attempt, Trial.structure_digest)
 )
+_CLAIM_OF_SESSION = _CLAIM.where(
+    select(Search.session).where(Search.id == Trial.search_id).scalar_subquery() == bindparam("own_session")
+)
 _OPEN_ATTEMPT = insert(Attempt).values(
     trial_id=bindparam("tried_id"),
     attempt=bindparam("tried_attempt"),
@@ -64,7 +86,14 @@ _START_SEARCH = (
 
 
 def claim(
-    database: Database, trial_id: int, worker_id: str, *, lease_s: float, max_runtime_s: float, grace_s: float = 0
+    database: Database,
+    trial_id: int,
+    worker_id: str,
+    *,
+    lease_s: float,
+    max_runtime_s: float,
+    grace_s: float = 0,
+    session: str | None = None,
 ) -> Claim | None:
     """Take a queued trial for one worker.
 
@@ -82,17 +111,23 @@ def claim(
         Seconds that the attempt may take, unless the search has a ``trial_timeout``.
     grace_s : float, default=0
         Seconds after that until it is taken back, heartbeat or not.
+    session : str, default=None
+        Only if its search is of this session; None: whatever session it is of.
 
     Returns
     -------
     Claim or None
-        None if it is not there, not queued, not to be tried yet, or of a paused search.
+        None if it is not there, not queued, not to be tried yet, of a paused search, or of another session.
     """
     token = secrets.token_hex(16)
     holder = {"holder_token": token, "holder_worker_id": worker_id}
     limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s}
     with database.write() as connection:
-        row = connection.execute(_CLAIM, {**holder, **limits, "wanted_id": trial_id}).one_or_none()
+        wanted = {**holder, **limits, "wanted_id": trial_id}
+        if session is None:
+            row = connection.execute(_CLAIM, wanted).one_or_none()
+        else:
+            row = connection.execute(_CLAIM_OF_SESSION, {**wanted, "own_session": session}).one_or_none()
         if row is None:
             return None
         connection.execute(_OPEN_ATTEMPT, {**holder, "tried_id": trial_id, "tried_attempt": row.attempt})
@@ -164,6 +199,8 @@ def record(database: Database, held: Held, result: TrialResult) -> bool:
             return False
         insert_all(connection, SplitScore, [split_row(held.trial_id, split) for split in result.splits])
         insert_all(connection, Epoch, [epoch_row(held.trial_id, epoch) for epoch in result.epochs])
+        warned = enumerate(result.warnings[:MAX_WARNINGS])
+        insert_all(connection, TrialWarning, [warning_row(held.trial_id, position, each) for position, each in warned])
         _close_attempt(connection, held, outcome, result.error)
         spent = {"wanted_id": held.trial_id, "with_record_time": time.perf_counter() - started}
         connection.execute(_NOTE_RECORD_TIME, spent)

@@ -22,6 +22,8 @@ def use_fleet(monkeypatch: pytest.MonkeyPatch) -> Callable[[Settings], None]:
     """Point this process's GRIDFLEET_* variables to a fleet."""
 
     def use(settings: Settings) -> None:
+        for name in ("GRIDFLEET_SECRET_KEY", "GRIDFLEET_PUBLIC_KEY"):  # of another part of the fleet
+            monkeypatch.delenv(name, raising=False)
         for name, value in settings.as_variables().items():
             monkeypatch.setenv(name, value)
 

@@ -127,6 +127,17 @@ def create_model(optimizer: str = "adam", units: int = 4):
     return model
 
 
+def create_model_with_auc():
+    """Build a Keras classifier of 8 features with a metric that Keras names."""
+    from keras import Input, Sequential
+    from keras.layers import Dense
+    from keras.metrics import AUC
+
+    model = Sequential([Input((8,)), Dense(1, activation="sigmoid")])
+    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=[AUC()])
+    return model
+
+
 def create_model_of_two_inputs(units: int = 4):
     """Build a small Keras classifier whose 8 features come in two parts."""
     from keras import Input, Model

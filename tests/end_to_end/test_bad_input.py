@@ -50,6 +50,17 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: submit(GridSearchCV(KerasClassifier(model=create_model), {"optimiser": ["adam"]}), X, Y),
         r"'optimiser' is not a parameter of KerasClassifier; did you mean 'optimizer'\?$",
     ),
+    "an argument of a Keras model's function without its prefix": (
+        lambda: submit(
+            GridSearchCV(
+                make_pipeline(StandardScaler(), KerasClassifier(build_fn=create_model)),
+                {"kerasclassifier__units": [2, 4]},
+            ),
+            X,
+            Y,
+        ),
+        r"'kerasclassifier__units' is not a parameter of Pipeline; did you mean 'kerasclassifier__model__units'\?$",
+    ),
     "an argument that the function of a Keras model has not": (
         lambda: submit(GridSearchCV(KerasClassifier(model=create_model), {"model__unit": [1]}), X, Y),
         r"'model__unit': create_model has no argument 'unit'; did you mean 'units'\?$",
@@ -216,8 +227,10 @@ def test_a_taken_name_is_refused_and_the_first_search_stays(fleet: Fleet) -> Non
 def test_a_hyperparameter_that_scikeras_keeps_from_the_model_is_warned_of(fleet: Fleet) -> None:
     keras = KerasClassifier(model=create_model, epochs=1, verbose=0)
 
-    with pytest.warns(UserWarning, match="search over 'model__optimizer' instead"):
+    with pytest.warns(UserWarning, match="search over 'model__optimizer' instead") as warned:
         submit(GridSearchCV(keras, {"optimizer": ["adam", "rmsprop"]}), np.ones((12, 8)), Y)
+
+    assert warned[0].filename == __file__  # the line to change is not one of gridfleet's, scikit-learn's or joblib's
 
 
 TAKES_NAN: dict[str, tuple[Any, dict[str, list[Any]]]] = {
@@ -245,6 +258,18 @@ def test_nan_is_accepted_where_the_estimator_may_take_it(fleet: Fleet, case: str
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
+def test_nan_is_accepted_in_rows_that_no_split_uses(fleet: Fleet) -> None:
+    unlabelled = np.where(np.arange(12) < 10, X[:, 0], np.nan)
+    walk_forward = [(np.arange(end), np.arange(end, end + 2)) for end in (4, 6, 8)]
+
+    submit(GridSearchCV(SVR(), {"C": [1]}, cv=walk_forward, refit=False), X, unlabelled)
+    with pytest.raises(GridfleetError, match="y has 2 NaN values"):  # the refit would use them
+        submit(GridSearchCV(SVR(), {"C": [1]}, cv=walk_forward), X, unlabelled)
+
+    assert stored(fleet.database) == (1, 1)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
 def test_splits_may_come_from_a_generator(fleet: Fleet) -> None:
     submit(GridSearchCV(SVC(), {"C": [1]}, cv=KFold(3).split(X, Y)), X, Y)
 
@@ -266,6 +291,11 @@ def test_splits_may_come_from_a_generator(fleet: Fleet) -> None:
         ({"database_url": "mysql://localhost/x"}, "names the database 'mysql'; gridfleet speaks postgresql and sqlite"),
         ({"broker_url": "amqp://localhost"}, "GRIDFLEET_BROKER_URL begins with 'amqp'"),
         ({"secret_key": None}, "GRIDFLEET_SECRET_KEY is not set"),
+        (
+            {"secret_key": None, "public_key": f"ed25519:{'0' * 64}"},
+            "GRIDFLEET_SECRET_KEY is not set, and searches are signed with it",
+        ),
+        ({"public_key": f"ed25519:{'0' * 64}"}, "GRIDFLEET_PUBLIC_KEY is not the one of GRIDFLEET_SECRET_KEY"),
         ({"secret_key": SecretStr("short")}, "GRIDFLEET_SECRET_KEY has 5 characters; it needs at least 16"),
         ({"heartbeat_s": 50}, "GRIDFLEET_HEARTBEAT_S=50 must be at most half of GRIDFLEET_LEASE_S=60"),
         ({"broker_url": None}, "GRIDFLEET_BROKER_URL is not set but GRIDFLEET_DATABASE_URL is"),

@@ -235,3 +235,36 @@ print(handle.best_score_, "tensorflow" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=embedded_home)
     assert done.stdout.split() == ["1.0", "False"], done.stderr
+
+
+def test_tensorflow_is_imported_once_a_search_needs_it(
+    embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    code = """
+        import sys, types
+        from sklearn.base import BaseEstimator
+        from sklearn.model_selection import GridSearchCV
+        from gridfleet import submit
+
+        class Looker(BaseEstimator):
+            def __init__(self, number=0):
+                self.number = number
+            def fit(self, X, y):
+                import sys
+                self.found_ = "tensorflow" in sys.modules
+                return self
+            def score(self, X, y):
+                return float(self.found_)
+
+        def scores():
+            handle = submit(GridSearchCV(Looker(), {"number": [1, 2]}, n_jobs=1, cv=2), [[0.0], [1.0]] * 6, [0, 1] * 6)
+            return handle.wait(60).cv_results_["mean_test_score"].tolist()
+
+        print(scores())
+        sys.modules["tensorflow"] = types.ModuleType("tensorflow")  # what the script imports counts, and this is quick
+        print(scores())
+    """
+    done = run_script(embedded_home, code)
+
+    assert done.stdout == "[0.0, 0.0]\n[1.0, 1.0]\n", done.stderr
+    assert "exited" not in (embedded_home / ".gridfleet" / "fleet.log").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,9 @@ import scipy.stats
 from scikeras.wrappers import KerasClassifier
 from sklearn import model_selection
 from sklearn.datasets import load_iris
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
@@ -25,7 +27,7 @@ import gridfleet
 from gridfleet import register_joblib_backend
 from gridfleet.storage.settings import Settings
 from tests.end_to_end.conftest import REPOSITORY
-from tests.end_to_end.models import create_model, create_model_of_two_inputs
+from tests.end_to_end.models import create_model, create_model_of_two_inputs, create_model_with_auc
 
 DATA = np.loadtxt(REPOSITORY / "data" / "pima-indians-diabetes.csv", delimiter=",")[:200]
 PIMA = DATA[:, 0:8], DATA[:, 8]
@@ -41,9 +43,10 @@ def assert_same_results(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         if not key.endswith("_time"):
             np.testing.assert_array_equal(np.ma.getmaskarray(ours[key]), np.ma.getmaskarray(expected), err_msg=key)
             # what a combination does not have is masked, and anything may lie under the mask
-            np.testing.assert_array_equal(
-                np.ma.masked_array(ours[key]).compressed(), np.ma.masked_array(expected).compressed(), err_msg=key
-            )
+            values = [np.ma.masked_array(results[key]).compressed() for results in (ours, theirs)]
+            np.testing.assert_array_equal(*values, err_msg=key)
+            if values[0].dtype.kind == "f":  # -0.0 equals 0.0
+                np.testing.assert_array_equal(*map(np.signbit, values), err_msg=key)
 
 
 def keras() -> KerasClassifier:
@@ -65,6 +68,7 @@ def test_keras_scores_equal_those_of_scikit_learn_split_by_split(
     assert ours.best_params_ == theirs.best_params_
     assert ours.best_score_ == theirs.best_score_
     np.testing.assert_array_equal(ours.predict(PIMA[0]), theirs.predict(PIMA[0]))
+    assert b"gridfleet" not in pickle.dumps(ours.to_sklearn())
     assert not re.search("oneDNN|absl|retracing", worker.log.read_text())
 
 
@@ -84,6 +88,38 @@ def test_a_keras_model_of_two_inputs_scores_as_in_scikit_learn(module_fleet: Non
     ours = gridfleet.GridSearchCV(model, space, **options, verbose=0, n_jobs=2).fit(*PIMA)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
+
+
+@pytest.mark.complete
+def test_keras_scores_in_floats_of_64_bits_equal_those_of_scikit_learn(module_fleet: None, no_variables: None) -> None:
+    from keras import config
+
+    options = {"cv": 2, "scoring": "neg_log_loss"}
+    config.set_floatx("float64")
+    try:
+        theirs = model_selection.GridSearchCV(keras(), {"epochs": [2]}, **options).fit(*PIMA)
+        ours = gridfleet.GridSearchCV(keras(), {"epochs": [2]}, **options, verbose=0, n_jobs=2).fit(*PIMA)
+    finally:
+        config.set_floatx("float32")
+
+    assert_same_results(ours.cv_results_, theirs.cv_results_)
+
+
+def test_the_refit_stops_where_trials_do_whatever_was_made_before(module_fleet: None, no_variables: None) -> None:
+    from keras.callbacks import EarlyStopping
+    from keras.metrics import AUC
+
+    before = [AUC().name for _ in range(2)]
+    # no gain is large enough, so the third epoch is the last
+    stop = EarlyStopping("val_auc", mode="max", patience=2, min_delta=2)
+    model = KerasClassifier(
+        model=create_model_with_auc, epochs=6, validation_split=0.2, callbacks=[stop], verbose=0, random_state=1
+    )
+
+    search = gridfleet.GridSearchCV(model, {"batch_size": [64]}, cv=2, verbose=0, n_jobs=2).fit(*PIMA)
+
+    assert len(search.best_estimator_.history_["loss"]) == 3
+    assert AUC().name not in {*before, "auc"}
 
 
 SEARCHES: dict[str, tuple[Any, ...]] = {
@@ -119,7 +155,7 @@ SEARCHES: dict[str, tuple[Any, ...]] = {
         SVC(),
         {"C": [0.1, 1.0]},
         IRIS,
-        {"scoring": lambda model, X, y: {"a": model.score(X, y), "b": -1.0}, "refit": "a"},
+        {"scoring": lambda model, X, y: {"a": model.score(X, y), "b": -0.0}, "refit": "a"},
         {},
     ),
 }
@@ -163,6 +199,34 @@ def test_scikit_learns_own_classes_run_on_the_fleet(module_fleet: None, no_varia
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert gridfleet.open_search("by-joblib").best_score_ == theirs.best_score_
+
+
+def test_a_named_search_in_a_cross_validation_and_fitted_again_scores_as_in_scikit_learn(
+    module_fleet: None, no_variables: None
+) -> None:
+    theirs = model_selection.GridSearchCV(SVC(), {"C": [0.01, 10]}, cv=2)
+    ours = gridfleet.GridSearchCV(SVC(), {"C": [0.01, 10]}, cv=2, verbose=0, n_jobs=2, name="inner")
+
+    np.testing.assert_array_equal(cross_val_score(ours, *IRIS, cv=3), cross_val_score(theirs, *IRIS, cv=3))
+    assert_same_results(ours.fit(*IRIS).cv_results_, theirs.fit(*IRIS).cv_results_)
+
+    assert [gridfleet.open_search(name).name for name in ("inner-2", "inner-3", "inner")] == [
+        "inner-2",
+        "inner-3",
+        "inner-4",
+    ]
+    assert gridfleet.open_search("inner").best_score_ == theirs.best_score_
+
+
+def test_the_rounds_of_a_halving_search_run_again_are_named_after_it(module_fleet: None, no_variables: None) -> None:
+    register_joblib_backend()
+    search = model_selection.HalvingGridSearchCV(SVC(), {"C": [0.1, 1, 10]}, min_resources=50, refit=False)
+    for _ in range(2):
+        with joblib.parallel_config(backend="gridfleet", name="halving"):
+            search.fit(*IRIS)
+
+    names = [gridfleet.open_search(name).name for name in ("halving-2", "halving-round-2", "halving-2-round-2")]
+    assert names == ["halving-2", "halving-round-2", "halving-2-round-2"]
 
 
 def test_a_handle_gives_what_fit_gives(module_fleet: None, no_variables: None) -> None:

@@ -71,7 +71,7 @@ def test_what_is_imported_in_advance_starts_no_thread_and_no_device() -> None:
     script = """if True:
         import os
         from gridfleet.worker.main_process import template
-        template.import_everything()
+        template.import_in_advance(tensorflow=True)
         from tensorflow.python.eager import context
         if os.fork() == 0:
             print(len(os.listdir("/proc/self/task")), context.context_safe())
@@ -151,3 +151,61 @@ def test_processes_start_as_fresh_interpreters_too(
     os.kill(int((folder / "left").read_text()), signal.SIGKILL)
     if method != "spawn":
         assert "no process can be forked" in worker.log.read_text()
+
+
+class Switcher(ClassifierMixin, BaseEstimator):
+    """Writes down how its process is set, and sets it otherwise."""
+
+    def __init__(self, folder: str = "", number: int = 0) -> None:
+        self.folder = folder
+        self.number = number
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Switcher:
+        import random
+        import signal
+        import warnings
+
+        import keras
+        import sklearn
+
+        found = {
+            "process": os.getpid(),
+            "errors": np.geterr(),
+            "filters": str(warnings.filters),
+            "scikit-learn": sklearn.get_config(),
+            "environment": dict(os.environ),
+            "folder": str(Path.cwd()),
+            "handlers": [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)],
+            "floatx": keras.config.floatx(),
+        }
+        drawn = [random.random(), np.random.random()]  # noqa: NPY002 - the global one is meant
+        Path(self.folder, str(self.number)).write_text(json.dumps([found, drawn]))
+        np.seterr(all="raise")
+        warnings.simplefilter("error")
+        sklearn.set_config(enable_metadata_routing=True)
+        os.environ.update(OMP_NUM_THREADS="7", OTHER="1")
+        os.chdir("/")
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        keras.utils.set_random_seed(7)
+        keras.config.set_floatx("float64")
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return np.zeros(len(X))
+
+
+def test_a_trial_finds_its_process_as_the_one_before_it_did(
+    fleet: Any, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    start_worker(configured)
+
+    for number in range(3):
+        submit(GridSearchCV(Switcher(str(tmp_path), number), {}, cv=[([0, 1], [2, 3])]), X, Y).wait(60)
+
+    (first, drawn), *others = (json.loads((tmp_path / str(number)).read_text()) for number in range(3))
+    assert first["handlers"][2] != str(signal.SIG_IGN)
+    for found, others_drawn in others:
+        assert found == first
+        assert set(drawn).isdisjoint(others_drawn)
+    assert others[0][1] != others[1][1]

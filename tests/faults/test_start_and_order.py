@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,7 +35,7 @@ def test_a_worker_with_a_wrong_password_ends_with_a_sentence_that_does_not_show_
 
     refused = subprocess.run(
         [sys.executable, "-m", "gridfleet", "worker"],
-        env={**os.environ, **wrong.as_variables()},
+        env=wrong.worker_environment(),
         capture_output=True,
         text=True,
         timeout=120,

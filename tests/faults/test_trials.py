@@ -200,7 +200,7 @@ def test_c3_a_worker_refuses_the_schema_of_a_newer_release(fleet: Fleet, configu
 
     refused = subprocess.run(
         [sys.executable, "-m", "gridfleet", "worker"],
-        env={**os.environ, **configured.replace(allow_root=True).as_variables()},
+        env=configured.replace(allow_root=True).worker_environment(),
         capture_output=True,
         text=True,
         timeout=120,

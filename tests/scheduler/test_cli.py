@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from pydantic import SecretStr
 from sqlalchemy import text, update
 
 from gridfleet.scheduler.cli import sql
@@ -55,6 +56,7 @@ COMMANDS = (
     "retry-failed",
     "sql",
     "settings",
+    "public-key",
     "doctor",
 )
 SEARCH_FILE = """
@@ -324,7 +326,7 @@ def test_sql_can_change_nothing(gridfleet, pima, database, query, tmp_path, monk
 
 
 def _everything(database):
-    tables = ("searches", "trials", "split_scores", "epochs", "attempts", "workers", "payloads")
+    tables = ("searches", "trials", "split_scores", "epochs", "trial_warnings", "attempts", "workers", "payloads")
     with database.read() as connection:
         return {table: connection.execute(text(f"SELECT * FROM {table}")).all() for table in tables}
 
@@ -375,7 +377,9 @@ def test_db_upgrade_makes_the_tables_and_says_so(gridfleet, make_settings, backe
     assert gridfleet("list")[1] == "there are no searches yet\n"
 
 
-def test_a_newer_schema_asks_for_a_newer_release(gridfleet, fleet, database):
+def test_a_newer_schema_asks_for_a_newer_release(gridfleet, fleet, database, monkeypatch):
+    monkeypatch.delenv("GRIDFLEET_SECRET_KEY")
+    monkeypatch.setenv("GRIDFLEET_PUBLIC_KEY", fleet.for_workers().public_key)
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
@@ -447,7 +451,7 @@ def test_doctor_finds_a_fleet_in_order(gridfleet, pima):
     assert status == 0, shown
     assert "WRONG" not in shown
     subjects = [line.split()[1] for line in shown.splitlines()]
-    assert subjects == ["settings", "broker", "database", "schema", "secret", "workers", "packages"]
+    assert subjects == ["settings", "broker", "database", "schema", "keys", "workers", "packages"]
 
 
 def test_doctor_says_what_is_wrong_and_keeps_the_secrets(gridfleet, fleet, database, pima, monkeypatch):
@@ -460,10 +464,36 @@ def test_doctor_says_what_is_wrong_and_keeps_the_secrets(gridfleet, fleet, datab
 
     wrong = {line.split()[1] for line in shown.splitlines() if line.startswith("WRONG")}
     assert status == 1
-    assert wrong == {"broker", "secret", "versions"}
+    assert wrong == {"broker", "keys", "versions"}
     assert "workers have scikit-learn 0.1" in shown
     assert "another-secret-key" not in shown + said
     assert "hunter2" not in shown + said
+
+
+def test_doctor_says_what_each_part_of_a_fleet_has_of_the_keys(gridfleet, fleet, pima, monkeypatch):
+    public_key = fleet.for_workers().public_key
+
+    def keys() -> str:
+        status, shown, _ = gridfleet("doctor")
+        assert status == 0, shown
+        return next(line for line in shown.splitlines() if line.split()[1] == "keys")
+
+    assert f"a secret key of 64 characters; workers check with GRIDFLEET_PUBLIC_KEY={public_key}; the fleet's" in keys()
+    monkeypatch.delenv("GRIDFLEET_SECRET_KEY")
+    assert "none, as a scheduler needs none; workers need GRIDFLEET_PUBLIC_KEY" in keys()
+    monkeypatch.setenv("GRIDFLEET_PUBLIC_KEY", public_key)
+    assert "a public key, as workers need it; who submits needs GRIDFLEET_SECRET_KEY; the fleet's" in keys()
+    monkeypatch.setenv("GRIDFLEET_PUBLIC_KEY", fleet.replace(secret_key=SecretStr("0" * 64)).for_workers().public_key)
+    assert "WRONG keys      the fleet's payloads were not signed with this process's key" in gridfleet("doctor")[1]
+
+
+def test_the_public_key_is_printed_for_who_has_the_secret_one(gridfleet, fleet, monkeypatch):
+    assert gridfleet("public-key") == (0, f"{fleet.for_workers().public_key}\n", "")
+
+    monkeypatch.delenv("GRIDFLEET_SECRET_KEY")
+    status, shown, said = gridfleet("public-key")
+    assert (status, shown) == (1, "")
+    assert "GRIDFLEET_SECRET_KEY is not set" in said
 
 
 def test_doctor_says_that_trials_wait_for_workers(gridfleet, fleet, database):

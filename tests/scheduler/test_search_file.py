@@ -221,6 +221,11 @@ def test_mistakes_name_file_key_and_remedy(folder, changes, sentence):
         ),
         ("space", {"units": [2]}, "(an argument of models.py:create_model is written model__units)"),
         ("space", {"model__unit": [2]}, "models.py:create_model has no argument 'unit'; did you mean 'units'?"),
+        (
+            "space",
+            {"units": [2]},
+            "`space.units` is no parameter of the classifier wrapper; did you mean 'model__units'?",
+        ),
         ("space", {"epoch": [2]}, "did you mean 'epochs'?"),
         (
             "fit",

@@ -192,7 +192,9 @@ def deployed(roled_database: RoledDatabase, guarded_broker: GuardedBroker, tmp_p
             reconcile_s=0.2,
         )
 
-    return DeployedFleet(**{role: settings(role) for role in ROLES})
+    return DeployedFleet(
+        owner=settings("owner"), worker=settings("worker").for_workers(), reporter=settings("reporter").for_workers()
+    )
 
 
 @pytest.fixture

@@ -106,14 +106,15 @@ def test_each_service_has_the_secrets_of_its_work_and_no_others() -> None:
         for name, service in SERVICES.items()
     }
 
-    worker = {"gridfleet_broker_password", "gridfleet_secret_key", "gridfleet_database_worker_password"}
+    scheduler = {"gridfleet_broker_password", "gridfleet_database_worker_password"}
     submitter = {"gridfleet_broker_password", "gridfleet_secret_key", "gridfleet_database_password"}
     assert has == {
         "broker": {"gridfleet_broker_password"},
         "database": {secret for secret in COMPOSE["secrets"] if secret.startswith("gridfleet_database_")},
         "migrate": {"gridfleet_database_password"},
-        "scheduler": worker - {"gridfleet_secret_key"},
-        "worker": worker,
+        "scheduler": scheduler,
+        # not the secret key: trials run there
+        "worker": {*scheduler, "gridfleet_public_key"},
         "reporter": {"gridfleet_database_reporter_password"},
         "demo": submitter,
     }

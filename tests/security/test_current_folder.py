@@ -74,7 +74,11 @@ def test_a_worker_is_started_in_a_hostile_folder_and_its_processes_run_in_a_priv
 ) -> None:
     settings = make_settings("sqlite", allow_root=True)
     # relative, as seen from where it is started
-    variables = {**settings.as_variables(), "GRIDFLEET_HEALTH_FILE": "../health", "GRIDFLEET_CACHE_DIR": "../cache"}
+    variables = {
+        **settings.for_workers().as_variables(),
+        "GRIDFLEET_HEALTH_FILE": "../health",
+        "GRIDFLEET_CACHE_DIR": "../cache",
+    }
     command = (sys.executable, "-m", "gridfleet", "worker", "--concurrency", "1")
 
     worker = start(*command, **variables, PYTHONPATH=PYTHONPATH, TMPDIR=str(tmp_path))

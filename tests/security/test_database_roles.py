@@ -68,6 +68,7 @@ TO_WORKERS_AND_REPORTERS = (
     "DELETE FROM attempts",
     "DELETE FROM split_scores",
     "DELETE FROM epochs",
+    "DELETE FROM trial_warnings",
     "DELETE FROM workers",
     "DELETE FROM payloads",
     "DELETE FROM payload_chunks",
@@ -81,6 +82,7 @@ TO_WORKERS_AND_REPORTERS = (
     "UPDATE alembic_version SET version_num = '9999'",
     "UPDATE split_scores SET test_score = 1",
     "UPDATE epochs SET value = 1",
+    "UPDATE trial_warnings SET n_fits = 1",
     "UPDATE trials SET params = '{}'",
     "UPDATE trials SET search_id = search_id, state = state",
     "UPDATE searches SET evaluation_digest = x_digest",
@@ -114,6 +116,7 @@ TO_REPORTERS = (
     "INSERT INTO attempts SELECT * FROM attempts",
     "INSERT INTO split_scores SELECT * FROM split_scores",
     "INSERT INTO epochs SELECT * FROM epochs",
+    "INSERT INTO trial_warnings SELECT * FROM trial_warnings",
     "INSERT INTO workers SELECT * FROM workers",
     "SELECT * FROM trials FOR UPDATE",
     "BEGIN; LOCK TABLE trials IN SHARE MODE",
@@ -254,6 +257,8 @@ TOO_LATE = {
     f"INSERT INTO epochs (trial_id, split, epoch, metric, value) VALUES ({A_TRIAL}, 7, 0, 'loss', 0)": (
         "not being recorded"
     ),
+    f"INSERT INTO trial_warnings (trial_id, position, category, message, n_fits) "
+    f"VALUES ({A_TRIAL}, 0, 'UserWarning', 'mind this', 1)": "not being recorded",
     f"UPDATE attempts SET outcome = 'released' WHERE trial_id = {A_TRIAL}": "has ended",
     f"UPDATE attempts SET ended_at = NULL, outcome = NULL WHERE trial_id = {A_TRIAL}": "has ended",
     f"INSERT INTO attempts (trial_id, attempt, token, worker_id, started_at) "
@@ -278,7 +283,14 @@ def test_what_has_ended_stays_as_it_is(roled_database: RoledDatabase, ended: int
 
 @pytest.mark.parametrize(
     "change",
-    ["evaluation_digest = x_digest", "name = 'mine'", "submitted_by = 'me'", "refit_metric = 'loss'", "n_trials = 7"],
+    [
+        "evaluation_digest = x_digest",
+        "name = 'mine'",
+        "submitted_by = 'me'",
+        "session = 'mine'",
+        "refit_metric = 'loss'",
+        "n_trials = 7",
+    ],
 )
 def test_what_a_search_is_changes_for_nobody(roled_database: RoledDatabase, ended: int, change: str) -> None:
     with (

@@ -18,7 +18,7 @@ import pytest
 from gridfleet import submit
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.storage.errors import GridfleetError
-from gridfleet.storage.settings import Settings
+from gridfleet.storage.settings import PREFIX, Settings
 from tests.faults.support import X, Y, search, wait_for
 from tests.security.conftest import DeployedFleet, GuardedBroker, RoledDatabase
 
@@ -32,7 +32,8 @@ def started(file: Path, settings: Settings, *arguments: str) -> Iterator[subproc
     with file.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *arguments],
-            env={**os.environ, **settings.as_variables()},
+            env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+            | settings.as_variables(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -54,6 +55,11 @@ def command_lines(processes: Iterable[psutil.Process]) -> str:
             except psutil.NoSuchProcess:
                 continue
     return "\n".join(shown)
+
+
+def evaluates(process: psutil.Process) -> bool:
+    """Whether a process is of a worker, and so in reach of its trials."""
+    return any(word in " ".join([process.name(), *process.cmdline()]) for word in ("gridfleet.worker", "gridfleet-t"))
 
 
 def assert_none_shows(secrets: Iterable[str], shown: dict[str, str]) -> None:
@@ -83,7 +89,7 @@ def test_a_fleet_with_the_rights_of_deploy_does_its_work_and_shows_no_secret(
         return status
 
     worker = start_worker(deployed.worker)
-    keyless = deployed.worker.replace(secret_key=None)
+    keyless = deployed.worker.replace(public_key=None)
     with started(tmp_path / "scheduler.log", keyless, "-m", "gridfleet", "scheduler") as scheduler:
         become(deployed.owner)
         handle = submit(search(tmp_path, [1, 2, 3]), X, Y, name="deployed").wait(90)
@@ -148,6 +154,11 @@ def test_an_embedded_fleet_shows_no_secret(embedded_home: Path) -> None:
         **{str(file): file.read_text(errors="replace") for file in home.rglob("*.log")},
     }
 
+    workers = {process.pid: process for process in psutil.Process().children(recursive=True) if evaluates(process)}
+    assert len(workers) >= 2  # with the main process
+    shown |= {f"environment of {pid}": str(process.environ()) for pid, process in workers.items()}
+    public_key = fleet.settings.for_workers().public_key
+    assert [text.count(public_key) for name, text in shown.items() if name.startswith("env")] == [1] * len(workers)
     assert "valkey" in shown["ps"]
     assert_none_shows([key], shown)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gridfleet.storage.settings import Settings
 from tests.conftest import NOBODY
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "make-secrets.sh"
@@ -25,8 +26,8 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make_secrets(checkout: Path, folder: str = "") -> subprocess.CompletedProcess[str]:
-    variables = {"PATH": os.environ["PATH"], "GRIDFLEET_SECRETS_DIR": folder}
+def make_secrets(checkout: Path, folder: str = "", path: str = "") -> subprocess.CompletedProcess[str]:
+    variables = {"PATH": f"{path}{os.environ['PATH']}", "GRIDFLEET_SECRETS_DIR": folder}
     script = ["sh", str(checkout / "deploy" / SCRIPT.name)]
     return subprocess.run(script, env=variables, capture_output=True, text=True)
 
@@ -42,8 +43,38 @@ def test_a_folder_that_others_could_read_is_closed_and_kept_secrets_are_named(ch
     assert secrets.stat().st_mode & 0o777 == 0o700
     assert (secrets / NAME).read_text() == "k" * 64
     assert f"kept  ./secrets/{NAME}\n      others could read it until now" in done.stdout
-    assert len(list(secrets.iterdir())) == 6
+    assert len(list(secrets.iterdir())) == 7
     assert "others" not in make_secrets(checkout).stdout
+
+
+@pytest.mark.parametrize("key", [None, "k" * 64, " \t\n one line's end, and\nanother: %s \\n ü\n\n"])
+def test_the_public_key_is_the_one_that_submitters_have(key: str | None, checkout: Path) -> None:
+    file = checkout / "secrets" / "gridfleet_public_key"
+    assert make_secrets(checkout).returncode == 0
+    if key is not None:  # another than the one that the public key was made of
+        (checkout / "secrets" / NAME).write_text(key)
+
+    done = make_secrets(checkout)
+
+    secret_key = (checkout / "secrets" / NAME).read_text()
+    assert f"{'kept' if key is None else 'made'}  ./secrets/gridfleet_public_key" in done.stdout
+    assert file.read_text() == Settings(secret_key=secret_key).signer().public_key
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_without_openssl_it_is_said_how_to_make_the_public_key(checkout: Path) -> None:
+    (checkout / "openssl").write_text("#!/bin/sh\nexit 1\n")
+    (checkout / "openssl").chmod(0o755)
+    file = checkout / "secrets" / "gridfleet_public_key"
+
+    done = make_secrets(checkout, path=f"{checkout}:")
+
+    assert done.returncode == 1
+    assert "docker compose run --rm --no-deps demo public-key >./secrets/gridfleet_public_key" in done.stderr
+    assert not file.exists()
+    file.write_text("made as it says")
+    assert make_secrets(checkout, path=f"{checkout}:").returncode == 0
+    assert file.read_text() == "made as it says"
 
 
 @pytest.mark.parametrize("named", ["secrets", "secrets/", "secrets//"])

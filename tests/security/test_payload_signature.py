@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.payloads.contents import insert_content
 from gridfleet.storage.payloads.format import size_of
-from gridfleet.storage.payloads.store import PayloadStore
+from gridfleet.storage.payloads.store import SIGNED_AS, PayloadStore
 from gridfleet.storage.schema import Attempt, Payload, Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.signer import Signer
 from tests.faults.support import X, Y
 from tests.stored_searches import switch_triggers_off
 
@@ -53,6 +55,11 @@ def _set_content(connection: Connection, digest: str, content: bytes) -> None:
     connection.execute(statement, {"content": content, "digest": digest})
 
 
+def _facts(connection: Connection, digest: str) -> tuple[str, str, str, int]:
+    size = connection.execute(text("SELECT size FROM payloads WHERE digest = :digest"), {"digest": digest}).scalar_one()
+    return (SIGNED_AS, "evaluation", digest, size)
+
+
 def _set_signature(connection: Connection, digest: str, signature: str) -> None:
     statement = text("UPDATE payloads SET signature = :signature WHERE digest = :digest")
     connection.execute(statement, {"signature": signature, "digest": digest})
@@ -78,8 +85,13 @@ def _cut_it(connection: Connection, digest: str, *_: Any) -> None:
 
 
 def _sign_with_another_key(connection: Connection, digest: str, *_: Any) -> None:
-    signed = f"evaluation\n{digest}\n".encode() + _content(connection, digest)
-    _set_signature(connection, digest, hmac.new(STRANGE_KEY.encode(), signed, hashlib.sha256).hexdigest())
+    _set_signature(connection, digest, Signer(STRANGE_KEY.encode()).sign(*_facts(connection, digest)))
+
+
+def _sign_with_what_workers_have(connection: Connection, digest: str, fleet: Fleet, _: Path) -> None:
+    # as an older release signed, whose one key workers had
+    signed, key = json.dumps(_facts(connection, digest)), fleet.settings.for_workers().public_key
+    _set_signature(connection, digest, hmac.new(key.encode(), signed.encode(), hashlib.sha256).hexdigest() * 2)
 
 
 def _leave_the_signature_out(connection: Connection, digest: str, *_: Any) -> None:
@@ -137,6 +149,7 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
     "flipped": (_flip_a_bit, "is damaged: its content has another digest"),
     "cut": (_cut_it, "is damaged: its content has another digest"),
     "another-key": (_sign_with_another_key, "was not signed with this process's key"),
+    "workers-key": (_sign_with_what_workers_have, "was not signed with this process's key"),
     "unsigned": (_leave_the_signature_out, "was not signed with this process's key"),
     "no-signature": (_write_no_signature, "was not signed with this process's key"),
     "renamed": (_call_it_something_else, "is a 'candidates', not a 'evaluation'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,7 @@ from gridfleet.storage.errors import PayloadSignatureError
 from gridfleet.storage.schema import Payload, Search, Trial
 from gridfleet.storage.searches import SIGNED_COLUMNS, check_signature
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.signer import Signer
+from gridfleet.storage.signer import SIGNATURE_LENGTH, Signer, Verifier
 from gridfleet.storage.trials.uncertain_commits import claim_of
 from tests.storage.conftest import StoredSearch, store_search
 from tests.stored_searches import switch_triggers_off
@@ -45,7 +46,7 @@ def signed(database: Database, signer: Signer) -> StoredSearch:
 def check(search: StoredSearch, signer: Signer) -> None:
     claim = search.claim()
     assert claim is not None
-    check_signature(signer, claim.search_id, asdict(claim))
+    check_signature(Verifier(signer.public_key), claim.search_id, asdict(claim))
 
 
 def set_search(search: StoredSearch, **values: Any) -> None:
@@ -63,7 +64,7 @@ def test_a_claim_whose_answer_was_lost_is_as_good(signed: StoredSearch, signer: 
     claim = claim_of(database, "node/7")
     assert claim is not None
 
-    check_signature(signer, claim.search_id, asdict(claim))
+    check_signature(Verifier(signer.public_key), claim.search_id, asdict(claim))
 
 
 @pytest.mark.parametrize("column", SIGNED_COLUMNS)
@@ -101,6 +102,13 @@ def test_a_search_of_an_older_release_is_refused(database: Database, signer: Sig
         check(search, signer)
 
 
+def test_a_signature_that_workers_could_make_is_an_older_release_s(signed: StoredSearch, signer: Signer) -> None:
+    set_search(signed, signature=hmac.new(b"a key", b"facts", "sha256").hexdigest())
+
+    with pytest.raises(PayloadSignatureError, match=r"is not signed: an older release .*submit it again"):
+        check(signed, signer)
+
+
 def test_a_trial_that_is_put_into_another_search_has_no_signature_there(signed: StoredSearch, signer: Signer) -> None:
     stranger = store_search(signed.database, 1)
     with signed.database.write() as connection:
@@ -116,11 +124,14 @@ def test_a_trial_that_is_put_into_another_search_has_no_signature_there(signed: 
 )
 def test_no_other_facts_have_the_same_signature(facts: tuple[str | None, ...]) -> None:
     signer = Signer(b"0123456789abcdef")
+    verifier = Verifier(signer.public_key)
     signature = signer.sign("search", 1, *facts)
 
-    assert signer.is_signed(signature, "search", 1, *facts)
-    assert not signer.is_signed(signature, "payload", 1, *facts)
-    assert not signer.is_signed(signature, "search", "1", *facts)
-    assert not signer.is_signed(signature, "search", 1, *facts, None)
-    assert not signer.is_signed(signature, "search", 1, "abc")
-    assert not signer.is_signed("é" * 64, "search", 1, *facts)
+    assert len(signature) == SIGNATURE_LENGTH
+    assert verifier.is_signed(signature, "search", 1, *facts)
+    assert not verifier.is_signed(signature, "payload", 1, *facts)
+    assert not verifier.is_signed(signature, "search", "1", *facts)
+    assert not verifier.is_signed(signature, "search", 1, *facts, None)
+    assert not verifier.is_signed(signature, "search", 1, "abc")
+    for none in ("é" * 64, "", signature[:-2], signature + "00", "0" * SIGNATURE_LENGTH):
+        assert not verifier.is_signed(none, "search", 1, *facts)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn import model_selection
-from sklearn.model_selection import LeaveOneOut, LeavePOut, RepeatedKFold, ShuffleSplit
+from sklearn.model_selection import (
+    LeaveOneOut,
+    LeavePOut,
+    ParameterGrid,
+    ParameterSampler,
+    RepeatedKFold,
+    ShuffleSplit,
+)
 from sklearn.svm import SVC
 
 from gridfleet import GridSearchCV, RandomizedSearchCV, submit
@@ -30,6 +37,20 @@ LITTLE_MB = 100
 BILLION = {f"a{number}": list(range(10)) for number in range(9)}
 
 
+@pytest.fixture
+def nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail at the first combination or split that is made: with all of them, a missing check would show in hours."""
+
+    def make(*_: Any) -> Iterator[Any]:
+        raise AssertionError("what should be counted is made")
+
+    for kind in (ParameterGrid, ParameterSampler):
+        monkeypatch.setattr(kind, "__iter__", make)
+    for kind in (LeaveOneOut, LeavePOut, RepeatedKFold, ShuffleSplit):
+        monkeypatch.setattr(kind, "split", make)
+
+
+@pytest.mark.usefixtures("nothing_is_made")
 @pytest.mark.parametrize("start", [submit, lambda search, X, y: search.fit(X, y)], ids=["submit", "fit"])
 @pytest.mark.parametrize("backend", ["sqlite"])
 @pytest.mark.parametrize(
@@ -64,12 +85,14 @@ def test_an_absurdly_large_search_is_refused_before_it_is_expanded(
     assert _megabytes() - before < LITTLE_MB
 
 
+@pytest.mark.usefixtures("nothing_is_made")
 @pytest.mark.parametrize("backend", ["sqlite"])
 def test_scikit_learn_s_own_search_is_refused_as_well_when_it_is_submitted(fleet: Fleet) -> None:
     with pytest.raises(InvalidSearchError, match="1000000000 combinations"):
         submit(model_selection.GridSearchCV(SVC(), BILLION), X, Y)
 
 
+@pytest.mark.usefixtures("nothing_is_made")
 @pytest.mark.parametrize("backend", ["sqlite"])
 @pytest.mark.parametrize(
     ("cv", "n_rows", "sentence"),

@@ -66,8 +66,8 @@ MUTANTS = {
     ),
     "old scores kept at a retry": (
         gridfleet.storage.searches,
-        "for table in (SplitScore, Epoch):",
-        "for table in (Epoch,):",
+        "for table in (SplitScore, Epoch, TrialWarning):",
+        "for table in (Epoch, TrialWarning):",
     ),
     "published before the commit": (
         gridfleet.scheduler.submission.store,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 import warnings
@@ -21,11 +22,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.storage import session
 from gridfleet.storage.schema import OPEN_STATES, Search, Trial
 from tests.history import Expected
 from tests.soak.models import Telling, create_model
 
 N_SPLITS = 2
+#: Scripts that submit in turn.
+N_SCRIPTS = 3
 #: Trials that are open at a time at most, those of the newest search not counted.
 MAX_OPEN = 30
 #: Seconds between looks at how many are open.
@@ -111,6 +115,8 @@ class Searches:
         name = f"soak-{len(self._submitted) + 1}-{kind.replace(' ', '-')}"
         params = list(ParameterGrid(wanted.space))
         self._submitted.append(Submitted(name, params, self._scores[kind], wanted.tolerance))
+        # as if scripts took turns, whose trials are for processes of their own
+        session._ids[os.getpid()] = f"script {len(self._submitted) % N_SCRIPTS}"
         grid = GridSearchCV(wanted.estimator, wanted.space, cv=N_SPLITS, refit=False, verbose=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

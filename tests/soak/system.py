@@ -249,7 +249,7 @@ def running(
             system.schedulers.append(_started(f"scheduler {number + 1}", SCHEDULER, settings, folder))
         for number, concurrency in enumerate(concurrencies):
             command = (sys.executable, "-P", "-m", "gridfleet.worker", str(concurrency))
-            system.workers.append(_started(f"worker {number + 1}", command, settings, folder))
+            system.workers.append(_started(f"worker {number + 1}", command, settings.for_workers(), folder))
         system.wait_until_ready()
         yield system
 

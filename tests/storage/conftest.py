@@ -105,7 +105,7 @@ def store_search(
         if signer is None:
             search_id = connection.execute(insert(Search).values(facts).returning(Search.id)).scalar_one()
         else:
-            search_id, _ = searches.create_search(connection, name, facts, signer)
+            search_id, _ = searches.create_search(connection, name, {"session": None, **facts}, signer)
         queue.create_trials(connection, search_id, candidates)
         ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
         return StoredSearch(database, search_id, name, list(ids))

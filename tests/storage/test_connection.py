@@ -85,7 +85,7 @@ def test_a_database_without_an_encoding_is_refused(
     try:
         with (
             closing(Database(settings)) as database,
-            pytest.raises(SettingsError, match=f"/{name}.* has the encoding SQL_ASCII.*--encoding=UTF8"),
+            pytest.raises(SettingsError, match=f"{name}' has the encoding SQL_ASCII.*--encoding=UTF8"),
         ):
             database.check()
     finally:

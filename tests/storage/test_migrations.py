@@ -21,8 +21,10 @@ from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SchemaVersionError, SettingsError
 from gridfleet.storage.outcome import Outcome
+from gridfleet.storage.payloads.store import KEY_CHECK
 from gridfleet.storage.schema import SCHEMA_REVISION, Attempt, Base, Payload, PayloadChunk, Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
 from tests.conftest import PostgresqlServer
@@ -287,6 +289,36 @@ def test_the_migration_knows_the_outcomes_of_the_schema(database: Database) -> N
     script = ScriptDirectory.from_config(migrations._config()).get_revision("0004")
 
     assert set(re.findall(r"'(\w+)'", script.module.OUTCOMES)) == set(Outcome)
+
+
+# 0007: signatures that workers can't make
+
+
+@ignores_index_of_expressions
+def test_searches_and_payloads_survive_longer_signatures_and_the_key_of_before_is_forgotten(empty: Database) -> None:
+    upgrade_to(empty, "0006")
+    store_search(empty, 2, name="kept")
+    with empty.write() as connection:
+        connection.execute(insert(Payload).values(digest=KEY_CHECK, kind="key", size=0, signature="a" * 64))
+        connection.execute(update(Payload).values(signature="a" * 64))
+        connection.execute(text("CREATE VIEW my_searches AS SELECT name, n_trials FROM searches"))
+    before = query(empty, "SELECT * FROM searches"), query(empty, "SELECT * FROM payloads WHERE kind <> 'key'")
+
+    assert migrations.upgrade(empty) is True
+
+    assert (query(empty, "SELECT * FROM searches"), query(empty, "SELECT * FROM payloads")) == before
+    assert query(empty, "SELECT name, total FROM search_progress JOIN my_searches ON name = search") == [("kept", 2)]
+    assert store_search(empty, 1, signer=Signer(b"the key of a fleet")).row().signature is not None
+    with empty.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+        indexes = {index["name"] for index in inspect(connection).get_indexes("searches")}
+    assert indexes >= {"ix_searches_paused", "ix_searches_unfinished"}
+    for table in ("payloads", "searches"):
+        with pytest.raises(IntegrityError), empty.write() as connection:  # what refers to them still does
+            connection.execute(text(f"DELETE FROM {table}"))
+    with pytest.raises(IntegrityError):  # names are unique without regard to case
+        store_search(empty, 1, name="KEPT")
 
 
 def test_a_migration_that_fails_leaves_nothing(empty: Database) -> None:

@@ -280,7 +280,7 @@ def test_the_first_payload_says_which_key_is_the_fleet_s(
 
 
 def test_a_store_needs_a_key(another_store: Callable[..., PayloadStore]) -> None:
-    with pytest.raises(SettingsError, match="GRIDFLEET_SECRET_KEY"):
+    with pytest.raises(SettingsError, match="neither GRIDFLEET_PUBLIC_KEY nor GRIDFLEET_SECRET_KEY is set"):
         another_store(secret_key=None)
 
 

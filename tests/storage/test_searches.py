@@ -12,8 +12,8 @@ from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial
-from gridfleet.storage.trial_results import PHASES, RESULT_COLUMNS
+from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial, TrialWarning
+from gridfleet.storage.trial_results import PHASES, RESULT_COLUMNS, WarningResult
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import expired
 from tests.storage.conftest import StoredSearch, attempts_of, result_of, store_search
@@ -133,6 +133,8 @@ def test_nothing_of_the_failed_attempt_stays_in_a_trial_tried_again(search: Stor
         result_of(-1.0, error="it raised"),
         fit_mode="keras",
         fit_fallback_reason="a callback that no graph can hold",
+        exception="{}",
+        warnings=[WarningResult("UserWarning", "mind this", "__main__", 2)],
         **dict.fromkeys(PHASES, 0.5),
     )
     transitions.record(search.database, search.held(0), failed)
@@ -147,6 +149,8 @@ def test_nothing_of_the_failed_attempt_stays_in_a_trial_tried_again(search: Stor
     assert {name: again[name] for name in again if name not in own} == {
         name: new[name] for name in new if name not in own
     }
+    with search.database.read() as connection:
+        assert connection.execute(select(TrialWarning)).all() == []
 
 
 def test_a_trial_tried_again_ends_with_one_result(search: StoredSearch) -> None:

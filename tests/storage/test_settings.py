@@ -16,6 +16,8 @@ from gridfleet.storage.settings import Settings, load_settings
 
 PASSWORD = "correct-horse"
 KEY = "0123456789abcdef"
+#: Of that key: the same in every release, or fleets that are set up would not start after an upgrade.
+PUBLIC_KEY = "ed25519:92fea0338920bff6edeb5e9351b4db96b5a5fbbf2890f2c6ae94aed3fa3de357"
 
 #: Each setting as text, and as what it is read.
 VALUES = {
@@ -25,6 +27,7 @@ VALUES = {
     "broker_url": ("redis://host:6379/0", "redis://host:6379/0"),
     "broker_password": (PASSWORD, PASSWORD),
     "secret_key": (KEY, KEY),
+    "public_key": (PUBLIC_KEY, PUBLIC_KEY),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "cache_size_mb": ("17", 17),
     "payloads_size_mb": ("19", 19),
@@ -194,6 +197,38 @@ def test_a_missing_key_is_refused() -> None:
 
 def test_a_key_is_read_without_the_line_end_of_its_file() -> None:
     assert Settings(secret_key=f"{KEY}\n").key() == KEY.encode()
+    assert Settings(public_key=f"{PUBLIC_KEY}\n").verifier().public_key == PUBLIC_KEY
+
+
+def test_a_public_key_checks_and_does_not_sign() -> None:
+    settings = Settings(public_key=PUBLIC_KEY)
+
+    assert settings.verifier().is_signed(Settings(secret_key=KEY).signer().sign("facts", 1), "facts", 1)
+    with pytest.raises(SettingsError, match="GRIDFLEET_SECRET_KEY is not set, and searches are signed with it"):
+        settings.signer()
+
+
+@pytest.mark.parametrize(
+    "public_key", ["", "short", "0" * 64, PUBLIC_KEY[:-1], PUBLIC_KEY + "0", PUBLIC_KEY.upper(), f"ed25519:{'é' * 64}"]
+)
+def test_what_is_no_public_key_is_refused_and_not_shown(public_key: str) -> None:
+    # a secret key in its place, by mistake, would be on every worker
+    with pytest.raises(SettingsError, match=r"GRIDFLEET_PUBLIC_KEY is no public key, for it is not ed25519") as refused:
+        Settings(public_key=public_key).verifier()
+
+    assert not public_key or public_key not in str(refused.value)
+
+
+def test_a_public_key_of_another_secret_key_is_refused() -> None:
+    assert Settings(secret_key=KEY, public_key=PUBLIC_KEY).verifier().public_key == PUBLIC_KEY
+    for use in (Settings.signer, Settings.verifier):
+        with pytest.raises(SettingsError, match="GRIDFLEET_PUBLIC_KEY is not the one of GRIDFLEET_SECRET_KEY"):
+            use(Settings(secret_key="another key of a fleet", public_key=PUBLIC_KEY))
+
+
+def test_no_key_at_all_is_refused() -> None:
+    with pytest.raises(SettingsError, match="neither GRIDFLEET_PUBLIC_KEY nor GRIDFLEET_SECRET_KEY is set"):
+        Settings().verifier()
 
 
 @pytest.mark.parametrize("show", [repr, str, "{}".format, lambda settings: repr([settings])])

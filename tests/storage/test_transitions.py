@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, select, update
 
 from gridfleet.storage import searches
-from gridfleet.storage.schema import Epoch, SplitScore, Trial
-from gridfleet.storage.trial_results import MAX_ERROR, EpochResult, SplitResult, TrialResult
+from gridfleet.storage.schema import Epoch, Search, SplitScore, Trial, TrialWarning
+from gridfleet.storage.trial_results import (
+    MAX_ERROR,
+    MAX_WARNING,
+    MAX_WARNINGS,
+    EpochResult,
+    SplitResult,
+    TrialResult,
+    WarningResult,
+    score_of,
+)
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held, expired
 from tests.storage.conftest import DIGEST, OLD_TOKEN, StoredSearch, ago, attempts_of, reap, result_of, set_trial
@@ -52,6 +63,21 @@ def test_a_running_trial_can_not_be_claimed(search: StoredSearch) -> None:
     assert search.claim(worker_id="other/1") is None
     assert search.trial().token == held.token
     assert len(attempts_of(search.database, held.trial_id)) == 1
+
+
+def test_a_trial_of_another_session_can_not_be_claimed(search: StoredSearch) -> None:
+    with search.database.write() as connection:
+        switch_triggers_off(connection)
+        connection.execute(update(Search).where(Search.id == search.id).values(session="a"))
+
+    def claim(number: int, session: str | None) -> Any:
+        options = {"lease_s": 1, "max_runtime_s": 1, "session": session}
+        return transitions.claim(search.database, search.trial_ids[number], "node/1", **options)
+
+    assert claim(0, "b") is None
+    assert attempts_of(search.database, search.trial_ids[0]) == []
+    assert claim(0, "a").session == "a"
+    assert claim(1, None).session == "a"
 
 
 def test_a_trial_that_is_not_there_can_not_be_claimed(search: StoredSearch) -> None:
@@ -149,6 +175,20 @@ def test_a_result_is_recorded_with_its_scores_and_curves(search: StoredSearch) -
     assert attempt.ended_at >= attempt.started_at
 
 
+def test_warnings_are_recorded_in_number_and_size_within_bounds(search: StoredSearch) -> None:
+    first = WarningResult("sklearn.exceptions.ConvergenceWarning", "half a pair \ud83d, a NUL \x00", None, 2)
+    others = [WarningResult("UserWarning", f"{number}" * 9_999, "module", 1) for number in range(MAX_WARNINGS + 9)]
+
+    transitions.record(search.database, search.held(), replace(result_of(0.5), warnings=[first, *others]))
+
+    with search.database.read() as connection:
+        columns = (TrialWarning.category, TrialWarning.message, TrialWarning.module, TrialWarning.n_fits)
+        stored = connection.execute(select(*columns).order_by(TrialWarning.position)).all()
+    assert stored[0] == ("sklearn.exceptions.ConvergenceWarning", "half a pair \\ud83d, a NUL \\x00", None, 2)
+    assert len(stored) == MAX_WARNINGS
+    assert {len(row.message) for row in stored[1:]} == {MAX_WARNING}
+
+
 @pytest.mark.parametrize(("score", "reason"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
 def test_a_score_that_is_not_finite_is_null_with_its_reason(search: StoredSearch, score: float, reason: str) -> None:
     transitions.record(search.database, search.held(), result_of(score, error="the score is not finite"))
@@ -157,6 +197,17 @@ def test_a_score_that_is_not_finite_is_null_with_its_reason(search: StoredSearch
     with search.database.read() as connection:
         row = connection.execute(select(SplitScore.test_score, SplitScore.test_score_reason)).first()
     assert tuple(row) == (None, reason)
+
+
+@pytest.mark.parametrize("score", [-0.0, 0.0, 0.5, -math.inf])
+def test_a_score_comes_back_with_its_sign(search: StoredSearch, score: float) -> None:
+    transitions.record(search.database, search.held(), result_of(score))
+
+    with search.database.read() as connection:
+        row = connection.execute(select(SplitScore.test_score, SplitScore.test_score_reason)).first()
+    assert row is not None
+    assert str(score_of(*row)) == str(score)
+    assert (row.test_score == score) is math.isfinite(score)  # in SQL, too, it is the number
 
 
 def test_the_database_itself_refuses_infinite_scores(search: StoredSearch) -> None:

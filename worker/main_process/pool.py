@@ -13,6 +13,7 @@ from billiard import context, popen_spawn_posix, reduction, semaphore_tracker, s
 from celery.concurrency import asynpool, prefork
 
 from gridfleet.worker.main_process.template import LENGTH_BYTES, Template
+from gridfleet.worker.trial.successor import HANDED_ON, HANDED_ON_WITH_TENSORFLOW
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,25 @@ class Process(context.SpawnProcess):
 class _Pool(asynpool.AsynPool):
     def Process(self, *args: Any, **kwargs: Any) -> Process:  # noqa: N802 - billiard's name
         return Process(*args, **kwargs)
+
+    def _join_exited_workers(self, shutdown: bool = False) -> Any:
+        for process in self._pool:
+            if process.exitcode == HANDED_ON_WITH_TENSORFLOW:
+                _template.has_tensorflow = True
+                process._controlled_termination = True  # no line in the log
+        return super()._join_exited_workers(shutdown=shutdown)
+
+    def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:
+        """Give a message that a process handed on to another one, the first that is free."""
+        if exitcode not in (HANDED_ON, HANDED_ON_WITH_TENSORFLOW):
+            super().on_job_process_lost(job, pid, exitcode)
+            return
+        if job._on_timeout_cancel is not None:
+            job._on_timeout_cancel(job)
+        # as if nobody had accepted it
+        job._accepted = False
+        job._worker_pid = job._time_accepted = job._write_to = job._scheduled_for = None
+        self._put_back(job)
 
 
 class TaskPool(prefork.TaskPool):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -19,9 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import first_line
+from gridfleet.storage.errors import SettingsError, first_line
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.settings import Settings
+from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import held_by
 from gridfleet.worker.guards.health_file import touch_for_ever
@@ -45,7 +44,12 @@ RELEASE_S = 5
 
 
 def run_worker(
-    settings: Settings, *, concurrency: int, log_level: str = "WARNING", may_be_root: bool = False
+    settings: Settings,
+    *,
+    concurrency: int,
+    log_level: str = "WARNING",
+    may_be_root: bool = False,
+    tensorflow: bool = True,
 ) -> NoReturn:
     """Run a worker until a signal stops it, and exit: with 0 at a signal, with Celery's own status if it failed.
 
@@ -59,14 +63,17 @@ def run_worker(
         What Celery logs.
     may_be_root : bool, default=False
         Whether root is welcome anywhere: an embedded fleet runs as its script does.
+    tensorflow : bool, default=True
+        Whether TensorFlow is imported now, and not only when a search needs it.
 
     Raises
     ------
     GridfleetError
-        If broker, database, schema, secret key or user are not as they should be.
+        If broker, database, schema, keys or user are not as they should be.
     """
     if not may_be_root:
         refuse_root(settings)
+    _refuse_secret_key(settings)
     prepare_environment(settings, concurrency)
     # billiard reads REMAP_SIGTERM at import
     from celery import signals
@@ -82,16 +89,16 @@ def run_worker(
         publisher.check()
 
     app = create_app(settings)
-    forks = settings.start_method == "fork" and sys.platform == "linux"
-    end_orphans = _fork_processes(app) if forks else None  # while nothing is connected
+    # while nothing is connected
+    end_orphans = _fork_processes(app, tensorflow=tensorflow) if settings.forks_processes else None
     database, publisher = Database(settings), Publisher(settings)
     hooks = _Hooks(settings, database, publisher, node=os.environ[NODE_VARIABLE], end_orphans=end_orphans)
+    signals.worker_init.connect(hooks.on_init, weak=False)
     signals.worker_ready.connect(hooks.on_ready, weak=False)
     warnings.simplefilter("ignore", SecurityWarning)  # of root, which was decided above
     app.set_default()
     try:
-        # not worker_main, which keeps the status to itself
-        status = app.start(
+        app.worker_main(
             [
                 "--quiet",  # no banner
                 "worker",
@@ -105,15 +112,24 @@ def run_worker(
         )
     finally:
         hooks.on_end()
-    sys.exit(0 if hooks.is_stopped else status)
+    sys.exit(hooks.exit_status())
 
 
-def _fork_processes(app: Celery) -> Callable[[Collection[int]], None]:
+def _refuse_secret_key(settings: Settings) -> None:
+    """Refuse to hold what signs: a model's code reads whatever its worker can."""
+    if settings.secret_key is not None:
+        raise SettingsError(
+            f"{PREFIX}SECRET_KEY is set, or in the secrets folder, where a worker starts; its models could read it and "
+            f"sign what they like. Take it away from here, and set {PREFIX}PUBLIC_KEY={settings.signer().public_key}"
+        )
+
+
+def _fork_processes(app: Celery, *, tensorflow: bool) -> Callable[[Collection[int]], None]:
     """Let the app's processes be forked; returns what ends the orphans of those that died."""
     from gridfleet.worker.main_process import pool
     from gridfleet.worker.main_process.template import Template
 
-    template = Template()
+    template = Template(tensorflow=tensorflow)
     pool.fork_from(template)
     app.conf.worker_pool = f"{pool.__name__}:{pool.TaskPool.__name__}"
     return template.end_orphans
@@ -138,8 +154,16 @@ class _Hooks:
         self._node = node
         self._pool: Any = None
         self._watchdog: Watchdog | None = None
-        #: Whether a signal asked this worker to stop.
-        self.is_stopped = False
+        self._worker: Any = None
+        self._is_stopped = False
+
+    def on_init(self, sender: Any, **_: Any) -> None:
+        """Remember the worker, which keeps its exit status to itself."""
+        self._worker = sender
+
+    def exit_status(self) -> int:
+        """Return 0 at a signal, even where Celery calls that a failure; else what Celery says."""
+        return 0 if self._is_stopped else int(self._worker.exitcode or 0)
 
     def on_ready(self, sender: Any, **_: Any) -> None:
         """Say that the worker is there; from now on its processes are watched, and SIGTERM lets go of trials first."""
@@ -178,7 +202,7 @@ class _Hooks:
 
     def _let_go_before(self, handler: Any) -> Any:
         def let_go_and_go_on(number: int, frame: FrameType | None) -> None:
-            self.is_stopped = True
+            self._is_stopped = True
             if self._watchdog is not None:
                 self._watchdog.stop()
             # first, so that they claim nothing more; Celery would wait for ever for one that hangs

@@ -1,4 +1,4 @@
-"""The process of which worker processes are forked: it has imported everything and computed nothing.
+"""The process of which worker processes are forked: it has imported what they need and computed nothing.
 
 TensorFlow may be forked as long as it was only imported: it has no threads and no devices then. A process that is
 forked is there at once, and shares the memory of what was imported with the others, where a fresh interpreter imports
@@ -29,20 +29,15 @@ from gridfleet.worker.guards.orphans import adopt_orphans, children, end_orphans
 from gridfleet.worker.guards.parent_death import die_with_parent
 from gridfleet.worker.guards.prctl import name_process
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
+from gridfleet.worker.trial.successor import note_template
 from gridfleet.worker.trial.task import PROCESS_NAME
 
 logger = logging.getLogger(__name__)
 
-#: What evaluating a trial of a Keras model imports; what is not installed here is left out.
-MODULES = (
-    "gridfleet.worker.trial.task",
-    "sklearn.model_selection",
-    "sklearn.pipeline",
-    "tensorflow",
-    "keras",
-    "scikeras.wrappers",
-    "gridfleet.worker.compiled_fit.scope",
-)
+#: What evaluating a trial imports.
+MODULES = ("gridfleet.worker.trial.task", "gridfleet.worker.trial.cross_validation")
+#: What evaluating a trial of a Keras model imports besides; what is not installed here is left out.
+KERAS_MODULES = ("tensorflow", "keras", "scikeras.wrappers")
 #: What ``ps -o comm`` shows of the template process: the kernel keeps 15 characters.
 TEMPLATE_NAME = "gridfleet-templ"
 #: File descriptors that one message can carry on Linux.
@@ -53,10 +48,25 @@ MESSAGE_BYTES = 4096
 LENGTH_BYTES = 8
 
 
-def import_everything() -> None:
-    """Import what worker processes need, so that those that are forked have it."""
-    quiet_tensorflow()
+def import_in_advance(*, tensorflow: bool) -> None:
+    """Import what worker processes need, so that those that are forked have it; collect no garbage of it.
+
+    Parameters
+    ----------
+    tensorflow : bool
+        Whether they need TensorFlow and Keras, which take 5 s and 280 MB.
+    """
     for module in MODULES:
+        importlib.import_module(module)
+    if tensorflow:
+        _import_keras()
+    gc.collect()
+    gc.freeze()  # a collection in a child would write to the pages that it shares
+
+
+def _import_keras() -> None:
+    quiet_tensorflow()
+    for module in KERAS_MODULES:
         try:
             importlib.import_module(module)
         except ImportError as error:  # the trials that need it will say so
@@ -67,12 +77,17 @@ class Template:
     """The template process, seen from the main process.
 
     Call it while this process has a single thread, and neither connections nor devices.
+
+    Parameters
+    ----------
+    tensorflow : bool
+        Whether the first process that it forks has TensorFlow already.
     """
 
-    def __init__(self) -> None:
-        import_everything()
-        gc.collect()
-        gc.freeze()  # a collection in a child would write to the pages that it shares
+    def __init__(self, *, tensorflow: bool) -> None:
+        import_in_advance(tensorflow=tensorflow)
+        #: Whether the processes that it forks from now on have TensorFlow.
+        self.has_tensorflow = tensorflow
         adopt_orphans()
         main_process = os.getpid()
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -80,7 +95,7 @@ class Template:
             try:
                 self._connection.close()
                 die_with_parent(main_process)
-                _serve(theirs)
+                _serve(theirs, has_tensorflow=tensorflow)
             finally:
                 os._exit(1)
         theirs.close()
@@ -101,7 +116,9 @@ class Template:
         OSError
             If the template process is gone, or could not fork.
         """
-        socket.send_fds(self._connection, [json.dumps(list(fds)).encode()], list(fds))
+        # it imports TensorFlow when it is first asked for it, and this process waits those seconds, once
+        request = {"fds": list(fds), "tensorflow": self.has_tensorflow}
+        socket.send_fds(self._connection, [json.dumps(request).encode()], list(fds))
         answer = self._connection.recv(32)
         if not answer:
             raise BrokenPipeError("the template process is gone")
@@ -115,16 +132,21 @@ class Template:
         end_orphans({*self._own, *own})
 
 
-def _serve(connection: socket.socket) -> None:
+def _serve(connection: socket.socket, *, has_tensorflow: bool) -> None:
     """Fork for as long as somebody asks."""
     name_process(TEMPLATE_NAME)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the main process's
     while True:
-        numbers, fds, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, MAX_FDS)
-        if not numbers:
+        message, fds, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, MAX_FDS)
+        if not message:
             return
+        request = json.loads(message)
+        if request["tensorflow"] and not has_tensorflow:
+            import_in_advance(tensorflow=True)
+            has_tensorflow = True  # or it is not there, and the trials that need it say so
+        note_template(lacks_tensorflow=not has_tensorflow)
         try:
-            pid = _fork_twice(connection, dict(zip(json.loads(numbers), fds, strict=True)))
+            pid = _fork_twice(connection, dict(zip(request["fds"], fds, strict=True)))
         except OSError as error:
             pid = -(error.errno or errno.EAGAIN)
         for fd in fds:

@@ -15,10 +15,15 @@ from sklearn.base import clone
 from sklearn.model_selection import _validation
 from sklearn.pipeline import Pipeline
 
+from gridfleet.storage.exceptions import exception_to_json, qualified_name
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.trial_results import NON_FINITE, EpochResult, SplitResult, TrialResult
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
+from gridfleet.worker.trial.fit_warnings import WarningFilters, WarningNotes
+from gridfleet.worker.trial.keras_objects import KerasObjects
+from gridfleet.worker.trial.keras_state import has_made_models, keras_configured
 from gridfleet.worker.trial.model_memory import forget_models
+from gridfleet.worker.trial.noting_scorer import ScoreErrors, noting
 
 #: Name of the only metric of a search with one, as in scikit-learn's ``mean_test_score``.
 SCORE = "score"
@@ -39,11 +44,24 @@ class Evaluation:
         ``fit_params``, ``score_params``, ``return_train_score``, ``error_score``, ``verbose``.
     config : dict
         scikit-learn's configuration where the search was started (``sklearn.get_config()``).
+    keras_config : dict
+        Keras' own, likewise; empty where Keras was not imported.
+    warning_filters : WarningFilters, default=None
+        Python's there; None leaves those of the process.
+    keras_objects : KerasObjects, default=None
+        What the script registered with Keras, if anything.
     """
 
     estimator: Any
     arguments: Mapping[str, Any]
     config: Mapping[str, Any] = field(default_factory=dict)
+    keras_config: Mapping[str, Any] = field(default_factory=dict)
+    warning_filters: WarningFilters | None = None
+    keras_objects: KerasObjects | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # first, for the estimator may need it to be unpickled
+        return {"keras_objects": self.keras_objects, **vars(self)}
 
 
 @dataclass(frozen=True)
@@ -113,12 +131,15 @@ def cross_validate_trial(
     splits_done: list[SplitResult] = []
     epochs: list[EpochResult] = []
     errors: list[tuple[str, str]] = []
+    exception: str | None = None
+    notes = WarningNotes()
     process_id = os.getpid()
     with compiled_fit(fit_mode, n_fits=len(splits)) as report:
         for index, split in enumerate(splits):
             try:
-                row = _fit_and_score(
+                row, score_errors = _fit_and_score(
                     evaluation,
+                    notes,
                     X,
                     y,
                     split,
@@ -126,21 +147,23 @@ def cross_validate_trial(
                     split_progress=(index, len(splits)),
                     candidate_progress=(number, n_trials),
                 )
-            # raised under error_score="raise", or for hyperparameters that the estimator refuses
+            # under error_score="raise", or what scikit-learn lets out whatever it is: a score that is no number
             except Exception as error:  # noqa: BLE001 - a user's model may raise anything
-                errors.append((_qualified_name(type(error)), format_exc()))
+                errors.append((qualified_name(type(error)), format_exc()))
+                exception = exception_to_json(error)
                 break
             finally:
                 if os.getpid() != process_id:  # a copy that the model forked, and that returned from its fit too
                     os._exit(0)
-                forget_models(keep_programs=report.mode is not FitMode.KERAS)
+                if report.mode is not None or has_made_models():
+                    forget_models(keep_programs=report.mode is not FitMode.KERAS)
             if row["fit_error"] is not None:
                 errors.append((_raised_in(row["fit_error"]), row["fit_error"]))
-            splits_done += _split_results(index, split, row)
+            splits_done += _split_results(index, split, row, score_errors)
             epochs += _learning_curves(index, row["estimator"])
             del row  # with its estimator
     result = _summarise(splits_done, epochs, errors, n_splits=len(splits), refit_metric=refit_metric)
-    return replace(result, **_story_of(report, splits_done))
+    return replace(result, exception=exception, warnings=notes.results(), **_story_of(report, splits_done))
 
 
 def _story_of(report: FitReport, splits: Sequence[SplitResult]) -> dict[str, Any]:
@@ -163,14 +186,21 @@ def _story_of(report: FitReport, splits: Sequence[SplitResult]) -> dict[str, Any
 
 def _fit_and_score(
     evaluation: Evaluation,
+    notes: WarningNotes,
     X: Any,
     y: Any,
     split: Split,
     params: Mapping[str, Any],
     **progress: tuple[int, int],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], ScoreErrors]:
     train, test = split
-    with config_context(**evaluation.config):
+    score_errors = ScoreErrors()
+    arguments = {**evaluation.arguments, "scorer": noting(evaluation.arguments["scorer"], score_errors)}
+    with (
+        keras_configured(evaluation.keras_config),
+        config_context(**evaluation.config),
+        notes.of_a_fit(evaluation.warning_filters),
+    ):
         row: dict[str, Any] = _validation._fit_and_score(
             clone(evaluation.estimator),
             X,
@@ -182,12 +212,12 @@ def _fit_and_score(
             return_times=True,
             return_estimator=True,
             **progress,
-            **evaluation.arguments,
+            **arguments,
         )
-    return row
+    return row, score_errors
 
 
-def _split_results(index: int, split: Split, row: dict[str, Any]) -> list[SplitResult]:
+def _split_results(index: int, split: Split, row: dict[str, Any], score_errors: ScoreErrors) -> list[SplitResult]:
     test_scores = _by_metric(row["test_scores"])
     train_scores = _by_metric(row.get("train_scores", {}))
     return [
@@ -201,6 +231,8 @@ def _split_results(index: int, split: Split, row: dict[str, Any]) -> list[SplitR
             n_train=_length(split[0]),
             n_test=row["n_test_samples"],
             error=row["fit_error"],
+            # the only scorer may name several metrics
+            score_error=score_errors.get(metric, score_errors.get(None)),
         )
         for metric, score in test_scores.items()
     ]
@@ -245,9 +277,8 @@ def _summarise(
     mean = float(np.average(scores)) if len(scores) == n_splits else math.nan
     std = float(np.sqrt(np.average((np.asarray(scores) - mean) ** 2))) if math.isfinite(mean) else math.nan
     error_type, error = errors[0] if errors else (None, None)
-    if error is None and not math.isfinite(mean):
-        error_type = NON_FINITE
-        error = f"the mean {refit_metric} over {n_splits} splits is {mean}; see test_score_reason in split_scores"
+    if error is None:
+        error_type, error = _why_not_scored(splits, epochs, mean, refit_metric=refit_metric)
     fit_times = {split.split: split.fit_time for split in splits}
     return TrialResult(
         splits=splits,
@@ -260,8 +291,36 @@ def _summarise(
     )
 
 
-def _qualified_name(kind: type[BaseException]) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+def _why_not_scored(
+    splits: Sequence[SplitResult], epochs: Sequence[EpochResult], mean: float, *, refit_metric: str
+) -> tuple[str | None, str | None]:
+    """Return type and text of what kept fits that did not raise from a score; None, None if all is well."""
+    ranked = [split for split in splits if split.metric == refit_metric]
+    raised = next((split for split in ranked if split.score_error is not None), None)
+    if raised is None and math.isfinite(mean):
+        return None, None
+    not_finite = [split.split for split in ranked if not math.isfinite(split.test_score)]
+    first = raised.split if raised else min(not_finite, default=0)
+    diverged = _diverged(first, epochs)
+    if raised is not None and raised.score_error is not None:
+        error = f"the scorer raised on split {first}:\n{raised.score_error.rstrip()}"
+        return _raised_in(raised.score_error), f"{error}\n{diverged}" if diverged else error
+    of_splits = f"of split {first}" if not_finite else f"over {len(ranked)} splits"
+    score = next((split.test_score for split in ranked if split.split == first), mean) if not_finite else mean
+    reason = diverged or "the scorer returned that and raised nothing"
+    return NON_FINITE, f"the {refit_metric} {of_splits} is {score}: {reason}"
+
+
+def _diverged(split: int, epochs: Sequence[EpochResult]) -> str | None:
+    """Say from which epoch on a Keras model's loss was no number, if it was so at the end."""
+    losses = [epoch.value for epoch in epochs if epoch.split == split and epoch.metric == "loss"]
+    if not losses or math.isfinite(losses[-1]):
+        return None
+    first = next(number for number, loss in enumerate(losses, start=1) if not math.isfinite(loss))
+    return (
+        f"the model diverged: its loss was {losses[first - 1]} from epoch {first} of {len(losses)} on; "
+        "a smaller learning rate or scaled data may help"
+    )
 
 
 def _raised_in(traceback: str) -> str:

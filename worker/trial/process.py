@@ -17,7 +17,6 @@ from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import Settings, load_settings
-from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials.held import Held
 from gridfleet.worker.compiled_fit.sharing.cache import MAX_PROGRAMS
 from gridfleet.worker.guards.neighbours import Neighbours
@@ -36,18 +35,20 @@ class WorkerProcess:
     Parameters
     ----------
     settings : Settings
-        Where database and cache are, and the lease's times.
+        Where database and cache are, the public key, and the lease's times.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings)
         self.payloads = PayloadStore(self.database, settings)
-        self.signer = Signer(settings.key())
+        self.verifier = settings.verifier()
         node = os.environ.get(NODE_VARIABLE) or socket.gethostname()
         self.id = f"{node}/{os.getpid()}"
         #: ``structure_digest`` of the trials evaluated here last: their programs are at hand
         self.structures: deque[str] = deque(maxlen=MAX_PROGRAMS)
+        #: ``searches.session`` of the trials evaluated here: all of one; None: none yet, or processes are shared
+        self.session: str | None = None
         self._kept: list[AbstractContextManager[None]] = []
         folder = os.environ.get(FOLDER_VARIABLE)
         sign = SignOfLife(None if folder is None else Path(folder))

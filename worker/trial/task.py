@@ -32,8 +32,11 @@ from gridfleet.worker.guards.parent_death import die_with_parent
 from gridfleet.worker.guards.prctl import name_process
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
 from gridfleet.worker.trial.interrupter import TrialInterrupted
+from gridfleet.worker.trial.keras_objects import registered_for_a_trial
 from gridfleet.worker.trial.model_memory import without_garbage_collection
 from gridfleet.worker.trial.process import WorkerProcess, this_process
+from gridfleet.worker.trial.process_state import unchanged_process
+from gridfleet.worker.trial.successor import MessageForAnother, leave, require_own, require_tensorflow
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +67,13 @@ def evaluate(trial_id: int) -> None:
     trial_id : int
         The trial's id in the database.
     """
+    process = patiently(this_process, patience_s=math.inf)  # the task's time limit ends it
     try:
-        process = patiently(this_process, patience_s=math.inf)  # the task's time limit ends it
         suspect = _work_beside_others(process, trial_id)
         if suspect is not None:
             _work_alone(process, suspect)
+    except MessageForAnother as message:
+        leave(process, message.status)
     except MemoryError:  # a model kept it all; Celery would take this for its own, and end the whole worker
         logger.critical("a worker process has no memory left and is replaced")
         os._exit(1)
@@ -114,19 +119,25 @@ def _claim(
         has_failed = True
         return made or (claim_now or _claim_now)(process, trial_id)
 
-    return patiently(claim, patience_s=process.settings.max_runtime_s)
+    claimed = patiently(claim, patience_s=process.settings.max_runtime_s)
+    if claimed is not None and process.settings.forks_processes:  # a fresh interpreter would take seconds
+        process.session = claimed.session
+    return claimed
 
 
 def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
     """Claim the trial of a message, or another of its search that this process has compiled programs for."""
+    require_tensorflow(process, trial_id)
     # without programs there is nothing to choose by, and a question less to the database
     chosen = queue.choose(process.database, trial_id, process.structures) if process.structures else trial_id
     while chosen is not None:
         claim = _claim_one(process, chosen)
         if claim is not None:
             return claim
-        # another worker was faster, so there is one less to choose from
+        # another worker was faster, so there is one less to choose from; or none of them is for this process
         chosen = queue.choose(process.database, trial_id, process.structures)
+        if chosen is not None:
+            require_own(process, trial_id)
     return None
 
 
@@ -140,6 +151,7 @@ def _claim_one(process: WorkerProcess, trial_id: int) -> Claim | None:
         max_runtime_s=settings.max_runtime_s,
         # this process notices first, at a heartbeat, then its main process kills it; the reconciler is the last
         grace_s=settings.heartbeat_s + 2 * KILL_AFTER_S,
+        session=process.session,
     )
 
 
@@ -147,7 +159,7 @@ def _evaluate(process: WorkerProcess, claim: Claim) -> None:
     held = Held(claim.trial_id, claim.token)
     try:
         with process.holding(held, limit_s=claim.trial_timeout):
-            with bounded_output(), process.interruptible():
+            with bounded_output(), unchanged_process(), process.interruptible():
                 result = _result(process, claim)
             recorded = _record(process, held, result)
     except TrialInterrupted as interrupted:
@@ -183,7 +195,8 @@ def _record(process: WorkerProcess, held: Held, result: TrialResult) -> bool:
 def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
     """Evaluate a trial; what a model does to end its process, or to take all memory, is the model's own error."""
     try:
-        return explain_memory_error(_cross_validate(process, claim), process.settings.memory_limit_mb)
+        with registered_for_a_trial():
+            return explain_memory_error(_cross_validate(process, claim), process.settings.memory_limit_mb)
     except (Exception, TrialInterrupted):
         raise
     except BaseException as raised:  # sys.exit() in a fit, or what asyncio raises: scikit-learn lets it pass
@@ -197,7 +210,7 @@ def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
 
 
 def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
-    check_signature(process.signer, claim.search_id, asdict(claim))
+    check_signature(process.verifier, claim.search_id, asdict(claim))
     _check_number(claim)
 
     def load(kind: str, digest: str) -> Any:
@@ -208,8 +221,11 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             cross_validate_trial,  # claim first: importing scikit-learn takes a second
         )
 
-        candidates = load("candidates", claim.candidates_digest)
+        # first, for with it comes what models among the candidates may need to be unpickled
         evaluation = load("evaluation", claim.evaluation_digest)
+        if evaluation.keras_objects is not None:  # unpickled for an earlier trial, it may not be registered now
+            evaluation.keras_objects.register()
+        candidates = load("candidates", claim.candidates_digest)
     process.keep_kernels()
     return cross_validate_trial(
         evaluation,

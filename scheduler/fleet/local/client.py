@@ -17,6 +17,8 @@ from gridfleet.storage.settings import Settings
 START_S = 60
 #: Seconds that a supervisor gets to stop its processes.
 STOP_S = 15
+#: Argument of a supervisor, and of its worker, for a fleet that imports TensorFlow only when a search needs it.
+WITHOUT_TENSORFLOW = "--without-tensorflow"
 #: Exit status of a supervisor that finds another one at work.
 ALREADY_RUNNING = 3
 
@@ -73,6 +75,12 @@ def is_running(settings: Settings) -> bool:
     return Folder(settings.home).running() is not None
 
 
+def variables(settings: Settings) -> dict[str, str] | None:
+    """Return the variables of libraries with which this folder's fleet was started; None if it does not run."""
+    running = Folder(settings.home).running()
+    return None if running is None else running.get("variables")
+
+
 def has_database(settings: Settings) -> bool:
     """Whether a fleet ever ran in this folder, so that there is something to read."""
     return Folder(settings.home).database.exists()
@@ -92,6 +100,8 @@ def _start_supervisor(folder: Folder, n_workers: int) -> subprocess.Popen[bytes]
         str(n_workers),
         str(os.getpid()),
     ]
+    if "tensorflow" not in sys.modules:  # nor are there models of Keras to be searched
+        command.append(WITHOUT_TENSORFLOW)
     with folder.open_log() as log:
         # not in the current folder, which a relative entry of PYTHONPATH, or an empty one, would name
         process = subprocess.Popen(

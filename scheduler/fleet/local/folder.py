@@ -145,6 +145,7 @@ class Folder:
             database_url=f"sqlite:///{self.database}",
             broker_url=broker_url,
             secret_key=key,
+            public_key=None,
             cache_dir=settings.cache_dir or self.home / "cache",
             health_file=settings.health_file or self.home / "worker.health",
         )

@@ -1,6 +1,7 @@
 """The process that owns an embedded fleet: it starts broker and workers, puts right what is lost, stops all at the end.
 
-``python -m gridfleet.scheduler.fleet.local.supervisor HOME WORKERS OWNER`` is how a script starts it.
+``python -m gridfleet.scheduler.fleet.local.supervisor HOME WORKERS OWNER`` is how a script starts it, and with
+``--without-tensorflow`` if nothing needs that yet.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.scheduler.fleet.local.broker import LocalBroker
 from gridfleet.scheduler.fleet.local.children import dies_with_us
-from gridfleet.scheduler.fleet.local.client import ALREADY_RUNNING
+from gridfleet.scheduler.fleet.local.client import ALREADY_RUNNING, WITHOUT_TENSORFLOW
 from gridfleet.scheduler.fleet.local.folder import Folder
+from gridfleet.scheduler.fleet.local.variables import variables_of_libraries
 from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
@@ -35,7 +37,7 @@ from gridfleet.worker.guards.orphans import adopt_orphans, end_orphans
 LOOK_S = 1.0
 
 
-def run(settings: Settings, *, n_workers: int, owner: int | None = None) -> None:
+def run(settings: Settings, *, n_workers: int, owner: int | None = None, tensorflow: bool = True) -> None:
     """Be the supervisor: start broker and workers, reconcile, and stop all when the owner is gone.
 
     Parameters
@@ -47,6 +49,8 @@ def run(settings: Settings, *, n_workers: int, owner: int | None = None) -> None
     owner : int, default=None
         Process id of the owner, whose pipe is standard input; None: this process owns itself and stops at
         SIGINT or SIGTERM.
+    tensorflow : bool, default=True
+        Whether the workers import TensorFlow as they start, and not only when a search needs it.
     """
     folder = Folder(settings.home)
     folder.prepare()
@@ -54,14 +58,17 @@ def run(settings: Settings, *, n_workers: int, owner: int | None = None) -> None
         if not got_it:
             sys.exit(ALREADY_RUNNING)
         with chdir(folder.work):  # and with this process all that it starts
-            _Supervisor(settings, folder, n_workers, owner).run()
+            _Supervisor(settings, folder, n_workers, owner, tensorflow=tensorflow).run()
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, folder: Folder, n_workers: int, owner: int | None) -> None:
+    def __init__(
+        self, settings: Settings, folder: Folder, n_workers: int, owner: int | None, *, tensorflow: bool
+    ) -> None:
         self._folder = folder
         self._n_workers = n_workers
         self._owner = owner
+        self._tensorflow = tensorflow
         self._stop = False
         self._broker: LocalBroker | None = None
         self._worker: subprocess.Popen[bytes] | None = None
@@ -91,15 +98,23 @@ class _Supervisor:
         _release_all(database)  # whoever held them died with the last fleet of this folder
         self._worker = self._start_worker()
         self._folder.announce(
-            {"pid": os.getpid(), "broker_url": broker.url, "socket": str(broker.socket), "n_workers": self._n_workers}
+            {
+                "pid": os.getpid(),
+                "broker_url": broker.url,
+                "socket": str(broker.socket),
+                "n_workers": self._n_workers,
+                "variables": variables_of_libraries(),
+            }
         )
         return database
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         # billiard would warn of semaphores, which it clears away, when `_shut_down` kills
         warnings = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:semaphore_tracker")))
-        environment = {**os.environ, **self._settings.as_variables(), "PYTHONWARNINGS": warnings}
+        environment = {**self._settings.worker_environment(), "PYTHONWARNINGS": warnings}
         command = [sys.executable, "-P", "-m", "gridfleet.worker", str(self._n_workers)]
+        if not self._tensorflow:
+            command.append(WITHOUT_TENSORFLOW)
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **dies_with_us(signal.SIGTERM))
 
     def _watch(self, database: Database) -> None:
@@ -150,6 +165,11 @@ def _release_all(database: Database) -> None:
 
 if __name__ == "__main__":
     try:
-        run(load_settings().replace(home=Path(sys.argv[1])), n_workers=int(sys.argv[2]), owner=int(sys.argv[3]))
+        run(
+            load_settings().replace(home=Path(sys.argv[1])),
+            n_workers=int(sys.argv[2]),
+            owner=int(sys.argv[3]),
+            tensorflow=WITHOUT_TENSORFLOW not in sys.argv[4:],
+        )
     except GridfleetError as error:
         sys.exit(str(error))

@@ -1,0 +1,15 @@
+"""The command for the fleet's keys."""
+
+from __future__ import annotations
+
+from gridfleet.scheduler.cli.output import show
+
+
+def public_key() -> None:
+    """Print the public key of GRIDFLEET_SECRET_KEY.
+
+    It is what workers get, as GRIDFLEET_PUBLIC_KEY.
+    """
+    from gridfleet.storage.settings import load_settings
+
+    show(load_settings().signer().public_key)
