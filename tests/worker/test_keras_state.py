@@ -24,6 +24,7 @@ from gridfleet.worker.trial.cross_validation import Evaluation, cross_validate_t
 from gridfleet.worker.trial.keras_state import (
     ATTRIBUTES,
     VARIABLES,
+    any_model_loads,
     keras_config,
     names_numbered_anew,
     set_keras_config,
@@ -141,6 +142,24 @@ def test_a_trial_trains_in_the_floats_of_its_search_and_the_next_one_in_its_own(
     if setting == "floatx":
         assert float(np.float32(others[0])) != others[0]
     assert keras_config() == stock
+
+
+def test_a_model_with_a_function_of_python_trains_where_its_script_allows_that() -> None:
+    layers = [keras.Input((8,)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Dense(1, activation="sigmoid")]
+    with_lambda = keras.Sequential(layers)
+    with_lambda.compile("sgd", "binary_crossentropy")
+    estimator = KerasClassifier(with_lambda, verbose=0, random_state=1)
+    keras.config.enable_unsafe_deserialization()
+    config, payload = keras_config(), pickle.dumps(estimator)
+    set_keras_config({**config, "safe_mode_saving": None})
+
+    with any_model_loads():
+        loaded = pickle.loads(payload)
+
+    with pytest.raises(ValueError, match="Lambda"):
+        pickle.loads(payload)
+    assert "Lambda" in str(evaluate(loaded, n_splits=1).error)
+    assert evaluate(loaded, config, n_splits=1).error is None
 
 
 class NamesOfLayers(BaseEstimator):

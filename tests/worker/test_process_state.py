@@ -206,8 +206,10 @@ def test_draws_without_a_seed_differ_from_trial_to_trial_whatever_was_seeded() -
     assert len(set(drawn)) == 12
 
 
-def test_it_costs_few_calls() -> None:
-    calls = []
+def test_it_costs_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in [name for name in os.environ if name != "PYTEST_CURRENT_TEST"]:
+        monkeypatch.delenv(name)
 
     def count(_frame: object, event: str, _argument: object) -> None:
         if event in ("call", "c_call"):
@@ -222,4 +224,4 @@ def test_it_costs_few_calls() -> None:
         finally:
             sys.setprofile(None)
 
-    assert len(calls) < 3_000  # of a look at the loaded libraries: 100,000
+    assert len(calls) < 2_000  # a look at the loaded libraries: 40,000

@@ -112,6 +112,24 @@ def names_numbered_anew() -> Iterator[None]:
                 names[name] = max(names[name], times)
 
 
+@contextmanager
+def any_model_loads() -> Iterator[None]:
+    """Load signed payloads in a block whatever their models consist of: Lambda layers with functions of Python, too.
+
+    What their script's Keras refuses was refused there; a payload is a pickle, so safe mode keeps nothing out here.
+    """
+    if "keras" not in sys.modules:
+        yield
+        return
+    tracker = _module("backend.common.global_state").GLOBAL_STATE_TRACKER
+    before = getattr(tracker, "safe_mode_saving", None)
+    tracker.safe_mode_saving = False
+    try:
+        yield
+    finally:
+        tracker.safe_mode_saving = before
+
+
 def has_made_models() -> bool:
     """Whether Keras has named anything in this thread since its names were forgotten."""
     state = sys.modules.get("keras.src.backend.common.global_state")

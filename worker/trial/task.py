@@ -33,6 +33,7 @@ from gridfleet.worker.guards.prctl import name_process
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
 from gridfleet.worker.trial.interrupter import TrialInterrupted
 from gridfleet.worker.trial.keras_objects import registered_for_a_trial
+from gridfleet.worker.trial.keras_state import any_model_loads
 from gridfleet.worker.trial.model_memory import without_garbage_collection
 from gridfleet.worker.trial.process import WorkerProcess, this_process
 from gridfleet.worker.trial.process_state import unchanged_process
@@ -214,7 +215,8 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
     _check_number(claim)
 
     def load(kind: str, digest: str) -> Any:
-        return patiently(lambda: process.payloads.get(kind, digest), patience_s=process.settings.max_runtime_s)
+        with any_model_loads():
+            return patiently(lambda: process.payloads.get(kind, digest), patience_s=process.settings.max_runtime_s)
 
     with without_garbage_collection():
         from gridfleet.worker.trial.cross_validation import (
