@@ -101,6 +101,7 @@ class Settings(BaseSettings):
     cache_size_mb: int = Field(4096, ge=1, description="Bound of cache_dir, in MB.")
     payloads_size_mb: int = Field(50_000, ge=1, description="Bound of all stored payloads, in MB; asked at submission.")
     health_file: AbsolutePath | None = Field(None, description="File that a living service touches every 10 s.")
+    linger_s: float = Field(0, ge=0, description="Seconds that an embedded fleet outlives the scripts that use it.")
     lease_s: float = Field(60, gt=0, description="Seconds that a claimed trial is held without a heartbeat.")
     heartbeat_s: float = Field(10, gt=0, description="Seconds between heartbeats of a running trial.")
     reconcile_s: float = Field(15, gt=0, description="Seconds between passes of the reconciler.")

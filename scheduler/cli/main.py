@@ -87,6 +87,7 @@ def doctor() -> None:
 
 for _command in (
     services.up,
+    services.down,
     services.worker,
     services.scheduler,
     services.health,

@@ -43,6 +43,22 @@ def up(
     say("the fleet has stopped; its searches go on with the next one")
 
 
+def down() -> None:
+    """Stop the fleet of this folder, whoever started it."""
+    from gridfleet.scheduler.fleet.local import client
+    from gridfleet.storage.errors import SettingsError
+    from gridfleet.storage.settings import load_settings
+
+    settings = load_settings()
+    if not settings.is_embedded:
+        raise SettingsError(
+            "a fleet is configured by GRIDFLEET_DATABASE_URL and GRIDFLEET_BROKER_URL; stop its parts where they run, "
+            "or unset both for the fleet of this folder"
+        )
+    home = settings.home.resolve()
+    say(f"the fleet in {home} has stopped" if client.stop(settings) else f"no fleet runs in {home}")
+
+
 def worker(
     concurrency: Annotated[
         int | None,

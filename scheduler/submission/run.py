@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from joblib.parallel import register_parallel_backend
@@ -96,6 +98,8 @@ def run_search(
     if not progress.is_finished:
         handle.cancel()
     handle._give_warnings()
+    if fleet.is_embedded and fleet.settings.linger_s and request.arguments.get("verbose", 0):
+        _say_that_it_lingers(fleet.settings.home, fleet.settings.linger_s)
     return handle, handle.rows()
 
 
@@ -127,11 +131,24 @@ def _backend(
     return FleetBackend(SearchRun(name=name, options=options), **joblib_options)
 
 
+@cache
+def _say_that_it_lingers(home: Path, linger_s: float) -> None:  # once
+    print(  # noqa: T201 - where the progress is shown
+        f"gridfleet: the fleet in {home} stays for {linger_s:g} s after this process; `gridfleet down` ends it",
+        file=sys.stderr,
+    )
+
+
 def _say_how_to_go_on(fleet: Fleet, handle: SearchHandle) -> None:
     progress = handle.progress()
     done = f"{progress.done} of {progress.total} trials done"
     again = f"from gridfleet import open_search; open_search({handle.name!r}).wait()"
-    if fleet.is_embedded:
+    if fleet.is_embedded and fleet.settings.linger_s:
+        said = (
+            f"search {handle.name!r} goes on for {fleet.settings.linger_s:g} s after this process ({done}); "
+            f"to get it back: {again}; to stop it: `gridfleet down`"
+        )
+    elif fleet.is_embedded:
         said = f"search {handle.name!r} stops with this process ({done}); to resume it here: {again}, or `gridfleet up`"
     else:
         said = f"search {handle.name!r} goes on on the fleet ({done}); to get it back: {again}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -17,6 +18,9 @@ import psutil
 import pytest
 
 from gridfleet import GridSearchCV, open_search
+from gridfleet.scheduler.fleet.local import client
+from gridfleet.scheduler.fleet.local.folder import Folder
+from gridfleet.storage.settings import Settings
 from tests.end_to_end.conftest import REPOSITORY, start_script
 from tests.end_to_end.models import Touching
 
@@ -268,3 +272,48 @@ def test_tensorflow_is_imported_once_a_search_needs_it(
 
     assert done.stdout == "[0.0, 0.0]\n[1.0, 1.0]\n", done.stderr
     assert "exited" not in (embedded_home / ".gridfleet" / "fleet.log").read_text()
+
+
+def test_a_fleet_lingers_for_the_next_script_and_is_ended_by_down(
+    embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    home = embedded_home / ".gridfleet"
+    (embedded_home / "models.py").write_text((Path(__file__).parent / "models.py").read_text())
+    code = f"""
+        from gridfleet import GridSearchCV
+        import models
+
+        grid = GridSearchCV(models.Touching({str(embedded_home)!r}), {{"value": [1]}}, n_jobs=1, cv=2, refit=False)
+        grid.fit([[0.0]] * 12, [0, 1] * 6)
+    """
+
+    first = run_script(embedded_home, code, GRIDFLEET_LINGER_S="600", PYTHONWARNINGS="error::ResourceWarning")
+    fleet = json.loads((home / "fleet.json").read_text())
+    second = run_script(embedded_home, code)  # a fleet that runs keeps its own time
+
+    for done in (first, second):
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("stays for 600 s after this process; `gridfleet down` ends it") == 1, done.stderr
+        assert "ResourceWarning" not in done.stderr
+    assert json.loads((home / "fleet.json").read_text()) == fleet
+
+    down = [sys.executable, "-m", "gridfleet", "down"]
+    ended = subprocess.run(down, capture_output=True, text=True, check=True, cwd=embedded_home)
+    assert ended.stderr == f"gridfleet: the fleet in {home} has stopped\n"
+    assert client.stop(Settings(home=home)) is False
+    assert processes_of(home) == []
+
+
+def test_a_lingering_fleet_ends_after_the_last_script_that_used_it(embedded_home: Path, waiting_script: str) -> None:
+    home = embedded_home / ".gridfleet"
+    with start_script(embedded_home, waiting_script, GRIDFLEET_LINGER_S="1") as owner:
+        wait_until(lambda: list(embedded_home.glob("began-*")), "no trial began")
+        user = Folder(home).use()
+        owner.kill()
+    with user:
+        (embedded_home / "go").touch()  # what was submitted goes on
+        wait_until(lambda: open_search("waiting").progress().completed == 2, "the search did not go on")
+        fleet = json.loads((home / "fleet.json").read_text())
+        assert psutil.pid_exists(fleet["pid"])
+
+    wait_until(lambda: not processes_of(home), "the fleet did not end")

@@ -32,6 +32,7 @@ VALUES = {
     "cache_size_mb": ("17", 17),
     "payloads_size_mb": ("19", 19),
     "health_file": ("/somewhere/health", Path("/somewhere/health")),
+    "linger_s": ("600", 600.0),
     "lease_s": ("90.5", 90.5),
     "heartbeat_s": ("0.5", 0.5),
     "reconcile_s": ("2", 2.0),

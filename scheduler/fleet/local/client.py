@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 from gridfleet.scheduler.fleet.local.folder import Folder
@@ -36,7 +39,7 @@ def ensure_running(settings: Settings, *, n_workers: int | None = None) -> Setti
     Returns
     -------
     Settings
-        With the URLs of broker and database.
+        With the URLs of broker and database, and ``linger_s`` of the fleet, which another script may have started.
 
     Raises
     ------
@@ -50,11 +53,13 @@ def ensure_running(settings: Settings, *, n_workers: int | None = None) -> Setti
     while time.monotonic() < until:
         running = folder.running()
         if running is not None:
-            return folder.settings(settings, running["broker_url"])
+            if (folder.home, os.getpid()) not in _in_use:
+                _in_use[folder.home, os.getpid()] = folder.use()
+            return folder.settings(settings, running["broker_url"]).replace(linger_s=running["linger_s"])
         if folder.is_locked():  # somebody starts or stops it right now
             time.sleep(0.02)
             continue
-        process = _start_supervisor(folder, n_workers or joblib.cpu_count())
+        process = _start_supervisor(folder, n_workers or joblib.cpu_count(), lingers=settings.linger_s > 0)
         while time.monotonic() < until and folder.running() is None and process.poll() is None:
             time.sleep(0.02)
         if process.poll() not in (None, ALREADY_RUNNING):
@@ -86,10 +91,41 @@ def has_database(settings: Settings) -> bool:
     return Folder(settings.home).database.exists()
 
 
+def stop(settings: Settings) -> bool:
+    """Stop this folder's fleet, whoever started it.
+
+    Returns
+    -------
+    bool
+        False if it did not run.
+
+    Raises
+    ------
+    LocalFleetError
+        If it does not end.
+    """
+    folder = Folder(settings.home)
+    running = folder.running()
+    if running is None:
+        return False
+    with suppress(ProcessLookupError):  # it ends just now
+        os.kill(running["pid"], signal.SIGTERM)
+    until = time.monotonic() + STOP_S
+    while folder.is_locked():
+        if time.monotonic() > until:
+            raise LocalFleetError(f"the fleet in {folder.home} did not end within {STOP_S} s; see {folder.log}")
+        time.sleep(0.02)
+    return True
+
+
 _supervisors: list[subprocess.Popen[bytes]] = []
+#: Those that outlive this process.
+_lingering: list[subprocess.Popen[bytes]] = []
+#: What says that this process uses a fleet, by its folder and the process id.
+_in_use: dict[tuple[Path, int], IO[bytes]] = {}
 
 
-def _start_supervisor(folder: Folder, n_workers: int) -> subprocess.Popen[bytes]:
+def _start_supervisor(folder: Folder, n_workers: int, *, lingers: bool) -> subprocess.Popen[bytes]:
     folder.prepare()
     command = [
         sys.executable,
@@ -107,16 +143,21 @@ def _start_supervisor(folder: Folder, n_workers: int) -> subprocess.Popen[bytes]
         process = subprocess.Popen(
             command, cwd=folder.work, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
         )
-    _supervisors.append(process)
+    if lingers:
+        _lingering.append(process)
+    else:
+        _supervisors.append(process)
     return process
 
 
 @atexit.register
 def _stop_supervisors() -> None:
-    """Stop the fleets that this process owns."""
-    pipes: list[IO[bytes]] = [process.stdin for process in _supervisors if process.stdin is not None]
-    for pipe in pipes:
-        pipe.close()
+    """Stop the fleets that this process owns, but for those that outlive it."""
+    for file in (*_in_use.values(), *(process.stdin for process in (*_supervisors, *_lingering))):
+        if file is not None:
+            file.close()
+    for process in _lingering:
+        process.returncode = process.poll() or 0  # or Popen would warn that it still runs
     for process in _supervisors:
         try:
             process.wait(STOP_S)

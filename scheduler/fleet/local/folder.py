@@ -51,6 +51,7 @@ class Folder:
         self.work = self.home / "work"
         self._state = self.home / "fleet.json"
         self._lock = self.home / "fleet.lock"
+        self._users = self.home / "users.lock"
         self._check()
 
     def prepare(self) -> None:
@@ -79,7 +80,7 @@ class Folder:
         _require(self.home, "folder")
         for folder in (self.broker, self.work):
             _require(folder, "folder")
-        for file in (self.key, *database, self.log, self._state, self._lock):
+        for file in (self.key, *database, self.log, self._state, self._lock, self._users):
             _require(file, "file")
 
     @contextmanager
@@ -100,6 +101,17 @@ class Folder:
             return False
         with _append_to(self._lock) as lock:
             return not _locks(lock, fcntl.LOCK_SH)  # shared: scripts that look do not see each other
+
+    def use(self) -> IO[bytes]:
+        """Open what says, until it is closed or this process ends, that a script uses this folder's fleet."""
+        users = _append_to(self._users)
+        fcntl.flock(users, fcntl.LOCK_SH)
+        return users
+
+    def is_used(self) -> bool:
+        """Whether a script that used this folder's fleet still runs."""
+        with _append_to(self._users) as users:
+            return not _locks(users, fcntl.LOCK_EX)
 
     def running(self) -> dict[str, Any] | None:
         """Return what the running fleet wrote about itself."""

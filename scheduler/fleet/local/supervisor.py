@@ -74,6 +74,8 @@ class _Supervisor:
         self._worker: subprocess.Popen[bytes] | None = None
         self._database: Database | None = None
         self._settings = settings
+        #: When the fleet was last used, as far as it was looked; None: its owner lives.
+        self._used_at: float | None = None
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,6 +106,7 @@ class _Supervisor:
                 "socket": str(broker.socket),
                 "n_workers": self._n_workers,
                 "variables": variables_of_libraries(),
+                "linger_s": self._settings.linger_s,
             }
         )
         return database
@@ -122,7 +125,7 @@ class _Supervisor:
         # messages of before died with the last broker, so queued trials are published again at once
         Reconciler(self._settings.replace(republish_s=0), database, publisher).try_once()
         reconciler = Reconciler(self._settings, database, publisher)
-        while not self._stop and self._has_owner():
+        while not self._stop and self._is_wanted():
             if self._broker is not None and (status := self._broker.exit_status()) is not None:
                 raise LocalFleetError(f"the broker ended with status {status}")
             if self._worker is not None and self._worker.poll() is not None:
@@ -134,11 +137,22 @@ class _Supervisor:
         """End what models of a dead worker left running."""
         end_orphans([] if self._broker is None else [self._broker.pid])
 
-    def _has_owner(self) -> bool:
-        """Wait a moment; whether the owner still lives."""
+    def _is_wanted(self) -> bool:
+        """Wait a moment; whether the owner lives, or the last script that used the fleet went a short time ago."""
         if self._owner is None:
             time.sleep(LOOK_S)
             return True
+        if self._used_at is None:
+            if self._has_owner():
+                return True
+            self._used_at = time.monotonic()
+        elif self._folder.is_used():
+            self._used_at = time.monotonic()
+        left_s = self._used_at + self._settings.linger_s - time.monotonic()
+        time.sleep(min(max(left_s, 0), LOOK_S))
+        return left_s > 0
+
+    def _has_owner(self) -> bool:
         readable, _, _ = select.select([sys.stdin], [], [], LOOK_S)
         # a forked child of the owner may keep the pipe open, so look at the parent too
         return not readable and os.getppid() == self._owner
