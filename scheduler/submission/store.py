@@ -16,6 +16,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission import checks
+from gridfleet.scheduler.submission.keras_models import check_keras_models
 from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.storage import searches
@@ -42,6 +43,7 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
         Before anything of the search is stored; also where all payloads together would take too much room.
     """
     checks.check_name(name)
+    check_keras_models(request.estimator, request.candidates)
     checks.check_params(request.estimator, request.candidates)
     checks.check_finite(request.estimator, request.X, request.y, request.candidates)
     checks.warn_unused_params(request.estimator, request.candidates)
