@@ -14,6 +14,7 @@ import scipy.sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
+from gridfleet.scheduler.submission.keras_models import check_keras_models
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.scheduler.submission.users_line import users_stacklevel
@@ -68,6 +69,7 @@ def check_can_travel(estimator: Any) -> None:
     try:
         clone(estimator)
     except Exception:  # noqa: BLE001 - what has another reason, scikit-learn's own fit says
+        check_keras_models(estimator, [])
         check_can_be_copied(estimator, what=f"the estimator {_name(estimator)}")
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission import checks
+from gridfleet.scheduler.submission.keras_models import check_keras_models
 from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.this_process import warn_of_other_variables, warn_of_seed
@@ -78,6 +79,7 @@ def store(
         Before anything of the search is stored; also where all payloads together would take too much room.
     """
     checks.check_name(name)
+    check_keras_models(request.estimator, request.candidates)
     checks.check_params(request.estimator, request.candidates)
     checks.check_finite(request)
     checks.warn_unused_params(request.estimator, request.candidates)

@@ -1,6 +1,5 @@
 """scikit-learn's tests that can't hold on a fleet, each with the reason (docs/scikit-learn.md explains them)."""
 
-_PRINTED = "scikit-learn's lines of verbose=3 are printed by the workers, into their log"
 _IN_THIS_PROCESS = (
     "the test looks at objects that the estimators changed while fitting, which happens in other processes"
 )
@@ -9,7 +8,6 @@ _SHARED_GENERATOR = "the scorer draws from one random generator that all fits sh
 
 #: Name of the test, with its parameters: why it is expected to fail.
 EXCEPTIONS: dict[str, str] = {
-    **{f"test_search_cv_verbose_3[{flag}]": _PRINTED for flag in (True, False)},
     **{
         f"test_multi_metric_search_forwards_metadata[{case}]": _IN_THIS_PROCESS
         for case in ("GridSearchCV-param_grid", "RandomizedSearchCV-param_distributions")

@@ -28,6 +28,11 @@ from gridfleet.worker.trial.noting_scorer import ScoreErrors, noting
 #: Name of the only metric of a search with one, as in scikit-learn's ``mean_test_score``.
 SCORE = "score"
 
+#: What a trial warns of whose Keras model ended with a loss that is no number.
+DIVERGED = (
+    "a model diverged: its loss was not finite when its training ended; a smaller learning rate or scaled data may help"
+)
+
 Split = tuple[Any, Any]
 
 
@@ -162,6 +167,8 @@ def cross_validate_trial(
             splits_done += _split_results(index, split, row, score_errors)
             epochs += _learning_curves(index, row["estimator"])
             del row  # with its estimator
+            if _diverged(index, epochs):  # a classifier has a finite score all the same
+                notes.note(UserWarning, DIVERGED, None)
     result = _summarise(splits_done, epochs, errors, n_splits=len(splits), refit_metric=refit_metric)
     return replace(result, exception=exception, warnings=notes.results(), **_story_of(report, splits_done))
 
@@ -324,9 +331,10 @@ def _diverged(split: int, epochs: Sequence[EpochResult]) -> str | None:
 
 
 def _raised_in(traceback: str) -> str:
-    """Return the exception's name as the last unindented line of a traceback gives it."""
-    for line in reversed(traceback.splitlines()):
+    """Return the exception's name: what begins the first line after the last traceback's indented ones."""
+    _, _, last = traceback.rpartition("Traceback (most recent call last):\n")
+    for line in last.splitlines():
         name = line.partition(":")[0]
-        if name and not line[0].isspace() and name.replace(".", "").isidentifier():
-            return name
+        if name and not line[0].isspace():
+            return name if name.replace(".", "").isidentifier() else "Exception"
     return "Exception"

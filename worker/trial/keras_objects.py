@@ -78,6 +78,11 @@ def registered_for_a_trial() -> Iterator[None]:
             _replaced.clear()
 
 
+def can_travel(obj: Any) -> bool:
+    """Whether a class or function can be pickled, and so reaches the workers."""
+    return _pickled(obj) is not None
+
+
 def _pickled(obj: Any) -> bytes | None:
     try:
         return cloudpickle.dumps(obj)  # type: ignore[no-any-return]
