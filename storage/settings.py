@@ -27,7 +27,10 @@ PREFIX = "GRIDFLEET_"
 SOCKET_SCHEME = "redis+socket"
 
 #: Options of URLs of PostgreSQL and Redis that name files.
-FILE_OPTIONS = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+FILE_OPTIONS = (
+    *("sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "passfile"),
+    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"),
+)
 #: Drivers of the databases that gridfleet speaks.
 DRIVERS = ("postgresql+psycopg", "sqlite", "sqlite+pysqlite")
 #: What may stand behind the ``?`` of a broker's URL: the options that redis-py and Celery both know, all for TLS.

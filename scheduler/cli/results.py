@@ -40,7 +40,8 @@ def watch(
     from gridfleet.worker.guards.health_file import touch_for_ever
 
     exit_at_sigterm()
-    touch_for_ever(fleet.settings.health_path)
+    # only where it was given one of its own: the others are those of the workers
+    touch_for_ever(None if fleet.is_embedded else fleet.settings.health_file)
     watching.follow_all(fleet.database)
 
 

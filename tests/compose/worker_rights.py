@@ -1,4 +1,4 @@
-"""Run inside a worker: what its database role and broker user are refused."""
+"""Run inside a worker: what its database role and broker user are refused, and that it can't sign."""
 
 import psycopg
 import redis
@@ -6,6 +6,8 @@ import redis
 from gridfleet.storage.settings import load_settings
 
 settings = load_settings()
+if settings.secret_key is not None or settings.public_key is None:
+    raise SystemExit("the worker has not the public key only")
 FORBIDDEN_SQL = [
     "DELETE FROM trials",
     "TRUNCATE trials",

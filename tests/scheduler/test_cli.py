@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,14 @@ from sqlalchemy import text, update
 
 from gridfleet.scheduler.cli import sql
 from gridfleet.scheduler.fleet.connection import connect
+from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.watch import Watcher
+from gridfleet.storage import migrations
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import LocalFleetError, QueryError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Worker
+from gridfleet.storage.settings import load_settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
 from tests.stored_searches import WORKERS, claim, record, store_search, switch_triggers_off
@@ -623,6 +628,23 @@ def test_up_runs_what_was_queued_and_stops_at_ctrl_c(embedded_home, search_file,
     assert up.returncode == 0
     assert b"the fleet has stopped" in rest
     assert b"semaphore" not in rest
+
+
+def test_watch_does_not_touch_the_health_file_of_the_folder_s_workers(embedded_home):
+    stored = client.stored(load_settings())
+    with closing(Database(stored)) as database:
+        migrations.upgrade(database)
+        store_search(stored, database, "new", [{"C": 1}])
+    Path(stored.home / "gridfleet.db").chmod(0o600)
+
+    watch = subprocess.Popen(_program("watch"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert b"new" in watch.stdout.readline()
+    finally:
+        watch.terminate()
+        watch.communicate(timeout=60)
+
+    assert not stored.health_file.exists()
 
 
 def test_the_scheduler_takes_back_what_was_lost_and_ends_at_sigterm(fleet, database, tmp_path):

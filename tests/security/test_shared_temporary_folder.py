@@ -20,7 +20,8 @@ from gridfleet.worker.guards.sign_of_life import (
     forget_signs_of_the_dead,
     signs_of_children,
 )
-from gridfleet.worker.main_process.environment import prepare_environment
+from gridfleet.worker.guards.temporary_folder import temporary_folder
+from gridfleet.worker.main_process.environment import prepare_environment, private_current_folder
 from tests.conftest import give_to_another_user
 from tests.faults.support import wait_for
 
@@ -105,6 +106,62 @@ def test_only_files_named_as_signs_of_life_are_removed_and_read(tmp_path: Path) 
 
     kept = {path.name for path in tmp_path.iterdir()}
     assert kept == {*others, f"{dead.pid}-2", f"{dead.pid}-3", f"{os.getpid()}-4", f"{os.getpid()}-x"}
+
+
+def test_the_folders_of_killed_processes_go_when_the_next_one_starts(shared: Path, tmp_path: Path) -> None:
+    def begin(purpose: str) -> tuple[subprocess.Popen[str], Path]:
+        code = (
+            "import sys; from gridfleet.worker.guards.temporary_folder import temporary_folder as made\n"
+            f"with made({purpose!r}) as folder: print(folder, flush=True); sys.stdin.read()"
+        )
+        variables = {**os.environ, "TMPDIR": str(shared)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", code], env=variables, **pipes)
+        return process, Path(process.stdout.readline().strip())
+
+    (killed, of_killed), (living, of_living), (other, of_other) = begin("work"), begin("work"), begin("signs")
+    (of_killed / "left").touch()
+    killed.kill()
+    killed.communicate()
+    names = ("gridfleet-work-notes", "gridfleet-work-abcdefgh.txt", "gridfleet-work-open1234")
+    not_ours = [shared / name for name in names]
+    for folder in not_ours:
+        folder.mkdir(mode=0o755 if "open" in folder.name else 0o700)
+    (tmp_path / "precious").mkdir(mode=0o700)
+    (shared / "gridfleet-work-alink123").symlink_to(tmp_path / "precious")
+    (shared / "gridfleet-work-afile123").touch()
+    for folder in (of_killed, of_living, of_other, *not_ours, tmp_path / "precious"):
+        os.utime(folder, (0, 0))
+    with temporary_folder("work") as young:
+        pass
+    young.mkdir(mode=0o700)  # of a process that does not hold it yet
+
+    with temporary_folder("work") as own:
+        left = {path.name for path in shared.iterdir()}
+
+    planted = {*(folder.name for folder in not_ours), "gridfleet-work-alink123", "gridfleet-work-afile123"}
+    assert left == {of_living.name, of_other.name, own.name, young.name, *planted}
+    assert (tmp_path / "precious").is_dir()
+    living.communicate()
+    other.communicate()
+    assert not of_living.exists()
+
+
+def test_files_that_variables_name_are_the_same_ones_in_a_worker_s_private_folder(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGPASSFILE", "passwords")
+    monkeypatch.setenv("PGSSLROOTCERT", "system")
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/ca.crt")
+    monkeypatch.delenv("PGSSLKEY", raising=False)
+
+    with private_current_folder(Settings()):
+        assert Path.cwd().parent == shared
+        assert os.environ["PGPASSFILE"] == str(tmp_path / "passwords")
+        assert os.environ["PGSSLROOTCERT"] == "system"
+        assert os.environ["SSL_CERT_FILE"] == "/etc/ca.crt"
+        assert "PGSSLKEY" not in os.environ
 
 
 def test_a_sign_of_life_is_found_by_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import SecretStr
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sqlalchemy import delete, select
 
+from gridfleet import GridSearchCV, submit
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import PayloadSignatureError, SettingsError
 from gridfleet.storage.payloads.store import KEY_CHECK, PayloadStore
 from gridfleet.storage.schema import Payload
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.worker.main_process.service import run_worker
+from tests.faults.support import X, Y
 from tests.storage.conftest import count
 
 
@@ -60,6 +65,38 @@ def test_the_public_key_in_the_place_of_the_secret_one_signs_nothing_that_others
         forger.check_key()
     with pytest.raises(PayloadSignatureError, match="was not signed with this process's key"):
         forger.prepare("X", np.arange(3), what="X")
+
+
+class Forger(ClassifierMixin, BaseEstimator):
+    """A model that tries to sign; its score is 1 if it can."""
+
+    def __init__(self, value: int = 0) -> None:
+        self.value = value
+
+    def fit(self, X: Any, y: Any) -> Forger:
+        self.classes_ = np.unique(y)
+        try:
+            load_settings().signer().sign("payload", "evaluation", "0" * 64, 1)
+        except SettingsError:
+            self.can_sign_ = False
+        else:
+            self.can_sign_ = True
+        return self
+
+    def score(self, X: Any, y: Any) -> float:
+        return float(self.can_sign_)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_a_model_that_wants_to_sign_finds_no_key_on_a_worker(
+    configured: Settings, start_worker: Callable[..., Any]
+) -> None:
+    start_worker(configured)  # of the submitter's settings, in the submitter's environment
+
+    handle = submit(GridSearchCV(Forger(), {"value": [1]}, cv=2, refit=False), X, Y).wait(90)
+
+    assert handle.best_score_ == 0
+    assert Forger().fit(X, Y).score(X, Y) == 1  # where searches are submitted
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])

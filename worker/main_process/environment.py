@@ -5,11 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
 
 import joblib
@@ -18,12 +16,26 @@ from gridfleet.storage.private_folder import make_private_folder
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.worker.guards.memory import THREAD_VARIABLES, default_limit_mb
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
+from gridfleet.worker.guards.temporary_folder import temporary_folder
 from gridfleet.worker.guards.xla_cache import share_compiled_programs
 from gridfleet.worker.trial.process import NODE_VARIABLE
 
 #: Threads of each of a process's pools. More bring next to nothing to models that a search trains, and each takes a
 #: stack: with 96 of them, trials on a machine of 192 cores ended for want of memory.
 MAX_THREADS = 16
+#: Variables that name files for PostgreSQL's client library and for TLS; of them, "system" is none.
+FILE_VARIABLES = (
+    "PGPASSFILE",
+    "PGSERVICEFILE",
+    "PGSYSCONFDIR",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSSLROOTCERT",
+    "PGSSLCRL",
+    "PGSSLCRLDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
 
 
 def prepare_environment(settings: Settings, concurrency: int) -> None:
@@ -60,7 +72,10 @@ def private_current_folder(settings: Settings) -> Iterator[None]:
     secrets_dir = os.environ.get(PREFIX + "SECRETS_DIR")
     if secrets_dir is not None:
         os.environ[PREFIX + "SECRETS_DIR"] = str(Path(secrets_dir).absolute())
-    with tempfile.TemporaryDirectory(prefix="gridfleet-work-", ignore_cleanup_errors=True) as folder, chdir(folder):
+    for name in FILE_VARIABLES:
+        if os.environ.get(name, "system") != "system":
+            os.environ[name] = str(Path(os.environ[name]).absolute())
+    with temporary_folder("work") as folder, chdir(folder):
         yield
 
 
@@ -72,9 +87,9 @@ def _signs_folder(settings: Settings) -> Path:
         if make_private_folder(folder):
             forget_signs_of_the_dead(folder)
             return folder
-    folder = Path(tempfile.mkdtemp(prefix="gridfleet-signs-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    own = ExitStack()
+    atexit.register(own.close)
+    return own.enter_context(temporary_folder("signs"))
 
 
 def threads_per_process(concurrency: int) -> int:

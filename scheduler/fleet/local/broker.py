@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,6 +16,7 @@ from gridfleet.scheduler.fleet.local.children import dies_with_us
 from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.storage.errors import LocalFleetError
 from gridfleet.storage.settings import PREFIX, SOCKET_SCHEME
+from gridfleet.worker.guards.temporary_folder import temporary_folder
 
 #: Bytes that the path of a UNIX socket may have: 107 on Linux, 103 on macOS.
 MAX_SOCKET_PATH = 103
@@ -48,7 +47,8 @@ class LocalBroker:
                 f"or set {PREFIX}BROKER_URL and {PREFIX}DATABASE_URL"
             ) from error
         folder.broker.mkdir(mode=0o700, exist_ok=True)
-        self.socket, self._elsewhere = _place_of_socket(folder.broker)
+        self._elsewhere = ExitStack()
+        self.socket = _place_of_socket(folder.broker, self._elsewhere)
         config = folder.broker / "valkey.conf"
         config.touch(mode=0o600)
         config.write_text(
@@ -81,8 +81,7 @@ class LocalBroker:
         """End it."""
         self._process.kill()
         self._process.wait()
-        if self._elsewhere is not None:
-            shutil.rmtree(self._elsewhere, ignore_errors=True)
+        self._elsewhere.close()
 
     def _listens(self) -> bool:
         until = time.monotonic() + START_S
@@ -94,13 +93,12 @@ class LocalBroker:
         return False
 
 
-def _place_of_socket(folder: Path) -> tuple[Path, Path | None]:
-    """Return the path of the socket, and the private folder that was made for it if the fleet's own is too deep."""
+def _place_of_socket(folder: Path, elsewhere: ExitStack) -> Path:
+    """Return the path of the socket: in the fleet's folder or, if that is too deep, in one that is made for it."""
     own = folder / "valkey.sock"
     if len(os.fsencode(own)) <= MAX_SOCKET_PATH:
-        return own, None
-    elsewhere = Path(tempfile.mkdtemp(prefix="gridfleet-"))
-    return elsewhere / "valkey.sock", elsewhere
+        return own
+    return elsewhere.enter_context(temporary_folder("broker")) / "valkey.sock"
 
 
 def _quoted(path: Path) -> str:
