@@ -27,6 +27,7 @@ from tests.conftest import give_to_another_user
 #: Every command that looks into the folder of an embedded fleet.
 COMMANDS = [
     ["up"],
+    ["down"],
     ["submit", "search.yaml"],
     ["list"],
     ["watch"],

@@ -26,6 +26,7 @@ from gridfleet.worker.broker.app import KILL_AFTER_S
 from gridfleet.worker.main_process.service import _Hooks
 from gridfleet.worker.trial.interrupter import TrialInterrupted
 from gridfleet.worker.trial.process import WorkerProcess
+from gridfleet.worker.trial.successor import MessageForAnother
 from tests.simulation.checker import score_of
 from tests.simulation.turns import Actor, Crash, Life
 from tests.storage.conftest import result_of, store_search
@@ -112,6 +113,7 @@ class Node:
         return process_id in self._lives and (self.is_leaving or self._lives[process_id].is_dead)
 
     def _work(self) -> None:
+        handed_on: int | None = None
         while True:
             me = self._turns.me
             process_id = f"{self.node}/{next(self._pids)}"
@@ -122,9 +124,16 @@ class Node:
                 process = self._simulation.world.worker_process(self.node, _pid(process_id))
                 while True:
                     message = None
-                    message = self._simulation.broker.receive()
+                    message = self._simulation.broker.receive() if handed_on is None else handed_on
+                    handed_on = None
                     self._receive(process, message)
+            except MessageForAnother:
+                me.life.is_dead = True
+                self._simulation.say(f"{process_id} hands {message} on")
+                handed_on = message if main is self.main else None
+                continue
             except Crash as crash:
+                handed_on = None
                 me.life.is_dead = True
                 self._simulation.say(f"{process_id} is dead")
                 if message is not None and main is self.main:
@@ -257,6 +266,7 @@ def submit(
     world = simulation.world
     simulation.begin(f"submits {n_trials} trials, trial_timeout={trial_timeout}, search_timeout={search_timeout}")
     fleet = world.fleet(simulation.broker)
+    world.session = f"script of {simulation.turns.me.name}"
     try:
         if for_real:
             options = SearchOptions(FitMode.EXACT, trial_timeout, search_timeout)
@@ -264,7 +274,11 @@ def submit(
             return
         candidates = [{"units": number % 2, "learning_rate": number} for number in range(n_trials)]
         search = store_search(
-            world.database, candidates, name=f"search of {simulation.turns.me.name}", signer=world.signer
+            world.database,
+            candidates,
+            name=f"search of {simulation.turns.me.name}",
+            signer=world.signer,
+            session=world.session,
         )
         world.database.raw.execute(
             "UPDATE searches SET trial_timeout = ?, search_timeout = ? WHERE id = ?",

@@ -17,6 +17,7 @@ from sklearn.dummy import DummyClassifier
 import gridfleet.scheduler.fleet.connection
 import gridfleet.scheduler.fleet.reconciler
 import gridfleet.scheduler.submission.publish
+import gridfleet.scheduler.submission.store
 import gridfleet.storage.database.retries
 import gridfleet.worker.main_process.service
 import gridfleet.worker.main_process.watchdog
@@ -74,6 +75,8 @@ class World:
         self.database = FaultyDatabase()
         migrations.upgrade(self.database)
         self._request = _request()
+        #: whose search is submitted next
+        self.session = ""
         #: set by a simulation: what a trial's evaluation comes to
         self.evaluate: Callable[[WorkerProcess], TrialResult]
 
@@ -126,6 +129,7 @@ class World:
                 lambda process, *_, **__: self.evaluate(process),
             )
             patch.setattr(WorkerProcess, "remember", _remember)
+            patch.setattr(gridfleet.scheduler.submission.store, "this_session", lambda: self.session)
             patch.setattr(gridfleet.worker.trial.task, "bounded_output", nullcontext)
             patch.setattr(gridfleet.worker.trial.task, "terminate_handler_fired", self._is_ending)
             patch.setattr(gridfleet.scheduler.submission.publish, "print", lambda *_, **__: None, raising=False)

@@ -76,6 +76,7 @@ def store_search(
     *,
     name: str | None = None,
     signer: Signer | None = None,
+    session: str | None = None,
 ) -> StoredSearch:
     """Store a search whose payloads exist in name only; without a signature, as older releases did, or with one."""
     if isinstance(candidates, int):
@@ -105,7 +106,7 @@ def store_search(
         if signer is None:
             search_id = connection.execute(insert(Search).values(facts).returning(Search.id)).scalar_one()
         else:
-            search_id, _ = searches.create_search(connection, name, {"session": None, **facts}, signer)
+            search_id, _ = searches.create_search(connection, name, {**facts, "session": session}, signer)
         queue.create_trials(connection, search_id, candidates)
         ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
         return StoredSearch(database, search_id, name, list(ids))
