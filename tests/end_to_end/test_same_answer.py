@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import joblib
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ import scipy.sparse
 import scipy.stats
 from scikeras.wrappers import KerasClassifier
 from sklearn import model_selection
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_iris
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
@@ -49,7 +52,7 @@ def assert_same_results(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
                 np.testing.assert_array_equal(*map(np.signbit, values), err_msg=key)
 
 
-def keras() -> KerasClassifier:
+def keras_classifier() -> KerasClassifier:
     return KerasClassifier(model=create_model, epochs=2, batch_size=16, verbose=0, random_state=42)
 
 
@@ -60,9 +63,9 @@ def test_keras_scores_equal_those_of_scikit_learn_split_by_split(
     worker = start_worker(configured, concurrency=concurrency)
     space = {"model__optimizer": ["adam", "rmsprop"], "model__units": [3]}
     options = {"cv": 3, "scoring": ["accuracy", "neg_log_loss"], "refit": "accuracy", "return_train_score": True}
-    theirs = model_selection.GridSearchCV(keras(), space, **options).fit(*PIMA)
+    theirs = model_selection.GridSearchCV(keras_classifier(), space, **options).fit(*PIMA)
 
-    ours = gridfleet.GridSearchCV(keras(), space, **options, verbose=0).fit(*PIMA)
+    ours = gridfleet.GridSearchCV(keras_classifier(), space, **options, verbose=0).fit(*PIMA)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert ours.best_params_ == theirs.best_params_
@@ -97,10 +100,37 @@ def test_keras_scores_in_floats_of_64_bits_equal_those_of_scikit_learn(module_fl
     options = {"cv": 2, "scoring": "neg_log_loss"}
     config.set_floatx("float64")
     try:
-        theirs = model_selection.GridSearchCV(keras(), {"epochs": [2]}, **options).fit(*PIMA)
-        ours = gridfleet.GridSearchCV(keras(), {"epochs": [2]}, **options, verbose=0, n_jobs=2).fit(*PIMA)
+        theirs = model_selection.GridSearchCV(keras_classifier(), {"epochs": [2]}, **options).fit(*PIMA)
+        ours = gridfleet.GridSearchCV(keras_classifier(), {"epochs": [2]}, **options, verbose=0, n_jobs=2).fit(*PIMA)
     finally:
         config.set_floatx("float32")
+
+    assert_same_results(ours.cv_results_, theirs.cv_results_)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Doubling(keras.layers.Layer):
+    """A layer that only this module has."""
+
+    def call(self, inputs):
+        return 2 * inputs
+
+
+@keras.saving.register_keras_serializable("tests")
+def own_loss(y_true, y_pred):
+    """A loss that only this module has."""
+    return keras.ops.mean((y_true - y_pred) ** 2)
+
+
+# Keras, of the optimizer of each copy
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer:UserWarning")
+def test_a_model_with_a_layer_of_the_script_scores_as_in_scikit_learn(module_fleet: None, no_variables: None) -> None:
+    built = keras.Sequential([keras.Input((8,)), Doubling(), keras.layers.Dense(1, activation="sigmoid")])
+    built.compile(loss=own_loss, optimizer="sgd")
+    model, space = KerasClassifier(model=built, verbose=0, random_state=42), {"epochs": [1, 3]}
+    theirs = model_selection.GridSearchCV(model, space, cv=2, error_score="raise").fit(*PIMA)
+
+    ours = gridfleet.GridSearchCV(model, space, cv=2, error_score="raise", verbose=0, n_jobs=2).fit(*PIMA)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 
@@ -120,6 +150,93 @@ def test_the_refit_stops_where_trials_do_whatever_was_made_before(module_fleet: 
 
     assert len(search.best_estimator_.history_["loss"]) == 3
     assert AUC().name not in {*before, "auc"}
+
+
+class Complains(ClassifierMixin, BaseEstimator):
+    """Warns, raises and scores as its parameters say."""
+
+    def __init__(self, c: int = 1, error: Exception | None = None, score_is: object = 0.5) -> None:
+        self.c = c
+        self.error = error
+        self.score_is = score_is
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        if self.c == 2:
+            warnings.warn("two is much", FutureWarning, stacklevel=1)
+        if self.error is not None:
+            raise self.error
+        return self
+
+    def score(self, X, y):
+        return self.score_is
+
+
+class OfTwoError(Exception):
+    """As users write them."""
+
+    def __init__(self, code: int, where: str) -> None:
+        super().__init__(f"{code} at {where}")
+        self.code = code
+        self.where = where
+
+    def __reduce__(self):
+        return type(self), (self.code, self.where)
+
+
+LET_OUT: dict[str, tuple[Complains, Any]] = {
+    "a score of None": (Complains(score_is=None), np.nan),
+    "a score that is a text": (Complains(score_is="much"), 0.0),
+    "an error with a key": (Complains(error=KeyError("missing")), "raise"),
+    "an error of two arguments": (Complains(error=OfTwoError(3, "home")), "raise"),
+}
+
+
+@pytest.mark.parametrize("case", LET_OUT)
+def test_what_scikit_learn_lets_out_of_fit_arrives_as_itself(module_fleet: None, no_variables: None, case: str) -> None:
+    estimator, error_score = LET_OUT[case]
+    options = {"param_grid": {"c": [0, 1]}, "cv": 2, "error_score": error_score}
+    with pytest.raises(Exception, match=r".") as theirs:
+        model_selection.GridSearchCV(estimator, **options).fit(*IRIS)
+
+    with pytest.raises(type(theirs.value)) as ours:
+        gridfleet.GridSearchCV(estimator, **options, verbose=0, n_jobs=2).fit(*IRIS)
+
+    def without_address(text: str) -> str:
+        return re.sub("0x[0-9a-f]+", "", text)
+
+    assert type(ours.value) is type(theirs.value)
+    assert without_address(repr(ours.value.args)) == without_address(repr(theirs.value.args))
+    assert vars(ours.value) == vars(theirs.value)
+    assert "on a worker:\nTraceback" in str(ours.value.__cause__)
+
+
+@pytest.mark.parametrize("action", ["error", "ignore", "always"])
+def test_warning_filters_of_the_script_hold_on_the_workers(module_fleet: None, no_variables: None, action: str) -> None:
+    space = {"c": [2, 1]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings(action, category=FutureWarning)
+        theirs = model_selection.GridSearchCV(Complains(), space, cv=2, refit=False).fit(*IRIS)
+        n_theirs = len(caught)
+        caught.clear()
+
+        ours = gridfleet.GridSearchCV(Complains(), space, cv=2, refit=False, verbose=0, n_jobs=2).fit(*IRIS)
+
+    assert_same_results(ours.cv_results_, theirs.cv_results_)
+    assert ours.best_params_ == {"c": 1 if action == "error" else 2}
+    assert n_theirs == (2 if action == "always" else 0)
+    texts = [(each.category, str(each.message)) for each in caught]
+    assert texts == ([(FutureWarning, "two is much (in 2 of 4 fits)")] if action == "always" else [])
+
+
+def test_verbose_prints_the_lines_of_each_fit(module_fleet: None, no_variables: None, capsys: Any) -> None:
+    gridfleet.GridSearchCV(Complains(), {"c": [0, 1]}, cv=2, refit=False, verbose=3, n_jobs=2).fit(*IRIS)
+
+    out, err = capsys.readouterr()
+    assert len(re.findall(r"^\[CV [12]/2\] END \.+c=[01];, score=0\.500 total time= +[\d.]+s$", out, re.M)) == 4
+    assert out.count("\n") == 4
+    assert err.startswith("Fitting 2 folds for each of 2 candidates, totalling 4 fits\n")
 
 
 SEARCHES: dict[str, tuple[Any, ...]] = {
