@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Self
@@ -30,8 +31,6 @@ class _FleetSearch:
     fit_mode: str | None
     trial_timeout: float | None
     search_timeout: float | None
-    _fleet_context: ExitStack
-    _refit_context: Callable[[], object]
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search on the fleet and, with ``refit``, fit the best estimator here.
@@ -64,12 +63,10 @@ class _FleetSearch:
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
         check_can_travel(self.estimator)  # type: ignore[attr-defined]
         options = options_of(self)
-        with ExitStack() as stack:
-            self._refit_context = lambda: stack.enter_context(compiled_fit(options.fit_mode))
-            try:
-                fit_with(FleetBackend(SearchRun(name=self.name, options=options)), self, X, y, **params)
-            finally:
-                del self._refit_context
+        backend = FleetBackend(SearchRun(name=self.name, options=options))
+        with ExitStack() as refit:
+            # compiled as the trials were
+            fit_with(backend, self, X, y, lambda: refit.enter_context(compiled_fit(options.fit_mode)), **params)
         return self
 
     def to_sklearn(self) -> Any:
@@ -95,15 +92,6 @@ class _FleetSearch:
         ours = set(self.get_params(deep=False))  # type: ignore[attr-defined]
         vars(theirs).update({name: value for name, value in vars(self).items() if name not in ours})
         return theirs
-
-    def _run_search(self, evaluate_candidates: Any, callback_ctx: Any = None) -> None:
-        try:
-            super()._run_search(evaluate_candidates, callback_ctx=callback_ctx)  # type: ignore[misc]
-        finally:
-            # the refit that follows is the user's own: whatever it runs in parallel is not for the fleet
-            self.__dict__.pop("_fleet_context", ExitStack()).close()
-        # compiled as the trials were
-        self.__dict__.get("_refit_context", lambda: None)()
 
 
 class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
@@ -266,7 +254,15 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.search_timeout = search_timeout
 
 
-def fit_with(backend: FleetBackend, search: Any, X: Any, y: Any, **params: Any) -> None:
+def fit_with(
+    backend: FleetBackend,
+    search: Any,
+    X: Any,
+    y: Any,
+    before_refit: Callable[[], object] = lambda: None,
+    /,
+    **params: Any,
+) -> None:
     """Call scikit-learn's own ``fit`` of a search with a joblib backend.
 
     Parameters
@@ -277,14 +273,25 @@ def fit_with(backend: FleetBackend, search: Any, X: Any, y: Any, **params: Any) 
         Is fitted.
     X, y, **params
         As for ``fit``.
+    before_refit : callable, default=None
+        Is called when all combinations are evaluated.
     """
     fit: Any = search.fit
     if isinstance(search, _FleetSearch):
         fit = super(_FleetSearch, search).fit  # type: ignore[misc] # scikit-learn's, next in the order of bases
-    with ExitStack() as stack:
-        stack.enter_context(joblib.parallel_config(backend=backend))
-        search._fleet_context = stack
+    run_search = search._run_search
+    with ExitStack() as fleet:
+        fleet.enter_context(joblib.parallel_config(backend=backend))
+
+        @functools.wraps(run_search)
+        def run_search_on_fleet(*args: Any, **keywords: Any) -> None:
+            run_search(*args, **keywords)
+            # the refit that follows is the user's own: whatever it runs in parallel is not for the fleet
+            fleet.close()
+            before_refit()
+
+        search._run_search = run_search_on_fleet  # of the object, for a subclass may have a method of its own
         try:
             fit(X, y, **params)
         finally:
-            search.__dict__.pop("_fleet_context", None)
+            del search._run_search
