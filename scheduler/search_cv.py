@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,10 +34,6 @@ class _FleetSearch:
     fit_mode: str | None
     trial_timeout: float | None
     search_timeout: float | None
-    verbose: int
-    n_splits_: int
-    _fleet_context: ExitStack
-    _refit_context: Callable[[], object]
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search on the fleet and, with ``refit``, fit the best estimator here.
@@ -69,12 +66,9 @@ class _FleetSearch:
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
         check_can_travel(self.estimator)  # type: ignore[attr-defined]
         options = options_of(self)
-        with ExitStack() as stack:
-            self._refit_context = lambda: _enter_fit(stack, options.fit_mode)
-            try:
-                fit_with(FleetBackend(SearchRun(name=self.name, options=options)), self, X, y, **params)
-            finally:
-                del self._refit_context
+        backend = FleetBackend(SearchRun(name=self.name, options=options))
+        with ExitStack() as refit:
+            fit_with(backend, self, X, y, lambda: _enter_fit(refit, options.fit_mode), **params)
         return self
 
     def to_sklearn(self) -> Any:
@@ -100,33 +94,6 @@ class _FleetSearch:
         ours = set(self.get_params(deep=False))  # type: ignore[attr-defined]
         vars(theirs).update({name: value for name, value in vars(self).items() if name not in ours})
         return theirs
-
-    def _run_search(self, evaluate_candidates: Any, callback_ctx: Any = None) -> None:
-        def evaluate(candidate_params: Any, *args: Any, **keywords: Any) -> Any:
-            candidates = list(candidate_params)
-            with self._fits_announced(len(candidates)):
-                return evaluate_candidates(candidates, *args, **keywords)
-
-        try:
-            super()._run_search(evaluate, callback_ctx=callback_ctx)  # type: ignore[misc]
-        finally:
-            # the refit that follows is the user's own: whatever it runs in parallel is not for the fleet
-            self.__dict__.pop("_fleet_context", ExitStack()).close()
-        # as the trials were fitted
-        self.__dict__.get("_refit_context", lambda: None)()
-
-    @contextmanager
-    def _fits_announced(self, n_candidates: int) -> Iterator[None]:
-        """Say how many fits there are where all progress is shown; scikit-learn prints it to standard output."""
-        verbose, n_splits = self.verbose, self.n_splits_
-        if verbose > 0:
-            counts = f"{n_splits} folds for each of {n_candidates} candidates, totalling {n_splits * n_candidates} fits"
-            print(f"Fitting {counts}", file=sys.stderr)  # noqa: T201 - as all progress
-        self.verbose = 0  # the fits' own was read before
-        try:
-            yield
-        finally:
-            self.verbose = verbose
 
 
 class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
@@ -295,7 +262,29 @@ def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:
     stack.enter_context(compiled_fit(fit_mode))
 
 
-def fit_with(backend: FleetBackend, search: Any, X: Any, y: Any, **params: Any) -> None:
+@contextmanager
+def _fits_announced(search: Any, n_candidates: int) -> Iterator[None]:
+    """Say how many fits there are where all progress is shown; scikit-learn prints it to standard output."""
+    verbose, n_splits = search.verbose, search.n_splits_
+    if verbose > 0:
+        counts = f"{n_splits} folds for each of {n_candidates} candidates, totalling {n_splits * n_candidates} fits"
+        print(f"Fitting {counts}", file=sys.stderr)  # noqa: T201 - as all progress
+    search.verbose = 0  # the fits' own was read before
+    try:
+        yield
+    finally:
+        search.verbose = verbose
+
+
+def fit_with(
+    backend: FleetBackend,
+    search: Any,
+    X: Any,
+    y: Any,
+    before_refit: Callable[[], object] = lambda: None,
+    /,
+    **params: Any,
+) -> None:
     """Call scikit-learn's own ``fit`` of a search with a joblib backend.
 
     Parameters
@@ -306,14 +295,30 @@ def fit_with(backend: FleetBackend, search: Any, X: Any, y: Any, **params: Any) 
         Is fitted.
     X, y, **params
         As for ``fit``.
+    before_refit : callable, default=None
+        Is called when all combinations are evaluated.
     """
     fit: Any = search.fit
     if isinstance(search, _FleetSearch):
         fit = super(_FleetSearch, search).fit  # type: ignore[misc] # scikit-learn's, next in the order of bases
-    with ExitStack() as stack:
-        stack.enter_context(joblib.parallel_config(backend=backend))
-        search._fleet_context = stack
+    run_search = search._run_search
+    with ExitStack() as fleet:
+        fleet.enter_context(joblib.parallel_config(backend=backend))
+
+        @functools.wraps(run_search)
+        def run_search_on_fleet(evaluate_candidates: Any, *args: Any, **keywords: Any) -> None:
+            def evaluate(candidate_params: Any, *more: Any, **keys: Any) -> Any:
+                candidates = list(candidate_params)
+                with _fits_announced(search, len(candidates)):
+                    return evaluate_candidates(candidates, *more, **keys)
+
+            run_search(evaluate, *args, **keywords)
+            # the refit that follows is the user's own: whatever it runs in parallel is not for the fleet
+            fleet.close()
+            before_refit()
+
+        search._run_search = run_search_on_fleet  # of the object, for a subclass may have a method of its own
         try:
             fit(X, y, **params)
         finally:
-            search.__dict__.pop("_fleet_context", None)
+            del search._run_search

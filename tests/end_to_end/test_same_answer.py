@@ -31,25 +31,11 @@ from gridfleet import register_joblib_backend
 from gridfleet.storage.settings import Settings
 from tests.end_to_end.conftest import REPOSITORY
 from tests.end_to_end.models import create_model, create_model_of_two_inputs, create_model_with_auc
+from tests.same_results import assert_same_results
 
 DATA = np.loadtxt(REPOSITORY / "data" / "pima-indians-diabetes.csv", delimiter=",")[:200]
 PIMA = DATA[:, 0:8], DATA[:, 8]
 IRIS = load_iris(return_X_y=True)
-
-
-def assert_same_results(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Compare ``cv_results_``: keys and their order, dtypes, and all values that are no times."""
-    assert list(ours) == list(theirs)
-    for key, expected in theirs.items():
-        if isinstance(expected, np.ndarray):
-            assert ours[key].dtype == expected.dtype, key
-        if not key.endswith("_time"):
-            np.testing.assert_array_equal(np.ma.getmaskarray(ours[key]), np.ma.getmaskarray(expected), err_msg=key)
-            # what a combination does not have is masked, and anything may lie under the mask
-            values = [np.ma.masked_array(results[key]).compressed() for results in (ours, theirs)]
-            np.testing.assert_array_equal(*values, err_msg=key)
-            if values[0].dtype.kind == "f":  # -0.0 equals 0.0
-                np.testing.assert_array_equal(*map(np.signbit, values), err_msg=key)
 
 
 def keras_classifier() -> KerasClassifier:
