@@ -31,7 +31,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0006"
+SCHEMA_REVISION = "0008"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -133,6 +133,9 @@ class Search(Base):
     y_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest))
     splits_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest))
     candidates_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest), comment="params as Python objects")
+    sources_digest: Mapped[str | None] = mapped_column(
+        ForeignKey(Payload.digest), comment="the script's own modules; NULL: it has none"
+    )
     priority: Mapped[int] = mapped_column(Integer, default=0)
     fit_mode: Mapped[str] = mapped_column(String(16), default=FitMode.EXACT, server_default=FitMode.EXACT)
     trial_timeout: Mapped[float | None] = mapped_column(

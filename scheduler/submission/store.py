@@ -5,11 +5,13 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from sqlalchemy.exc import IntegrityError
 
 from gridfleet.scheduler.fleet.connection import Fleet
@@ -21,14 +23,23 @@ from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.storage import searches
 from gridfleet.storage.errors import NameTakenError, SearchNotFoundError
 from gridfleet.storage.params import column_kinds, params_to_json
+from gridfleet.storage.payloads.format import size_of
+from gridfleet.storage.payloads.store import PreparedPayload
 from gridfleet.storage.search_views import create_search_view
 from gridfleet.storage.signer import Signer
+from gridfleet.storage.sources.archive import pack
+from gridfleet.storage.sources.collect import collect_sources
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
+from gridfleet.worker.trial.sources import KIND as SOURCES
 
 #: Characters of an estimator's repr that are stored.
 MAX_REPR = 1_000
+#: Bytes of a packed archive of sources above which it is worth a line.
+MUCH_CODE = 1_000_000
+#: Types of values that are equal wherever they are unpickled.
+PLAIN = (type(None), bool, int, float, complex, str, bytes, np.bool_, np.int64, np.float64, np.str_)
 
 
 def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: SearchOptions) -> SearchHandle:
@@ -52,11 +63,16 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
         error_score=request.arguments.get("error_score"),
         metrics=request.metrics,
     )
-    evaluation = Evaluation(request.estimator, request.arguments, request.config)
+    evaluation = Evaluation(
+        request.estimator,
+        request.arguments,
+        request.config,
+        params=candidates.params if any(map(_may_share_objects, candidates.params)) else None,
+    )
     digests = _store_payloads(
         fleet,
-        evaluation=(evaluation, f"the estimator {type(request.estimator).__name__}"),
         candidates=(candidates, "a hyperparameter's value"),
+        evaluation=(evaluation, f"the estimator {type(request.estimator).__name__}"),
         X=(request.X, "X"),
         y=(request.y, "y"),
         splits=(list(request.splits), "a split"),
@@ -70,17 +86,42 @@ def store(fleet: Fleet, request: SearchRequest, *, name: str | None, options: Se
     return SearchHandle(fleet, search_id, name)
 
 
-def _store_payloads(fleet: Fleet, **objects: tuple[Any, str]) -> dict[str, str]:
+def _store_payloads(fleet: Fleet, **objects: tuple[Any, str]) -> dict[str, str | None]:
     """Store what a search needs, each with what an error calls it, and return the digests by column."""
     payloads = fleet.payloads
+    sources = collect_sources()
     # all are pickled before the first is stored: one that can't be must not leave the others behind
-    prepared = [payloads.prepare(kind, obj, what=what) for kind, (obj, what) in objects.items()]
+    prepared = [
+        payloads.prepare(kind, obj, what=what, modules=sources.mentions if kind == "evaluation" else ())
+        for kind, (obj, what) in objects.items()
+    ]
+    if sources.files:
+        prepared.append(payloads.prepare(SOURCES, pack(sources.files), what="the archive of the script's modules"))
+        _say_size(prepared[-1], len(sources.files))
     payloads.require_room(prepared)
-    return {f"{payload.kind.lower()}_digest": payloads.insert(payload) for payload in prepared}
+    return {"sources_digest": None} | {
+        f"{payload.kind.lower()}_digest": payloads.insert(payload) for payload in prepared
+    }
+
+
+def _say_size(sources: PreparedPayload, n_files: int) -> None:
+    """Say once how much code travels, where that is more than code usually is."""
+    size = size_of(sources.content)
+    if size > MUCH_CODE and not sources.is_stored:
+        print(  # noqa: T201 - for whoever waits at the terminal
+            f"gridfleet: the script's own modules and packages travel to the workers once, {size / 1e6:,.1f} MB in "
+            f"{n_files:,} files; a .gitignore keeps out what the models do not need",
+            file=sys.stderr,
+        )
+
+
+def _may_share_objects(params: dict[str, Any]) -> bool:
+    """Whether a combination has values that are more than their value: functions, classes, instances."""
+    return not all(type(value) in PLAIN for value in params.values())
 
 
 def _columns(
-    request: SearchRequest, candidates: Candidates, options: SearchOptions, digests: dict[str, str]
+    request: SearchRequest, candidates: Candidates, options: SearchOptions, digests: dict[str, str | None]
 ) -> dict[str, Any]:
     """Return what the table ``searches`` says of a search."""
     scoring = getattr(request.caller, "scoring", None)

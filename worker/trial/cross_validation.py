@@ -39,11 +39,15 @@ class Evaluation:
         ``fit_params``, ``score_params``, ``return_train_score``, ``error_score``, ``verbose``.
     config : dict
         scikit-learn's configuration where the search was started (``sklearn.get_config()``).
+    params : list of dict or None
+        The hyperparameters of each trial, where they may share objects with the estimator, such as functions that
+        it compares them with: one pickle keeps them one.
     """
 
     estimator: Any
     arguments: Mapping[str, Any]
     config: Mapping[str, Any] = field(default_factory=dict)
+    params: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
