@@ -133,6 +133,9 @@ class Search(Base):
     y_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest))
     splits_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest))
     candidates_digest: Mapped[str] = mapped_column(ForeignKey(Payload.digest), comment="params as Python objects")
+    sources_digest: Mapped[str | None] = mapped_column(
+        ForeignKey(Payload.digest), comment="the script's own modules; NULL: it has none"
+    )
     priority: Mapped[int] = mapped_column(Integer, default=0)
     fit_mode: Mapped[str] = mapped_column(String(16), default=FitMode.EXACT, server_default=FitMode.EXACT)
     trial_timeout: Mapped[float | None] = mapped_column(

@@ -60,6 +60,7 @@ SIGNED_COLUMNS = (
     "y_digest",
     "splits_digest",
     "candidates_digest",
+    "sources_digest",
 )
 
 

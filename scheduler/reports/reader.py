@@ -32,6 +32,7 @@ class SearchSummary:
     n_splits: int
     estimator: str
     candidates_digest: str
+    sources_digest: str | None
     submitted_by: str
     created_at: datetime
     started_at: datetime | None
@@ -148,6 +149,7 @@ _SUMMARY = (
     Search.n_splits,
     Search.estimator,
     Search.candidates_digest,
+    Search.sources_digest,
     Search.submitted_by,
     Search.created_at,
     Search.started_at,

@@ -16,8 +16,9 @@ from gridfleet.scheduler.reports.progress import Showing, display
 from gridfleet.scheduler.results import scores
 from gridfleet.scheduler.results.fit_warnings import give_warnings
 from gridfleet.storage import searches
-from gridfleet.storage.errors import SearchCancelledError, SearchNotFinishedError
+from gridfleet.storage.errors import PayloadError, SearchCancelledError, SearchNotFinishedError
 from gridfleet.storage.schema import SearchState
+from gridfleet.worker.trial.sources import ScriptModules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -265,7 +266,15 @@ class SearchHandle:
         return reader.find_search(self._fleet.database, self.id)
 
     def _candidates(self, summary: reader.SearchSummary) -> Candidates:
-        candidates: Candidates = self._fleet.payloads.get("candidates", summary.candidates_digest)
+        payloads = self._fleet.payloads
+        try:
+            candidates: Candidates = payloads.get("candidates", summary.candidates_digest)
+        except PayloadError:
+            if summary.sources_digest is None:
+                raise
+            # of a script whose modules this process does not find, or finds changed
+            with ScriptModules(payloads, self._fleet.settings).of_search(summary.sources_digest, payloads.get):
+                candidates = payloads.get("candidates", summary.candidates_digest)
         return candidates
 
     def _rows(self, summary: reader.SearchSummary, candidates: Candidates) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gridfleet.storage.errors import NotPicklableError
-from gridfleet.storage.payloads.by_value import local_modules_by_value
 from gridfleet.worker.trial.keras_objects import can_travel, keras_objects_of_the_script
 
 #: What Keras says of a class or function that it finds nowhere, at the end of the whole model's configuration.
@@ -77,13 +76,12 @@ def _check_registered_travel(name: str, model: Any) -> None:
     if of_the_script is None:
         return
     used = set(_texts(serialize_keras_object(model)))
-    with local_modules_by_value():
-        for registered, obj in of_the_script.objects.items():
-            if registered in used and not can_travel(obj):
-                raise NotPicklableError(
-                    f"{name} is a model with {obj.__name__} (registered as {registered!r}), which can't be pickled, so "
-                    "it can't travel to the workers; keep locks, files and the like out of its class and its globals"
-                )
+    for registered, obj in of_the_script.objects.items():
+        if registered in used and not can_travel(obj):
+            raise NotPicklableError(
+                f"{name} is a model with {obj.__name__} (registered as {registered!r}), which can't be pickled, so "
+                "it can't travel to the workers; keep locks, files and the like out of its class and its globals"
+            )
 
 
 def _texts(config: Any) -> Iterator[str]:

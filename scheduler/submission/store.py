@@ -6,12 +6,14 @@ import functools
 import getpass
 import os
 import socket
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
@@ -26,24 +28,33 @@ from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage import searches
 from gridfleet.storage.errors import NameTakenError
 from gridfleet.storage.params import column_kinds, params_to_json
+from gridfleet.storage.payloads.format import size_of
 from gridfleet.storage.payloads.store import PreparedPayload
 from gridfleet.storage.schema import Search
 from gridfleet.storage.search_views import create_search_view, point_view
 from gridfleet.storage.session import this_session
+from gridfleet.storage.sources.archive import pack
+from gridfleet.storage.sources.collect import collect_sources
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
 from gridfleet.worker.trial.fit_warnings import WarningFilters
 from gridfleet.worker.trial.keras_objects import keras_objects_of_the_script
 from gridfleet.worker.trial.keras_state import keras_config
+from gridfleet.worker.trial.sources import KIND as SOURCES
 
 #: Characters of an estimator's repr that are stored.
 MAX_REPR = 1_000
 #: How often another process may take the next free name before this one has stored its search.
 MAX_RACES_LOST = 20
+#: Bytes of a packed archive of sources above which it is worth a line.
+MUCH_CODE = 1_000_000
+#: Types of values that are equal wherever they are unpickled.
+PLAIN = (type(None), bool, int, float, complex, str, bytes, np.bool_, np.int64, np.float64, np.str_)
 #: What makes two searches the same one, and what an error calls it.
 COMPARED = {
     "evaluation_digest": "estimator, scoring or fit parameters",
+    "sources_digest": "the script's own modules",
     "candidates_digest": "combinations or refit",
     "x_digest": "X",
     "y_digest": "y",
@@ -89,9 +100,7 @@ def store(
         _check_name_is_free(fleet, name)
     candidates, payloads = _prepare(fleet, request)
     fleet.payloads.require_room(payloads)
-    columns = _columns(
-        request, candidates, options, {_column(payload): fleet.payloads.insert(payload) for payload in payloads}
-    )
+    columns = _columns(request, candidates, options, _digests(payloads, fleet.payloads.insert))
     insert = functools.partial(_insert, fleet, columns, candidates, numbered=numbered)
     if numbered:
         return _again_if_name_was_taken(insert, name)
@@ -112,7 +121,7 @@ def find_equal(
     if name is None or (stored := _of_name(fleet, name)) is None:
         return None
     candidates, payloads = _prepare(fleet, request)
-    now = _columns(request, candidates, options, {_column(payload): payload.digest for payload in payloads})
+    now = _columns(request, candidates, options, _digests(payloads, lambda payload: payload.digest))
     differing = [said for column, said in COMPARED.items() if getattr(stored, column) != now[column]]
     if differing:
         raise NameTakenError(
@@ -135,6 +144,7 @@ def candidates_of(request: SearchRequest) -> Candidates:
 
 def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[PreparedPayload]]:
     """Pickle what a search needs, each with what an error calls it."""
+    sources = collect_sources()
     candidates = candidates_of(request)
     evaluation = Evaluation(
         request.estimator,
@@ -143,20 +153,31 @@ def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[Pre
         keras_config(),
         warning_filters=WarningFilters(request.warning_filters) if request.warning_filters else None,
         keras_objects=keras_objects_of_the_script(),
+        params=candidates.params if any(map(_may_share_objects, candidates.params)) else None,
     )
     objects = {
-        "evaluation": (evaluation, f"the estimator {type(request.estimator).__name__}"),
         "candidates": (candidates, "a hyperparameter's value"),
+        "evaluation": (evaluation, f"the estimator {type(request.estimator).__name__}"),
         "X": (request.X, "X"),
         "y": (request.y, "y"),
         "splits": (list(request.splits), "a split"),
     }
     # all are pickled before the first is stored: one that can't be must not leave the others behind
-    return candidates, [fleet.payloads.prepare(kind, obj, what=what) for kind, (obj, what) in objects.items()]
+    payloads = [
+        fleet.payloads.prepare(kind, obj, what=what, modules=sources.mentions if kind == "evaluation" else ())
+        for kind, (obj, what) in objects.items()
+    ]
+    if sources.files:
+        payloads.append(
+            fleet.payloads.prepare(SOURCES, pack(sources.files), what="the archive of the script's modules")
+        )
+        _say_size(payloads[-1], len(sources.files))
+    return candidates, payloads
 
 
-def _column(payload: PreparedPayload) -> str:
-    return f"{payload.kind.lower()}_digest"
+def _digests(payloads: Sequence[PreparedPayload], digest: Callable[[PreparedPayload], str]) -> dict[str, str | None]:
+    """Return the digests of payloads, by column."""
+    return {"sources_digest": None} | {f"{payload.kind.lower()}_digest": digest(payload) for payload in payloads}
 
 
 def _insert(
@@ -193,8 +214,24 @@ def _again_if_name_was_taken(insert: Callable[[str | None], SearchHandle], name:
     raise lost
 
 
+def _say_size(sources: PreparedPayload, n_files: int) -> None:
+    """Say once how much code travels, where that is more than code usually is."""
+    size = size_of(sources.content)
+    if size > MUCH_CODE and not sources.is_stored:
+        print(  # noqa: T201 - for whoever waits at the terminal
+            f"gridfleet: the script's own modules and packages travel to the workers once, {size / 1e6:,.1f} MB in "
+            f"{n_files:,} files; a .gitignore keeps out what the models do not need",
+            file=sys.stderr,
+        )
+
+
+def _may_share_objects(params: dict[str, Any]) -> bool:
+    """Whether a combination has values that are more than their value: functions, classes, instances."""
+    return not all(type(value) in PLAIN for value in params.values())
+
+
 def _columns(
-    request: SearchRequest, candidates: Candidates, options: SearchOptions, digests: dict[str, str]
+    request: SearchRequest, candidates: Candidates, options: SearchOptions, digests: dict[str, str | None]
 ) -> dict[str, Any]:
     """Return what the table ``searches`` says of a search."""
     scoring = getattr(request.caller, "scoring", None)

@@ -1,8 +1,8 @@
 """Objects to bytes and back, with arrays out of band so that they can be memory-mapped.
 
-The content of a payload is a magic word, the length of a JSON header, the header (sizes of the parts, and
-the Python whose bytecode is in them, if any is), then the pickle and its out-of-band buffers (PEP 574), each
-aligned so that arrays can be used in place.
+The content of a payload is a magic word, the length of a JSON header, the header (sizes of the parts, the
+Python whose bytecode is in them, if any is, and the releases of the packages that are named in them), then the
+pickle and its out-of-band buffers (PEP 574), each aligned so that arrays can be used in place.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import io
 import json
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache, singledispatch
 from typing import Any
 
 import cloudpickle
 import numpy as np
 
 from gridfleet.storage.errors import NotPicklableError, PayloadError
-from gridfleet.storage.payloads.by_value import local_modules_by_value
 from gridfleet.storage.payloads.culprit import culprit
+from gridfleet.storage.payloads.packages import explain_missing, modules_named, packages_of
 
 #: What a payload begins with; its number changes with the layout, and with what is signed of it.
 MAGIC = b"gridfleet4"
@@ -27,14 +28,16 @@ MAGIC = b"gridfleet4"
 ALIGNMENT = 64
 #: What a pickle contains if functions or classes travel in it by value.
 BY_VALUE = b"cloudpickle.cloudpickle"
+_LRU_CACHE = type(lru_cache(abs))
+_DISPATCH = singledispatch(lambda _: None).__code__  # type: ignore[attr-defined]
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def dump(kind: str, obj: Any, *, what: str) -> list[memoryview]:
+def dump(kind: str, obj: Any, *, what: str, modules: Iterable[str] = ()) -> list[memoryview]:
     """Serialise an object and what it is.
 
-    Functions and classes of the script, and of modules that lie beside it, travel by value: nobody has to
-    install them on the workers. Installed packages travel by name.
+    Functions and classes of the script itself, a notebook or a console travel by value. All others travel by name:
+    workers have installed packages, and the script's own modules as source (storage/sources).
 
     Parameters
     ----------
@@ -44,6 +47,8 @@ def dump(kind: str, obj: Any, *, what: str) -> list[memoryview]:
         What to serialise.
     what : str
         What it is called in an error.
+    modules : iterable of str
+        Top-level modules that are needed beside those that the pickle names.
 
     Returns
     -------
@@ -57,17 +62,16 @@ def dump(kind: str, obj: Any, *, what: str) -> list[memoryview]:
     """
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
-    with local_modules_by_value():
-        try:
-            _Pickler(stream, buffer_callback=buffers.append).dump((kind, obj))
-        except Exception as error:
-            raise NotPicklableError(
-                f"{what} can't be pickled, so it can't travel to the workers: "
-                f"{culprit(obj, error, by=cloudpickle.dumps)}"
-            ) from error
+    try:
+        _Pickler(stream, buffer_callback=buffers.append).dump((kind, obj))
+    except Exception as error:
+        raise NotPicklableError(
+            f"{what} can't be pickled, so it can't travel to the workers: {culprit(obj, error, by=_dumps)}"
+        ) from error
     parts = [stream.getbuffer(), *(buffer.raw() for buffer in buffers)]
     code_of = _PYTHON if BY_VALUE in stream.getvalue() else None
-    header = json.dumps({"parts": [part.nbytes for part in parts], "python": code_of}).encode()
+    packages = packages_of(modules_named(stream.getbuffer()) | set(modules))
+    header = json.dumps({"parts": [part.nbytes for part in parts], "python": code_of, "packages": packages}).encode()
     start = MAGIC + len(header).to_bytes(8, "little") + header
     content = [memoryview(start)]
     position = len(start)
@@ -91,7 +95,8 @@ def load(content: memoryview) -> tuple[str, Any]:
     if bytes(content[: len(MAGIC)]) != MAGIC:
         raise PayloadError("this is not a payload of gridfleet, or one of another version")
     try:
-        python, parts = _parts(content)
+        header, parts = _parts(content)
+        python, packages = header["python"], dict(header.get("packages", {}))
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise PayloadError("the header of the payload is damaged; submit the search again") from error
     if python not in (None, _PYTHON):
@@ -102,7 +107,7 @@ def load(content: memoryview) -> tuple[str, Any]:
     try:
         kind, obj = pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - signed, see storage/payloads/store.py
     except ImportError as error:
-        raise PayloadError(f"a module that the payload needs is not installed on this worker: {error}") from error
+        raise PayloadError(explain_missing(error, packages)) from error
     except Exception as error:
         raise PayloadError(
             f"the payload can't be loaded on this worker ({type(error).__name__}: {error}); "
@@ -111,8 +116,13 @@ def load(content: memoryview) -> tuple[str, Any]:
     return kind, obj
 
 
-def _parts(content: memoryview) -> tuple[Any, list[memoryview]]:
-    """Return the Python that a payload needs, and its parts, as its header says."""
+def pickle_of(content: memoryview) -> memoryview:
+    """Return the pickle in a payload's content, without the arrays beside it."""
+    return _parts(content)[1][0]
+
+
+def _parts(content: memoryview) -> tuple[Mapping[str, Any], list[memoryview]]:
+    """Return the header of a payload, and the parts that it tells of."""
     header_start = len(MAGIC) + 8
     header_end = header_start + int.from_bytes(content[len(MAGIC) : header_start], "little")
     header = json.loads(bytes(content[header_start:header_end]))
@@ -124,7 +134,7 @@ def _parts(content: memoryview) -> tuple[Any, list[memoryview]]:
             raise ValueError(f"a part of {size} bytes is not there")
         parts.append(content[position : position + size])
         position += size
-    return header["python"], parts
+    return header, parts
 
 
 def size_of(content: Sequence[memoryview]) -> int:
@@ -140,9 +150,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         """Copy strided arrays first: numpy pickles only contiguous ones out of band."""
+        if type(obj) is _LRU_CACHE and obj.__module__ == "__main__":  # pickled by name, which no worker has
+            return _cached, (obj.__wrapped__, obj.cache_parameters())
+        if getattr(obj, "__code__", None) is _DISPATCH and obj.__module__ == "__main__":  # its cache can't be pickled
+            return _dispatching, (obj.__wrapped__, dict(obj.registry))
         if type(obj) is np.ndarray and not obj.dtype.hasobject and not _is_contiguous(obj):
             return np.ascontiguousarray(obj).__reduce_ex__(5)
         return super().reducer_override(obj)
+
+
+def _dumps(obj: Any) -> None:
+    _Pickler(io.BytesIO(), buffer_callback=lambda _: None).dump(obj)
+
+
+def _cached(function: Any, parameters: dict[str, Any]) -> Any:
+    return lru_cache(**parameters)(function)
+
+
+def _dispatching(function: Any, registry: dict[type, Any]) -> Any:
+    dispatching = singledispatch(function)
+    for kind, registered in registry.items():
+        dispatching.register(kind, registered)
+    return dispatching
 
 
 def _is_contiguous(array: np.ndarray[Any, Any]) -> bool:

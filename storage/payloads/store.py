@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import IO, Any
@@ -19,7 +20,7 @@ from gridfleet.storage.database.retries import retried
 from gridfleet.storage.errors import InvalidSearchError, PayloadError, PayloadSignatureError
 from gridfleet.storage.payloads import contents
 from gridfleet.storage.payloads.digest import check_digest, digest_of
-from gridfleet.storage.payloads.format import dump, load, size_of
+from gridfleet.storage.payloads.format import dump, load, pickle_of, size_of
 from gridfleet.storage.payloads.host_cache import HostCache, cache_folder
 from gridfleet.storage.schema import Payload
 from gridfleet.storage.settings import PREFIX, SAME_KEYS, Settings
@@ -42,6 +43,14 @@ class PreparedPayload:
     content: Sequence[memoryview]
     signature: str
     is_stored: bool
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An object that this process keeps, and the pickle that it is from."""
+
+    obj: Any
+    pickled: memoryview
 
 
 class PayloadStore:
@@ -67,7 +76,7 @@ class PayloadStore:
         self._verifier = settings.verifier()
         self._max_bytes = settings.payloads_size_mb * 1_000_000
         self._cache = HostCache(cache_folder(settings), settings.cache_size_mb * 1_000_000)
-        self._loaded: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, str], _Loaded] = OrderedDict()
 
     @cached_property
     def _signer(self) -> Signer:
@@ -79,7 +88,7 @@ class PayloadStore:
         Parameters
         ----------
         kind : str
-            What it is: ``evaluation``, ``X``, ``y``, ``splits``, ``candidates``.
+            What it is: ``evaluation``, ``X``, ``y``, ``splits``, ``candidates``, ``sources``.
         obj : object
             The object.
         what : str
@@ -97,13 +106,15 @@ class PayloadStore:
         """
         return self.insert(self.prepare(kind, obj, what=what))
 
-    def prepare(self, kind: str, obj: Any, *, what: str) -> PreparedPayload:
+    def prepare(self, kind: str, obj: Any, *, what: str, modules: Iterable[str] = ()) -> PreparedPayload:
         """Pickle and sign an object without storing it, so that all of a search can be refused before any is stored.
 
         Parameters
         ----------
         kind, obj, what
             As for `put`.
+        modules : iterable of str
+            Top-level modules that are needed beside those that the pickle names.
 
         Returns
         -------
@@ -119,7 +130,7 @@ class PayloadStore:
         SettingsError
             If there is no secret key to sign with.
         """
-        content = dump(kind, obj, what=what)
+        content = dump(kind, obj, what=what, modules=modules)
         digest = digest_of(content)
         signature = self._sign(kind, digest, size_of(content))
         with self._database.read() as connection:
@@ -168,17 +179,27 @@ class PayloadStore:
         """
         if (kind, digest) in self._loaded:
             self._loaded.move_to_end((kind, digest))
-            return self._loaded[kind, digest]
+            return self._loaded[kind, digest].obj
         check_digest(digest)
         # also for what is in the cache: who could write there once may have had another key, or none
         size = self._signed_size(kind, digest)
-        found_kind, obj = load(self._mapped(kind, digest, size))
+        content = self._mapped(kind, digest, size)
+        found_kind, obj = load(content)
         if found_kind != kind:
             raise PayloadError(f"payload {digest[:12]} is a {found_kind!r}, not a {kind!r}")
-        self._loaded[kind, digest] = obj
+        self._loaded[kind, digest] = _Loaded(obj, pickle_of(content))
         while len(self._loaded) > LOADED_OBJECTS:
             self._loaded.popitem(last=False)
         return obj
+
+    def forget(self, modules: Collection[str]) -> None:
+        """Let go of the loaded objects that may hold functions or classes of some modules, for these have changed."""
+        if not modules:
+            return
+        names = re.compile("|".join(map(re.escape, modules)).encode())
+        for key, loaded in list(self._loaded.items()):
+            if names.search(loaded.pickled):
+                del self._loaded[key]
 
     def check_key(self) -> None:
         """Make sure that this process's key, secret or public, is the fleet's.

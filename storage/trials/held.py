@@ -37,6 +37,7 @@ class Claim:
     y_digest: str
     splits_digest: str
     candidates_digest: str
+    sources_digest: str | None
     signature: str | None
 
 

@@ -88,7 +88,8 @@ def store_search(
                 insert(Payload).values(digest=DIGEST, kind="none", size=0, signature=DIGEST, created_at=now())
             )
         digests = dict.fromkeys(
-            ("evaluation_digest", "x_digest", "y_digest", "splits_digest", "candidates_digest"), DIGEST
+            ("evaluation_digest", "x_digest", "y_digest", "splits_digest", "candidates_digest", "sources_digest"),
+            DIGEST,
         )
         facts = {
             "name": name,

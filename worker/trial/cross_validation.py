@@ -55,6 +55,9 @@ class Evaluation:
         Python's there; None leaves those of the process.
     keras_objects : KerasObjects, default=None
         What the script registered with Keras, if anything.
+    params : list of dict, default=None
+        The hyperparameters of each trial, where they may share objects with the estimator, such as functions that
+        it compares them with: one pickle keeps them one.
     """
 
     estimator: Any
@@ -63,6 +66,7 @@ class Evaluation:
     keras_config: Mapping[str, Any] = field(default_factory=dict)
     warning_filters: WarningFilters | None = None
     keras_objects: KerasObjects | None = None
+    params: list[dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # first, for the estimator may need it to be unpickled

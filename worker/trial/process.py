@@ -24,6 +24,7 @@ from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, SignOfLife
 from gridfleet.worker.trial.heartbeat import Heartbeat
 from gridfleet.worker.trial.interrupter import Interrupter
+from gridfleet.worker.trial.sources import ScriptModules
 
 #: Variable through which a worker's main process gives its children its name.
 NODE_VARIABLE = "GRIDFLEET_NODE"
@@ -43,6 +44,7 @@ class WorkerProcess:
         self.database = Database(settings)
         self.payloads = PayloadStore(self.database, settings)
         self.verifier = settings.verifier()
+        self.modules = ScriptModules(self.payloads, settings)
         node = os.environ.get(NODE_VARIABLE) or socket.gethostname()
         self.id = f"{node}/{os.getpid()}"
         #: ``structure_digest`` of the trials evaluated here last: their programs are at hand

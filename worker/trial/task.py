@@ -29,6 +29,7 @@ from gridfleet.worker.broker.message import TASK
 from gridfleet.worker.guards.memory import bound_memory, explain_memory_error, too_much
 from gridfleet.worker.guards.output import bounded_output
 from gridfleet.worker.guards.parent_death import die_with_parent
+from gridfleet.worker.guards.pools import allow_pools
 from gridfleet.worker.guards.prctl import name_process
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
 from gridfleet.worker.trial.interrupter import TrialInterrupted
@@ -53,6 +54,7 @@ def _begin(**_: object) -> None:
     name_process(PROCESS_NAME)
     settings = load_settings()
     bound_memory(settings.memory_limit_mb)
+    allow_pools()
     bound_compiled_programs(settings)
     this_process()  # so that the table of workers has it before its first trial
 
@@ -223,23 +225,25 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             cross_validate_trial,  # claim first: importing scikit-learn takes a second
         )
 
-        # first, for with it comes what models among the candidates may need to be unpickled
-        evaluation = load("evaluation", claim.evaluation_digest)
-        if evaluation.keras_objects is not None:  # unpickled for an earlier trial, it may not be registered now
-            evaluation.keras_objects.register()
-        candidates = load("candidates", claim.candidates_digest)
-    process.keep_kernels()
-    return cross_validate_trial(
-        evaluation,
-        load("X", claim.x_digest),
-        load("y", claim.y_digest),
-        load("splits", claim.splits_digest),
-        candidates.params[claim.number],
-        number=claim.number,
-        n_trials=claim.n_trials,
-        refit_metric=claim.refit_metric,
-        fit_mode=FitMode(claim.fit_mode),
-    )
+    with process.modules.of_search(claim.sources_digest, load):
+        with without_garbage_collection():
+            # first, for with it comes what models among the candidates may need to be unpickled
+            evaluation = load("evaluation", claim.evaluation_digest)
+            if evaluation.keras_objects is not None:  # unpickled for an earlier trial, it may not be registered now
+                evaluation.keras_objects.register()
+            params = evaluation.params or load("candidates", claim.candidates_digest).params
+        process.keep_kernels()
+        return cross_validate_trial(
+            evaluation,
+            load("X", claim.x_digest),
+            load("y", claim.y_digest),
+            load("splits", claim.splits_digest),
+            params[claim.number],
+            number=claim.number,
+            n_trials=claim.n_trials,
+            refit_metric=claim.refit_metric,
+            fit_mode=FitMode(claim.fit_mode),
+        )
 
 
 def _check_number(claim: Claim) -> None:
