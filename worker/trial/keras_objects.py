@@ -10,13 +10,11 @@ import pickle
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import PurePath
 from typing import Any
 
 import cloudpickle
 
-#: Folders of installed packages, whose modules register their classes wherever they are imported.
-INSTALLED = {"site-packages", "dist-packages"}
+from gridfleet.storage.sources.local import is_installed
 
 #: What was there before a payload registered something, by name; None: nothing.
 _replaced: dict[str, Any] = {}
@@ -113,4 +111,4 @@ def _forget(obj: Any) -> None:
 def _is_installed(obj: Any) -> bool:
     module = sys.modules.get(getattr(obj, "__module__", None) or "")
     file = getattr(module, "__file__", None)
-    return file is not None and not INSTALLED.isdisjoint(PurePath(file).parts)
+    return file is not None and is_installed(file)
