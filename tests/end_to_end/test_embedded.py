@@ -18,8 +18,10 @@ import psutil
 import pytest
 
 from gridfleet import GridSearchCV, open_search
+from gridfleet.scheduler.fleet.connection import connect
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.fleet.local.folder import Folder
+from gridfleet.scheduler.submission.this_process import warn_of_other_variables
 from gridfleet.storage.settings import Settings
 from tests.end_to_end.conftest import REPOSITORY, start_script
 from tests.end_to_end.models import Touching
@@ -171,8 +173,10 @@ def test_nothing_is_left_when_the_supervisor_itself_is_killed(embedded_home: Pat
 
 def test_two_scripts_of_a_folder_share_one_fleet(embedded_home: Path, waiting_script: str) -> None:
     home = embedded_home / ".gridfleet"
-    with start_script(embedded_home, waiting_script) as first:
+    with start_script(embedded_home, waiting_script, OMP_DYNAMIC="false") as first:
         wait_until(lambda: len(list(embedded_home.glob("began-*"))) == 2, "the trials did not begin")
+        with pytest.warns(UserWarning, match="OMP_DYNAMIC is not set here and 'false' there"):
+            warn_of_other_variables(connect())
         (embedded_home / "go").touch()
 
         GridSearchCV(Touching(str(embedded_home)), {"value": [5]}, cv=2, refit=False, verbose=0).fit(
