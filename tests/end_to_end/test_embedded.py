@@ -305,7 +305,7 @@ def test_a_fleet_lingers_for_the_next_script_and_is_ended_by_down(
     ended = subprocess.run(down, capture_output=True, text=True, check=True, cwd=embedded_home)
     assert ended.stderr == f"gridfleet: the fleet in {home} has stopped\n"
     assert client.stop(Settings(home=home)) is False
-    assert processes_of(home) == []
+    wait_until(lambda: not processes_of(home), "a process is left of the fleet")
 
 
 def test_a_lingering_fleet_ends_after_the_last_script_that_used_it(embedded_home: Path, waiting_script: str) -> None:
