@@ -108,11 +108,14 @@ def imported_class(module: str, name: str, base: type[E]) -> type[E] | None:
         What it has to be a subclass of.
     """
     found: Any = sys.modules.get(module)
+    holder: type = ModuleType
     for part in name.split("."):
+        if not issubclass(type(found), holder):
+            return None
         # by object's own look-up and no getattr: modules that are loaded late load at any look at them, and packages,
         # scipy for one, import what they are asked for
-        namespace = object.__getattribute__(found, "__dict__") if issubclass(type(found), (ModuleType, type)) else {}
-        found = namespace.get(part)
+        found = object.__getattribute__(found, "__dict__").get(part)
+        holder = type
     # not isinstance: it asks the object for its class
     return found if issubclass(type(found), type) and issubclass(found, base) else None
 
