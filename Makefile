@@ -35,6 +35,11 @@ $(VENV)/.project: $(VENV)/.dependencies pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
+# Libraries whose estimators only the complete tests use.
+$(VENV)/.estimators: requirements-estimators.lock $(VENV)/.project
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-estimators.lock
+	@touch $@
+
 venv: $(VENV)/.project
 
 demo: venv ## tune a Keras model on the Pima data, on a fleet of two workers on this machine
@@ -43,7 +48,7 @@ demo: venv ## tune a Keras model on the Pima data, on a fleet of two workers on 
 test: venv ## the tests, in JOBS=3 processes: 12 to 14 minutes on two cores
 	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS)
 
-test-all: venv ## the tests, full products, 2,000 simulations, mutants, the complete self-check in both modes (hours)
+test-all: $(VENV)/.estimators ## the tests, full products, 2,000 simulations, mutants, the complete self-check in both modes (hours)
 	bash tests/complete.sh $(BIN)/python $(JOBS)
 
 test-sklearn: venv ## scikit-learn's own tests of its searches, with our classes in place
@@ -80,9 +85,10 @@ bench-training: venv ## how fast Keras models train, against scikit-learn with s
 bench-scale: venv ## 100,000 trials queued, 10,000 drained under faults (half an hour)
 	$(BIN)/python benchmarks/scale.py $(ARGS)
 
-lock: venv ## make both lock files anew (newest versions: make lock ARGS=--upgrade)
+lock: venv ## make the lock files anew (newest versions: make lock ARGS=--upgrade)
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) $(ARGS) -o requirements.lock
 	$(UV) pip compile pyproject.toml --extra cpu --extra build $(LOCK) $(ARGS) -c requirements.lock -o requirements-runtime.lock
+	$(UV) pip compile pyproject.toml --extra estimators $(LOCK) $(ARGS) -c requirements.lock -o requirements-estimators.lock
 
 secrets: ## passwords and the keys that docker compose reads
 	sh deploy/make-secrets.sh

@@ -52,7 +52,8 @@ def submit(
         For splitters that need groups.
     load_if_exists : bool, default=False
         Whether a search that has this name already, and the same estimator, combinations, data and splits, is the
-        one that is meant: its handle is returned. An error otherwise, as a name is an error that is taken.
+        one that is meant: its handle is returned. If they differ, the error says in what. A class that the script
+        itself defines differs from one process to the next; its functions do not.
     **fit_params : dict
         As for ``fit``.
 

@@ -18,6 +18,7 @@ from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK
 from gridfleet.storage import migrations, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Trial
+from gridfleet.storage.search_views import point_view
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
 from tests.security.conftest import REPOSITORY, ROLES, DeployedFleet, RoledDatabase
@@ -158,6 +159,20 @@ def test_a_search_s_view_is_no_way_to_change_its_trials(
             assert connection.execute("SELECT count(*) FROM trials WHERE search_id = %s", [search_id]).fetchone() == (
                 1,
             )
+
+
+@pytest.mark.parametrize("param", ["C", "gamma"])  # replaced, or made anew with other columns
+def test_a_reporter_reads_a_view_that_shows_a_newer_search(
+    deployed: DeployedFleet, roled_database: RoledDatabase, param: str
+) -> None:
+    with closing(Database(deployed.owner)) as owner:
+        store_search(deployed.owner, owner, f"again {param}", [{"C": 1}])
+        newer = store_search(deployed.owner, owner, f"again {param}-2", [{param: 5}])
+        with owner.write() as connection:
+            assert point_view(connection, newer, f"again {param}", {param: "bigint"})
+
+    with roled_database.connect(ROLES["reporter"]) as connection:
+        assert connection.execute(f'SELECT "{param}" FROM "again {param}"').fetchall() == [(5,)]
 
 
 def test_a_reporter_reads_everything_but_payloads_and_writes_nothing_by_default(

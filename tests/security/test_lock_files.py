@@ -8,7 +8,7 @@ import pytest
 
 from tests.security.conftest import REPOSITORY
 
-LOCK_FILES = ("requirements.lock", "requirements-runtime.lock")
+LOCK_FILES = ("requirements.lock", "requirements-runtime.lock", "requirements-estimators.lock")
 #: The first releases without the holes that we know of: code in a model's archive (CVE-2026-1462), world-writable
 #: folders of a transport (kombu#2644).
 AT_LEAST = {"keras": (3, 15, 1), "kombu": (5, 7, 0), "celery": (5, 7, 0)}
