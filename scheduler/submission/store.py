@@ -50,7 +50,7 @@ MAX_RACES_LOST = 20
 #: Bytes of a packed archive of sources above which it is worth a line.
 MUCH_CODE = 1_000_000
 #: Types of values that are equal wherever they are unpickled.
-PLAIN = (type(None), bool, int, float, complex, str, bytes, np.bool_, np.int64, np.float64, np.str_)
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
 #: What makes two searches the same one, and what an error calls it.
 COMPARED = {
     "evaluation_digest": "estimator, scoring or fit parameters",
@@ -227,7 +227,13 @@ def _say_size(sources: PreparedPayload, n_files: int) -> None:
 
 def _may_share_objects(params: dict[str, Any]) -> bool:
     """Whether a combination has values that are more than their value: functions, classes, instances."""
-    return not all(type(value) in PLAIN for value in params.values())
+    return not all(map(_is_plain, params.values()))
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is tuple:
+        return all(map(_is_plain, value))
+    return type(value) in PLAIN or isinstance(value, np.generic)
 
 
 def _columns(

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.sources.archive import MAX_BYTES, MAX_FILES, can_be_named
 from gridfleet.storage.sources.ignored import Ignored
-from gridfleet.storage.sources.imports import imported_by, imported_names, mentioned_names
+from gridfleet.storage.sources.imports import imported_by, imported_names, mentioned_names, texts_beside_file
 from gridfleet.storage.sources.local import OURS, is_installed
 
 PYTHON = ".py"
@@ -46,8 +46,8 @@ def collect_sources() -> Sources:
 
     These are the modules that are imported and not installed; each package whole, with its data files; and the
     modules that their functions and those of the script import, though nobody called them yet. What ``.gitignore``
-    names is left out unless it is imported. So are hidden files and folders, virtual environments, and data files
-    beside modules that are in no package.
+    names is left out unless it is imported. So are hidden files and folders and virtual environments, and data files
+    beside modules that are in no package, but for those that a module names that uses its ``__file__``.
 
     Raises
     ------
@@ -74,7 +74,7 @@ class _Collection:
             self._add_imported(module)
         waiting = {module.__name__.partition(".")[0] for module in imported} | self._imported_by_script()
         seen: set[str] = set()
-        while waiting - seen:
+        while waiting - seen or self._files.keys() - self._read.keys():
             for name in sorted(waiting - seen):
                 self._add_root(self._root(name))
             seen |= waiting
@@ -101,7 +101,7 @@ class _Collection:
     def _imported_by_new_files(self) -> set[str]:
         """Read the files that were added, and return the local modules that they import."""
         names: set[str] = set()
-        for inside in self._files.keys() - self._read.keys():
+        for inside in sorted(self._files.keys() - self._read.keys()):
             try:
                 self._read[inside] = self._files[inside].read_bytes()
             except OSError:  # what this user can't read, no function of the script can need
@@ -109,7 +109,28 @@ class _Collection:
                 continue
             if inside.endswith(PYTHON):
                 names |= self._imported_by(self._read[inside])
+                self._add_data_beside(inside)
         return names
+
+    def _add_data_beside(self, inside: str) -> None:
+        """Add the data files that a module finds by its ``__file__``: those of packages are there already."""
+        folder, texts = self._files[inside].parent, texts_beside_file(self._read[inside])
+        folders = [text for text in texts if text and can_be_named(text) and (folder / text).is_dir()]
+        for text in sorted(texts | {f"{one}/{text}" for one in folders for text in texts}):
+            path = PurePosixPath(text)
+            is_plain = (
+                can_be_named(text) and path.as_posix() == text and not path.is_absolute() and ".." not in path.parts
+            )
+            file = folder / text
+            if is_plain and file.is_file() and self._may_travel(folder, path):
+                self._add((PurePosixPath(inside).parent / path).as_posix(), file)
+
+    def _may_travel(self, folder: Path, path: PurePosixPath) -> bool:
+        steps = [(folder / above, True) for above in list(path.parents)[:-1]] + [(folder / path, False)]
+        return all(
+            _is_for_others(entry, is_folder) and not self._ignored.matches(entry, is_folder=is_folder)
+            for entry, is_folder in steps
+        )
 
     def _imported_by(self, source: bytes) -> set[str]:
         mentioned = mentioned_names(source)

@@ -10,6 +10,8 @@ from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any
 
+#: Characters of the name of a file.
+MAX_NAME = 255
 _SPACE = r"(?:[ \t]|\\\r?\n)+"
 _FROM = re.compile(rf"(?:^|[;:])[ \t]*from{_SPACE}(\w+)", re.MULTILINE)
 _IMPORT = re.compile(rf"(?:^|[;:])[ \t]*import{_SPACE}((?:[^\n;#\\]|\\\r?\n)+)", re.MULTILINE)
@@ -42,6 +44,19 @@ def imported_names(source: bytes) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             names.add(node.module)
     return frozenset(name.partition(".")[0] for name in names)
+
+
+@lru_cache(maxsize=256)
+def texts_beside_file(source: bytes) -> frozenset[str]:
+    """Return the texts of a module that uses ``__file__``: they may be the names of files that lie beside it."""
+    if b"__file__" not in source:
+        return frozenset()
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return frozenset()
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return frozenset(text for text in constants if isinstance(text, str) and len(text) <= MAX_NAME)
 
 
 def imported_by(values: Iterable[Any], module: str) -> set[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from gridfleet import GridSearchCV, open_search
 from gridfleet.storage.settings import Settings
 
 HELPERS = {
@@ -169,3 +171,47 @@ def test_models_do_with_the_scripts_modules_what_the_script_can(
 
     assert ran.stderr == ""
     assert ran.stdout.splitlines() == [str([float(value) for value in VALUES.values()]), "[2.0]", "[158.0]"]
+
+
+EDITED = """
+    from sklearn.base import BaseEstimator
+
+    def plain(value):
+        return value
+
+    class Reads(BaseEstimator):
+        def __init__(self, function=None):
+            self.function = function
+
+        def fit(self, X, y=None):
+            import settings_of_mine
+            self.result_ = self.function(settings_of_mine.VALUE)
+            return self
+
+        def score(self, X, y=None):
+            return self.result_
+"""
+
+
+def test_an_edited_module_counts_at_once_and_results_can_be_read_without_it(
+    configured: Settings, start_worker: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_worker(configured)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models_of_mine.py").write_text(textwrap.dedent(EDITED))
+    values = []
+    for value in (1.0, 2.0):
+        (tmp_path / "settings_of_mine.py").write_text(f"VALUE = {value}\n")
+        with monkeypatch.context() as script:
+            script.syspath_prepend(tmp_path)
+            import models_of_mine
+
+            grid = {"function": [models_of_mine.plain]}
+            search = GridSearchCV(models_of_mine.Reads(), grid, cv=2, refit=False, verbose=0, name=f"of-{value:.0f}")
+            values += search.fit([[0.0]] * 4, [0, 1, 0, 1]).cv_results_["mean_test_score"].tolist()
+        del sys.modules["models_of_mine"]
+
+    assert values == [1.0, 2.0]
+    chosen = open_search("of-1").cv_results_["params"][0]["function"]
+    assert (chosen.__module__, chosen(3)) == ("models_of_mine", 3)
+    assert "models_of_mine" not in sys.modules

@@ -22,6 +22,7 @@ from gridfleet.storage.payloads.store import SIGNED_AS, PayloadStore
 from gridfleet.storage.schema import Attempt, Payload, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
+from gridfleet.storage.sources.archive import pack
 from tests.faults.support import X, Y
 from tests.stored_searches import switch_triggers_off
 
@@ -131,6 +132,17 @@ def _use_anothers_data(connection: Connection, digest: str, fleet: Fleet, file: 
     connection.execute(text(f"UPDATE searches SET x_digest = :other WHERE id = {_search_of(digest)}"), other)
 
 
+def _use_other_modules(connection: Connection, digest: str, fleet: Fleet, file: Path) -> None:
+    # signed by the fleet as the modules of another script
+    planted = pack({"tests/__init__.py": f"open({str(file)!r}, 'w')".encode()})
+    other = {"other": fleet.payloads.prepare("sources", planted, what="modules").digest}
+    connection.execute(text(f"UPDATE searches SET sources_digest = :other WHERE id = {_search_of(digest)}"), other)
+
+
+def _take_its_modules(connection: Connection, digest: str, *_: Any) -> None:
+    connection.execute(text(f"UPDATE searches SET sources_digest = NULL WHERE id = {_search_of(digest)}"))
+
+
 def _use_anothers_signature(connection: Connection, digest: str, *_: Any) -> None:
     other = "(SELECT signature FROM searches WHERE name = 'untouched')"
     connection.execute(text(f"UPDATE searches SET signature = {other} WHERE id = {_search_of(digest)}"))
@@ -156,6 +168,8 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
     "another-kind": (_put_another_kind_in_its_place, "was changed after it was submitted"),
     "forged": (_put_a_forgery_in_its_place, "was changed after it was submitted"),
     "anothers-data": (_use_anothers_data, "was changed after it was submitted"),
+    "anothers-modules": (_use_other_modules, "was changed after it was submitted"),
+    "no-modules": (_take_its_modules, "was changed after it was submitted"),
     "anothers-signature": (_use_anothers_signature, "was changed after it was submitted"),
     "signed-by-nobody": (_take_the_signature_of_the_search, "is not signed: an older release stored it"),
     "no-such-trial": (_number_a_trial_from_the_end, "trial -1 is none of search"),
@@ -174,6 +188,7 @@ def test_a_worker_runs_nothing_of_a_payload_that_was_tampered_with(
         handle = handles[name] = submit(GridSearchCV(Bomb(str(file)), {"value": [1]}, cv=2), X, Y, name=name)
         # stored beforehand, for it opens a transaction of its own
         fleet.payloads.put("X", Bomb(str(file)), what="X")
+        fleet.payloads.put("sources", pack({"tests/__init__.py": f"open({str(file)!r}, 'w')".encode()}), what="modules")
         with fleet.database.write() as connection:
             query = text("SELECT evaluation_digest FROM searches WHERE id = :id")
             tamper(connection, connection.execute(query, {"id": handle.id}).scalar_one(), fleet, file)

@@ -99,7 +99,20 @@ def test_a_package_travels_whole_and_so_does_what_its_functions_import(
     project = write(
         **{
             "src/train.py": "import pkg.model\ndef build():\n    from parts import head\n    return head()",
-            "src/parts.py": "def head():\n    import more, spaces.load\n",
+            "src/data.csv": "of nobody",
+            "src/words.txt": "of parts",
+            "src/texts/words.txt": "of parts",
+            "src/texts/.key": "hidden",
+            "src/rows.csv": "ignored",
+            "src/parts.py": """
+                from pathlib import Path
+
+                HERE = Path(__file__).parent
+                WORDS = HERE / "words.txt", HERE / "texts" / "words.txt", HERE / "texts" / ".key", HERE / "rows.csv"
+
+                def head():
+                    import more, spaces.load
+            """,
             "src/more.py": "'''import unrelated'''\nfrom . import unrelated",
             "src/unrelated.py": "",
             "src/spaces/load.py": "",
@@ -132,6 +145,8 @@ def test_a_package_travels_whole_and_so_does_what_its_functions_import(
         "pkg/deep/words.txt",
         "pkg/model.py",
         "spaces/load.py",
+        "texts/words.txt",
+        "words.txt",
     ]
 
 
