@@ -76,7 +76,7 @@ simulate: venv ## 2,000 lives of a fleet, each drawn from a seed: SEEDS=9000; SE
 soak: venv ## a fleet under faults drawn from a seed: MINUTES=30 SEED=7 ARGS="--database sqlite"
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: venv ## trials per second, best-score query, memory
+bench: venv ## short fits beside loky; trials per second, best-score query, memory
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
 
 bench-training: venv ## how fast Keras models train, against scikit-learn with scikeras (half an hour)

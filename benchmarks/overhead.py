@@ -1,13 +1,17 @@
-"""What gridfleet itself costs: a search whose estimator does nothing, on SQLite and on PostgreSQL.
+"""What gridfleet itself costs: short fits beside joblib's own backends, and a search whose estimator does nothing.
 
-    python benchmarks/overhead.py [--trials 10000] [--finish 3000] [--rows 1000000] [--json FILE]
+    python benchmarks/overhead.py [--part short|fleet] [--repeats 3] [--trials 10000] [--finish 3000] [--rows 1000000]
 
-Prints a table and writes JSON. Everything runs on this machine: a Valkey, a PostgreSQL, two worker processes.
+``short``: searches of fits of 1, 10 and 100 ms on a warm embedded fleet, on loky and, where it is installed, on
+dask.distributed, two processes each, in turn; a minute or two. ``fleet``: storing, running and reading many trials on
+SQLite and on PostgreSQL. Prints tables and writes JSON. Everything runs on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
 import resource
@@ -16,22 +20,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import psutil
+import sklearn.model_selection
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 from sklearn.base import BaseEstimator
+from sklearn.linear_model import Ridge
 from sqlalchemy import text
 
 from gridfleet import GridSearchCV
-from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.fleet.local.broker import start_broker
+from gridfleet.scheduler.fleet.connection import Fleet, connect
+from gridfleet.scheduler.fleet.local.broker import LocalBroker
 from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.handle import SearchHandle
@@ -54,6 +61,30 @@ AIMS = {
 }
 
 
+#: Milliseconds of a fit, and how many candidates of five splits each are searched.
+SHORT_FITS = {1: 100, 10: 100, 100: 20}
+SPLITS = 5
+#: What a search of fits of 10 ms may take on the fleet, in that of loky.
+SHORT_AIM = 1.15
+
+
+class Burn(BaseEstimator):
+    """An estimator whose fit takes that much of the processor's time, however busy the machine is."""
+
+    def __init__(self, milliseconds: float = 0.0, number: int = 0) -> None:
+        self.milliseconds = milliseconds
+        self.number = number
+
+    def fit(self, X: Any, y: Any = None) -> Burn:
+        until = time.thread_time() + self.milliseconds / 1000
+        while time.thread_time() < until:
+            pass
+        return self
+
+    def score(self, X: Any, y: Any = None) -> float:
+        return float(self.number)
+
+
 class DoNothing(BaseEstimator):
     """An estimator without work."""
 
@@ -69,20 +100,130 @@ class DoNothing(BaseEstimator):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("short", "fleet"), help="only this half")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of the short fits")
     parser.add_argument("--trials", type=int, default=10_000, help="combinations to store and enqueue")
     parser.add_argument("--finish", type=int, default=3_000, help="trials to run")
     parser.add_argument("--rows", type=int, default=1_000_000, help="trials in the table for the best-score query")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/overhead.json"), help="where figures go")
     options = parser.parse_args()
 
-    figures: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in ("sqlite", "postgresql"):
-            with fleet_on(kind, Path(folder) / kind) as fleet:
-                figures[kind] = measure(fleet, options)
+    results: dict[str, Any] = {"cores": os.cpu_count(), "aims": AIMS}
+    if options.part != "fleet":
+        results["short"] = measure_short_fits(options.repeats)
+        show_short_fits(results["short"])
+    if options.part != "short":
+        results["figures"] = figures = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for kind in ("sqlite", "postgresql"):
+                with fleet_on(kind, Path(folder) / kind) as fleet:
+                    figures[kind] = measure(fleet, options)
+        show(figures)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"cores": os.cpu_count(), "aims": AIMS, "figures": figures}, indent=2) + "\n")
-    show(figures)
+    options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def measure_short_fits(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Time searches of short fits on each backend, in turn, so that all have the same neighbours on this machine.
+
+    Returns
+    -------
+    dict
+        By workload and backend: milliseconds a candidate, that in units of loky's, and the processor's milliseconds a
+        candidate in all processes, what is done after the search included.
+    """
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(200, 5))
+    y = X.sum(axis=1)
+    workloads: dict[str, tuple[BaseEstimator, dict[str, Any]]] = {
+        "Ridge": (Ridge(), {"alpha": list(np.logspace(-3, 3, 100))})
+    }
+    for milliseconds, n_candidates in SHORT_FITS.items():
+        workloads[f"{milliseconds} ms"] = Burn(milliseconds), {"number": list(range(n_candidates))}
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    with short_fit_backends() as backends:
+        for run in backends.values():
+            run(Burn(1), {"number": list(range(20))}, X, y)  # imports done, connections open
+        for workload, (estimator, space) in workloads.items():
+            n_candidates = len(next(iter(space.values())))
+            rounds = [
+                {name: [s / n_candidates * 1000 for s in run(estimator, space, X, y)] for name, run in backends.items()}
+                for _ in range(repeats)
+            ]
+            figures[workload] = {
+                name: {
+                    "ms a candidate": statistics.median(one[name][0] for one in rounds),
+                    "times loky's": statistics.median(one[name][0] / one["loky"][0] for one in rounds),
+                    "processor's ms a candidate": statistics.median(one[name][1] for one in rounds),
+                }
+                for name in backends
+            }
+    return figures
+
+
+@contextmanager
+def short_fit_backends() -> Iterator[dict[str, Callable[..., tuple[float, float]]]]:
+    """Start what evaluates the searches; yields functions that search and return seconds and processor's seconds."""
+    with contextlib.ExitStack() as stack:
+        os.environ["GRIDFLEET_HOME"] = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+
+        def on_fleet(*search: Any) -> tuple[float, float]:
+            # most messages are of trials that were evaluated without them, and are dropped after the search
+            return timed(GridSearchCV, *search, afterwards=lambda: wait_until_empty(connect(n_jobs=WORKERS)))
+
+        def on_loky(*search: Any) -> tuple[float, float]:
+            return timed(sklearn.model_selection.GridSearchCV, *search)
+
+        backends = {"loky": on_loky, "gridfleet": on_fleet}
+        if importlib.util.find_spec("distributed") is None:
+            print("dask.distributed is not installed: no figures of it (pip install distributed)")
+        else:
+            from distributed import Client
+
+            stack.enter_context(Client(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None))
+
+            def on_dask(*search: Any) -> tuple[float, float]:
+                with joblib.parallel_config(backend="dask"):
+                    return timed(sklearn.model_selection.GridSearchCV, *search)
+
+            backends["dask.distributed"] = on_dask
+        yield backends
+
+
+def timed(
+    kind: Any, estimator: Any, space: dict[str, Any], X: Any, y: Any, *, afterwards: Callable[[], None] | None = None
+) -> tuple[float, float]:
+    """Search, and return the seconds that it took and those of the processor in all processes of this one."""
+    processor, started = processor_seconds(), time.perf_counter()
+    kind(estimator, space, cv=SPLITS, refit=False, n_jobs=WORKERS, verbose=0).fit(X, y)
+    seconds = time.perf_counter() - started
+    if afterwards is not None:
+        afterwards()
+    return seconds, processor_seconds() - processor
+
+
+def processor_seconds() -> float:
+    total = 0.0
+    for process in (mine := psutil.Process(), *mine.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def wait_until_empty(fleet: Fleet) -> None:
+    while fleet.publisher.queue_length():
+        time.sleep(0.01)
+    time.sleep(0.1)
+
+
+def show_short_fits(figures: dict[str, dict[str, dict[str, float]]]) -> None:
+    title = f"{SPLITS} fits a candidate on {os.cpu_count()} cores, {WORKERS} processes; aim: {SHORT_AIM} at 10 ms"
+    table = Table("fits of", "on", "ms a candidate", "times loky's", "processor's ms a candidate", title=title)
+    for workload, backends in figures.items():
+        for name, measured in backends.items():
+            table.add_row(workload, name, *(f"{value:.2f}" for value in measured.values()))
+    Console(width=140).print(table)
 
 
 def measure(fleet: Fleet, options: argparse.Namespace) -> dict[str, Any]:
@@ -197,7 +338,7 @@ def fleet_on(kind: str, folder: Path) -> Iterator[Fleet]:
     folder.mkdir(parents=True)
     home = Folder(folder / "home")
     home.prepare()
-    broker_url, broker = start_broker(home)
+    broker = LocalBroker(home)
     server = None
     try:
         url = f"sqlite:///{folder / 'bench.db'}"
@@ -208,7 +349,7 @@ def fleet_on(kind: str, folder: Path) -> Iterator[Fleet]:
             url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         settings = Settings(
             database_url=url,
-            broker_url=broker_url,
+            broker_url=broker.url,
             secret_key=SecretStr("benchmark-" * 4),
             cache_dir=folder / "cache",
             health_file=folder / "health",
@@ -218,8 +359,7 @@ def fleet_on(kind: str, folder: Path) -> Iterator[Fleet]:
         yield fleet
         fleet.database.close()
     finally:
-        broker.terminate()
-        broker.wait()
+        broker.stop()
         if server is not None:
             server.cleanup()
 

@@ -17,10 +17,11 @@ from gridfleet.storage.schema import Search, Trial, TrialState
 from gridfleet.storage.statements import IS_PAUSED, ROWS_PER_STATEMENT, WAITS, insert_all
 
 _HINT = select(Trial.search_id, Trial.structure_digest, WAITS.label("waits")).where(Trial.id == bindparam("wanted_id"))
-_WAITING_OF_SEARCH = (
-    select(Trial.id).where(Trial.search_id == bindparam("wanted_id"), WAITS).order_by(Trial.id).limit(1)
+#: The first trial of a search that waits; of those of the structures that a worker has compiled programs for.
+WAITING_OF_SEARCH = (
+    select(Trial.id).where(Trial.search_id == bindparam("searched_id"), WAITS).order_by(Trial.id).limit(1)
 )
-_WAITING_OF_STRUCTURES = _WAITING_OF_SEARCH.where(Trial.structure_digest.in_(bindparam("structures", expanding=True)))
+WAITING_OF_STRUCTURES = WAITING_OF_SEARCH.where(Trial.structure_digest.in_(bindparam("structures", expanding=True)))
 
 
 def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
@@ -79,13 +80,13 @@ def choose(database: Database, trial_id: int, structures: Collection[str]) -> in
             return None
         if hint.waits and (not structures or hint.structure_digest in structures):
             return trial_id
-        among = {"wanted_id": hint.search_id, "structures": list(structures)}
-        known = connection.execute(_WAITING_OF_STRUCTURES, among).scalar() if structures else None
+        among = {"searched_id": hint.search_id, "structures": list(structures)}
+        known = connection.execute(WAITING_OF_STRUCTURES, among).scalar() if structures else None
         if known is not None:
             return int(known)
         if hint.waits:
             return trial_id
-        other = connection.execute(_WAITING_OF_SEARCH, {"wanted_id": hint.search_id}).scalar()
+        other = connection.execute(WAITING_OF_SEARCH, {"searched_id": hint.search_id}).scalar()
         return None if other is None else int(other)
 
 

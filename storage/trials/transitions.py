@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Double, Update, bindparam, case, func, insert, literal, null, or_, select, update
+from sqlalchemy import Double, Row, Select, Update, bindparam, case, func, insert, literal, null, or_, select, update
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage import searches
@@ -35,6 +37,7 @@ from gridfleet.storage.trial_results import (
     split_row,
     warning_row,
 )
+from gridfleet.storage.trials import queue
 from gridfleet.storage.trials.held import Claim, Held, is_expired, update_held
 
 #: Seconds before a trial is tried again after its first, second, third … failure: 0, 10, 30, 70 …
@@ -49,10 +52,11 @@ _RUNTIME_S = func.coalesce(
     select(Search.trial_timeout).where(Search.id == Trial.search_id).scalar_subquery(),
     bindparam("max_runtime_s", type_=Double),
 )
-_CLAIM = (
-    update(Trial)
-    .where(Trial.id == bindparam("wanted_id"), WAITS)
-    .values(
+
+
+def _taking(found: Update) -> Any:
+    """Let the statement that finds a trial give it to a worker."""
+    return found.values(
         state=TrialState.RUNNING,
         attempt=Trial.attempt + 1,
         token=bindparam("holder_token"),
@@ -60,8 +64,22 @@ _CLAIM = (
         lease_expires_at=now(bindparam("lease_s", type_=Double)),
         deadline_at=now(_RUNTIME_S + bindparam("grace_s", type_=Double)),
         started_at=now(),
-    )
-    .returning(Trial.search_id, Trial.number, Trial.attempt, Trial.structure_digest)
+    ).returning(Trial.id, Trial.search_id, Trial.number, Trial.attempt, Trial.structure_digest)
+
+
+def _first_after(waiting: Select[Any]) -> Any:
+    """Return the condition that a trial is the first of those that wait, behind the one that was just recorded."""
+    # not from the search's first on: PostgreSQL keeps what was claimed in the index for as long as anybody's snapshot
+    # is older. A row that another transaction holds is passed over: that one may be waiting for ours
+    waiting = waiting.where(Trial.id > bindparam("recorded_id")).with_for_update(skip_locked=True)
+    return Trial.id == waiting.correlate(None).scalar_subquery()
+
+
+_CLAIM = _taking(update(Trial).where(Trial.id == bindparam("wanted_id"), WAITS))
+# one that was tried before may have to run alone, or not to be tried yet: it waits for its message
+_CLAIM_NEXT, _CLAIM_NEXT_OF_STRUCTURES = (
+    _taking(update(Trial).where(_first_after(waiting), Trial.attempt == 0))
+    for waiting in (queue.WAITING_OF_SEARCH, queue.WAITING_OF_STRUCTURES)
 )
 _CLAIM_OF_SESSION = _CLAIM.where(
     select(Search.session).where(Search.id == Trial.search_id).scalar_subquery() == bindparam("own_session")
@@ -119,8 +137,7 @@ def claim(
     Claim or None
         None if it is not there, not queued, not to be tried yet, of a paused search, or of another session.
     """
-    token = secrets.token_hex(16)
-    holder = {"holder_token": token, "holder_worker_id": worker_id}
+    holder = _new_holder(worker_id)
     limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s}
     with database.write() as connection:
         wanted = {**holder, **limits, "wanted_id": trial_id}
@@ -130,7 +147,7 @@ def claim(
             row = connection.execute(_CLAIM_OF_SESSION, {**wanted, "own_session": session}).one_or_none()
         if row is None:
             return None
-        connection.execute(_OPEN_ATTEMPT, {**holder, "tried_id": trial_id, "tried_attempt": row.attempt})
+        _open_attempt(connection, holder, row)
         search = connection.execute(_SEARCH_FACTS, {"wanted_id": row.search_id}).one()
         if search.state == SearchState.QUEUED:
             connection.execute(_START_SEARCH, {"wanted_id": row.search_id})
@@ -139,11 +156,19 @@ def claim(
         trial_id=trial_id,
         number=row.number,
         attempt=row.attempt,
-        token=token,
+        token=holder["holder_token"],
         search_id=row.search_id,
         structure_digest=row.structure_digest,
         **{name: facts[name] for name in facts if name != "state"},
     )
+
+
+def _new_holder(worker_id: str) -> dict[str, str]:
+    return {"holder_token": secrets.token_hex(16), "holder_worker_id": worker_id}
+
+
+def _open_attempt(connection: Connection, holder: dict[str, str], claimed: Row[Any]) -> None:
+    connection.execute(_OPEN_ATTEMPT, {**holder, "tried_id": claimed.id, "tried_attempt": claimed.attempt})
 
 
 def heartbeat(database: Database, held: Held, *, lease_s: float) -> bool | None:
@@ -181,6 +206,70 @@ def record(database: Database, held: Held, result: TrialResult) -> bool:
     bool
         False if the trial is no longer held with this token; nothing was written then.
     """
+    return _record(database, held, result, claim_next=lambda _: None)[0]
+
+
+def record_and_claim(
+    database: Database,
+    claim: Claim,
+    result: TrialResult,
+    worker_id: str,
+    *,
+    lease_s: float,
+    max_runtime_s: float,
+    grace_s: float = 0,
+    structures: Collection[str] | None = None,
+) -> tuple[bool, Claim | None]:
+    """Record the result of a trial and claim the next one of its search, in one transaction.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    claim : Claim
+        The trial that is recorded.
+    result : TrialResult
+        Its result.
+    worker_id, lease_s, max_runtime_s, grace_s
+        Who claims the next one, and for how long, as for `claim`.
+    structures : collection of str, default=None
+        Only one whose ``structure_digest`` is among these; None: any.
+
+    Returns
+    -------
+    is_recorded : bool
+        False if the trial is no longer held with this token; nothing was written then.
+    following : Claim or None
+        The first trial of the search behind this one that waits, unless it was tried before.
+    """
+    holder = _new_holder(worker_id)
+    limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s}
+    wanted: dict[str, Any] = {"searched_id": claim.search_id, "recorded_id": claim.trial_id}
+    statement = _CLAIM_NEXT
+    if structures is not None:
+        statement, wanted["structures"] = _CLAIM_NEXT_OF_STRUCTURES, list(structures)
+
+    def claim_next(connection: Connection) -> Claim | None:
+        row = connection.execute(statement, {**holder, **limits, **wanted}).one_or_none()
+        if row is None:
+            return None
+        _open_attempt(connection, holder, row)
+        # what is known of the search never changes, and was signed
+        return replace(
+            claim,
+            trial_id=row.id,
+            number=row.number,
+            attempt=row.attempt,
+            token=holder["holder_token"],
+            structure_digest=row.structure_digest,
+        )
+
+    return _record(database, Held(claim.trial_id, claim.token), result, claim_next=claim_next)
+
+
+def _record(
+    database: Database, held: Held, result: TrialResult, *, claim_next: Callable[[Connection], Claim | None]
+) -> tuple[bool, Claim | None]:
     state, outcome = TrialState.COMPLETED, Outcome.COMPLETED
     if result.error is not None:
         state, outcome = TrialState.FAILED, Outcome.FAILED
@@ -196,7 +285,7 @@ def record(database: Database, held: Held, result: TrialResult) -> bool:
             },
         ).scalar_one_or_none()
         if search_id is None:
-            return False
+            return False, None
         insert_all(connection, SplitScore, [split_row(held.trial_id, split) for split in result.splits])
         insert_all(connection, Epoch, [epoch_row(held.trial_id, epoch) for epoch in result.epochs])
         warned = enumerate(result.warnings[:MAX_WARNINGS])
@@ -204,8 +293,10 @@ def record(database: Database, held: Held, result: TrialResult) -> bool:
         _close_attempt(connection, held, outcome, result.error)
         spent = {"wanted_id": held.trial_id, "with_record_time": time.perf_counter() - started}
         connection.execute(_NOTE_RECORD_TIME, spent)
-    searches.finish_search(database, search_id)
-    return True
+        following = claim_next(connection)
+    if following is None:  # else the search is not at its end
+        searches.finish_search(database, search_id)
+    return True, following
 
 
 def release(database: Database, held: Held, *, error: str | None = None, expired_only: bool = False) -> bool:

@@ -23,7 +23,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial, TrialWarning
 from gridfleet.storage.trials import queue, transitions
-from gridfleet.storage.trials.held import Held, expired
+from gridfleet.storage.trials.held import Claim, Held, expired
 from tests.storage.conftest import N_SPLITS, StoredSearch, result_of, store_search
 
 # Times are large, and differ from all sums of ticks by far more than an example takes in real seconds.
@@ -57,6 +57,7 @@ class Trials(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.broker: list[int] = []
+        self.claims: dict[str, Claim] = {}
         self.zombies: list[Any] = []  # every claim ever made: each may act at any later time
         self.seen_expired: list[Any] = []  # what a reaper has read and not yet acted upon
         self.now_s = 0
@@ -129,7 +130,11 @@ class Trials(RuleBasedStateMachine):
         if claim is None:
             return
         hold(claim.attempt == before.attempt + 1, "I4: an attempt is not the next one", before, claim)
-        self.zombies.append(Held(trial_id, claim.token))
+        self.note_claim(claim)
+
+    def note_claim(self, claim: Claim) -> None:
+        self.claims[claim.token] = claim
+        self.zombies.append(Held(claim.trial_id, claim.token))
         self.lease_until[claim.token] = self.now_s + LEASE_S
         self.deadline[claim.token] = self.now_s + MAX_RUNTIME_S
 
@@ -171,6 +176,39 @@ class Trials(RuleBasedStateMachine):
         if is_held:
             after = self.rows()[held.trial_id]
             hold(after.state == ("completed" if outcome == "completed" else "failed"), "recorded as another", after)
+
+    @precondition(lambda self: self.zombies and self.n_steps >= self.results_from)
+    @rule(data=st.data(), after=st.sampled_from(["nothing", "a pause", "a cancellation"]))
+    def record_and_claim(self, data: st.DataObject, after: str) -> None:
+        """A trial ends and the next one is claimed with it, perhaps just after somebody wanted none any more."""
+        if after == "a pause":
+            self.pause_search(data)
+        elif after == "a cancellation" and self.n_steps >= self.cancels_from:
+            self.cancel_search(data)
+
+        def write(held: Any, before: Row[Any]) -> bool:
+            claim, rows = self.claims[held.token], self.rows().values()
+            waiting = [row for row in rows if row.search_id == before.search_id and row.id > before.id]
+            waiting = [row for row in waiting if row.state == "queued" and self.is_due(row.id)]
+            first = waiting[0] if waiting and before.search_id not in self.paused else None
+            is_recorded, following = transitions.record_and_claim(
+                self.database,
+                claim,
+                result_of(float(before.attempt)),
+                "node/1",
+                lease_s=LEASE_S,
+                max_runtime_s=MAX_RUNTIME_S,
+            )
+            may_follow = before.token == held.token and first is not None and first.attempt == 0
+            hold((following is not None) == may_follow, "I10: took what may not start, or not what may", first)
+            if following is not None:
+                hold((following.trial_id, following.attempt) == (first.id, 1), "took another", first, following)
+                self.note_claim(following)
+            return is_recorded
+
+        held, is_held = self.act(data, write)
+        if is_held:
+            hold(self.rows()[held.trial_id].state == "completed", "recorded as another", held)
 
     @precondition(lambda self: self.zombies)
     @rule(data=st.data())

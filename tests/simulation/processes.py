@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,7 +22,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.trial_results import NON_FINITE, TrialResult
 from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.held import Held
+from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.worker.broker.app import KILL_AFTER_S
 from gridfleet.worker.main_process.service import _Hooks
 from gridfleet.worker.trial.interrupter import TrialInterrupted
@@ -150,8 +151,7 @@ class Node:
                 self._simulation.say("claims nothing")
                 return
             self._simulation.say(f"claims {claim.trial_id}, attempt {claim.attempt}")
-            gridfleet.worker.trial.task._evaluate(process, claim)
-            process.remember(claim.structure_digest)
+            gridfleet.worker.trial.task._work_on(process, claim)
         except SQLAlchemyError as error:  # Celery logs it; the message is used up
             self._simulation.say(f"gives up: {type(error).__name__}")
 
@@ -187,7 +187,8 @@ class Node:
         last = max(mine, key=lambda row: row.started_at, default=None)
         if last is None or random.random() < 0.5:
             return
-        held, kind = Held(last.trial_id, last.token), random.choice(("record", "heartbeat", "release", "reap"))
+        held = Held(last.trial_id, last.token)
+        kind = random.choice(("record", "record and claim", "heartbeat", "release", "reap"))
         database = self._simulation.world.database
 
         def write() -> None:
@@ -196,6 +197,12 @@ class Node:
             with suppress(SQLAlchemyError):
                 if kind == "record":
                     transitions.record(database, held, result_of(score_of(last.trial_id, last.attempt)))
+                elif kind == "record and claim":
+                    search_id = checker.trials[last.trial_id].search_id
+                    claim = Claim(**{**dict.fromkeys(field.name for field in fields(Claim)), "search_id": search_id})
+                    claim = replace(claim, trial_id=last.trial_id, token=last.token)
+                    result = result_of(score_of(last.trial_id, last.attempt))
+                    transitions.record_and_claim(database, claim, result, process.id, lease_s=60, max_runtime_s=240)
                 elif kind == "heartbeat":
                     transitions.heartbeat(database, held, lease_s=60)
                 elif kind == "release":
@@ -234,8 +241,8 @@ def evaluation(simulation: Simulation, process: WorkerProcess) -> TrialResult:
         raise SystemExit(3)
     score = math.nan if end == "nan" else score_of(last.trial_id, last.attempt)
     result = result_of(score, error="ValueError: the model raised" if end == "error" else None)
-    if end != "nan":
-        return result
+    if end != "nan":  # of a Keras model, whose programs other trials of its structure use, or of another one
+        return replace(result, fit_mode=simulation.random.choice((FitMode.EXACT, None)))
     return TrialResult(result.splits, mean_test_score=score, error_type=NON_FINITE, error="the mean is nan")
 
 

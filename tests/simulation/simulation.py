@@ -149,7 +149,7 @@ class Simulation:
         draw = self.random
         processes.submit(
             self,
-            draw.choice((1, 2, 3)),
+            draw.choice((1, 2, 3, 6, 6)),
             trial_timeout=draw.choice((None, None, None, 30.0)),
             search_timeout=draw.choice((None, None, None, 30.0, 100.0)),
             for_real=draw.random() < 0.05,

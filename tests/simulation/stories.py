@@ -26,6 +26,8 @@ class Story:
         Of the search.
     is_submitted_for_real : bool, default=False
         Whether by `submission.store`, whose statements are hit in one story only: it takes its time.
+    n_trials : int, default=2
+        Of the search. A worker goes on from one to the next for `GO_ON_S` at a message.
     """
 
     ends: tuple[str, ...]
@@ -34,11 +36,13 @@ class Story:
     trial_timeout: float | None = None
     search_timeout: float | None = None
     is_submitted_for_real: bool = False
+    n_trials: int = 2
 
 
 #: Together they take every way of a trial and of a search.
 STORIES = {
     "a search": Story(("score", "score"), is_submitted_for_real=True),
+    "a search that has fewer processes than trials": Story(("score", "error"), seconds=2.0, n_trials=4),
     "failures, tried again": Story(("error", "nan", "score"), events=((40, "retry"),)),
     "deaths": Story(("death", "no memory", "bad payload")),
     "a cancelled search": Story(("hang", "score"), events=((12, "cancel"),)),
@@ -103,7 +107,7 @@ class ScriptedSimulation(Simulation):
         script = self.script
         processes.submit(
             self,
-            2,
+            script.n_trials,
             trial_timeout=script.trial_timeout,
             search_timeout=script.search_timeout,
             for_real=script.is_submitted_for_real,

@@ -25,8 +25,13 @@ MUTANTS = {
     "writes without a token": (gridfleet.storage.trials.held, ", Trial.token == token)", ")"),
     "claims whatever the state": (
         gridfleet.storage.trials.transitions,
-        '.where(Trial.id == bindparam("wanted_id"), WAITS)\n    .values',
-        '.where(Trial.id == bindparam("wanted_id"), *WAITS.clauses[1:])\n    .values',
+        '.where(Trial.id == bindparam("wanted_id"), WAITS)',
+        '.where(Trial.id == bindparam("wanted_id"), *WAITS.clauses[1:])',
+    ),
+    "takes the next one whatever its state": (
+        gridfleet.storage.trials.transitions,
+        "for waiting in (queue.WAITING_OF_SEARCH, queue.WAITING_OF_STRUCTURES)",
+        'for waiting in [select(Trial.id).where(Trial.search_id == bindparam("searched_id")).limit(1)] * 2',
     ),
     "claims what is paused": (gridfleet.storage.statements, ", ~IS_PAUSED)", ")"),
     "attempts left open": (
@@ -36,8 +41,13 @@ MUTANTS = {
     ),
     "an attempt opened in a transaction of its own": (
         gridfleet.storage.trials.transitions,
-        "        connection.execute(_OPEN_ATTEMPT",
-        "    with database.write() as connection:\n        connection.execute(_OPEN_ATTEMPT",
+        "        _open_attempt(connection, holder, row)\n        search",
+        "    with database.write() as connection:\n        _open_attempt(connection, holder, row)\n        search",
+    ),
+    "the next one's attempt not opened": (
+        gridfleet.storage.trials.transitions,
+        "        _open_attempt(connection, holder, row)\n        #",
+        "        #",
     ),
     "scores in a transaction of their own": (
         gridfleet.storage.trials.transitions,

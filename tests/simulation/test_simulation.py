@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from gridfleet.worker.trial import task
 from tests.simulation.simulation import SEED_VARIABLE, SEEDS_VARIABLE, Simulation, seeds
 from tests.simulation.stories import STORIES, ScriptedSimulation
 from tests.simulation.world import World
@@ -39,6 +40,23 @@ def test_a_fault_at_any_statement_of_a_life_loses_nothing(story: str, kind: str,
         struck = simulation.was_struck()
 
     assert n > 50, "the story has hardly a statement"
+
+
+@pytest.mark.parametrize("because", ["its time is over", "it took too much memory", None])
+def test_a_process_goes_on_to_the_next_trial_without_a_message_unless(
+    because: str | None, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if because == "its time is over":
+        monkeypatch.setattr(task, "GO_ON_S", 1)
+    elif because is not None:
+        monkeypatch.setattr(task, "mem_rss", lambda: 10**9)
+
+    simulation = ScriptedSimulation(world, "a search that has fewer processes than trials", n=10**6, kind="crash")
+    log = simulation.run()
+
+    at_messages = len([line for line in log if "claims" in line and "attempt" in line])
+    assert len([line for line in log if "evaluates" in line]) == 4
+    assert at_messages == 4 if because else at_messages < 4
 
 
 def test_a_seed_always_tells_the_same_story(world: World) -> None:

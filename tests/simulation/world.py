@@ -49,6 +49,9 @@ _TIMED = (
     gridfleet.scheduler.fleet.reconciler,
 )
 
+#: Seconds for which one message leads from trial to trial: most fits of a simulation are shorter.
+GO_ON_S = 100
+
 
 class World:
     """One database for simulation after simulation.
@@ -130,6 +133,7 @@ class World:
             )
             patch.setattr(WorkerProcess, "remember", _remember)
             patch.setattr(gridfleet.scheduler.submission.store, "this_session", lambda: self.session)
+            patch.setattr(gridfleet.worker.trial.task, "GO_ON_S", GO_ON_S)
             patch.setattr(gridfleet.worker.trial.task, "bounded_output", nullcontext)
             patch.setattr(gridfleet.worker.trial.task, "terminate_handler_fired", self._is_ending)
             patch.setattr(gridfleet.scheduler.submission.publish, "print", lambda *_, **__: None, raising=False)

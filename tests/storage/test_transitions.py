@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, event, select, update
 
 from gridfleet.storage import searches
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Epoch, Search, SplitScore, Trial, TrialWarning
 from gridfleet.storage.trial_results import (
     MAX_ERROR,
@@ -22,8 +23,18 @@ from gridfleet.storage.trial_results import (
     score_of,
 )
 from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.held import Held, expired
-from tests.storage.conftest import DIGEST, OLD_TOKEN, StoredSearch, ago, attempts_of, reap, result_of, set_trial
+from gridfleet.storage.trials.held import Claim, Held, expired
+from tests.storage.conftest import (
+    DIGEST,
+    OLD_TOKEN,
+    StoredSearch,
+    ago,
+    attempts_of,
+    reap,
+    result_of,
+    set_trial,
+    store_search,
+)
 from tests.stored_searches import switch_triggers_off
 
 # claim
@@ -268,6 +279,99 @@ def test_a_result_that_can_not_be_stored_leaves_the_trial_running(search: Stored
 
     assert search.trial().state == "running"
     assert transitions.record(search.database, held, result_of(0.5))
+
+
+# record and claim the next one
+
+
+def go_on(search: StoredSearch, claim: Claim, **options: Any) -> tuple[bool, Claim | None]:
+    """Record a trial as a worker process does that goes on to the next one."""
+    limits = {"lease_s": 60, "max_runtime_s": 3_600, **options}
+    return transitions.record_and_claim(search.database, claim, result_of(0.5), "node/1", **limits)
+
+
+def test_a_result_and_the_claim_of_the_next_trial_are_one_transaction(search: StoredSearch) -> None:
+    claim, facts = search.claim(0), search.claim(2)
+    transactions: list[Any] = []
+    event.listen(search.database.engine, "begin", transactions.append)
+
+    is_recorded, following = go_on(search, claim)
+
+    assert len(transactions) == 1
+    assert is_recorded
+    assert search.trial(0).state == "completed"
+    row = search.trial(1)
+    assert (row.state, row.attempt, row.token, row.worker_id) == ("running", 1, following.token, "node/1")
+    assert row.lease_expires_at < row.deadline_at
+    own = {"trial_id": row.id, "number": 1, "token": row.token, "structure_digest": row.structure_digest}
+    assert following == replace(facts, **own)
+    (attempt,) = attempts_of(search.database, row.id)
+    assert (attempt.token, attempt.worker_id, attempt.outcome) == (row.token, "node/1", None)
+
+
+def test_a_result_that_is_refused_claims_nothing(search: StoredSearch) -> None:
+    claim = search.claim(0)
+    reap(search.database, Held(claim.trial_id, claim.token))
+
+    assert go_on(search, claim) == (False, None)
+
+    assert [search.trial(number).state for number in range(3)] == ["queued"] * 3
+    assert search.trial(0).mean_test_score is None
+
+
+def test_the_next_trial_is_one_behind_the_one_that_was_recorded(search: StoredSearch) -> None:
+    _, following = go_on(search, search.claim(1))
+
+    assert following is not None
+    assert following.number == 2
+    assert go_on(search, following) == (True, None)
+    assert search.trial(0).state == "queued"
+    assert search.row().state == "running"
+
+
+@pytest.mark.parametrize("why", ["paused", "cancelled", "backs off", "was tried before", "of another structure"])
+def test_the_next_trial_is_not_claimed_if_it(why: str, search: StoredSearch) -> None:
+    other = store_search(search.database, 1)
+    claim = search.claim(0)
+    search.held(2)
+    options: dict[str, Any] = {}
+    if why == "paused":
+        searches.pause_search(search.database, search.id)
+    elif why == "cancelled":
+        searches.cancel_search(search.database, search.id)
+    elif why == "backs off":
+        set_trial(search.database, search.trial_ids[1], not_before=ago(-60))
+    elif why == "was tried before":  # it may have to run alone in its worker
+        transitions.release(search.database, search.held(1))
+    else:
+        options["structures"] = [search.trial(0).structure_digest]
+    before = search.trial(1)
+
+    assert go_on(search, claim, **options) == (True, None)
+
+    assert search.trial(0).state == "completed"
+    assert search.trial(1) == before
+    assert other.trial().state == "queued"
+
+
+def test_a_process_that_goes_on_stays_with_the_structures_that_it_has_programs_for(database: Database) -> None:
+    candidates = [{"units": units, "learning_rate": rate} for rate, units in enumerate([8, 12, 8])]
+    search = store_search(database, candidates)
+    claim = search.claim(0)
+
+    _, following = go_on(search, claim, structures=[claim.structure_digest])
+
+    assert following is not None
+    assert following.number == 2
+
+
+def test_the_last_result_finishes_the_search_also_where_a_next_trial_is_asked_for(search: StoredSearch) -> None:
+    claim = search.claim(0)
+    while claim is not None:
+        assert search.row().finished_at is None
+        _, claim = go_on(search, claim)
+
+    assert search.row().state == "completed"
 
 
 # release

@@ -51,6 +51,30 @@ def test_of_threads_that_claim_the_same_trial_exactly_one_wins(database: Databas
         assert len(claims) == 1
 
 
+def _go_on(database: Database, trial_id: int) -> list[int]:
+    """Claim a trial, and go on from one to the next."""
+    limits = {"lease_s": 60, "max_runtime_s": 60}
+    claim = transitions.claim(database, trial_id, "node/1", **limits)
+    recorded = []
+    while claim is not None:
+        recorded.append(claim.trial_id)
+        is_recorded, claim = transitions.record_and_claim(database, claim, result_of(0.5), "node/1", **limits)
+        assert is_recorded
+    return recorded
+
+
+def test_processes_that_go_on_from_trial_to_trial_evaluate_each_once(
+    database: Database, database_settings: Settings
+) -> None:
+    search = store_search(database, 40)
+
+    recorded = race(database_settings, _go_on, search.trial_ids[:N_RACERS])
+
+    assert sorted(trial_id for one in recorded for trial_id in one) == search.trial_ids
+    assert {search.trial(number).attempt for number in range(40)} == {1}
+    assert search.row().state == "completed"
+
+
 def _record_all(database: Database, held: list[Held]) -> list[bool]:
     return [transitions.record(database, one, result_of(0.5)) for one in held]
 

@@ -15,6 +15,9 @@ from gridfleet.storage.settings import Settings
 
 #: Seconds beyond ``max_runtime_s`` after which Celery kills the process that did not stop by itself.
 KILL_AFTER_S = 30
+#: Seconds in which one message may lead from trial to trial of its search, so that short ones need no message each.
+#: It bounds what other searches, and a process that wants to be alone, wait longer for.
+GO_ON_S = 1.0
 
 
 class Loader(AppLoader):
@@ -83,7 +86,7 @@ def create_app(settings: Settings) -> Celery:
         worker_max_memory_per_child=settings.max_memory_mb * 1000,
         # twice: a process may wait for one that has to be alone (worker/guards/neighbours.py) before it claims
         # anything; what it holds is timed by its main process (worker/main_process/watchdog.py)
-        task_time_limit=2 * settings.max_runtime_s + KILL_AFTER_S,
+        task_time_limit=2 * settings.max_runtime_s + GO_ON_S + KILL_AFTER_S,
         # SIGTERM lets go of trials at once (worker/main_process/service.py), so nothing is waited for
         worker_soft_shutdown_timeout=0.0,
         worker_enable_remote_control=False,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from traceback import format_exc
 from typing import Any, TypeVar
 
 from billiard.common import terminate_handler_fired
+from billiard.compat import mem_rss
 from celery import shared_task, signals
 
 from gridfleet.storage.database.retries import patiently
@@ -24,7 +26,7 @@ from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.trials.lost_together import runs_alone
 from gridfleet.storage.trials.uncertain_commits import claim_of, was_recorded
-from gridfleet.worker.broker.app import KILL_AFTER_S
+from gridfleet.worker.broker.app import GO_ON_S, KILL_AFTER_S
 from gridfleet.worker.broker.message import TASK
 from gridfleet.worker.guards.memory import bound_memory, explain_memory_error, too_much
 from gridfleet.worker.guards.output import bounded_output
@@ -83,7 +85,7 @@ def evaluate(trial_id: int) -> None:
 
 
 def _work_beside_others(process: WorkerProcess, trial_id: int) -> int | None:
-    """Evaluate a trial of a message; returns the id of one that was claimed and may not run beside others."""
+    """Evaluate trials at a message; returns the id of one that was claimed and may not run beside others."""
     with process.neighbours.beside():
         claim = _claim(process, trial_id)
         if claim is None:
@@ -101,12 +103,15 @@ def _work_alone(process: WorkerProcess, trial_id: int) -> None:
         # nobody else, or another worker was faster
         claim = _claim(process, trial_id, claim_now=_claim_one)
         if claim is not None:
-            _work_on(process, claim)
+            _evaluate(process, claim)
 
 
 def _work_on(process: WorkerProcess, claim: Claim) -> None:
-    _evaluate(process, claim)
-    process.remember(claim.structure_digest)
+    """Evaluate a trial, and then, if it was short, those of its search that were claimed as the last was recorded."""
+    goes_on_until = time.monotonic() + GO_ON_S
+    following = _evaluate(process, claim, goes_on_until=goes_on_until)
+    while following is not None:
+        following = _evaluate(process, following, goes_on_until=goes_on_until)
 
 
 def _claim(
@@ -129,10 +134,10 @@ def _claim(
 
 
 def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
-    """Claim the trial of a message, or another of its search that this process has compiled programs for."""
+    """Claim the trial of a message, or another of its search: one that this process has compiled programs for."""
     require_tensorflow(process, trial_id)
-    # without programs there is nothing to choose by, and a question less to the database
-    chosen = queue.choose(process.database, trial_id, process.structures) if process.structures else trial_id
+    # asked first, for most messages of short trials come when these are done, and a claim locks
+    chosen = queue.choose(process.database, trial_id, process.structures)
     while chosen is not None:
         claim = _claim_one(process, chosen)
         if claim is not None:
@@ -145,26 +150,33 @@ def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
 
 
 def _claim_one(process: WorkerProcess, trial_id: int) -> Claim | None:
+    return transitions.claim(process.database, trial_id, process.id, session=process.session, **_limits(process))
+
+
+def _limits(process: WorkerProcess) -> dict[str, float]:
     settings = process.settings
-    return transitions.claim(
-        process.database,
-        trial_id,
-        process.id,
-        lease_s=settings.lease_s,
-        max_runtime_s=settings.max_runtime_s,
+    return {
+        "lease_s": settings.lease_s,
+        "max_runtime_s": settings.max_runtime_s,
         # this process notices first, at a heartbeat, then its main process kills it; the reconciler is the last
-        grace_s=settings.heartbeat_s + 2 * KILL_AFTER_S,
-        session=process.session,
-    )
+        "grace_s": settings.heartbeat_s + 2 * KILL_AFTER_S,
+    }
 
 
-def _evaluate(process: WorkerProcess, claim: Claim) -> None:
+def _evaluate(process: WorkerProcess, claim: Claim, *, goes_on_until: float = -math.inf) -> Claim | None:
+    """Evaluate and record a trial; returns the next one, if one was to be claimed before that time and was."""
     held = Held(claim.trial_id, claim.token)
+    following = None
     try:
         with process.holding(held, limit_s=claim.trial_timeout):
             with bounded_output(), unchanged_process(), process.interruptible():
                 result = _result(process, claim)
-            recorded = _record(process, held, result)
+            if result.fit_mode is not None:
+                process.remember(claim.structure_digest)
+            if time.monotonic() < goes_on_until and not _is_to_be_replaced(process):
+                recorded, following = _record_and_claim(process, claim, result)
+            else:
+                recorded = _record(process, held, result)
     except TrialInterrupted as interrupted:
         _give_up(process, held, interrupted.reason, claim.trial_timeout)
     except PayloadError as error:
@@ -177,6 +189,12 @@ def _evaluate(process: WorkerProcess, claim: Claim) -> None:
     else:
         if not recorded:
             logger.warning("trial %d, attempt %d: stale result discarded", claim.trial_id, claim.attempt)
+    return following
+
+
+def _is_to_be_replaced(process: WorkerProcess) -> bool:
+    """Whether Celery ends this process after the message, for the memory that it took."""
+    return bool(mem_rss() > process.settings.max_memory_mb * 1000)
 
 
 def _record(process: WorkerProcess, held: Held, result: TrialResult) -> bool:
@@ -193,6 +211,32 @@ def _record(process: WorkerProcess, held: Held, result: TrialResult) -> bool:
         return transitions.record(process.database, held, result) or was_recorded(process.database, held)
 
     return patiently(record, patience_s=process.settings.max_runtime_s)
+
+
+def _record_and_claim(process: WorkerProcess, claim: Claim, result: TrialResult) -> tuple[bool, Claim | None]:
+    """Record a result and claim the next trial of its search, as patiently as `_record`.
+
+    Returns
+    -------
+    is_recorded : bool
+        False if it was taken back meanwhile.
+    following : Claim or None
+        The next trial, if there is one for this process.
+    """
+    held = Held(claim.trial_id, claim.token)
+    # other processes have the programs of other structures: the next message says which one is left
+    structures = None if result.fit_mode is None else process.structures
+
+    def record_and_claim() -> tuple[bool, Claim | None]:
+        is_recorded, following = transitions.record_and_claim(
+            process.database, claim, result, process.id, structures=structures, **_limits(process)
+        )
+        if is_recorded or not was_recorded(process.database, held):
+            return is_recorded, following
+        # by a commit whose answer was lost; it made the claim too
+        return True, claim_of(process.database, process.id)
+
+    return patiently(record_and_claim, patience_s=process.settings.max_runtime_s)
 
 
 def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
