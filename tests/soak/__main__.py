@@ -13,6 +13,8 @@ import sys
 from gridfleet.storage.settings import PREFIX
 from tests.soak.system import be_quiet, heed_signals, running, use_fleet
 
+START_METHOD = f"{PREFIX}START_METHOD"
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.splitlines()[0])
@@ -22,7 +24,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the folder with the logs")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    print(f"soak: seed {seed}, {options.minutes:g} minutes on {options.database}", flush=True)
+    method = os.environ.get(START_METHOD, "fork")
+    print(f"soak: seed {seed}, {options.minutes:g} minutes on {options.database}, start method {method}", flush=True)
     _forget_variables()
     be_quiet()
     heed_signals()
@@ -37,8 +40,8 @@ def main() -> int:
 
 
 def _forget_variables() -> None:
-    """Forget the fleet of the shell that runs this."""
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+    """Forget the fleet of the shell that runs this, but for how its processes start."""
+    for name in [name for name in os.environ if name.startswith(PREFIX) and name != START_METHOD]:
         del os.environ[name]
 
 
