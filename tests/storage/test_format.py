@@ -48,3 +48,20 @@ def test_a_payload_of_an_older_release_is_refused_before_it_is_loaded() -> None:
 
     with pytest.raises(PayloadError, match="not a payload of gridfleet, or one of another version"):
         load(memoryview(before))
+
+
+def test_cached_and_dispatching_functions_of_a_script_travel() -> None:
+    defined: dict[str, object] = {"__name__": "__main__"}
+    exec(
+        "import functools\n"
+        "@functools.lru_cache(maxsize=3)\ndef cached(n):\n    return n if n < 2 else cached(n - 1) + cached(n - 2)\n"
+        "@functools.singledispatch\ndef kind(value):\n    return 'any'\n"
+        "@kind.register\ndef _(value: int):\n    return 'int'\n",
+        defined,
+    )
+    content = memoryview(b"".join(dump("evaluation", [defined["cached"], defined["kind"]], what="functions")))
+
+    _, (cached, kind) = load(content)
+
+    assert (cached(30), cached.cache_parameters()["maxsize"]) == (832040, 3)
+    assert (kind(1), kind("1")) == ("int", "any")

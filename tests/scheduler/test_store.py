@@ -1,0 +1,42 @@
+"""What is said of the code that travels with a search, and which combinations travel with the estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gridfleet.scheduler.submission.store import _may_share_objects, _say_size
+from gridfleet.storage.payloads.store import PreparedPayload
+
+
+@pytest.mark.parametrize(
+    ("size", "is_stored", "said"),
+    [(2_500_000, False, True), (2_500_000, True, False), (900_000, False, False)],
+    ids=["much", "much and stored", "little"],
+)
+def test_the_size_of_much_code_is_said_once(
+    size: int, is_stored: bool, said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _say_size(PreparedPayload("0" * 64, "sources", [memoryview(bytes(size))], "", is_stored=is_stored), 12)
+
+    sentence = "gridfleet: the script's own modules and packages travel to the workers once, 2.5 MB in 12 files; "
+    assert capsys.readouterr().err.startswith(sentence) is said
+
+
+@pytest.mark.parametrize(
+    ("value", "may"),
+    [
+        (1, False),
+        (None, False),
+        (np.float32(0.5), False),
+        ((10, (5, "a")), False),
+        ((10, len), True),
+        (len, True),
+        ([1], True),
+        (object(), True),
+    ],
+)
+def test_functions_and_objects_travel_with_the_estimator_that_may_compare_them(value: Any, may: bool) -> None:
+    assert _may_share_objects({"value": value}) is may
