@@ -26,7 +26,7 @@ def import_model(reference: str, folder: Path) -> Any:
     Returns
     -------
     callable
-        The function or class. It travels to the workers by value unless it is an installed package's.
+        The function or class. It travels to the workers with its module unless it is an installed package's.
 
     Raises
     ------

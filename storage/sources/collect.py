@@ -142,7 +142,7 @@ class _Collection:
         file = Path(_file_of(module))
         suffix = _suffix(file) or PYTHON
         place = module.__name__.replace(".", "/")
-        inside = f"{place}/__init__{suffix}" if hasattr(module, "__path__") else f"{place}{suffix}"
+        inside = f"{place}/__init__{suffix}" if _has(module, "__path__") is not None else f"{place}{suffix}"
         if file.is_file():
             self._add(inside, file)
             return
@@ -202,7 +202,7 @@ def _imported_modules() -> list[ModuleType]:
     """Return the modules that the script or one of its modules imported, and that are not installed."""
     found = []
     for name, module in list(sys.modules.items()):
-        if name in ("__main__", OURS) or name.startswith(f"{OURS}.") or getattr(module, "__name__", None) != name:
+        if name in ("__main__", OURS) or name.startswith(f"{OURS}.") or _has(module, "__name__") != name:
             continue
         file = _file_of(module)
         if file and not is_installed(file):
@@ -211,8 +211,13 @@ def _imported_modules() -> list[ModuleType]:
 
 
 def _file_of(module: Any) -> str:
-    file = getattr(module, "__file__", None)
-    return str(Path(file).absolute()) if isinstance(file, str) and not file.startswith("/") else file or ""
+    file = _has(module, "__file__")
+    return str(Path(file).absolute()) if isinstance(file, str) else ""
+
+
+def _has(module: Any, name: str) -> Any:
+    # not by getattr, at which modules of some libraries import others, or fail to
+    return getattr(module, "__dict__", {}).get(name)
 
 
 def _find(name: str) -> _Root | None:
@@ -221,7 +226,7 @@ def _find(name: str) -> _Root | None:
         return None
     module = sys.modules.get(name)
     if module is not None:
-        file, folders = _file_of(module), list(getattr(module, "__path__", []))
+        file, folders = _file_of(module), list(_has(module, "__path__") or [])
     else:
         try:
             spec = importlib.util.find_spec(name)

@@ -146,9 +146,9 @@ class _Names:
 
     def has(self, name: str) -> bool:
         """Whether an imported module is one of the script's, or stands in for one."""
-        parts = name.split(".")
-        if parts[0] not in self.top:
+        if name.partition(".")[0] not in self.top:
             return False
+        parts = name.split(".")
         if any(".".join(parts[:n]) in self._modules for n in range(1, len(parts) + 1)):
             return True
         # a package without __init__.py: it may have parts that are installed
