@@ -23,7 +23,6 @@ MUTATIONS = {
         '.where(Trial.id == bindparam("wanted_id"), or_(Trial.not_before.is_(None), Trial.not_before <= now()))',
     ),
     "takes the next one though the result is refused": (transitions, "return False, None", "pass"),
-    "takes the next one though it was tried": (transitions, ", Trial.attempt == 0)", ")"),
     "claims before the backoff is over": (
         transitions,
         '.where(Trial.id == bindparam("wanted_id"), WAITS)',
