@@ -23,7 +23,6 @@ MUTATIONS = {
         '.where(Trial.id == bindparam("wanted_id"), or_(Trial.not_before.is_(None), Trial.not_before <= now()))',
     ),
     "takes the next one though the result is refused": (transitions, "return False, None", "pass"),
-    "takes the next one though it was tried": (transitions, ", Trial.attempt == 0)", ")"),
     "claims before the backoff is over": (
         transitions,
         '.where(Trial.id == bindparam("wanted_id"), WAITS)',
@@ -48,7 +47,7 @@ MUTATIONS = {
         "MAY_START = and_(or_(Trial.not_before.is_(None), Trial.not_before <= now()), ~IS_PAUSED)",
         "MAY_START = or_(Trial.not_before.is_(None), Trial.not_before <= now())",
     ),
-    "attempts left open": (transitions, "_close_attempt(connection, held, Outcome.RELEASED, None)", "pass"),
+    "attempts left open": (transitions, "_close_attempt(connection, held, Outcome.RELEASED, error)", "pass"),
     "searches finished early": (
         searches,
         'Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)',

@@ -36,7 +36,7 @@ MUTANTS = {
     "claims what is paused": (gridfleet.storage.statements, ", ~IS_PAUSED)", ")"),
     "attempts left open": (
         gridfleet.storage.trials.transitions,
-        "_close_attempt(connection, held, Outcome.RELEASED, None)",
+        "_close_attempt(connection, held, Outcome.RELEASED, error)",
         "pass",
     ),
     "an attempt opened in a transaction of its own": (
