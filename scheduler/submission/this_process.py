@@ -10,6 +10,7 @@ from typing import Any
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.fleet.local.variables import differences, variables_of_libraries
+from gridfleet.scheduler.submission.users_line import users_stacklevel
 
 _said: set[str] = set()
 
@@ -24,8 +25,7 @@ def warn_of_other_variables(fleet: Fleet) -> None:
     if found:
         _warn_once(
             f"the fleet in {fleet.settings.home} was started with other variables than this script: "
-            f"{'; '.join(found)}; if that matters, end that fleet (Ctrl-C at `gridfleet up`, or the end of the script "
-            "that started it) and run again"
+            f"{'; '.join(found)}; if that matters, end that fleet with `gridfleet down` and run again"
         )
 
 
@@ -63,4 +63,4 @@ def _seed_of_process() -> tuple[str, int | None]:
 def _warn_once(text: str) -> None:
     if text not in _said:
         _said.add(text)
-        warnings.warn(text, UserWarning, stacklevel=3)
+        warnings.warn(text, UserWarning, stacklevel=users_stacklevel())

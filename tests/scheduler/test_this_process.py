@@ -115,7 +115,7 @@ def test_a_fleet_with_other_variables_is_told_once(embedded_home: Any, monkeypat
         folder.announce({"socket": str(folder.broker / "valkey.sock"), "variables": there})
         warn_of_other_variables(fleet)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        with pytest.warns(UserWarning, match="OMP_NUM_THREADS is '1' here and '3' there; .*Ctrl-C at `gridfleet up`"):
+        with pytest.warns(UserWarning, match="OMP_NUM_THREADS is '1' here and '3' there; .*`gridfleet down`"):
             warn_of_other_variables(fleet)
         warn_of_other_variables(fleet)
         folder.announce({"socket": str(folder.broker / "valkey.sock")})  # of an older release
