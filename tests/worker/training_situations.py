@@ -231,7 +231,7 @@ class Drawn:
             pool = self.pick(layers.MaxPooling1D, layers.AveragePooling1D)
             return (
                 keras.Sequential(
-                    [layers.Input((8, 3)), conv(4, 3, activation=self.activation()), pool(), layers.Flatten(), out]
+                    [layers.Input((8, 3)), conv(4, 3, activation=self.activation()), pool(2), layers.Flatten(), out]
                 ),
                 lambda generator: generator.normal(size=(N_ROWS, 8, 3)).astype("float32"),
             )
