@@ -212,6 +212,24 @@ def patched(factor: float, *, method: str) -> Any:
     return model
 
 
+def without_bias(*, has_bias: bool) -> Any:
+    model = model_with(layers.Dense(4))
+    if not has_bias:
+        model.layers[0].bias = None
+    return model
+
+
+def with_metric(metric: Any) -> Any:
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=[metric])
+    return model
+
+
+def with_function(part: Any, name: str, function: Any) -> Any:
+    setattr(part, name, function)
+    return part
+
+
 def of_policy(policy: str) -> Any:
     keras.config.set_dtype_policy(policy)
     return model_with(layers.Dense(4))
@@ -383,6 +401,23 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "a method of one model": (
         lambda: patched(1.0, method="get_metrics_result"),
         lambda: patched(9.0, method="get_metrics_result"),
+    ),
+    "functions that serialize alike": (
+        lambda: model_with(layers.Dense(4, activation="gelu")),
+        lambda: model_with(layers.Dense(4, activation=keras.ops.gelu)),
+    ),
+    "implementation of a cell": (
+        lambda: model_with(layers.Reshape((3, 2)), layers.LSTM(2)),
+        lambda: model_with(layers.Reshape((3, 2)), layers.LSTM(2, implementation=1)),
+    ),
+    "a bias that was taken away": (lambda: without_bias(has_bias=True), lambda: without_bias(has_bias=False)),
+    "a loss' function": (
+        lambda: model_with(loss=keras.losses.MeanSquaredError()),
+        lambda: model_with(loss=with_function(keras.losses.MeanSquaredError(), "fn", keras.losses.mean_absolute_error)),
+    ),
+    "a metric's function": (
+        lambda: with_metric(keras.metrics.MeanSquaredError()),
+        lambda: with_metric(with_function(keras.metrics.MeanSquaredError(), "_fn", keras.losses.mean_absolute_error)),
     ),
     "dtype policy": (lambda: of_policy("float32"), lambda: of_policy("mixed_bfloat16")),
 }

@@ -325,6 +325,86 @@ def test_a_layer_that_is_unfrozen_after_the_first_fit_is_not_trained_as_in_keras
     assert fitted(FitMode.EXACT) == fitted(FitMode.KERAS)
 
 
+def test_an_evaluation_leaves_the_optimizer_alone() -> None:
+    def life(mode: FitMode) -> Any:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = frozen()
+        with compiled_fit(mode) as report:
+            evaluated = model.evaluate(X, Y, verbose=0)
+            n_variables = len(model.optimizer.variables)
+            unfreeze(model)
+            history = model.fit(X, Y, epochs=2, verbose=0).history
+        assert (report.mode, report.fallback_reason) == (mode, None)
+        return evaluated, n_variables, history, [weight.tolist() for weight in model.get_weights()]
+
+    found = life(FitMode.EXACT)
+
+    assert found == life(FitMode.KERAS)
+    assert found[1] == 2  # iterations and learning rate
+
+
+def test_a_fit_that_fails_while_it_is_traced_leaves_the_optimizer_unbuilt() -> None:
+    def error(mode: FitMode) -> tuple[str, bool, int]:
+        model = keras.Sequential([keras.Input((8,)), layers.Dense(3)])
+        model.compile("adam", "mse")
+        with compiled_fit(mode), pytest.raises(ValueError, match=r"equal|shape|broadcast") as raised:
+            model.fit(X, np.zeros((60, 2)), verbose=0)
+        return str(raised.value)[:60], model.optimizer.built, len(model.optimizer.variables)
+
+    assert error(FitMode.EXACT) == error(FitMode.KERAS)
+
+
+def test_an_optimizer_is_of_one_model() -> None:
+    with compiled_fit():
+        optimizer = keras.optimizers.Adam()
+        mlp(optimizer=optimizer).fit(X, Y, verbose=0)
+        with pytest.raises(ValueError, match="Unknown variable"):
+            mlp(optimizer=optimizer).fit(X, Y, verbose=0)
+
+
+def freeze_and_trace_anew(model: Any) -> None:
+    freeze(model)
+    model.make_train_function(force=True)
+
+
+def test_a_callback_may_have_the_step_made_anew_and_keras_goes_on_from_there() -> None:
+    counts = Counts()
+
+    expected, _ = trained(
+        FitMode.KERAS, mlp, callbacks=lambda: [At("on_epoch_end", freeze_and_trace_anew, 1)], epochs=4
+    )
+    found, report = trained(
+        FitMode.EXACT, mlp, callbacks=lambda: [At("on_epoch_end", freeze_and_trace_anew, 1), counts], epochs=4
+    )
+
+    assert report.fallback_reason == "a callback made the model's train_function anew"
+    assert counts.called == ["train", 0, 1, 2, 3]
+    for one, other in zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_learning_rate_schedule_that_comes_too_late_changes_nothing_as_in_keras() -> None:
+    def schedule(model: Any) -> None:
+        model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(0.5, 2, 0.5)
+
+    assert_as_keras(mlp, callbacks=lambda: [At("on_epoch_end", schedule, 0)])
+
+
+def test_metrics_that_models_share_begin_with_the_sums_of_the_model_before_as_in_keras() -> None:
+    def histories(mode: FitMode) -> list[Any]:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        shared = [keras.metrics.AUC(name="auc"), keras.metrics.MeanAbsoluteError(name="mae")]
+        with compiled_fit(mode) as report:
+            found = [mlp(metrics=shared).fit(X, Y, epochs=2, verbose=0).history for _ in range(2)]
+            found.append(mlp(metrics=shared).evaluate(X, Y, verbose=0))
+        assert (report.mode, report.fallback_reason) == (mode, None)
+        return found
+
+    assert histories(FitMode.EXACT) == histories(FitMode.KERAS)
+
+
 # Arguments
 
 

@@ -63,7 +63,7 @@ MORE_CASES = [case for case in quick_data_cases() if case not in FEW_CASES]
     scope="module",
     params=[
         *FEW_CASES,
-        *some_of(other_cases()),
+        *some_of(other_cases(), every=4),
         *(pytest.param(case, marks=pytest.mark.complete) for case in MORE_CASES),
     ],
     ids=str,

@@ -157,6 +157,41 @@ def test_indices_in_range_are_trained_in_xla(make: Callable[..., Any]) -> None:
     assert (report.mode, report.fallback_reason) == (FitMode.XLA, None)
 
 
+# What trains as `exact` does, is traced as there
+
+
+class Checked(layers.Layer):
+    """Fails at a number that is not finite, which XLA does not look at."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.debugging.check_numerics(inputs, "not finite")
+
+
+@pytest.mark.parametrize(
+    ("inner", "reason"), [(lambda: [layers.ReLU()], "the data are not finite"), (lambda: [Checked()], "CheckNumerics")]
+)
+def test_what_xla_makes_another_result_of_trains_as_exact_does(
+    inner: Callable[[], list[layers.Layer]], reason: str
+) -> None:
+    def outcome(mode: FitMode) -> tuple[FitReport, Any]:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([layers.Input((8,)), *inner(), layers.Dropout(0.3), layers.Dense(1)])
+        model.compile("adam", "mse")
+        X = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
+        if "data" in reason:
+            X[3, 3] = np.nan
+        with compiled_fit(mode) as report:
+            history = model.fit(X, np.arange(40) % 2, epochs=2, batch_size=16, verbose=0).history
+        return report, (history, model.get_weights())
+
+    report, found = outcome(FitMode.XLA)
+
+    assert report.modes == [FitMode.EXACT]
+    assert reason in str(report.fallback_reason)
+    np.testing.assert_equal(found, outcome(FitMode.KERAS)[1])
+
+
 def test_random_numbers_are_patched_until_the_last_of_two_blocks_ends() -> None:
     original = random_ops.stateless_random_uniform_v2
     first, second = ExitStack(), ExitStack()

@@ -40,9 +40,16 @@ def watches_for_nan(callbacks: Iterable[Callback]) -> bool:
     return any(type(callback) is keras_callbacks.TerminateOnNaN for callback in callbacks)
 
 
-def acts_before_first_batch(callbacks: Iterable[Callback]) -> bool:
-    """Whether a callback of the user's own is called before Keras traces the first step, and may change the model."""
-    return any(_is_users_own(callback, hook) for callback in callbacks for hook in HOOKS_BEFORE_TRACING)
+def acts_before_first_batch(callbacks: Iterable[Callback], *, is_built: bool) -> bool:
+    """Whether a callback of the user's own is called before Keras traces the first step, and may change the model.
+
+    BackupAndRestore fails there if the model is not built.
+    """
+    return any(
+        any(_is_users_own(callback, hook) for hook in HOOKS_BEFORE_TRACING)
+        or (isinstance(callback, keras_callbacks.BackupAndRestore) and not is_built)
+        for callback in callbacks
+    )
 
 
 def acts_between_epochs(callbacks: Iterable[Callback]) -> bool:
@@ -113,11 +120,11 @@ def report_nan(container: CallbackList, batch: int, logs: Logs) -> None:
 
 @contextmanager
 def handing_over_callbacks(container: CallbackList) -> Iterator[None]:
-    """Let Keras go on with callbacks that were called for the beginning, where it has to take over there."""
+    """Let Keras go on with callbacks that were called for the beginning of an epoch, where it takes over there."""
     try:
         yield
     except KerasTakesOverError as error:
-        if not container._history.epoch:
+        if not container._history.epoch or error.epoch is not None:
             for hook in ("on_train_begin", "on_epoch_begin"):
                 _skip_once(container, hook)
             error.callbacks = container

@@ -7,8 +7,8 @@ over batches. `KerasTakesOverError` says that Keras' own has to run; what callba
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -24,17 +24,24 @@ from gridfleet.worker.compiled_fit.callbacks import (
     training_callback_list,
 )
 from gridfleet.worker.compiled_fit.data.batches import Batches, make_batches
+from gridfleet.worker.compiled_fit.data.keras_functions import as_traced, traced, traced_predict_sizes
 from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
-from gridfleet.worker.compiled_fit.data.traced_sizes import as_traced, was_trained
 from gridfleet.worker.compiled_fit.eligibility import check_arrays, check_callbacks, check_model
-from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner, FitData, restored_if_it_fails
+from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner, FitData, FitPrograms, restored_if_it_fails
 from gridfleet.worker.compiled_fit.errors import NotEligibleError, preparing_a_program, running_a_program
-from gridfleet.worker.compiled_fit.programs.building import build_variables, without_late_variables
+from gridfleet.worker.compiled_fit.programs.building import (
+    build_variables,
+    check_optimizer,
+    tracks_losses,
+    unbuilt_if_it_fails,
+)
 from gridfleet.worker.compiled_fit.programs.evaluate import EvaluateProgram
+from gridfleet.worker.compiled_fit.programs.found import Found
 from gridfleet.worker.compiled_fit.programs.predict import PredictProgram
 from gridfleet.worker.compiled_fit.programs.train import TrainProgram
+from gridfleet.worker.compiled_fit.programs.variables import VariableSet
 from gridfleet.worker.compiled_fit.report import FitReport
-from gridfleet.worker.compiled_fit.sharing.cache import Entry, ProgramCache
+from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 from gridfleet.worker.compiled_fit.sharing.lookup import find_or_trace
 from gridfleet.worker.compiled_fit.sharing.structure import structure_of
 from gridfleet.worker.compiled_fit.training import Schedule, train_epochs
@@ -49,15 +56,15 @@ class _Prepared:
     ----------
     data : FitData
         The rows.
-    was_trained : bool
-        Whether Keras would go on with the step of an earlier fit.
-    entry : Entry or None
-        The program; None if a callback may change the model before Keras would trace it.
+    programs : FitPrograms
+        Which are made when they are needed.
+    waits : bool
+        Whether a callback may change the model before Keras would trace it.
     """
 
     data: FitData
-    was_trained: bool
-    entry: Entry[TrainProgram] | None
+    programs: FitPrograms
+    waits: bool
 
 
 class CompiledCalls:
@@ -134,7 +141,7 @@ class CompiledCalls:
             prepared,
             container,
             Schedule(
-                epochs=_begin_training(model, container, initial_epoch, epochs),
+                epochs=_begin_training(model, container, initial_epoch, epochs, resets=prepared.waits),
                 orders=orders,
                 should_validate=_validation_rule(model, prepared.data.validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
@@ -151,12 +158,14 @@ class CompiledCalls:
     ) -> _Prepared:
         with preparing_a_program():
             train = make_train()
-            trained_before = was_trained(model)
             data = FitData(as_traced(model, "train", train), make_validation())
             # Keras traces at the first batch: what callbacks change until then counts
-            waits = acts_before_first_batch(flat_callbacks(callbacks))
-            entry = None if waits else self._train_program(model, data, was_trained=trained_before)
-        return _Prepared(data, trained_before, entry)
+            waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
+            programs = FitPrograms(self.mode, partial(self._train_program, model, data))
+            if not waits:
+                model.reset_metrics()  # now, for Keras leaves those alone that are not built yet
+                programs.first()
+        return _Prepared(data, programs, waits)
 
     def _train(
         self,
@@ -172,7 +181,7 @@ class CompiledCalls:
             runner = EpochRunner(
                 model,
                 prepared.data,
-                self._entry_of(model, prepared),
+                prepared.programs,
                 mode=self.mode,
                 report=self.report,
                 callbacks=flat_callbacks(given_callbacks),
@@ -185,22 +194,27 @@ class CompiledCalls:
         runner.report_mode()
         return model.history
 
-    def _entry_of(self, model: Model, prepared: _Prepared) -> Entry[TrainProgram]:
-        if prepared.entry is not None:
-            return prepared.entry
-        with preparing_a_program():
-            return self._train_program(model, prepared.data, was_trained=prepared.was_trained)
-
-    def _train_program(self, model: Model, data: FitData, *, was_trained: bool) -> Entry[TrainProgram]:
-        for_xla = self.mode in (FitMode.XLA, FitMode.AUTO)
+    def _train_program(self, model: Model, data: FitData, *, for_xla: bool) -> Found[TrainProgram]:
         train, validation = data.train, data.validation
-        with self.report.timed("trace"), without_late_variables(model) if was_trained else nullcontext():
-            return find_or_trace(
-                self._cache,
-                structure=structure_of(model, trains=True) if build_variables(model, train) else None,
-                signature=("train", for_xla, *(_signature(one, for_xla=for_xla) for one in (train, validation))),
-                trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla),
-            )
+        fixes_size = for_xla and tracks_losses(model)
+        signature = (
+            "train",
+            for_xla,
+            *(_signature(one, knows_size=not for_xla or fixes_size) for one in (train, validation)),
+        )
+        kept = traced(model, "train").programs
+        if signature not in kept:
+            check_optimizer(model)
+            with self.report.timed("trace"), unbuilt_if_it_fails(model.optimizer), preparing_a_program():
+                entry = find_or_trace(
+                    self._cache,
+                    structure=structure_of(model, trains=True) if build_variables(model, train, trains=True) else None,
+                    signature=signature,
+                    trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
+                )
+                kept[signature] = Found(entry, VariableSet.of_training(model))
+        found: Found[TrainProgram] = kept[signature]
+        return found
 
     def evaluate(
         self,
@@ -224,15 +238,25 @@ class CompiledCalls:
             raise NotEligibleError("steps is set")
         with self.report.timed("trace"), preparing_a_program():
             data = as_traced(model, "test", make_batches(x, y, sample_weight, batch_size=batch_size))
+            model.reset_metrics()  # now, for Keras leaves those alone that are not built yet
+            found = self._evaluate_program(model, data)
+        container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
+        logs = _evaluate(found, model, data, container)
+        return logs if return_dict else model._flatten_metrics_in_order(logs)
+
+    def _evaluate_program(self, model: Model, data: Batches) -> Found[EvaluateProgram]:
+        signature = "evaluate", data.fixed_batch_size, data.signature
+        kept = traced(model, "test").programs
+        if signature not in kept:
             entry = find_or_trace(
                 self._cache,
-                structure=structure_of(model) if build_variables(model, data) else None,
-                signature=("evaluate", data.fixed_batch_size, data.signature),
+                structure=structure_of(model) if build_variables(model, data, trains=False) else None,
+                signature=signature,
                 trace=lambda: EvaluateProgram(model, data),
             )
-        container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
-        logs = _evaluate(entry.program, model, data, container)
-        return logs if return_dict else model._flatten_metrics_in_order(logs)
+            kept[signature] = Found(entry, VariableSet.of_evaluation(model))
+        found: Found[EvaluateProgram] = kept[signature]
+        return found
 
     def predict(
         self,
@@ -251,18 +275,26 @@ class CompiledCalls:
             raise NotEligibleError("steps is set")
         if model.steps_per_execution > 1:
             raise NotEligibleError("steps_per_execution is set")  # Keras predicts as many batches in one graph
-        if not model.built:
-            raise NotEligibleError("the model is not built yet")
         with self.report.timed("trace"), preparing_a_program():
             data = make_batches(x, batch_size=batch_size)
+            found = self._predict_program(model, data)
+        container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
+        return _predict(found, model, data, container)
+
+    def _predict_program(self, model: Model, data: Batches) -> Found[PredictProgram]:
+        sizes = traced_predict_sizes(model, data)
+        signature = "predict", data.first_batch_size, sizes, data.signature
+        kept = traced(model, "predict").programs
+        if signature not in kept:
             entry = find_or_trace(
                 self._cache,
                 structure=structure_of(model),
-                signature=("predict", data.first_batch_size, data.has_remainder, data.signature),
-                trace=lambda: PredictProgram(model, data),
+                signature=signature,
+                trace=lambda: PredictProgram(model, data, sizes),
             )
-        container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
-        return _predict(entry.program, model, data, container)
+            kept[signature] = Found(entry, VariableSet.of_prediction(model))
+        found: Found[PredictProgram] = kept[signature]
+        return found
 
 
 def _check_fit(model: Model, callbacks: Callbacks, *, validates: bool) -> None:
@@ -270,31 +302,33 @@ def _check_fit(model: Model, callbacks: Callbacks, *, validates: bool) -> None:
     check_callbacks(callbacks, validates=validates, steps_per_execution=model.steps_per_execution)
 
 
-def _begin_training(model: Model, container: CallbackList, initial_epoch: int, n_epochs: int) -> range:
+def _begin_training(model: Model, container: CallbackList, initial_epoch: int, n_epochs: int, *, resets: bool) -> range:
     """Call the callbacks of the beginning, also of the first epoch; returns the epochs to run."""
     model.stop_training = False
     container.on_train_begin()
     epochs = range(model._initial_epoch or initial_epoch, n_epochs)
     if epochs:
-        model.reset_metrics()
+        if resets:
+            model.reset_metrics()
         container.on_epoch_begin(epochs.start)
     return epochs
 
 
-def _evaluate(program: EvaluateProgram, model: Model, data: Batches, container: CallbackList) -> Logs:
+def _evaluate(found: Found[EvaluateProgram], model: Model, data: Batches, container: CallbackList) -> Logs:
     model.stop_evaluating = False
     container.on_test_begin()
     with running_a_program():
-        logs = program.run(model, data.first_execution(model.steps_per_execution) if model.stop_evaluating else data)
+        rows = data.first_execution(model.steps_per_execution) if model.stop_evaluating else data
+        logs = found.program.run(found.variables, rows)
     container.on_test_end(logs)
     return dict(sorted(logs.items()))  # as Keras' pythonify_logs orders them
 
 
-def _predict(program: PredictProgram, model: Model, data: Batches, container: CallbackList) -> Structure:
+def _predict(found: Found[PredictProgram], model: Model, data: Batches, container: CallbackList) -> Structure:
     model.stop_predicting = False
     container.on_predict_begin()
     with running_a_program():
-        predicted = program.run(model, data)
+        predicted = found.program.run(found.variables, data)
     if model.stop_predicting:
         predicted = keras.tree.map_structure(lambda rows: rows[: data.first_batch_size], predicted)
     container.on_predict_end()
@@ -317,5 +351,5 @@ def _validation_rule(model: Model, validation: Batches | None, validation_freq: 
     return lambda epoch: bool(model._should_eval(epoch, validation_freq))
 
 
-def _signature(data: Batches | None, *, for_xla: bool) -> Any:
-    return data and (None if for_xla else data.fixed_batch_size, data.signature)
+def _signature(data: Batches | None, *, knows_size: bool) -> Any:
+    return data and (data.fixed_batch_size if knows_size else None, data.signature)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,13 +13,18 @@ import tensorflow as tf
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit.callbacks import acts_between_epochs, watches_for_nan
 from gridfleet.worker.compiled_fit.data.batches import Batches
-from gridfleet.worker.compiled_fit.errors import ProgramFailedError, preparing_a_program, running_a_program
+from gridfleet.worker.compiled_fit.errors import (
+    ProgramFailedError,
+    StepChangedError,
+    preparing_a_program,
+    running_a_program,
+)
 from gridfleet.worker.compiled_fit.patches.code_generator import older_code_generator
+from gridfleet.worker.compiled_fit.programs.found import Found
 from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs
 from gridfleet.worker.compiled_fit.programs.train import Loop, LoopOptions, TrainProgram
 from gridfleet.worker.compiled_fit.programs.variables import variables_of
 from gridfleet.worker.compiled_fit.report import FitReport
-from gridfleet.worker.compiled_fit.sharing.cache import Entry
 from gridfleet.worker.compiled_fit.types import Callback, Model, Orders, Results, ValidationPlan
 from gridfleet.worker.compiled_fit.xla_policy import XlaPolicy
 
@@ -43,6 +48,37 @@ class FitData:
     validation: Batches | None
 
 
+class FitPrograms:
+    """The programs of a fit, each made when it is first needed.
+
+    Parameters
+    ----------
+    mode : FitMode
+        ``exact``, ``xla`` or ``auto``.
+    find : callable
+        Returns the program for XLA, or the one that is traced as Keras traces.
+    """
+
+    def __init__(self, mode: FitMode, find: Callable[..., Found[TrainProgram]]) -> None:
+        self._mode = mode
+        self._find = find
+        self._found: dict[bool, Found[TrainProgram]] = {}
+
+    def get(self, *, for_xla: bool) -> Found[TrainProgram]:
+        """Return the program for XLA, or the other one."""
+        if for_xla not in self._found:
+            self._found[for_xla] = self._find(for_xla=for_xla)
+        return self._found[for_xla]
+
+    def made(self, *, for_xla: bool) -> Found[TrainProgram] | None:
+        """Return the program for XLA, or the other one, if it was needed already."""
+        return self._found.get(for_xla)
+
+    def first(self) -> TrainProgram:
+        """Return the program that is made before the first epoch: whatever runs, its results have the same names."""
+        return self.get(for_xla=self._mode is FitMode.XLA).program
+
+
 class EpochRunner:
     """Runs epochs of one fit, each run where `XlaPolicy` says.
 
@@ -52,8 +88,8 @@ class EpochRunner:
         To be trained.
     data : FitData
         What on.
-    entry : Entry
-        The program, and what it cost so far.
+    programs : FitPrograms
+        Which are run.
     mode : FitMode
         ``exact``, ``xla`` or ``auto``.
     report : FitReport
@@ -71,29 +107,31 @@ class EpochRunner:
         self,
         model: Model,
         data: FitData,
-        entry: Entry[TrainProgram],
+        programs: FitPrograms,
         *,
         mode: FitMode,
         report: FitReport,
         callbacks: Sequence[Callback],
     ) -> None:
         self.model = model
-        self.program = entry.program
+        self.program = programs.first()
         self.used = FitMode.EXACT
         self.watches_for_nan = watches_for_nan(callbacks)
         self._all_rows = data.train
         self._train = data.train  # the rows of the next run
         self._validation = data.validation
-        self._entry = entry
+        self._programs = programs
         self._mode = mode
         self._report = report
         self._has_checked_indices = not self.program.checks_indices
+        # XLA makes NaN of what TensorFlow's ReLU and maxima make zero
+        self._is_finite = mode is FitMode.EXACT or data.train.is_finite()
         self._has_run = False
         self._shape = (data.train.batch_size, data.train.n_padded)
-        self._compile_config = model._compile_config
+        self._train_function = model.train_function
         self._may_change = acts_between_epochs(callbacks)
-        if self._may_change and self.program.xla_wants_fixed_batches and mode is not FitMode.EXACT:
-            self._loop(use_xla=True)  # its step is traced apart, and nobody may have touched the model before
+        if self._may_change and self._policy().may_come_to_use_xla:
+            self._loop(use_xla=True)  # traced apart, and nobody may have touched the model before
 
     def epochs_of_next_run(self, n_epochs: int) -> int:
         """Return how many of the epochs to come the next run should do."""
@@ -108,6 +146,28 @@ class EpochRunner:
         if self.model.stop_training:
             self._train = self._all_rows.first_execution(self.model.steps_per_execution)
         return self._train.n_samples
+
+    def check_step(self, epoch: int) -> None:
+        """Make sure that Keras would go on with the step that it began with.
+
+        Parameters
+        ----------
+        epoch : int
+            The next one, whose callbacks were called.
+
+        Raises
+        ------
+        StepChangedError
+            If a callback had it made anew.
+        TypeError
+            If a callback took it away, by compiling the model; Keras calls it then.
+        """
+        if self.model.train_function is None:
+            raise TypeError("'NoneType' object is not callable")
+        if self.model.train_function is not self._train_function:
+            error = StepChangedError("a callback made the model's train_function anew")
+            error.epoch = epoch
+            raise error
 
     def run(self, orders: Orders, plan: ValidationPlan, *, n_more: int) -> Outcome:
         """Run epochs.
@@ -139,53 +199,62 @@ class EpochRunner:
         """Report how the fit was trained, and why not as it was asked to."""
         self._report.modes.append(self.used)
         if self._mode is FitMode.XLA and self.used is not FitMode.XLA:
-            obstacle = self.program.xla_obstacle
-            reason = obstacle or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
+            reason = self._obstacle or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
             self._report.fell_back(f"not in XLA: {reason}")
 
     def _policy(self) -> XlaPolicy:
+        first, graph, xla = self.program, self._programs.made(for_xla=False), self._programs.made(for_xla=True)
         return XlaPolicy(
             mode=self._mode,
-            obstacle=self.program.xla_obstacle,
+            obstacle=self._obstacle,
             has_checked_indices=self._has_checked_indices,
             watches_for_nan=self.watches_for_nan,
             keras_uses_xla=bool(self.model.jit_compile),
             has_full_batch=self._train.n_samples >= self._train.batch_size,
             is_compiled=self._is_compiled,
-            convolves=self.program.convolves,
-            n_operations=self.program.n_operations,
+            convolves=first.convolves,
+            n_operations=first.n_operations,
             steps_per_epoch=self._train.n_steps,
-            n_graph_steps=self._entry.n_graph_steps,
-            graph_step_s=self._entry.graph_step_s,
-            xla_step_s=self._entry.xla_step_s,
+            n_graph_steps=graph.entry.n_graph_steps if graph else 0,
+            graph_step_s=graph.entry.graph_step_s if graph else None,
+            xla_step_s=xla.entry.xla_step_s if xla else None,
         )
 
     @property
+    def _obstacle(self) -> str | None:
+        """Why XLA can't compile the step to something with the same result, or None."""
+        xla = self._programs.made(for_xla=True)
+        known = self.program.xla_obstacle or (xla.program.xla_obstacle if xla else None)
+        return known or (None if self._is_finite else "the data are not finite")
+
+    @property
     def _is_compiled(self) -> bool:
-        return self._shape in self._entry.compiled_shapes
+        found = self._programs.made(for_xla=True)
+        return found is not None and self._shape in found.entry.compiled_shapes
 
     def _try_in_xla(self, orders: Orders, plan: ValidationPlan) -> Outcome | None:
         """Run epochs in XLA; returns None, and has changed nothing, if it can't compile them."""
+        program = self._programs.get(for_xla=True).program
+        if program.xla_obstacle is not None:
+            return None
         if self._is_compiled:
             return self._run(orders, plan, use_xla=True)
-        wants_fixed_batches = self.program.xla_wants_fixed_batches
+        wants_fixed_batches = program.xla_wants_fixed_batches
         obstacle = None
         for fixed in dict.fromkeys((wants_fixed_batches, True)):
             if fixed and not wants_fixed_batches and self._may_change and self._has_run:
                 return None  # the step would have to be traced anew, of a model that a callback may have changed
-            self.program.xla_wants_fixed_batches = fixed
+            program.xla_wants_fixed_batches = fixed
             try:
                 with restored_if_it_fails(self.model):
                     return self._run(orders, plan, use_xla=True)
             except ProgramFailedError as error:
                 obstacle = str(error)
-        self.program.xla_obstacle = obstacle
+        program.xla_obstacle = obstacle
         return None
 
     def _run(self, orders: Orders, plan: ValidationPlan, *, use_xla: bool) -> Outcome:
-        if self.model._compile_config is not self._compile_config:
-            raise ProgramFailedError("a callback compiled the model anew")
-        loop = self._loop(use_xla=use_xla)
+        found, loop = self._programs.get(for_xla=use_xla), self._loop(use_xla=use_xla)
         compiles = use_xla and not self._is_compiled
         started = time.perf_counter()
         with (
@@ -194,7 +263,7 @@ class EpochRunner:
             running_a_program(),
         ):
             inputs = EpochInputs.of(self._train, self._validation, orders=orders, plan=plan)
-            outcome = self.program.run(loop, self.model, inputs)
+            outcome = found.program.run(loop, found.variables, inputs)
         self._note(time.perf_counter() - started, len(plan) * self._train.n_steps, use_xla=use_xla)
         self._has_run = True
         return outcome
@@ -204,12 +273,13 @@ class EpochRunner:
             watches_for_nan=self.watches_for_nan,
             xla_batch_size=self._train.batch_size if use_xla else None,
         )
+        found = self._programs.get(for_xla=use_xla)
         with self._report.timed("trace"), preparing_a_program():
-            return self.program.loop(self.model, options)
+            return found.program.loop(self.model, found.variables, options)
 
     def _note(self, seconds: float, n_steps: int, *, use_xla: bool) -> None:
         """Note what a run cost; a program's first run includes what TensorFlow, or XLA, does to its graph."""
-        entry = self._entry
+        entry = self._programs.get(for_xla=use_xla).entry
         if use_xla:
             self.used = FitMode.XLA
             if self._is_compiled:

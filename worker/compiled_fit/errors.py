@@ -20,10 +20,13 @@ class KerasTakesOverError(Exception):
     Attributes
     ----------
     callbacks : CallbackList or None
-        For Keras' own ``fit``, if callbacks have already been called for the beginning of the first epoch.
+        For Keras' own ``fit``, if callbacks have already been called for the beginning of an epoch.
+    epoch : int or None
+        That epoch, if it is not the first one.
     """
 
     callbacks: Any = None
+    epoch: int | None = None
 
 
 class NotEligibleError(KerasTakesOverError):
@@ -32,6 +35,10 @@ class NotEligibleError(KerasTakesOverError):
 
 class ProgramFailedError(KerasTakesOverError):
     """TensorFlow failed inside a program; the model is as it was before."""
+
+
+class StepChangedError(KerasTakesOverError):
+    """A callback had Keras make its step anew between two epochs; the model is as that callback left it."""
 
 
 @contextmanager

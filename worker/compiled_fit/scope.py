@@ -142,6 +142,10 @@ def _with_callbacks_of(
     args, keywords = arguments
     call = inspect.signature(original).bind(model, *args, **keywords)
     call.arguments["callbacks"] = error.callbacks
+    if error.epoch is not None:
+        call.arguments["initial_epoch"] = error.epoch
+        if model._initial_epoch:  # Keras prefers it
+            model._initial_epoch = error.epoch
     return call.args[1:], call.kwargs
 
 

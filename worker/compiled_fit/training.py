@@ -70,6 +70,7 @@ def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedul
         if epoch > schedule.epochs.start:
             container.model.reset_metrics()
             container.on_epoch_begin(epoch)
+            runner.check_step(epoch)
         n_rows = runner.select_rows()
         n_epochs = 1 if returns_each_epoch else runner.epochs_of_next_run(schedule.epochs.stop - epoch)
         plan = schedule.validation_plan(epoch, n_epochs)

@@ -94,9 +94,13 @@ class XlaPolicy:
     @property
     def may_use_xla(self) -> bool:
         """Whether XLA gives the same result, and was not ruled out."""
+        return self.may_come_to_use_xla and self.has_checked_indices
+
+    @property
+    def may_come_to_use_xla(self) -> bool:
+        """Whether it may be so in a later run."""
         return (
             self.mode in (FitMode.XLA, FitMode.AUTO)
-            and self.has_checked_indices
             and self.obstacle is None
             and not self.watches_for_nan
             and not self.keras_uses_xla

@@ -84,6 +84,10 @@ class Batches:
             *((tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in self.tensors),
         )
 
+    def is_finite(self) -> bool:
+        """Whether no number is NaN or infinite."""
+        return all(bool(tf.reduce_all(tf.math.is_finite(one))) for one in self.tensors if one.dtype.is_floating)
+
     def without_rows(self) -> Batches:
         """Return the types that a step is traced for, without the data."""
         return replace(self, structure=keras.tree.map_structure(lambda _: 0, self.structure), tensors=self.specs)

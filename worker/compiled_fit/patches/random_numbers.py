@@ -13,6 +13,8 @@ from gridfleet.worker.compiled_fit.types import Tensor
 
 #: The bits of a float32 behind the point, and those of 1.0.
 MANTISSA, ONE = 0x7FFFFF, 0x3F800000
+#: Operations that are others inside `same_random_numbers`.
+TRACED_OTHERWISE_FOR_XLA = ("StatelessRandomUniformV2",)
 
 _original = random_ops.stateless_random_uniform_v2
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
+from typing import Any
 
 import keras
 from keras.src.trainers.data_adapters import data_adapter_utils
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.errors import KerasTakesOverError, NotEligibleError
 from gridfleet.worker.compiled_fit.patches.patch import Patch, Replacement
 from gridfleet.worker.compiled_fit.sharing.keras_parts import PLAIN_MODELS, is_keras_class, is_transparent
-from gridfleet.worker.compiled_fit.types import Metric, Model, Structure
+from gridfleet.worker.compiled_fit.types import Metric, Model, Optimizer, Structure
 
 
-def build_variables(model: Model, data: Batches) -> bool:
+def build_variables(model: Model, data: Batches, *, trains: bool) -> bool:
     """Build the variables of model, optimizer and metrics without tracing a step, where it is known which they are.
 
     Parameters
@@ -22,6 +26,8 @@ def build_variables(model: Model, data: Batches) -> bool:
         Compiled.
     data : Batches
         What it is to be trained or evaluated on.
+    trains : bool
+        Whether it is to be trained; an evaluation leaves the optimizer alone.
 
     Returns
     -------
@@ -34,22 +40,58 @@ def build_variables(model: Model, data: Batches) -> bool:
     if model._compile_metrics is not None and not all(map(_is_keras_metric, _given_metrics(model))):
         return False
     x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(data.symbolic())
-    if _has_one_known_output(model, y):
-        _build_with_one_output(model, x, y, sample_weight)
-    else:
-        model._symbolic_build(data_batch=data.symbolic())
+    with nullcontext() if trains else _left_alone(model.optimizer):
+        if _has_one_known_output(model, y):
+            _build_with_one_output(model, x, y, sample_weight)
+        else:
+            model._symbolic_build(data_batch=data.symbolic())
     return True
 
 
-def without_late_variables(model: Model) -> AbstractContextManager[None]:
-    """Return a block that leaves out variables that became trainable after the first fit.
+def check_optimizer(model: Model) -> None:
+    """Make sure that an optimizer is not another model's, and knows what is to be trained; Keras says so best.
 
-    Keras goes on with those that it trained then.
+    Raises
+    ------
+    NotEligibleError
+        If it does not.
     """
     optimizer = model.optimizer
-    known = getattr(optimizer, "_trainable_variables_indices", {})
-    late = [one for one in model.trainable_variables if known and optimizer._var_key(one) not in known]
-    return Patch(lambda: [Replacement(variable, "trainable", False) for variable in late]).installed()
+    if not isinstance(optimizer, keras.optimizers.Optimizer) or not optimizer.built:
+        return
+    known = optimizer._trainable_variables_indices
+    if not all(optimizer._var_key(variable) in known for variable in model.trainable_variables):
+        raise NotEligibleError("the optimizer was built for other variables")
+
+
+def tracks_losses(model: Model) -> bool:
+    """Whether a model has metrics of each output's loss, whose sums Keras weights by the size of a batch if known."""
+    return model._compile_loss is not None and bool(model._compile_loss.metrics)
+
+
+@contextmanager
+def unbuilt_if_it_fails(optimizer: Optimizer | None) -> Iterator[None]:
+    """Put an optimizer back as it was, not built, if a program can't be made; Keras' own ``fit`` builds it."""
+    parts = [optimizer, getattr(optimizer, "inner_optimizer", None)]
+    unbuilt = [one for one in parts if isinstance(one, keras.optimizers.Optimizer) and not one.built]
+    before = [{name: _copied(value) for name, value in vars(one).items()} for one in unbuilt]
+    try:
+        yield
+    except KerasTakesOverError:
+        for one, attributes in zip(unbuilt, before, strict=True):
+            vars(one).clear()
+            vars(one).update(attributes)
+        raise
+
+
+def _copied(value: Any) -> Any:
+    return copy(value) if isinstance(value, (list, dict, set)) else value
+
+
+def _left_alone(optimizer: Optimizer | None) -> AbstractContextManager[None]:
+    """Return a block in which an optimizer passes for built."""
+    unbuilt = isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built
+    return Patch(lambda: [Replacement(optimizer, "built", True)] if unbuilt else []).installed()
 
 
 def _has_one_known_output(model: Model, y: Structure) -> bool:

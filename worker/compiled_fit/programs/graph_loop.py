@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from gridfleet.worker.compiled_fit.programs.inputs import PassInputs, some_rows
+from gridfleet.worker.compiled_fit.programs.inputs import PassInputs, as_from_an_iterator, some_rows
 from gridfleet.worker.compiled_fit.programs.step import RESULT, Step
 from gridfleet.worker.compiled_fit.types import Model, Tensor
 
@@ -41,7 +41,7 @@ class GraphLoop:
     def _run_batch(
         self, data: PassInputs, order: Tensor | None, number: Tensor, is_finite: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        logs = self._step.call(self._batch(data, order, number))
+        logs = self._step.call(as_from_an_iterator(self._batch(data, order, number), self._step.batch_size))
         if self._watches_for_nan:
             is_finite = tf.math.is_finite(tf.cast(self._step.loss(self._model, logs), RESULT))
         return number + 1, is_finite, logs

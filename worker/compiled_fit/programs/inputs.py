@@ -96,3 +96,19 @@ class EpochInputs(NamedTuple):
 def some_rows(rows: Tensor, first: Tensor, count: Tensor | int) -> Tensor:
     """Return as many rows from the first on; their number is known to the graph if it is a Python number."""
     return tf.slice(rows, [first, *([0] * (rows.shape.rank - 1))], [count, *rows.shape[1:]])
+
+
+def as_from_an_iterator(batch: list[Tensor], size: int | None) -> list[Tensor]:
+    """Return a batch's tensors, of which the graph knows no more than of those of Keras' iterator.
+
+    TensorFlow would find that all have equally many rows, and add them up in another order.
+    """
+    if size is not None or not batch:
+        return batch
+    optional = tf.experimental.Optional.from_value(tuple(batch))
+    values: list[Tensor] = tf.raw_ops.OptionalGetValue(
+        optional=optional._variant_tensor,
+        output_types=[rows.dtype for rows in batch],
+        output_shapes=[(None, *rows.shape[1:]) for rows in batch],
+    )
+    return values

@@ -50,8 +50,26 @@ DIFFERS_IN_XLA = frozenset(
         "Svd",
     )
 )
-#: Operations that run Python or strings, for which XLA has no kernel, or that it leaves out.
-XLA_MAY_FAIL = frozenset(("PyFunc", "EagerPyFunc", "PyFuncStateless", "StringFormat", "PrintV2", "Print", "Assert"))
+#: Operations that run Python or strings, for which XLA has no kernel, or that it leaves out, or whose failure it does.
+XLA_MAY_FAIL = frozenset(
+    (
+        "PyFunc",
+        "EagerPyFunc",
+        "PyFuncStateless",
+        "StringFormat",
+        "PrintV2",
+        "Print",
+        "Assert",
+        "CheckNumerics",
+        "CheckNumericsV2",
+        "MatrixInverse",
+        "MatrixSolve",
+        "Cholesky",
+        "ScatterNd",
+        "TensorScatterAdd",
+        "TensorScatterUpdate",
+    )
+)
 #: Operations that fail if their second input has an index out of range, where XLA takes another row, or NaN.
 CHECKED_OUTSIDE_XLA = frozenset(
     (
@@ -91,6 +109,23 @@ def check_random_operations(function: ConcreteFunction) -> None:
 def checks_indices(function: ConcreteFunction) -> bool:
     """Whether a graph fails at an index out of range, where XLA would go on."""
     return any(_looks_up_unknown_index(nodes) for nodes in _graphs_of(function))
+
+
+def has_swish(function: ConcreteFunction) -> bool:
+    """Whether a graph multiplies something with its sigmoid, outside of loops."""
+    nodes = {node.name: node for node in function.graph.as_graph_def().node}
+    return any(_is_swish(node, nodes) for node in nodes.values() if node.op == "Mul")
+
+
+def _is_swish(product: Any, nodes: dict[str, Any]) -> bool:
+    factors = list(product.input[:2])
+    for one, other in (factors, factors[::-1]):
+        sigmoid = nodes.get(other)
+        if sigmoid is not None and sigmoid.op == "Sigmoid":
+            scaled = nodes.get(sigmoid.input[0])
+            if one in (sigmoid.input[0], *(scaled.input if scaled is not None and scaled.op == "Mul" else ())):
+                return True
+    return False
 
 
 def xla_obstacle(operations: set[str]) -> str | None:

@@ -8,8 +8,8 @@ import tensorflow as tf
 from gridfleet.worker.compiled_fit.data.batches import Batches
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
 from gridfleet.worker.compiled_fit.programs.function import Program, SharedFunction
-from gridfleet.worker.compiled_fit.programs.inputs import PassInputs, some_rows
-from gridfleet.worker.compiled_fit.programs.step import trace_step
+from gridfleet.worker.compiled_fit.programs.inputs import PassInputs, as_from_an_iterator, some_rows
+from gridfleet.worker.compiled_fit.programs.step import trace_as_keras
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
 from gridfleet.worker.compiled_fit.types import ConcreteFunction, Model, Structure, Tensor, TensorArray
 
@@ -23,21 +23,25 @@ class PredictProgram(Program):
         Built.
     data : Batches
         What to predict from; only types, structure and the sizes of batches count.
+    sizes : tuple of int or None
+        Rows for which the step is traced that takes the full batches, and the one for the rest, if there is any; None:
+        any number.
     """
 
-    def __init__(self, model: Model, data: Batches) -> None:
-        variables = VariableSet.of_prediction(model)
-        # as Keras does: the first batch's step knows its size, another one takes the shorter last batch
-        sizes = [data.first_batch_size, *([None] if data.has_remainder else [])]
-        steps = [trace_step(model, model.predict_step, data, batch_size=size) for size in sizes]
+    def __init__(self, model: Model, data: Batches, sizes: tuple[int | None, ...]) -> None:
+        by_size = {
+            size: trace_as_keras(model, model.predict_step, data, batch_size=size) for size in dict.fromkeys(sizes)
+        }
+        steps = [by_size[size] for size in sizes]
+        variables = VariableSet.of_prediction(model)  # only now, for the step builds those that are missing
         self._structure = steps[0].structured_outputs
         super().__init__(steps, variables, keras.tree.map_structure(lambda _: 0, self._structure))
         loop = _PredictLoop(steps, data.first_batch_size, keras.tree.flatten(self._structure))
         self._function = SharedFunction(loop.run, PassInputs.specs(data.specs), variables)
 
-    def run(self, model: Model, data: Batches) -> Structure:
-        """Return the predictions of a model, as arrays in the structure of its outputs."""
-        flat = self._function(PassInputs.of(data), VariableSet.of_prediction(model))
+    def run(self, variables: VariableSet, data: Batches) -> Structure:
+        """Return the predictions of a model with these variables, as arrays in the structure of its outputs."""
+        flat = self._function(PassInputs.of(data), variables)
         return keras.tree.pack_sequence_as(self._structure, [output.numpy() for output in flat])
 
 
@@ -91,5 +95,7 @@ class _PredictLoop:
         self, step: ConcreteFunction, inputs: PassInputs, number: Tensor, count: Tensor | int, parts: list[TensorArray]
     ) -> list[TensorArray]:
         first = number * self._batch_size
-        predicted = keras.tree.flatten(step(*(some_rows(rows, first, count) for rows in inputs.rows)))
+        batch = [some_rows(rows, first, count) for rows in inputs.rows]
+        # a step that was traced for any number of rows is not to know how many there are
+        predicted = keras.tree.flatten(step(*as_from_an_iterator(batch, step.inputs[0].shape[0])))
         return [part.write(number, one) for part, one in zip(parts, predicted, strict=True)]

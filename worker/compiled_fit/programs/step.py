@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from copy import copy
 
 import keras
 import tensorflow as tf
+from tensorflow.core.framework.attr_value_pb2 import AttrValue
+from tensorflow.python.framework import ops
+from tensorflow.python.ops.handle_data_util import get_resource_handle_data
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
-from gridfleet.worker.compiled_fit.programs.operations import check_random_operations, operations_of, xla_obstacle
+from gridfleet.worker.compiled_fit.patches.grappler import without_grappler
+from gridfleet.worker.compiled_fit.programs.operations import (
+    check_random_operations,
+    has_swish,
+    operations_of,
+    xla_obstacle,
+)
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
-from gridfleet.worker.compiled_fit.types import ConcreteFunction, Model, StepFunction, Structure, Tensor
+from gridfleet.worker.compiled_fit.types import ConcreteFunction, Graph, Model, StepFunction, Structure, Tensor
 
 #: Scores and results travel as doubles, which hold every float32 exactly.
 RESULT = tf.float64
+#: Attributes of a function that Grappler, TensorFlow's optimizer of graphs, looks at by itself, and not together with
+#: the loop around it.
+SEEN_ALONE = {"_noinline": True}
 
 
-def trace_step(model: Model, step: StepFunction, data: Batches, *, batch_size: int | None) -> ConcreteFunction:
+def trace_step(
+    model: Model, step: StepFunction, data: Batches, *, batch_size: int | None, is_seen_alone: bool = False
+) -> ConcreteFunction:
     """Trace a method of a model for batches of one size, or of any.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The method's.
+    step : callable
+        The method.
+    data : Batches
+        What it takes; only types and structure count.
+    batch_size : int or None
+        Rows of every batch; None: any.
+    is_seen_alone : bool, default=False
+        Whether Grappler is to see it without what calls it.
 
     Raises
     ------
@@ -27,16 +55,50 @@ def trace_step(model: Model, step: StepFunction, data: Batches, *, batch_size: i
     """
 
     def one_batch(*batch: Tensor) -> Structure:
-        return step(keras.tree.pack_sequence_as(data.structure, list(batch)))
+        results = step(keras.tree.pack_sequence_as(data.structure, list(batch)))
+        if is_seen_alone:
+            _write_shapes_of_variables(ops.get_default_graph())
+        return results
 
     traced = tf.function(
         one_batch,
         autograph=False,
         input_signature=[tf.TensorSpec((batch_size, *spec.shape[1:]), spec.dtype) for spec in data.specs],
         jit_compile=True if model.jit_compile else None,
+        experimental_attributes=SEEN_ALONE if is_seen_alone else None,
     ).get_concrete_function()
     check_random_operations(traced)
     return traced
+
+
+def trace_as_keras(model: Model, step: StepFunction, data: Batches, *, batch_size: int | None) -> ConcreteFunction:
+    """Trace a method as `trace_step` does, so that Grappler rewrites in it what it rewrites in Keras' own function.
+
+    In a loop it takes swish for other operations than outside of one. With several steps to an execution Keras has a
+    loop around it as well.
+
+    Raises
+    ------
+    NotEligibleError
+        If it is not known how.
+    """
+    traced = trace_step(model, step, data, batch_size=batch_size)
+    if model.steps_per_execution > 1 or model.jit_compile or not has_swish(traced):
+        return traced
+    if "Relu6" in operations_of(traced):
+        raise NotEligibleError("hard_silu or relu6 beside silu, which TensorFlow rounds otherwise in a loop")
+    return trace_step(model, step, data, batch_size=batch_size, is_seen_alone=True)
+
+
+def _write_shapes_of_variables(graph: Graph) -> None:
+    """Let Grappler know the variables' shapes, which a function that is called by a graph is not told otherwise."""
+    for _, handle in graph.captures:
+        data = get_resource_handle_data(handle) if handle.dtype == tf.resource else None
+        if data is not None and data.is_set:
+            types = AttrValue.ListValue(type=[one.dtype for one in data.shape_and_type])
+            shapes = AttrValue.ListValue(shape=[one.shape for one in data.shape_and_type])
+            handle.op._set_attr("_handle_dtypes", AttrValue(list=types))
+            handle.op._set_attr("_handle_shapes", AttrValue(list=shapes))
 
 
 def trace_reset(model: Model) -> ConcreteFunction:
@@ -57,6 +119,8 @@ class Step:
         What the step takes; only types and structure count.
     batch_size : int or None, default=None
         Rows of every batch; None: any.
+    for_xla : bool, default=False
+        Whether XLA is to compile it with the loop around it.
 
     Attributes
     ----------
@@ -66,10 +130,19 @@ class Step:
         Keys of the results.
     """
 
-    def __init__(self, model: Model, step: StepFunction, data: Batches, *, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        step: StepFunction,
+        data: Batches,
+        *,
+        batch_size: int | None = None,
+        for_xla: bool = False,
+    ) -> None:
         self.specs = data.specs
         self.batch_size = batch_size
-        self.traced = trace_step(model, step, data, batch_size=batch_size)
+        trace = trace_step if for_xla else trace_as_keras
+        self.traced = trace(model, step, data, batch_size=batch_size)
         self._captured = self.traced.captured_inputs
         logs = self.traced.structured_outputs
         metrics = model.get_metrics_result()
@@ -102,10 +175,19 @@ class Step:
         return tf.zeros((0 if self.reads_metrics else len(self.result_names),), RESULT)
 
     def results(self, model: Model, logs: Tensor) -> Tensor:
-        """Return the results of a pass as one vector, inside the graph."""
+        """Return the results of a pass as one vector, inside the graph.
+
+        Keras computes them outside of one, where Grappler does not rewrite them.
+        """
         if not self.reads_metrics:
             return logs
-        return _vector(model.get_metrics_result(), self.result_names)
+        results = tf.function(
+            lambda: _vector(model.get_metrics_result(), self.result_names),
+            autograph=False,
+            experimental_attributes=SEEN_ALONE,
+        )
+        with without_grappler():
+            return results()
 
     def loss(self, model: Model, logs: Tensor) -> Tensor:
         """Return the loss among the results, inside the graph."""
@@ -113,12 +195,11 @@ class Step:
             return tf.constant(0.0)
         return self.results(model, logs)[self.result_names.index("loss")]
 
-    @property
-    def xla_obstacle(self) -> str | None:
-        """Why the step can't be compiled to something with the same result, or None."""
+    def xla_obstacle(self, without: Collection[str]) -> str | None:
+        """Return why the step can't be compiled to something with the same result, but for some operations, or None."""
         if not self.reads_metrics:
             return "its results are those of the last batch"
-        return xla_obstacle(operations_of(self.traced))
+        return xla_obstacle(operations_of(self.traced).difference(without))
 
 
 def _vector(results: dict[str, Tensor], names: list[str]) -> Tensor:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import NamedTuple, TypeAlias
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
-from gridfleet.worker.compiled_fit.patches.random_numbers import same_random_numbers
+from gridfleet.worker.compiled_fit.patches.random_numbers import TRACED_OTHERWISE_FOR_XLA, same_random_numbers
 from gridfleet.worker.compiled_fit.programs.epoch_loop import EpochLoop, TrainingPass
 from gridfleet.worker.compiled_fit.programs.function import Program, SharedFunction
 from gridfleet.worker.compiled_fit.programs.graph_loop import GraphLoop
@@ -49,6 +49,8 @@ class TrainProgram(Program):
         What it is validated on after an epoch.
     for_xla : bool
         Whether the steps are to be traced so that XLA draws the same random numbers.
+    fixes_size : bool, default=False
+        Whether XLA's steps are to know the size of batches where Keras' do.
 
     Attributes
     ----------
@@ -66,12 +68,16 @@ class TrainProgram(Program):
         Operations of a training step's graph.
     """
 
-    def __init__(self, model: Model, train: Batches, validation: Batches | None, *, for_xla: bool) -> None:
+    def __init__(
+        self, model: Model, train: Batches, validation: Batches | None, *, for_xla: bool, fixes_size: bool = False
+    ) -> None:
+        knows_size = fixes_size or not for_xla
         with same_random_numbers() if for_xla else nullcontext():
-            self._train_step = Step(model, model.train_step, train, batch_size=_step_size(train, for_xla=for_xla))
+            size = _step_size(train, knows_size=knows_size)
+            self._train_step = Step(model, model.train_step, train, batch_size=size, for_xla=for_xla)
             self._test_step = None
             if validation is not None:
-                size = _step_size(validation, for_xla=for_xla)
+                size = _step_size(validation, knows_size=knows_size)
                 self._test_step = Step(model, model.test_step, validation, batch_size=size)
         steps = [self._train_step] if self._test_step is None else [self._train_step, self._test_step]
         self.metric_names = self._train_step.result_names
@@ -89,18 +95,21 @@ class TrainProgram(Program):
         traced = self._train_step.traced
         operations = operations_of(traced)
         self.xla_wants_fixed_batches = any("While" in name for name in operations)
-        self.xla_obstacle = self._train_step.xla_obstacle if for_xla else "it was not traced for XLA"
+        # where it is not traced for XLA yet, uniform numbers are those of TensorFlow's kernels still
+        self.xla_obstacle = self._train_step.xla_obstacle(() if for_xla else TRACED_OTHERWISE_FOR_XLA)
         self.checks_indices = checks_indices(traced)
         self.convolves = any("Conv" in name for name in operations)
         self.n_operations = len(traced.graph.get_operations())
 
-    def loop(self, model: Model, options: LoopOptions) -> Loop:
+    def loop(self, model: Model, variables: VariableSet, options: LoopOptions) -> Loop:
         """Return a loop, traced unless it was before.
 
         Parameters
         ----------
         model : keras.Model
             Of the program's structure; it is not kept.
+        variables : VariableSet
+            Its variables.
         options : LoopOptions
             Which loop.
 
@@ -111,18 +120,18 @@ class TrainProgram(Program):
         """
         key = options, self.xla_wants_fixed_batches
         if key not in self._loops:
-            self._loops[key] = self._trace(model, options)
+            self._loops[key] = self._trace(model, variables, options)
         return self._loops[key]
 
-    def run(self, loop: Loop, model: Model, inputs: EpochInputs) -> tuple[Results, int]:
+    def run(self, loop: Loop, variables: VariableSet, inputs: EpochInputs) -> tuple[Results, int]:
         """Train a model for some epochs; its metrics were reset before the first one.
 
         Parameters
         ----------
         loop : SharedFunction
             From `loop`.
-        model : keras.Model
-            Of the same structure as the one that the program was traced with.
+        variables : VariableSet
+            Of a model of the same structure as the one that the program was traced with.
         inputs : EpochInputs
             The data.
 
@@ -133,11 +142,10 @@ class TrainProgram(Program):
         n_steps : int
             Batches of the last epoch; fewer than there are if it was ended by a loss that is not finite.
         """
-        results, n_steps = loop(inputs, VariableSet.of_training(model))
+        results, n_steps = loop(inputs, variables)
         return results.numpy(), int(n_steps)
 
-    def _trace(self, model: Model, options: LoopOptions) -> Loop:
-        variables = VariableSet.of_training(model)
+    def _trace(self, model: Model, variables: VariableSet, options: LoopOptions) -> Loop:
         train = self._train_step.on(variables, traced_with=self._variables)
         test = None if self._test_step is None else self._test_step.on(variables, traced_with=self._variables)
         loop = EpochLoop(model, train, test, self._training_pass(model, train, options))
@@ -160,9 +168,9 @@ class TrainProgram(Program):
         if not self.xla_wants_fixed_batches:
             return step
         with same_random_numbers():
-            return Step(model, model.train_step, self._train, batch_size=batch_size)
+            return Step(model, model.train_step, self._train, batch_size=batch_size, for_xla=True)
 
 
-def _step_size(data: Batches, *, for_xla: bool) -> int | None:
+def _step_size(data: Batches, *, knows_size: bool) -> int | None:
     # XLA takes splits whose sizes differ by one in one program
-    return None if for_xla else data.fixed_batch_size
+    return data.fixed_batch_size if knows_size else None

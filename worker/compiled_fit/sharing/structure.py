@@ -89,7 +89,7 @@ def _fingerprint(model: Model, layers: list[Layer], optimizer: Optimizer | None)
     return [
         type(model).__name__,
         model.get_config(),
-        [(layer.name, bool(layer.trainable), bool(layer.autocast)) for layer in layers],
+        [(layer.name, bool(layer.trainable), bool(layer.autocast), _attributes_of(layer)) for layer in layers],
         [_fingerprint_of_variable(variable) for variable in model.variables],
         [(type(metric).__name__, metric.name) for metric in model.metrics],
         None if optimizer is None else _fingerprint_of_optimizer(optimizer),
@@ -118,7 +118,26 @@ def _fingerprint_of_optimizer(optimizer: Optimizer) -> list[Any]:
     both = (optimizer, getattr(optimizer, "inner_optimizer", None))
     if any(hasattr(one, "_exclude_from_weight_decay") for one in both):  # no config shows it
         raise _OpaqueError
-    return [type(optimizer).__name__, config]
+    return [type(optimizer).__name__, config, _attributes_of(optimizer)]
+
+
+def _attributes_of(part: Any) -> dict[str, Any]:
+    """Return what an object has beside its config: plain values, and which functions of Keras.
+
+    No config shows an LSTM's ``implementation`` or a bias that was taken away; ``keras.ops.gelu`` passes for "gelu"
+    there, with other defaults.
+    """
+    return {
+        name: [value.__module__, value.__qualname__] if type(value).__name__ == "function" else value
+        for name, value in vars(part).items()
+        if type(value).__name__ == "function" or (not name.startswith("_") and _is_plain(value))
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _compile_settings(model: Model) -> dict[str, Any]:
@@ -144,6 +163,7 @@ def _fingerprint_of_part(part: Any) -> Any:
         part.get_config(),
         getattr(part, "_fn_kwargs", None),
         str(getattr(part, "dtype", None)),
+        _attributes_of(part),
     ]
 
 

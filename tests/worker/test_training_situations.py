@@ -1,0 +1,37 @@
+"""Situations drawn from seeds come out as in Keras: a search for what nobody thought of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+#: Situations of a complete run, and how many one process lives through: TensorFlow keeps what it once prepared.
+N_SITUATIONS, PER_PROCESS = 500, 40
+#: The same in XLA, which takes seconds to compile each.
+N_SITUATIONS_IN_XLA = 80
+
+
+def verdicts(first: int, count: int, mode: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "tests.worker.training_situations", str(first), str(count), "--mode", mode]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.complete
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("mode", "first"),
+    [
+        *(("exact", first) for first in range(1, N_SITUATIONS, PER_PROCESS)),
+        *(("xla", first) for first in range(1, N_SITUATIONS_IN_XLA, PER_PROCESS)),
+    ],
+)
+def test_situations_come_out_as_in_keras(mode: str, first: int) -> None:
+    found = verdicts(first, PER_PROCESS, mode)
+
+    assert [one["seed"] for one in found] == list(range(first, first + PER_PROCESS))
+    assert [one for one in found if one["verdict"] == "differs"] == []
