@@ -96,7 +96,11 @@ def _store_payloads(fleet: Fleet, **objects: tuple[Any, str]) -> dict[str, str |
         for kind, (obj, what) in objects.items()
     ]
     if sources.files:
-        prepared.append(payloads.prepare(SOURCES, pack(sources.files), what="the archive of the script's modules"))
+        prepared.append(
+            payloads.prepare(
+                SOURCES, (pack(sources.files), sources.folders), what="the archive of the script's modules"
+            )
+        )
         _say_size(prepared[-1], len(sources.files))
     payloads.require_room(prepared)
     return {"sources_digest": None} | {
