@@ -19,6 +19,8 @@ from pathlib import Path
 
 #: Bytes of a request: the variables.
 REQUEST_BYTES = 200_000
+#: Variable for the seconds in which a process goes on from trial to trial at one message; forked processes have it.
+GO_ON_VARIABLE = "TESTS_GO_ON_S"
 
 
 class WarmWorkers:
@@ -145,7 +147,9 @@ def be_worker(request: dict, log: int) -> None:
         os.environ.update(request["environment"])
         from gridfleet.storage.settings import load_settings
         from gridfleet.worker.main_process.service import run_worker
+        from gridfleet.worker.trial import task
 
+        task.GO_ON_S = float(os.environ.pop(GO_ON_VARIABLE, task.GO_ON_S))
         run_worker(load_settings(), concurrency=request["concurrency"], may_be_root=True)
         status = 0
     except SystemExit as end:

@@ -168,9 +168,8 @@ def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[Pre
         for kind, (obj, what) in objects.items()
     ]
     if sources.files:
-        payloads.append(
-            fleet.payloads.prepare(SOURCES, pack(sources.files), what="the archive of the script's modules")
-        )
+        archive = (pack(sources.files), sources.folders)
+        payloads.append(fleet.payloads.prepare(SOURCES, archive, what="the archive of the script's modules"))
         _say_size(payloads[-1], len(sources.files))
     return candidates, payloads
 

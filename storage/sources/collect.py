@@ -35,10 +35,13 @@ class Sources:
         Their files, by their names in an archive.
     mentions : set of str
         Names of all top-level modules that they and the script may import.
+    folders : dict of str to str
+        Where the files of each top-level module lie, for modules that read what lies elsewhere in their project.
     """
 
     files: dict[str, bytes]
     mentions: set[str]
+    folders: dict[str, str]
 
 
 def collect_sources() -> Sources:
@@ -79,7 +82,11 @@ class _Collection:
                 self._add_root(self._root(name))
             seen |= waiting
             waiting = self._imported_by_new_files()
-        return Sources(self._read, self._mentions)
+        folders = {}
+        for inside, file in self._files.items():
+            if file.as_posix().endswith(f"/{inside}"):
+                folders[inside.partition("/")[0].partition(".")[0]] = file.as_posix().removesuffix(inside)
+        return Sources(self._read, self._mentions, folders)
 
     def _root(self, name: str) -> _Root | None:
         if name not in self._roots:

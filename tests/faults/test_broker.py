@@ -6,6 +6,7 @@ pass each second and `REPUBLISH_S` for the default of 60: recoveries are measure
 
 from __future__ import annotations
 
+import functools
 import random
 import select
 import signal
@@ -38,6 +39,7 @@ from tests.faults.support import (
     wait_for,
     wait_for_file,
 )
+from tests.warm_workers import GO_ON_VARIABLE
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"])
 
@@ -105,6 +107,12 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
 def broker_url(valkey: Valkey) -> str:
     """Make it the broker of the test's fleet."""
     return valkey.url
+
+
+@pytest.fixture
+def start_worker(start_worker: Callable[..., RunningWorker]) -> Callable[..., RunningWorker]:
+    """Start workers that need a message for each trial: it is messages that are lost here."""
+    return functools.partial(start_worker, **{GO_ON_VARIABLE: "0"})
 
 
 @contextmanager

@@ -31,7 +31,7 @@ POISON = [
     ("interrupt", "failed", "KeyboardInterrupt", "the model's own code raised KeyboardInterrupt"),
     ("raise", "failed", "ValueError", "does not suit me"),
     ("memory", "failed", "out_of_memory", "GRIDFLEET_MEMORY_LIMIT_MB"),
-    ("nan", "failed", "non_finite_score", "the mean score over 2 splits is nan"),
+    ("nan", "failed", "non_finite_score", "the score of split 0 is nan"),
     ("fork", "completed", None, ""),
     ("print", "completed", None, ""),
 ]

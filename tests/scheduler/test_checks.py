@@ -147,7 +147,9 @@ def check_finite(
     estimator: Any, X: Any, y: Any, candidates: list[dict[str, Any]], *, splits: Any = (), refit: bool = True
 ) -> None:
     caller = types.SimpleNamespace(refit=refit)
-    checks.check_finite(SearchRequest(caller, estimator, X, y, splits, candidates, arguments={}, config={}))
+    checks.check_finite(
+        SearchRequest(caller, estimator, X, y, splits, candidates, arguments={}, config={}, warning_filters=[])
+    )
 
 
 WITHOUT = [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]

@@ -28,11 +28,14 @@ class Registered(Bare):
     """As it should be."""
 
 
-@saving.register_keras_serializable("tests")
-class Locked(Bare):
-    """Has what can't be pickled."""
+def locked() -> layers.Layer:
+    """Return a layer whose class travels by value, as those of a script do, and has what can't be pickled."""
 
-    lock = threading.Lock()
+    @saving.register_keras_serializable("tests")
+    class Locked(Bare):
+        lock = threading.Lock()
+
+    return Locked()
 
 
 @saving.register_keras_serializable("tests")
@@ -72,7 +75,7 @@ def check(estimator: Any) -> None:
         (Bare, "sigmoid", r"has the layer or other class Bare, which is not registered; put @keras.saving.register"),
         (lambda: layers.Dense(1), own_activation, "has the function own_activation, which is not registered"),
         (lambda: WithoutConfig(2), "sigmoid", "factor is to be a number; a layer of your own needs a get_config"),
-        (Locked, "sigmoid", r"is a model with Locked \(registered as 'tests>Locked'\), which can't be pickled"),
+        (locked, "sigmoid", r"is a model with Locked \(registered as 'tests>Locked'\), which can't be pickled"),
     ],
     ids=["not registered", "a function", "no config", "a lock"],
 )

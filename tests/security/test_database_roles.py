@@ -17,6 +17,7 @@ from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK
 from gridfleet.storage import migrations, searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Trial
 from gridfleet.storage.search_views import point_view
 from gridfleet.storage.settings import Settings
@@ -571,7 +572,7 @@ def test_a_worker_role_can_not_migrate(deployed: DeployedFleet, roled_database: 
 
     pretend("0001")
     try:
-        with closing(Database(deployed.worker)) as worker, pytest.raises(ProgrammingError, match="must be owner"):
+        with closing(Database(deployed.worker)) as worker, pytest.raises(SettingsError, match="must be owner"):
             migrations.upgrade(worker)
     finally:
         pretend(SCHEMA_REVISION)

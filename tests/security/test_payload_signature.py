@@ -135,7 +135,7 @@ def _use_anothers_data(connection: Connection, digest: str, fleet: Fleet, file: 
 def _use_other_modules(connection: Connection, digest: str, fleet: Fleet, file: Path) -> None:
     # signed by the fleet as the modules of another script
     planted = pack({"tests/__init__.py": f"open({str(file)!r}, 'w')".encode()})
-    other = {"other": fleet.payloads.prepare("sources", planted, what="modules").digest}
+    other = {"other": fleet.payloads.prepare("sources", (planted, {}), what="modules").digest}
     connection.execute(text(f"UPDATE searches SET sources_digest = :other WHERE id = {_search_of(digest)}"), other)
 
 
@@ -188,7 +188,8 @@ def test_a_worker_runs_nothing_of_a_payload_that_was_tampered_with(
         handle = handles[name] = submit(GridSearchCV(Bomb(str(file)), {"value": [1]}, cv=2), X, Y, name=name)
         # stored beforehand, for it opens a transaction of its own
         fleet.payloads.put("X", Bomb(str(file)), what="X")
-        fleet.payloads.put("sources", pack({"tests/__init__.py": f"open({str(file)!r}, 'w')".encode()}), what="modules")
+        planted = pack({"tests/__init__.py": f"open({str(file)!r}, 'w')".encode()})
+        fleet.payloads.put("sources", (planted, {}), what="modules")
         with fleet.database.write() as connection:
             query = text("SELECT evaluation_digest FROM searches WHERE id = :id")
             tamper(connection, connection.execute(query, {"id": handle.id}).scalar_one(), fleet, file)

@@ -30,6 +30,7 @@ from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.storage import migrations
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
+from gridfleet.storage.sources.collect import Sources
 from gridfleet.storage.trial_results import TrialResult
 from gridfleet.worker.trial import heartbeat, interrupter
 from gridfleet.worker.trial import process as process_module
@@ -129,11 +130,14 @@ class World:
             patch.setattr(
                 gridfleet.worker.trial.cross_validation,
                 "cross_validate_trial",
-                lambda process, *_, **__: self.evaluate(process),
+                lambda evaluation, *_, **__: self.evaluate(evaluation.process),
             )
             patch.setattr(WorkerProcess, "remember", _remember)
             patch.setattr(gridfleet.scheduler.submission.store, "this_session", lambda: self.session)
             patch.setattr(gridfleet.worker.trial.task, "GO_ON_S", GO_ON_S)
+            # the tests' own modules need not travel, nor does a trial of here change its process
+            patch.setattr(gridfleet.scheduler.submission.store, "collect_sources", lambda: Sources({}, set(), {}))
+            patch.setattr(gridfleet.worker.trial.task, "unchanged_process", nullcontext)
             patch.setattr(gridfleet.worker.trial.task, "bounded_output", nullcontext)
             patch.setattr(gridfleet.worker.trial.task, "terminate_handler_fired", self._is_ending)
             patch.setattr(gridfleet.scheduler.submission.publish, "print", lambda *_, **__: None, raising=False)
@@ -246,8 +250,9 @@ class _Payloads:
         self._process = process
 
     def get(self, kind: str, digest: str) -> Any:
-        candidates = types.SimpleNamespace(params={number: {} for number in range(9)})
-        return candidates if kind == "candidates" else self._process
+        if kind == "candidates":
+            return types.SimpleNamespace(params={number: {} for number in range(9)})
+        return types.SimpleNamespace(process=self._process, params=None, keras_objects=None)
 
 
 def _remember(process: WorkerProcess, structure: str | None) -> None:

@@ -87,10 +87,11 @@ def store_search(
             connection.execute(
                 insert(Payload).values(digest=DIGEST, kind="none", size=0, signature=DIGEST, created_at=now())
             )
-        digests = dict.fromkeys(
-            ("evaluation_digest", "x_digest", "y_digest", "splits_digest", "candidates_digest", "sources_digest"),
-            DIGEST,
+        digests: dict[str, str | None] = dict.fromkeys(
+            ("evaluation_digest", "x_digest", "y_digest", "splits_digest", "candidates_digest"), DIGEST
         )
+        if signer is not None:  # a table of an older release has no such column, and signs nothing
+            digests["sources_digest"] = None
         facts = {
             "name": name,
             "strategy": "GridSearchCV",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gridfleet.storage.errors import PayloadError
-from gridfleet.storage.payloads.format import _PYTHON, dump, load
+from gridfleet.storage.payloads.format import _PYTHON, MAGIC, dump, load
 from gridfleet.storage.payloads.store import PayloadStore
 
 
@@ -44,7 +44,7 @@ def test_bytecode_of_another_python_is_refused_before_it_is_loaded(tmp_path: Pat
 
 def test_a_payload_of_an_older_release_is_refused_before_it_is_loaded() -> None:
     # its pickle names modules that are gone, such as worker.cross_validation
-    before = b"".join(dump("X", np.arange(3), what="X")).replace(b"gridfleet3", b"gridfleet1", 1)
+    before = b"".join(dump("X", np.arange(3), what="X")).replace(MAGIC, b"gridfleet1", 1)
 
     with pytest.raises(PayloadError, match="not a payload of gridfleet, or one of another version"):
         load(memoryview(before))

@@ -303,10 +303,12 @@ def test_searches_and_payloads_survive_longer_signatures_and_the_key_of_before_i
         connection.execute(update(Payload).values(signature="a" * 64))
         connection.execute(text("CREATE VIEW my_searches AS SELECT name, n_trials FROM searches"))
     before = query(empty, "SELECT * FROM searches"), query(empty, "SELECT * FROM payloads WHERE kind <> 'key'")
+    n_columns = len(before[0][0])
 
     assert migrations.upgrade(empty) is True
 
-    assert (query(empty, "SELECT * FROM searches"), query(empty, "SELECT * FROM payloads")) == before
+    kept = [row[:n_columns] for row in query(empty, "SELECT * FROM searches")]  # later ones add columns
+    assert (kept, query(empty, "SELECT * FROM payloads")) == before
     assert query(empty, "SELECT name, total FROM search_progress JOIN my_searches ON name = search") == [("kept", 2)]
     assert store_search(empty, 1, signer=Signer(b"the key of a fleet")).row().signature is not None
     with empty.read() as connection:

@@ -39,6 +39,7 @@ SPLITS = [(np.arange(4), np.arange(4, 8)), (np.arange(4, 8), np.arange(4))]
 @pytest.fixture(autouse=True)
 def _own_configuration() -> Iterator[None]:
     before = keras_config()
+    set_keras_config({**before, "dtype_policy": None})  # as in a fresh process; whoever asked for it settled it
     yield
     set_keras_config(before)
 

@@ -50,7 +50,7 @@ def import_of(payloads: PayloadStore, modules: ScriptModules, tmp_path: Path) ->
     """Import a module among those of a search, ``import_of(archive, "helpers")``."""
 
     def import_of(archive: bytes | None, name: str) -> ModuleType:
-        digest = None if archive is None else payloads.put("sources", archive, what="archive")
+        digest = None if archive is None else payloads.put("sources", (archive, {}), what="archive")
         with modules.of_search(digest, payloads.get):
             return importlib.import_module(name)
 
@@ -71,6 +71,23 @@ def test_modules_are_there_for_their_search_and_gone_afterwards(import_of: Impor
         import_of(None, "helpers_x")
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_module_sees_its_own_place_where_that_is_this_hosts_and_not_edited_since(
+    edited: bool, payloads: PayloadStore, modules: ScriptModules, tmp_path: Path
+) -> None:
+    text = "PLACE = __file__"
+    (tmp_path / "project" / "pkg_x").mkdir(parents=True)
+    (tmp_path / "project" / "pkg_x" / "a.py").write_text(text + " " * edited)
+    archive = archive_of(pkg_x__slash____init__="", pkg_x__slash__a=text)
+    digest = payloads.put("sources", (archive, {"pkg_x": str(tmp_path / "project")}), what="archive")
+
+    with modules.of_search(digest, payloads.get):
+        module = importlib.import_module("pkg_x.a")
+
+    folder = tmp_path / "cache" / "sources" / digest if edited else tmp_path / "project"
+    assert str(folder / "pkg_x" / "a.py") == module.PLACE
+
+
 def test_the_next_trial_of_the_search_has_the_same_modules(import_of: Import) -> None:
     archive = archive_of(pkg_x__slash____init__="", pkg_x__slash__a="class A: pass")
 
@@ -81,7 +98,7 @@ def test_edited_modules_are_seen_at_once_and_what_was_loaded_with_the_old_ones_i
     payloads: PayloadStore, modules: ScriptModules, import_of: Import
 ) -> None:
     texts = ("VALUE = 1\nclass A: pass", "VALUE = 2\nclass A: pass")
-    first, second = (payloads.put("sources", archive_of(settings_x=text), what="archive") for text in texts)
+    first, second = (payloads.put("sources", (archive_of(settings_x=text), {}), what="archive") for text in texts)
     with modules.of_search(first, payloads.get):
         of_first = importlib.import_module("settings_x")
         evaluation = payloads.put("evaluation", of_first.A(), what="estimator")

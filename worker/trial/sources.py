@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -43,6 +43,7 @@ class ScriptModules:
         self._digest: str | None = None
         self._unpacked: UnpackedSources | None = None
         self._folder = ""
+        self._finder = _Finder(Path(), {})
         self._names = _Names([])
         self._modules: dict[str, ModuleType] = {}
 
@@ -73,7 +74,7 @@ class ScriptModules:
         finally:
             self._leave(shadowed)
 
-    def _change(self, digest: str, archive: bytes) -> None:
+    def _change(self, digest: str, sources: tuple[bytes, dict[str, str]]) -> None:
         """Forget the modules of another search, and what was loaded with them."""
         if self._unpacked is not None:
             self._unpacked.close()
@@ -82,8 +83,10 @@ class ScriptModules:
         self._digest = None
         # also those of the new ones: what was loaded without them has others of these names
         self._payloads.forget(self._names.top)
+        archive, folders = sources
         self._unpacked = UnpackedSources(self._host_folder, digest, archive)
         self._folder = str(self._unpacked.path)
+        self._finder = _Finder(self._unpacked.path, folders)
         self._names = _Names(self._unpacked.names, self._folder)
         self._payloads.forget(self._names.top)
         self._digest = digest
@@ -98,6 +101,7 @@ class ScriptModules:
         for parent, child, module in self._in_other_packages():
             setattr(parent, child, module)
         sys.path.insert(0, self._folder)
+        sys.meta_path.insert(0, self._finder)
         return shadowed
 
     def _leave(self, shadowed: dict[str, ModuleType]) -> None:
@@ -106,6 +110,8 @@ class ScriptModules:
             if getattr(parent, child, None) is module:
                 delattr(parent, child)
         with suppress(ValueError):  # the model's code may have removed it
+            sys.meta_path.remove(self._finder)
+        with suppress(ValueError):
             sys.path.remove(self._folder)
         sys.modules.update(shadowed)
 
@@ -120,6 +126,54 @@ class ScriptModules:
             parent, _, child = name.rpartition(".")
             if parent not in self._modules and parent in sys.modules:
                 yield sys.modules[parent], child, module
+
+
+class _Finder:
+    """Finds the modules of an archive, and lets them see their own place as ``__file__`` where that is this host's.
+
+    A module may read what lies elsewhere in its project, ``Path(__file__).parents[1] / "data"``, as it is imported. On
+    the script's own host it finds it so; on another there is only what travelled.
+
+    Parameters
+    ----------
+    unpacked : Path
+        Where the archive is unpacked.
+    folders : mapping of str to str
+        Where each of its top-level modules lay.
+    """
+
+    def __init__(self, unpacked: Path, folders: Mapping[str, str]) -> None:
+        self._unpacked = unpacked
+        self._folders = folders
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Find a module as `sys.path` has it; None for all that is not the archive's."""
+        folder = self._folders.get(name.partition(".")[0])
+        if folder is None:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or type(spec.loader) is not SourceFileLoader:
+            return None
+        file = Path(spec.loader.path)
+        if not file.is_relative_to(self._unpacked):
+            return None
+        place = Path(folder) / file.relative_to(self._unpacked)
+        try:
+            if place.read_bytes() != file.read_bytes():
+                return None
+        except OSError:  # another host, or another user
+            return None
+        spec.loader = _LoaderAtItsPlace(spec.loader.name, spec.loader.path)
+        spec.loader.place = str(place)
+        return spec
+
+
+class _LoaderAtItsPlace(SourceFileLoader):
+    place: str
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__file__ = self.place
+        super().exec_module(module)
 
 
 class _Names:
