@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
-from typing import Any
 
 import keras
 from keras.src.trainers.data_adapters import data_adapter_utils
@@ -73,19 +72,30 @@ def tracks_losses(model: Model) -> bool:
 def unbuilt_if_it_fails(optimizer: Optimizer | None) -> Iterator[None]:
     """Put an optimizer back as it was, not built, if a program can't be made; Keras' own ``fit`` builds it."""
     parts = [optimizer, getattr(optimizer, "inner_optimizer", None)]
-    unbuilt = [one for one in parts if isinstance(one, keras.optimizers.Optimizer) and not one.built]
-    before = [{name: _copied(value) for name, value in vars(one).items()} for one in unbuilt]
+    before = [_Kept(one) for one in parts if isinstance(one, keras.optimizers.Optimizer) and not one.built]
     try:
         yield
     except KerasTakesOverError:
-        for one, attributes in zip(unbuilt, before, strict=True):
-            vars(one).clear()
-            vars(one).update(attributes)
+        for one in before:
+            one.put_back()
         raise
 
 
-def _copied(value: Any) -> Any:
-    return copy(value) if isinstance(value, (list, dict, set)) else value
+class _Kept:
+    """What an optimizer that is not built has, its lists as they are: Keras' tracker goes on to fill the same ones."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._attributes = dict(vars(optimizer))
+        filled = [*self._attributes.values(), *optimizer._tracker.stored_ids.values()]
+        self._contents = [(value, copy(value)) for value in filled if isinstance(value, (list, dict, set))]
+
+    def put_back(self) -> None:
+        vars(self._optimizer).clear()
+        vars(self._optimizer).update(self._attributes)
+        for value, content in self._contents:
+            value.clear()
+            value.extend(content) if isinstance(value, list) else value.update(content)
 
 
 def _left_alone(optimizer: Optimizer | None) -> AbstractContextManager[None]:
