@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -315,6 +316,18 @@ def database(database_settings: Settings) -> Iterator[Database]:
     """Open the database of `database_settings`."""
     with contextlib.closing(Database(database_settings)) as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def _no_seed_of_another_test() -> Iterator[None]:
+    """Forget the seed that a test gave to the whole process: of one, a submission warns."""
+    yield
+    state = sys.modules.get("keras.src.backend.common.global_state")
+    if state is not None:
+        vars(state.GLOBAL_STATE_TRACKER).pop("global_random_seed", None)
+    tensorflow = sys.modules.get("tensorflow.python.eager.context")
+    if tensorflow is not None and tensorflow.context_safe() is not None:
+        tensorflow.context_safe()._seed = None
 
 
 #: The user that no test runs as.

@@ -17,6 +17,7 @@ import pytest
 
 from gridfleet import submit
 from gridfleet.scheduler.fleet import connection as fleets
+from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.storage.errors import GridfleetError
 from gridfleet.storage.settings import PREFIX, Settings
 from tests.faults.support import X, Y, search, wait_for
@@ -156,7 +157,9 @@ def test_an_embedded_fleet_shows_no_secret(embedded_home: Path) -> None:
         **{str(file): file.read_text(errors="replace") for file in home.rglob("*.log")},
     }
 
-    workers = {process.pid: process for process in psutil.Process().children(recursive=True) if evaluates(process)}
+    # not this process's own children: workers of other tests may still be ending
+    supervisor = psutil.Process(Folder(home).running()["pid"])
+    workers = {process.pid: process for process in supervisor.children(recursive=True) if evaluates(process)}
     assert len(workers) >= 2  # with the main process
     shown |= {f"environment of {pid}": str(process.environ()) for pid, process in workers.items()}
     public_key = fleet.settings.for_workers().public_key
