@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -21,6 +20,7 @@ from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.private_folder import HEALTH_FILE, make_runtime_folder
 from gridfleet.storage.signer import Signer, Verifier
+from gridfleet.storage.suggestion import nearest
 
 PREFIX = "GRIDFLEET_"
 #: How the URL of a broker begins that listens at a UNIX socket: kombu's word, redis-py's is "unix".
@@ -401,6 +401,6 @@ def _warn_unknown_variables() -> None:
         name = variable.removeprefix(PREFIX)
         if name == variable or name in known or name in OTHER_VARIABLES:
             continue
-        near = difflib.get_close_matches(name, known, n=1)
-        remedy = f"did you mean {PREFIX}{near[0]}?" if near else "`gridfleet settings` lists them"
+        near = nearest(name, known)
+        remedy = f"did you mean {PREFIX}{near}?" if near else "`gridfleet settings` lists them"
         warnings.warn(f"the variable {variable} is no setting of gridfleet; {remedy}", stacklevel=3)

@@ -35,6 +35,28 @@ def configured_settings() -> Settings:
     return settings
 
 
+def embedded_settings(instead: str) -> Settings:
+    """Return the settings of a folder that has its own fleet.
+
+    Parameters
+    ----------
+    instead : str
+        What to do with the parts of a configured fleet instead, for the error.
+
+    Raises
+    ------
+    SettingsError
+        If a fleet is configured.
+    """
+    from gridfleet.storage.errors import SettingsError
+    from gridfleet.storage.settings import load_settings
+
+    settings = load_settings()
+    if not settings.is_embedded:
+        raise SettingsError(f"a fleet is configured by GRIDFLEET_DATABASE_URL and GRIDFLEET_BROKER_URL; {instead}")
+    return settings
+
+
 def stored_settings() -> Settings:
     """Return the settings of the configured fleet, or of this folder's, which is not started."""
     from gridfleet.storage.settings import load_settings

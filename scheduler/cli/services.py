@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
-from gridfleet.scheduler.cli.connected import configured_settings, exit_at_sigterm, is_database_error
+from gridfleet.scheduler.cli.connected import (
+    configured_settings,
+    embedded_settings,
+    exit_at_sigterm,
+    is_database_error,
+)
 from gridfleet.scheduler.cli.output import fail, say
 
 
@@ -19,15 +24,11 @@ def up(
     import joblib
 
     from gridfleet.scheduler.fleet.local import client, supervisor
-    from gridfleet.storage.errors import LocalFleetError, SettingsError
-    from gridfleet.storage.settings import load_settings
+    from gridfleet.storage.errors import LocalFleetError
 
-    settings = load_settings()
-    if not settings.is_embedded:
-        raise SettingsError(
-            "a fleet is configured by GRIDFLEET_DATABASE_URL and GRIDFLEET_BROKER_URL; start its parts with "
-            "`gridfleet worker` and `gridfleet scheduler`, or unset both for a fleet of this folder"
-        )
+    settings = embedded_settings(
+        "start its parts with `gridfleet worker` and `gridfleet scheduler`, or unset both for a fleet of this folder"
+    )
     home = settings.home.resolve()
     taken = LocalFleetError(f"a fleet runs in {home} already; searches of this folder use it")
     if client.is_running(settings):
@@ -46,15 +47,8 @@ def up(
 def down() -> None:
     """Stop the fleet of this folder, whoever started it."""
     from gridfleet.scheduler.fleet.local import client
-    from gridfleet.storage.errors import SettingsError
-    from gridfleet.storage.settings import load_settings
 
-    settings = load_settings()
-    if not settings.is_embedded:
-        raise SettingsError(
-            "a fleet is configured by GRIDFLEET_DATABASE_URL and GRIDFLEET_BROKER_URL; stop its parts where they run, "
-            "or unset both for the fleet of this folder"
-        )
+    settings = embedded_settings("stop its parts where they run, or unset both for the fleet of this folder")
     home = settings.home.resolve()
     say(f"the fleet in {home} has stopped" if client.stop(settings) else f"no fleet runs in {home}")
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from gridfleet.scheduler.search_file.npz import read_arrays
 from gridfleet.scheduler.search_file.parquet_pages import Contents, read_contents
-from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError, first_line
+from gridfleet.storage.suggestion import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np

@@ -25,8 +25,8 @@ from gridfleet.scheduler.search_file.data import DataFile
 from gridfleet.scheduler.search_file.document import Document, Place
 from gridfleet.scheduler.search_file.space import is_distribution, parse_values
 from gridfleet.scheduler.submission.sizes import MAX_SPLITS
-from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.suggestion import did_you_mean
 
 if TYPE_CHECKING:
     pass

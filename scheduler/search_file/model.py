@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.suggestion import did_you_mean
 
 
 def import_model(reference: str, folder: Path) -> Any:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError, first_line
+from gridfleet.storage.suggestion import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np

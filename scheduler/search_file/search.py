@@ -15,8 +15,8 @@ from gridfleet.scheduler.search_file.data import read_data
 from gridfleet.scheduler.search_file.description import SearchFile
 from gridfleet.scheduler.search_file.model import import_model
 from gridfleet.scheduler.submission.checks import PASSED_BY_WRAPPER, known_names, unknown_argument
-from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.suggestion import did_you_mean
 
 #: What scikeras' wrappers do with a parameter ``<prefix>__<name>``.
 WRAPPER_PREFIXES = ("model", "fit", "compile", "predict", "optimizer", "loss", "metrics", "callbacks")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gridfleet.scheduler.submission.suggestion import did_you_mean
+from gridfleet.storage.suggestion import did_you_mean
 
 #: A hyperparameter's values: a list, or a frozen distribution of scipy.stats.
 Values = Any

@@ -16,11 +16,11 @@ from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
 from gridfleet.scheduler.submission.keras_models import check_keras_models
 from gridfleet.scheduler.submission.request import SearchRequest
-from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage.errors import InvalidSearchError, first_line
 from gridfleet.storage.payloads.culprit import check_can_be_copied
 from gridfleet.storage.schema import Base
+from gridfleet.storage.suggestion import did_you_mean
 
 #: What a search may be called: its name is also a view's.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_ .-]{0,62}")

@@ -27,8 +27,8 @@ from sklearn.svm import SVC, SVR
 from gridfleet.scheduler.submission import checks
 from gridfleet.scheduler.submission.checks import check_params, unknown_argument, warn_unused_params
 from gridfleet.scheduler.submission.request import SearchRequest
-from gridfleet.scheduler.submission.suggestion import did_you_mean
 from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.suggestion import did_you_mean
 
 
 def units_and_rate(units, rate=0.1):

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import json
 import os
-import re
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-import redis
-from pydantic import SecretStr
 from sqlalchemy import text, update
 
-from gridfleet.scheduler.cli import sql
 from gridfleet.scheduler.fleet.connection import connect
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.watch import Watcher
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import LocalFleetError, QueryError
-from gridfleet.storage.schema import SCHEMA_REVISION, Search, Worker
+from gridfleet.storage.errors import LocalFleetError
+from gridfleet.storage.schema import SCHEMA_REVISION, Search
 from gridfleet.storage.settings import load_settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
@@ -248,129 +241,6 @@ def test_markup_and_control_characters_of_the_database_are_shown_and_not_obeyed(
     assert "[bold red]C" in gridfleet("report", "new")[1]
 
 
-def test_sql_as_table_csv_and_json(gridfleet, pima):
-    query = 'SELECT optimizer, batch_size, mean_test_score FROM "pima" WHERE number = 1;'
-
-    assert gridfleet("sql", query)[1].split() == [
-        "optimizer", "batch_size", "mean_test_score", "adam", "20", "0.75",
-    ]  # fmt: skip
-    assert gridfleet("sql", query, "--csv")[1] == "optimizer,batch_size,mean_test_score\nadam,20,0.75\n"
-    assert json.loads(gridfleet("sql", query, "--json")[1]) == [
-        {"optimizer": "adam", "batch_size": 20, "mean_test_score": 0.75}
-    ]
-    assert gridfleet("sql", query, "--csv", "--json")[0] == 2
-
-
-def test_sql_gives_json_times_and_nulls_alike_on_both_databases(gridfleet, pima):
-    query = "SELECT params, error_type, created_at, cancel_requested AS c FROM trials WHERE number = 0"
-
-    (row,) = json.loads(gridfleet("sql", query, "--json")[1])
-
-    assert row["params"] == {"optimizer": "adam", "batch_size": 10}
-    assert row["error_type"] is None
-    assert row["created_at"][10] == " "
-    assert row["created_at"].endswith("+00:00")
-    assert not row["c"]
-
-
-def test_percent_signs_in_sql_are_no_placeholders(gridfleet, pima):
-    assert gridfleet("sql", "SELECT name FROM searches WHERE name LIKE 'p%s' OR name LIKE '%im%'", "--csv")[:2] == (
-        0,
-        "name\npima\n",
-    )
-
-
-@pytest.mark.parametrize("text_", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "plain", "it's"])
-def test_csv_cells_are_no_formulas_and_numbers_stay_numbers(gridfleet, pima, text_):
-    shown = gridfleet("sql", f"SELECT '{text_.replace(chr(39), chr(39) * 2)}' AS t, -1 AS i, -0.5 AS f", "--csv")[1]
-
-    (_, row) = csv.reader(io.StringIO(shown, newline=""))
-    assert row[0] == (text_ if text_ in ("plain", "it's") else f"'{text_}")
-    assert row[1:] == ["-1", "-0.5"]
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "DELETE FROM trials",
-        "UPDATE searches SET name = 'x'",
-        "INSERT INTO epochs VALUES (1, 0, 0, 'x', 0)",
-        "CREATE TABLE x (y INTEGER)",
-        "DROP VIEW leaderboard",
-        "SELECT 1; DELETE FROM epochs",
-        "COMMIT; DELETE FROM epochs",
-        "COMMIT",
-        "WITH gone AS (DELETE FROM epochs RETURNING *) SELECT * FROM gone",
-        "SET default_transaction_read_only = off",
-        "SET TRANSACTION READ WRITE",
-        "COPY (SELECT 1) TO PROGRAM 'touch stolen'",
-        "COPY (SELECT 1) TO '/tmp/gridfleet-stolen'",
-        "DO $$ BEGIN DELETE FROM epochs; END $$",
-        "SELECT lo_from_bytea(0, 'x')",
-        "PRAGMA query_only = OFF",
-        "PRAGMA journal_mode = DELETE",
-        "ATTACH DATABASE 'stolen.db' AS stolen",
-        "VACUUM INTO 'stolen.db'",
-        "SELECT load_extension('x')",
-        "",
-        " ; ",
-        "SELECT * FROM nowhere",
-    ],
-)
-def test_sql_can_change_nothing(gridfleet, pima, database, query, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = _everything(database)
-
-    status, shown, said = gridfleet("sql", query)
-
-    assert (status, shown) == (1, "")
-    assert said.startswith("gridfleet: ")
-    assert said.count("\n") == 1
-    assert _everything(database) == before
-    assert not list(tmp_path.glob("stolen*"))
-
-
-def _everything(database):
-    tables = ("searches", "trials", "split_scores", "epochs", "trial_warnings", "attempts", "workers", "payloads")
-    with database.read() as connection:
-        return {table: connection.execute(text(f"SELECT * FROM {table}")).all() for table in tables}
-
-
-def test_a_query_that_takes_too_long_is_stopped(pima, database, monkeypatch):
-    monkeypatch.setattr(sql, "TIMEOUT_S", 0.05)
-    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c"
-
-    with pytest.raises(QueryError, match="took longer"), sql.run(database, endless) as result:
-        list(result.rows)
-
-
-def test_all_fetches_of_a_query_together_have_one_time_limit(pima, database, monkeypatch):
-    monkeypatch.setattr(sql, "TIMEOUT_S", 0.1)
-    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c"
-
-    with pytest.raises(QueryError, match="took longer"), sql.run(database, endless) as result:
-        sum(1 for _ in itertools.islice(result.rows, 5_000_000))
-
-
-@pytest.mark.parametrize("backend", ["postgresql"])
-@pytest.mark.parametrize(
-    "lift",
-    [
-        "set_config('statement_timeout', '0', false)",
-        "set_config('statement_timeout', '0', true)",
-        # a shorter one switches statement_timeout off where a statement begins
-        "CASE g WHEN 1 THEN set_config('transaction_timeout', '900ms', false) "  # noqa: ISC004
-        "WHEN 1001 THEN set_config('transaction_timeout', '0', false) END",
-    ],
-)
-def test_a_query_can_not_lift_its_time_limit(pima, database, monkeypatch, lift):
-    monkeypatch.setattr(sql, "TIMEOUT_S", 1)
-    query = f"SELECT {lift}, CASE WHEN g > 1000 THEN pg_sleep(20) END FROM generate_series(1, 1001) AS g"
-
-    with pytest.raises(QueryError, match="took longer"), sql.run(database, query) as result:
-        list(result.rows)
-
-
 def test_db_upgrade_makes_the_tables_and_says_so(gridfleet, make_settings, backend, monkeypatch):
     for name, value in make_settings(backend, migrated=False).as_variables().items():
         monkeypatch.setenv(name, value)
@@ -448,118 +318,6 @@ def test_a_search_that_can_not_run_leaves_nothing_behind(gridfleet, fleet, datab
     assert sentence in said
     assert said.count("\n") == 1
     assert reader.list_searches(database) == []
-
-
-def test_doctor_finds_a_fleet_in_order(gridfleet, pima):
-    status, shown, _ = gridfleet("doctor")
-
-    assert status == 0, shown
-    assert "WRONG" not in shown
-    subjects = [line.split()[1] for line in shown.splitlines()]
-    assert subjects == ["settings", "broker", "database", "schema", "keys", "workers", "packages"]
-
-
-def test_doctor_says_what_is_wrong_and_keeps_the_secrets(gridfleet, fleet, database, pima, monkeypatch):
-    monkeypatch.setenv("GRIDFLEET_SECRET_KEY", "another-secret-key")
-    monkeypatch.setenv("GRIDFLEET_BROKER_URL", "redis://:hunter2hunter2@127.0.0.1:1/0")
-    with database.write() as connection:
-        connection.execute(update(Worker).where(Worker.id == WORKERS[0]).values(scikit_learn_version="0.1"))
-
-    status, shown, said = gridfleet("doctor")
-
-    wrong = {line.split()[1] for line in shown.splitlines() if line.startswith("WRONG")}
-    assert status == 1
-    assert wrong == {"broker", "keys", "versions"}
-    assert "workers have scikit-learn 0.1" in shown
-    assert "another-secret-key" not in shown + said
-    assert "hunter2" not in shown + said
-
-
-def test_doctor_says_what_each_part_of_a_fleet_has_of_the_keys(gridfleet, fleet, pima, monkeypatch):
-    public_key = fleet.for_workers().public_key
-
-    def keys() -> str:
-        status, shown, _ = gridfleet("doctor")
-        assert status == 0, shown
-        return next(line for line in shown.splitlines() if line.split()[1] == "keys")
-
-    assert f"a secret key of 64 characters; workers check with GRIDFLEET_PUBLIC_KEY={public_key}; the fleet's" in keys()
-    monkeypatch.delenv("GRIDFLEET_SECRET_KEY")
-    assert "none, as a scheduler needs none; workers need GRIDFLEET_PUBLIC_KEY" in keys()
-    monkeypatch.setenv("GRIDFLEET_PUBLIC_KEY", public_key)
-    assert "a public key, as workers need it; who submits needs GRIDFLEET_SECRET_KEY; the fleet's" in keys()
-    monkeypatch.setenv("GRIDFLEET_PUBLIC_KEY", fleet.replace(secret_key=SecretStr("0" * 64)).for_workers().public_key)
-    assert "WRONG keys      the fleet's payloads were not signed with this process's key" in gridfleet("doctor")[1]
-
-
-def test_the_public_key_is_printed_for_who_has_the_secret_one(gridfleet, fleet, monkeypatch):
-    assert gridfleet("public-key") == (0, f"{fleet.for_workers().public_key}\n", "")
-
-    monkeypatch.delenv("GRIDFLEET_SECRET_KEY")
-    status, shown, said = gridfleet("public-key")
-    assert (status, shown) == (1, "")
-    assert "GRIDFLEET_SECRET_KEY is not set" in said
-
-
-def test_doctor_says_that_trials_wait_for_workers(gridfleet, fleet, database):
-    store_search(fleet, database, "new", [{"C": 1}])
-
-    status, shown, _ = gridfleet("doctor")
-
-    assert status == 1
-    assert "none was seen in the last 60 s and 1 trials wait; `gridfleet worker` starts some" in shown
-
-
-@pytest.mark.parametrize("answer", ["WRONGTYPE", "NOPERM"])
-def test_doctor_survives_a_broker_that_refuses(gridfleet, fleet, database, broker_url, monkeypatch, answer):
-    with redis.Redis.from_url(broker_url) as client:
-        if answer == "WRONGTYPE":
-            client.set("celery", "of another application")
-        else:
-            client.acl_setuser("guest", enabled=True, passwords=["+guest"], commands=["+ping", "+client", "+select"])
-            monkeypatch.setenv("GRIDFLEET_BROKER_URL", re.sub("//.*@", "//guest:guest@", broker_url))
-
-    status, shown, _ = gridfleet("doctor")
-
-    assert status == 1
-    line = next(line for line in shown.splitlines() if line.split()[1] == "broker")
-    assert line.startswith("WRONG")
-    assert "the broker answers, and refuses what workers ask of it" in line
-    assert "database" in shown  # the rest is looked at
-
-
-def test_settings_are_shown_without_secrets(gridfleet, monkeypatch):
-    monkeypatch.setenv("GRIDFLEET_SECRET_KEY", "another-secret-key")
-    monkeypatch.setenv("GRIDFLEET_LEASE_S", "77")
-
-    status, shown, _ = gridfleet("settings")
-    as_json = json.loads(gridfleet("settings", "--json")[1])
-
-    assert status == 0
-    assert "another-secret-key" not in shown + str(as_json)
-    lease = next(line for line in shown.splitlines() if line.startswith("GRIDFLEET_LEASE_S"))
-    assert lease.split()[1:3] == ["77.0", "environment"]
-    assert next(one["default"] for one in as_json if one["variable"] == "GRIDFLEET_LEASE_S") == "60"
-
-
-@pytest.mark.filterwarnings("default:the variable")
-def test_a_misspelled_variable_is_said_in_one_line(gridfleet, monkeypatch):
-    monkeypatch.setenv("GRIDFLEET_HEARTBEATS", "3")
-
-    _, _, said = gridfleet("settings")
-
-    assert said == (
-        "gridfleet: the variable GRIDFLEET_HEARTBEATS is no setting of gridfleet; did you mean GRIDFLEET_HEARTBEAT_S?\n"
-    )
-
-
-def test_doctor_of_a_wrong_setting(gridfleet, no_variables, monkeypatch):
-    monkeypatch.setenv("GRIDFLEET_MAX_FAILURES", "many")
-
-    status, shown, _ = gridfleet("doctor")
-
-    assert status == 1
-    assert shown.startswith("WRONG settings  GRIDFLEET_MAX_FAILURES='many' is not valid")
 
 
 def test_an_unreachable_database_is_one_sentence_without_its_password(gridfleet, no_variables, monkeypatch):

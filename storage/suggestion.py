@@ -22,10 +22,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         What would have been right.
     """
     names = list(known)
-    nearest = max(names, key=lambda other: _likeness(name, other), default=None)
-    if nearest is None or _likeness(name, nearest)[0] < CLOSE:
-        return f"there are {', '.join(names[:MAX_NAMES]) or 'none'}"
-    return f"did you mean {nearest!r}?"
+    found = nearest(name, names)
+    return f"did you mean {found!r}?" if found else f"there are {', '.join(names[:MAX_NAMES]) or 'none'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like another one; None if none is like it."""
+    found = max(known, key=lambda other: _likeness(name, other), default=None)
+    return None if found is None or _likeness(name, found)[0] < CLOSE else found
 
 
 def _likeness(name: str, known: str) -> tuple[float, float]:
