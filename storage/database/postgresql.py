@@ -6,13 +6,17 @@ import os
 import sys
 from typing import Any
 
-from sqlalchemy import URL, Dialect, ExceptionContext
+from sqlalchemy import URL, Connection, Dialect, ExceptionContext
 
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.settings import PREFIX
 
 #: SQLSTATE of a write on a server that only reads.
 READ_ONLY = "25006"
+#: Bounds of what a session may keep others waiting for. Payloads of hundreds of MB are written in one statement per
+#: chunk, so 60 s a statement is ample.
+LIMITS = {"statement_timeout": "60s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}
+_LIMIT_OPTIONS = " ".join(f"-c {name}={value}" for name, value in LIMITS.items())
 
 
 def import_psycopg() -> None:
@@ -44,8 +48,7 @@ def options(url: URL) -> dict[str, Any]:
         "keepalives_count": 3,
         "tcp_user_timeout": 15_000,
         "application_name": "gridfleet",
-        # payloads of hundreds of MB are written in one statement per chunk, so 60 s a statement is ample
-        "options": "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
+        "options": _LIMIT_OPTIONS,
     }
     if "options" in url.query:  # of two settings of one name, the server heeds the last
         asked = url.query["options"]
@@ -62,17 +65,18 @@ def options(url: URL) -> dict[str, Any]:
 
 
 def connect(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
-    """Open a connection that notices when its server falls silent.
+    """Open a connection that notices when its server falls silent, and what is in between.
 
     Raises
     ------
     SettingsError
-        If the database has no encoding: texts come out of it as bytes, which SQLAlchemy stumbles over.
+        If the database has no encoding: texts come out of it as bytes, which SQLAlchemy stumbles over. If a pooler
+        refuses what the URL asks for.
     """
     # here, for it needs psycopg, which an embedded fleet does not import
-    from gridfleet.storage.database.silence import Connection
+    from gridfleet.storage.database import pooler
 
-    connection = Connection.connect(*arguments, **options)
+    connection = pooler.connect(arguments, options, limits=_LIMIT_OPTIONS)
     if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
         name = connection.info.dbname
         connection.close()
@@ -81,6 +85,13 @@ def connect(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> An
             "kind; make one with `createdb --template=template0 --encoding=UTF8`"
         )
     return connection
+
+
+def begin(connection: Connection) -> None:
+    """Begin a transaction."""
+    from gridfleet.storage.database import pooler
+
+    pooler.set_limits(connection, LIMITS)
 
 
 def leave_standby(context: ExceptionContext) -> None:
