@@ -31,7 +31,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0010"
+SCHEMA_REVISION = "0012"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -343,3 +343,13 @@ class Worker(Base):
     gridfleet_version: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
+
+
+class FleetIdentity(Base):
+    """Which fleet this is: the only row of its table."""
+
+    __tablename__ = "fleet_identity"
+
+    id: Mapped[str] = mapped_column(
+        Text, primary_key=True, comment="random; its keys on the broker are gridfleet:<id>:…"
+    )

@@ -13,6 +13,8 @@ from gridfleet.storage.settings import PREFIX
 
 #: SQLSTATE of a write on a server that only reads.
 READ_ONLY = "25006"
+#: SQLSTATE of what a role may not do.
+INSUFFICIENT_PRIVILEGE = "42501"
 #: Bounds of what a session may keep others waiting for. Payloads of hundreds of MB are written in one statement per
 #: chunk, so 60 s a statement is ample.
 LIMITS = {"statement_timeout": "60s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}

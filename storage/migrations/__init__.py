@@ -9,6 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import ProgrammingError
 
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.postgresql import INSUFFICIENT_PRIVILEGE
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.errors import SchemaVersionError, SettingsError, first_line
 from gridfleet.storage.schema import SCHEMA_REVISION
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 #: Key of PostgreSQL's advisory lock under which migrations run; any constant of our own will do.
 MIGRATION_LOCK = 0x67726964
-#: SQLSTATE of what a role may not do.
-INSUFFICIENT_PRIVILEGE = "42501"
 
 
 @retried  # of several that start at once, all but one wait

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import update
 
 from gridfleet.storage.schema import Worker
+from tests.conftest import KEYS
 from tests.stored_searches import WORKERS, store_search
 
 
@@ -78,7 +79,7 @@ def test_doctor_says_that_trials_wait_for_workers(gridfleet, fleet, database):
 def test_doctor_survives_a_broker_that_refuses(gridfleet, fleet, database, broker_url, monkeypatch, answer):
     with redis.Redis.from_url(broker_url) as client:
         if answer == "WRONGTYPE":
-            client.set("celery", "of another application")
+            client.set(KEYS.queue, "no list")
         else:
             client.acl_setuser("guest", enabled=True, passwords=["+guest"], commands=["+ping", "+client", "+select"])
             monkeypatch.setenv("GRIDFLEET_BROKER_URL", re.sub("//.*@", "//guest:guest@", broker_url))
