@@ -60,7 +60,18 @@ def upgrade(database: Database) -> bool:
             if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
                 raise
             raise SettingsError(_may_not(database, error)) from error
+        if database.dialect == "postgresql":
+            _set_rights(connection)
     return True
+
+
+def _set_rights(connection: Connection) -> None:
+    """Set the roles' rights on new tables as deploy/database/roles.sh has them, if it made the roles here.
+
+    Its event trigger does it as well, where PostgreSQL let it make one.
+    """
+    if connection.execute(text("SELECT to_regproc('gridfleet_rights.set_all_rights')")).scalar() is not None:
+        connection.execute(text("SELECT gridfleet_rights.set_all_rights()"))
 
 
 def _may_not(database: Database, error: Exception) -> str:
