@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Dialect, ExceptionContext
 
+from gridfleet.storage.database import certificates
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.settings import PREFIX
 
@@ -42,6 +43,11 @@ def options(url: URL) -> dict[str, Any]:
     ----------
     url : URL
         Of the database. What it says itself counts, as in every program that uses libpq.
+
+    Raises
+    ------
+    SettingsError
+        If it asks for the system's certificate authorities, and there are none.
     """
     connect: dict[str, Any] = {
         "connect_timeout": 5,
@@ -55,8 +61,9 @@ def options(url: URL) -> dict[str, Any]:
     if "options" in url.query:  # of two settings of one name, the server heeds the last
         asked = url.query["options"]
         connect["options"] += f" {asked if isinstance(asked, str) else ' '.join(asked)}"
+    ours = {name: value for name, value in connect.items() if name == "options" or name not in url.query}
     return {
-        "connect_args": {name: value for name, value in connect.items() if name == "options" or name not in url.query},
+        "connect_args": {**ours, **certificates.of_the_system(url.query)},
         # whatever the server's default is: at a stricter one, transactions that merely meet would fail
         "isolation_level": "READ COMMITTED",
         "pool_pre_ping": True,
