@@ -19,6 +19,7 @@ from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials.held import Held
 from gridfleet.worker.compiled_fit.sharing.cache import MAX_PROGRAMS
+from gridfleet.worker.guards.memory import make_room
 from gridfleet.worker.guards.neighbours import Neighbours
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, SignOfLife
@@ -42,7 +43,7 @@ class WorkerProcess:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings)
-        self.payloads = PayloadStore(self.database, settings)
+        self.payloads = PayloadStore(self.database, settings, make_room)
         self.verifier = settings.verifier()
         self.modules = ScriptModules(self.payloads, settings)
         node = os.environ.get(NODE_VARIABLE) or socket.gethostname()
