@@ -194,9 +194,12 @@ class Reconciler:
         return sum(searches.finish_search(database, search_id) for search_id in searches.unfinished_searches(database))
 
 
+#: A clock that goes on while the machine sleeps; on macOS C's monotonic one does.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def _clock() -> float:
-    """Return the seconds of a clock that goes on while the machine sleeps; on macOS the monotonic one of C does."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(_CLOCK)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Trials that were lost together, with their worker: the heaviest of them is charged, and of equal ones none.
+"""Trials that were lost together, with their worker: the heaviest of them is charged, and of similar ones none.
 
 A model can end the whole worker: it takes the memory of the machine or of the container, whose kernel then kills all
 that is in it, or it kills its parent. What other processes of that worker held is lost with it, and would use up its
 budget of failures beside such a model, until it is failed for good. So of the trials that were lost together the one is
-charged whose process took most memory, as far as heartbeats told. Any other is queued again and counts no failure,
+charged whose process took clearly most memory, as heartbeats told. Any other is queued again and counts no failure,
 `FREE_LOSSES` times. After that it runs alone in its worker (`gridfleet.worker.guards.neighbours`), so that what ends
 the worker then is the trial itself, and counts.
 """
@@ -22,10 +22,12 @@ from gridfleet.storage.trials.held import Held
 #: Losses with others that count no failure. Not one: to be alone costs a worker the work of its other processes, and
 #: machines that are switched off once are more frequent than models that end workers.
 FREE_LOSSES = 2
+#: How many times as much memory as each of the others the heaviest took: processes of equal models differ by a tenth.
+CLEARLY = 1.5
 #: What the attempt says that is over.
 REASON = (
-    "its worker was lost with several trials: it died, or does not reach the database. This trial took no more memory "
-    "than the others, so it counts no failure; when that happens again, it runs alone in its worker"
+    "its worker was lost with several trials: it died, or does not reach the database. This trial did not take "
+    "clearly more memory than the others, so it counts no failure; when that happens again, it runs alone in its worker"
 )
 
 _WAS_LOST_WITH_OTHERS = and_(Attempt.outcome == Outcome.RELEASED, Attempt.error.is_not(None))
@@ -53,8 +55,8 @@ def is_lost_with_others(database: Database, held: Held, *, lease_s: float) -> bo
     Returns
     -------
     bool
-        False if it was alone, or had to be, or took more memory than all the others; then its worker was lost through
-        it as far as anybody can tell.
+        False if it was alone, or had to be, or took clearly more memory than all the others; then its worker was lost
+        through it as far as anybody can tell.
     """
     if held.worker_id is None or runs_alone(database, held.trial_id):
         return False
@@ -82,4 +84,7 @@ def is_lost_with_others(database: Database, held: Held, *, lease_s: float) -> bo
             or_(Attempt.outcome == Outcome.LEASE_EXPIRED, _WAS_LOST_WITH_OTHERS),
         )
         others = [mb for query in (lost_too, taken_back_before) for mb in connection.execute(query).scalars()]
-    return bool(others) and max(mb or 0 for mb in others) >= (row.peak_memory_mb or 0)
+    if not others:
+        return False
+    is_known = row.peak_memory_mb is not None and None not in others
+    return not is_known or row.peak_memory_mb < CLEARLY * max(others)

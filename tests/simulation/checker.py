@@ -335,8 +335,10 @@ class Checker:
 def _is_refused(tries: list[AttemptRow]) -> bool:
     """Whether three workers handed a trial back for one reason, or many times for several."""
     handed_back = [one for one in tries if one.outcome == "handed_back"]
+    if not tries or tries[-1].outcome != "handed_back":
+        return False
     same = [one for one in handed_back if str(one.error).splitlines()[-1] == str(tries[-1].error).splitlines()[-1]]
-    return tries[-1].outcome == "handed_back" and (len(same) >= 3 or len(handed_back) >= 9)
+    return len(same) >= 3 or len(handed_back) >= 9
 
 
 def _is_free_loss(attempt: AttemptRow) -> bool:

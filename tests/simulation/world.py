@@ -170,8 +170,6 @@ class _Time:
     def monotonic(self) -> float:
         return self._database.turns.now_s
 
-    CLOCK_BOOTTIME = 7
-
     def clock_gettime(self, _clock: int) -> float:
         return self._database.turns.now_s
 
