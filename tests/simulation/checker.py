@@ -11,6 +11,8 @@ from tests.simulation.faulty_database import EPOCH, FaultyDatabase, shown_time
 from tests.simulation.turns import Actor, hold
 
 FINAL = ("completed", "failed", "cancelled")
+#: What the name of a worker begins with that has another Python than all searches.
+OF_ANOTHER_PYTHON = "another python's"
 #: Outcomes of attempts that do not count against the budget.
 HARMLESS = ("completed", "failed", "released", "cancelled", "handed_back")
 
@@ -195,6 +197,8 @@ class Checker:
             return "a trial of a paused search starts"
         if before.not_before is not None and before.not_before > self._now():
             return "tried again before its time"
+        if str(after.worker_id).startswith(OF_ANOTHER_PYTHON):
+            return "claimed by another Python"
         if actor.role != "worker" or after.worker_id is None or not actor.speaks_for(after.worker_id):
             return "claimed by somebody else"
         return None if after.attempt == before.attempt + 1 else "I4: not the next attempt"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from gridfleet.scheduler.fleet import reconciler
 from tests.simulation import processes
-from tests.simulation.checker import Checker
+from tests.simulation.checker import OF_ANOTHER_PYTHON, Checker
 from tests.simulation.faulty_broker import FaultyBroker
 from tests.simulation.faulty_database import RandomFaults
 from tests.simulation.turns import Actor, Crash, InvariantError, Life, Turns, hold
@@ -132,7 +132,7 @@ class Simulation:
         draw = self.random
         self.nodes = [processes.Node(self, "a", 2), processes.Node(self, "b", 1)][: draw.choice((1, 2, 2))]
         if draw.random() < 0.2:
-            self.nodes.append(processes.Node(self, "another python's", 1, python=OTHER_PYTHON))
+            self.nodes.append(processes.Node(self, OF_ANOTHER_PYTHON, 1, python=OTHER_PYTHON))
         for number in range(draw.choice((1, 1, 1, 2))):
             self.turns.start(
                 f"reconciler {number}",
