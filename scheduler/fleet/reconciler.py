@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.storage import searches
+from gridfleet.storage import passes, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.errors import first_line
@@ -104,8 +104,10 @@ class Reconciler:
 
     def _put_right(self) -> Pass:
         self._stop_overdue()
-        # publishing last: the broker may be down
-        return Pass(taken_back=self._take_back(), finished=self._finish(), published=self._publish())
+        n_taken_back, n_finished = self._take_back(), self._finish()
+        passes.note_pass(self._database)
+        # last: the broker may be down
+        return Pass(taken_back=n_taken_back, finished=n_finished, published=self._publish())
 
     def _stop_overdue(self) -> None:
         database = self._database

@@ -105,6 +105,7 @@ CHANGED_BY_WORKERS = {
     - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at"},
     "attempts": {"ended_at", "outcome", "error", "peak_memory_mb"},
     "workers": {"last_seen_at", "stopped_reason"},
+    "reconciler": {"hostname", "pid", "last_pass_at"},
 }
 TO_REPORTERS = (
     "SELECT * FROM payloads",
