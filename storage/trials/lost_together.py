@@ -86,5 +86,7 @@ def is_lost_with_others(database: Database, held: Held, *, lease_s: float) -> bo
         others = [mb for query in (lost_too, taken_back_before) for mb in connection.execute(query).scalars()]
     if not others:
         return False
-    is_known = row.peak_memory_mb is not None and None not in others
-    return not is_known or row.peak_memory_mb < CLEARLY * max(others)
+    known = [mb for mb in others if mb is not None]
+    if row.peak_memory_mb is None or len(known) < len(others):
+        return True
+    return bool(row.peak_memory_mb < CLEARLY * max(known))
