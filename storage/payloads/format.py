@@ -18,7 +18,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from gridfleet.storage.errors import NotPicklableError, PayloadError
+from gridfleet.storage.errors import MissingCodeError, NotPicklableError, PayloadError
 from gridfleet.storage.payloads.culprit import culprit
 from gridfleet.storage.payloads.packages import explain_missing, modules_named, packages_of
 
@@ -90,7 +90,9 @@ def load(content: memoryview) -> tuple[str, Any]:
     Raises
     ------
     PayloadError
-        If the content is not one, or its code can't be loaded here.
+        If the content is not one.
+    MissingCodeError
+        If its code can't be loaded here.
     """
     if bytes(content[: len(MAGIC)]) != MAGIC:
         raise PayloadError("this is not a payload of gridfleet, or one of another version")
@@ -100,16 +102,16 @@ def load(content: memoryview) -> tuple[str, Any]:
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise PayloadError("the header of the payload is damaged; submit the search again") from error
     if python not in (None, _PYTHON):
-        raise PayloadError(
+        raise MissingCodeError(
             f"the payload has functions of a script that ran on Python {python}, whose bytecode this "
             f"Python {_PYTHON} can't run; use the same minor version where searches are submitted and where they run"
         )
     try:
         kind, obj = pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - signed, see storage/payloads/store.py
     except ImportError as error:
-        raise PayloadError(explain_missing(error, packages)) from error
+        raise MissingCodeError(explain_missing(error, packages)) from error
     except Exception as error:
-        raise PayloadError(
+        raise MissingCodeError(
             f"the payload can't be loaded on this worker ({type(error).__name__}: {error}); "
             "install the same releases of its packages where searches are submitted and where they run"
         ) from error

@@ -207,6 +207,22 @@ class PayloadStore:
             self._loaded.popitem(last=False)
         return obj
 
+    def check_readable(self) -> None:
+        """Fetch the smallest payload into the cache, as a trial does, without unpickling it; none need be there.
+
+        Raises
+        ------
+        PayloadError
+            If it can't be fetched, or the cache is not private.
+        OSError
+            If the cache can't be written.
+        """
+        smallest = select(Payload.kind, Payload.digest).where(Payload.size > 0).order_by(Payload.size).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(smallest).one_or_none()
+        if row is not None:
+            self._mapped(row.kind, row.digest, self._signed_size(row.kind, row.digest))
+
     def forget(self, modules: Collection[str]) -> None:
         """Let go of the loaded objects that may hold functions or classes of some modules, for these have changed."""
         if not modules:
