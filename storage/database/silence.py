@@ -63,8 +63,9 @@ class Connection(psycopg.Connection[Any]):
                     "SELECT FROM pg_stat_activity WHERE pid = %s AND state = 'active'", [self.info.backend_pid]
                 )
                 return active.rowcount == 1
-        except psycopg.Error:
-            return False
+        except psycopg.Error as error:
+            # a pooler that takes no more connections answers
+            return self.is_pooled and "FATAL" in str(error)
 
 
 class _Question(Connection):

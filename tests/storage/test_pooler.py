@@ -113,6 +113,13 @@ def test_a_statement_that_takes_long_behind_a_pooler_is_not_taken_for_a_silent_s
         assert connection.execute(text("SELECT 7 FROM pg_sleep(1)")).scalar() == 7
 
 
+@pytest.mark.parametrize("pooled", [{"max_client_conn": "1"}], indirect=True, ids=["full"])
+def test_nor_behind_a_pooler_that_takes_no_more_connections(pooled: Pooled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "SILENCE_S", 0.2)
+    with closing(Database(pooled.settings)) as database, database.read() as connection:
+        assert connection.execute(text("SELECT 7 FROM pg_sleep(1)")).scalar() == 7
+
+
 @refusing
 def test_a_pooler_behind_which_nothing_is_heard_is_given_up_at_last(
     pooled: Pooled, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from gridfleet.storage.payloads.host_cache import HostCache
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.worker.guards import memory
 from gridfleet.worker.guards.temporary_folder import temporary_folder
-from gridfleet.worker.main_process.environment import prepare_environment, threads_per_process
+from gridfleet.worker.main_process.environment import threads_per_process, with_cache
 
 
 @pytest.mark.parametrize(("n_cores", "concurrency", "threads"), [(8, 2, 4), (2, 4, 1), (192, 2, 16), (64, 1, 16)])
@@ -42,12 +42,12 @@ def test_a_user_without_a_home_keeps_payloads_in_a_temporary_folder(
     monkeypatch.setattr(os, "environ", os.environ.copy())
     os.environ["HOME"] = "/proc"  # where not even root makes a folder
 
-    prepare_environment(Settings(database_url="sqlite:////unused.db", broker_url="redis://unused"), 1)
+    settings = with_cache(Settings(database_url="sqlite:////unused.db", broker_url="redis://unused"))
 
     folder = Path(os.environ["GRIDFLEET_CACHE_DIR"])
     assert "the folder /proc/.cache/gridfleet can't be made" in caplog.text
     assert "GRIDFLEET_CACHE_DIR names another" in caplog.text
-    assert load_settings().cache_dir == folder  # of the processes that this one starts
+    assert load_settings().cache_dir == settings.cache_dir == folder  # of the processes that this one starts
     with HostCache(folder, 10**6).opened("0" * 64, lambda file: file.write(b"content")) as file:
         assert file.read() == b"content"
 

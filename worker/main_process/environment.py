@@ -59,7 +59,7 @@ def prepare_environment(settings: Settings, concurrency: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ[FOLDER_VARIABLE] = str(_signs_folder(settings))
     os.environ[f"{PREFIX}MEMORY_LIMIT_MB"] = str(settings.memory_limit_mb or default_limit_mb(concurrency))
-    share_compiled_programs(_with_cache(settings))
+    share_compiled_programs(settings)
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, str(threads_per_process(concurrency)))
 
@@ -83,8 +83,14 @@ def private_current_folder(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _with_cache(settings: Settings) -> Settings:
-    """Let payloads be kept in a temporary folder where this user has no place of its own: no home, a read-only root."""
+def with_cache(settings: Settings) -> Settings:
+    """Let payloads be kept in a temporary folder where this user has no place of its own: no home, a read-only root.
+
+    Returns
+    -------
+    Settings
+        With that folder; the variables of this process name it too, for those that it starts.
+    """
     if settings.cache_dir is not None:
         return settings
     reason = why_not_made(cache_folder(settings).absolute())
