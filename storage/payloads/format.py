@@ -151,13 +151,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(stream, protocol=5, buffer_callback=buffer_callback)
 
     def reducer_override(self, obj: Any) -> Any:
-        """Copy strided arrays first: numpy pickles only contiguous ones out of band."""
+        """Hand numpy the arrays that it pickles out of band: contiguous ones, and of no class but its own."""
         if type(obj) is _LRU_CACHE and obj.__module__ == "__main__":  # pickled by name, which no worker has
             return _cached, (obj.__wrapped__, obj.cache_parameters())
         if getattr(obj, "__code__", None) is _DISPATCH and obj.__module__ == "__main__":  # its cache can't be pickled
             return _dispatching, (obj.__wrapped__, dict(obj.registry))
-        if type(obj) is np.ndarray and not obj.dtype.hasobject and not _is_contiguous(obj):
-            return np.ascontiguousarray(obj).__reduce_ex__(5)
+        if isinstance(obj, np.ndarray) and not obj.dtype.hasobject and _is_pickled_as_an_array(type(obj)):
+            plain = np.asarray(obj)
+            if isinstance(obj, np.memmap):  # of a file that the workers may not have
+                return _as_contiguous(plain).__reduce_ex__(5)
+            if type(obj) is not np.ndarray:
+                return np.ndarray.view, (_as_contiguous(plain), type(obj))
+            if not _is_contiguous(obj):
+                return _as_contiguous(obj).__reduce_ex__(5)
         return super().reducer_override(obj)
 
 
@@ -174,6 +180,17 @@ def _dispatching(function: Any, registry: dict[type, Any]) -> Any:
     for kind, registered in registry.items():
         dispatching.register(kind, registered)
     return dispatching
+
+
+def _is_pickled_as_an_array(kind: type) -> bool:
+    """Whether a class of arrays leaves it to numpy how its objects are pickled."""
+    return all(
+        getattr(kind, name) is getattr(np.ndarray, name) for name in ("__reduce__", "__reduce_ex__", "__setstate__")
+    )
+
+
+def _as_contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array if _is_contiguous(array) else np.ascontiguousarray(array)
 
 
 def _is_contiguous(array: np.ndarray[Any, Any]) -> bool:

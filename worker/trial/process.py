@@ -20,6 +20,7 @@ from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials.held import Held
 from gridfleet.storage.versions import THIS_PYTHON
 from gridfleet.worker.compiled_fit.sharing.cache import MAX_PROGRAMS
+from gridfleet.worker.guards.memory import make_room
 from gridfleet.worker.guards.neighbours import Neighbours
 from gridfleet.worker.guards.peak_memory import PeakMemory
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
@@ -44,7 +45,7 @@ class WorkerProcess:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings)
-        self.payloads = PayloadStore(self.database, settings)
+        self.payloads = PayloadStore(self.database, settings, make_room)
         self.verifier = settings.verifier()
         self.modules = ScriptModules(self.payloads, settings)
         node = os.environ.get(NODE_VARIABLE) or socket.gethostname()
