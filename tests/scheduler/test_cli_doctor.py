@@ -93,9 +93,8 @@ def test_doctor_says_when_a_scheduler_last_looked(gridfleet, fleet, database):
     assert scheduler() == "WRONG scheduler none has run yet; start one with `gridfleet scheduler`"
     with closing(Publisher(fleet, KEYS)) as publisher:
         Reconciler(fleet, database, publisher).once()
-    assert (
-        scheduler() == f"ok    scheduler last looked after the fleet 0 s ago, process {os.getpid()} on {gethostname()}"
-    )
+    here = f"process {os.getpid()} on {gethostname()}"
+    assert re.fullmatch(rf"ok    scheduler last looked after the fleet \d+ s ago, {re.escape(here)}", scheduler())
     with database.write() as connection:
         connection.execute(update(ReconcilerPass).values(last_pass_at=now(-3600)))
     assert re.match(

@@ -79,6 +79,22 @@ def test_after_an_absence_all_that_live_have_a_lease_before_they_are_judged(
     assert [search.trial(number).state for number in (0, 1)] == ["running", "queued"]
 
 
+def test_the_time_of_an_absence_is_not_a_trial_s(
+    reconciler: Reconciler, search: StoredSearch, database_settings: Settings
+) -> None:
+    reconciler.once()
+    search.held(0)
+    set_trial(search.database, search.trial_ids[0], deadline_at=ago(1_800), lease_expires_at=ago(-60))
+    assert reconciler._database_was_at is not None
+    reconciler._database_was_at -= timedelta(hours=1)
+
+    reconciler.once()
+
+    trial = search.trial(0)
+    assert trial.state == "running"
+    assert 1_700 < (trial.deadline_at - ago(0)).total_seconds() < 1_900
+
+
 def test_a_reconciler_that_is_stopped_amid_a_pass_judges_nobody_afterwards(
     reconciler: Reconciler, clock: list[float], search: StoredSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
