@@ -18,7 +18,7 @@ from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 from gridfleet.worker.compiled_fit.sharing.structure import structure_of
 from tests.thinning import some_of
-from tests.worker.look_alikes import LOOK_ALIKES, Scaled, X, Y, model_with
+from tests.worker.look_alikes import LOOK_ALIKES, Scaled, X, Y, loss_times, model_with, nested
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +141,46 @@ def test_another_learning_rate_shares_the_program(programs: ProgramCache) -> Non
         trained(lambda rate=rate: model_with(layers.Dense(4), optimizer=keras.optimizers.Adam(rate)), "exact")
 
     assert len(programs) == 2
+
+
+def test_a_model_inside_another_one_needs_no_trace_to_be_known() -> None:
+    first, second = structure(nested), structure(nested)
+
+    assert first is not None
+    assert first == second
+    assert_equal(trained(nested, "exact"), trained(nested, "keras"))
+
+
+def test_predictions_share_a_program_whatever_was_compiled(programs: ProgramCache) -> None:
+    def predicted(mode: str, **settings: Any) -> Any:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = model_with(layers.Dense(4), **settings)
+        with compiled_fit(mode):
+            return model.predict(X, verbose=0)
+
+    expected = predicted("keras")
+
+    for settings in ({}, {"loss": "mse"}, {"loss": loss_times(3.0)}, {"optimizer": "sgd"}):
+        assert np.array_equal(predicted("exact", **settings), expected)
+
+    assert len(programs) == 1
+    assert programs.n_dropped == 0
+
+
+@pytest.mark.parametrize(("sizes", "n_programs"), [((1, 2, 5, 40, 33), 3), ((40, 7, 8, 32, 1), 3), ((7, 39, 8), 3)])
+def test_predictions_of_any_number_of_rows_take_as_few_programs_as_keras_takes_graphs(
+    sizes: tuple[int, ...], n_programs: int, programs: ProgramCache
+) -> None:
+    def predicted(mode: str) -> list[Any]:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = model_with(layers.Dense(4, activation="silu"))
+        with compiled_fit(mode):
+            return [model.predict(X[:size], verbose=0) for size in sizes]
+
+    assert_equal(predicted("exact"), predicted("keras"))
+    assert len(programs) == n_programs
 
 
 def test_the_longest_unused_program_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,12 +283,12 @@ class CompiledCalls:
 
     def _predict_program(self, model: Model, data: Batches) -> Found[PredictProgram]:
         sizes = traced_predict_sizes(model, data)
-        signature = "predict", data.first_batch_size, sizes, data.signature
+        signature = "predict", sizes, data.signature
         kept = traced(model, "predict").programs
         if signature not in kept:
             entry = find_or_trace(
                 self._cache,
-                structure=structure_of(model),
+                structure=structure_of(model, predicts=True),
                 signature=signature,
                 trace=lambda: PredictProgram(model, data, sizes),
             )
