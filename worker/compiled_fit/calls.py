@@ -134,7 +134,7 @@ class CompiledCalls:
             lambda: _validation_batches(model, validation_data, validation_batch_size or batch_size),
         )
         train = prepared.data.train
-        orders = epoch_orders(train.n_samples, train.batch_size, shuffle, epochs)
+        draw_orders = epoch_orders(train.n_samples, train.batch_size, shuffle)
         container = training_callback_list(callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps)
         return self._train(
             model,
@@ -142,7 +142,7 @@ class CompiledCalls:
             container,
             Schedule(
                 epochs=_begin_training(model, container, initial_epoch, epochs, resets=prepared.waits),
-                orders=orders,
+                draw_orders=draw_orders,
                 should_validate=_validation_rule(model, prepared.data.validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
             ),
