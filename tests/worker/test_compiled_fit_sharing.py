@@ -267,6 +267,45 @@ def test_a_model_with_a_generator_in_its_graph_draws_what_it_draws_in_keras_afte
     assert report.mode == "keras"
 
 
+class Shuffles(layers.Layer):
+    """Draws numbers that no program may, and counts how often it is traced."""
+
+    n_calls = 0
+
+    def call(self, inputs: Any) -> Any:
+        type(self).n_calls += 1
+        return tf.random.shuffle(inputs)
+
+
+def test_that_there_is_no_program_for_a_model_is_found_out_once() -> None:
+    keras.utils.clear_session()
+    model = model_with(Shuffles())
+    model.fit(X, Y, verbose=0)  # Keras has traced what it needs
+    with compiled_fit() as report:
+        model.fit(X, Y, verbose=0)
+        n_calls = Shuffles.n_calls
+        for _ in range(3):
+            model.fit(X, Y, verbose=0)
+
+    assert Shuffles.n_calls == n_calls
+    assert report.modes == ["keras"] * 4
+    assert report.fallback_reason == "the model draws random numbers with TensorFlow's stateful RandomShuffle"
+
+
+def test_that_there_is_no_program_for_a_structure_is_found_out_once(programs: ProgramCache) -> None:
+    found = []
+    for _ in range(2):
+        keras.utils.clear_session()
+        model = model_with(layers.Dense(4, activation="silu"), layers.Dense(4, activation="hard_silu"))
+        n_programs = len(programs)
+        with compiled_fit() as report:
+            model.fit(X, Y, verbose=0)
+        found.append((report.fallback_reason, len(programs) - n_programs))
+
+    assert found[0][0] == found[1][0] == "hard_silu or relu6 beside silu, which TensorFlow rounds otherwise in a loop"
+    assert [grown for _, grown in found] == [1, 0]
+
+
 # Loops that are traced later, with another model than the steps
 
 

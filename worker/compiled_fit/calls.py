@@ -36,7 +36,7 @@ from gridfleet.worker.compiled_fit.programs.building import (
     unbuilt_if_it_fails,
 )
 from gridfleet.worker.compiled_fit.programs.evaluate import EvaluateProgram
-from gridfleet.worker.compiled_fit.programs.found import Found
+from gridfleet.worker.compiled_fit.programs.found import Found, find_once
 from gridfleet.worker.compiled_fit.programs.predict import PredictProgram
 from gridfleet.worker.compiled_fit.programs.train import TrainProgram
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
@@ -203,18 +203,20 @@ class CompiledCalls:
             *(_signature(one, knows_size=not for_xla or fixes_size) for one in (train, validation)),
         )
         kept = traced(model, "train").programs
+
+        def find() -> Found[TrainProgram]:
+            entry = find_or_trace(
+                self._cache,
+                structure=structure_of(model, trains=True) if build_variables(model, train, trains=True) else None,
+                signature=signature,
+                trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
+            )
+            return Found(entry, VariableSet.of_training(model))
+
         if signature not in kept:
             check_optimizer(model)
-            with self.report.timed("trace"), unbuilt_if_it_fails(model.optimizer), preparing_a_program():
-                entry = find_or_trace(
-                    self._cache,
-                    structure=structure_of(model, trains=True) if build_variables(model, train, trains=True) else None,
-                    signature=signature,
-                    trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
-                )
-                kept[signature] = Found(entry, VariableSet.of_training(model))
-        found: Found[TrainProgram] = kept[signature]
-        return found
+        with self.report.timed("trace"), unbuilt_if_it_fails(model.optimizer):
+            return find_once(kept, signature, find)
 
     def evaluate(
         self,
@@ -247,16 +249,17 @@ class CompiledCalls:
     def _evaluate_program(self, model: Model, data: Batches) -> Found[EvaluateProgram]:
         signature = "evaluate", data.fixed_batch_size, data.signature
         kept = traced(model, "test").programs
-        if signature not in kept:
+
+        def find() -> Found[EvaluateProgram]:
             entry = find_or_trace(
                 self._cache,
                 structure=structure_of(model) if build_variables(model, data, trains=False) else None,
                 signature=signature,
                 trace=lambda: EvaluateProgram(model, data),
             )
-            kept[signature] = Found(entry, VariableSet.of_evaluation(model))
-        found: Found[EvaluateProgram] = kept[signature]
-        return found
+            return Found(entry, VariableSet.of_evaluation(model))
+
+        return find_once(kept, signature, find)
 
     def predict(
         self,
@@ -285,16 +288,17 @@ class CompiledCalls:
         sizes = traced_predict_sizes(model, data)
         signature = "predict", sizes, data.signature
         kept = traced(model, "predict").programs
-        if signature not in kept:
+
+        def find() -> Found[PredictProgram]:
             entry = find_or_trace(
                 self._cache,
                 structure=structure_of(model, predicts=True),
                 signature=signature,
                 trace=lambda: PredictProgram(model, data, sizes),
             )
-            kept[signature] = Found(entry, VariableSet.of_prediction(model))
-        found: Found[PredictProgram] = kept[signature]
-        return found
+            return Found(entry, VariableSet.of_prediction(model))
+
+        return find_once(kept, signature, find)
 
 
 def _check_fit(model: Model, callbacks: Callbacks, *, validates: bool) -> None:
