@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -198,6 +199,51 @@ def test_a_callback_may_stop_an_evaluation() -> None:
             return model.evaluate(X, Y, batch_size=16, verbose=0, callbacks=[Stops()])
 
     assert evaluated(FitMode.EXACT) == evaluated(FitMode.KERAS)
+
+
+# Failures
+
+
+class FailsLate(layers.Layer):
+    """Fails in the third epoch of four batches."""
+
+    def build(self, shape: Any) -> None:
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, inputs: Any) -> Any:
+        self.calls.assign_add(1.0)
+        with tf.control_dependencies([tf.debugging.assert_less(self.calls.value, 10.0)]):
+            return tf.identity(inputs)
+
+
+def test_a_fit_that_fails_after_the_first_epoch_fails_there_as_in_keras() -> None:
+    def outcome(mode: FitMode) -> tuple[Any, list[Any], list[Any]]:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model, counts = mlp(FailsLate()), Counts()
+        with compiled_fit(mode) as report, pytest.raises(tf.errors.InvalidArgumentError):
+            model.fit(X, Y, epochs=4, batch_size=15, verbose=0, callbacks=[counts])
+        return report.fallback_reason, counts.called, model.history.history["loss"]
+
+    found = outcome(FitMode.EXACT)
+
+    assert found == outcome(FitMode.KERAS)
+    assert found[1] == ["train", 0, 1, 2]
+
+
+def test_the_copies_of_weights_are_gone_after_the_first_epoch() -> None:
+    kind = type(tf.constant(0))
+    n_copies: list[int] = []
+
+    class Looks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            n_copies.append(sum(type(one) is kind and one.shape == (8, 37) for one in gc.get_objects()))
+
+    with compiled_fit() as report:
+        mlp(layers.Dense(37)).fit(X, Y, epochs=2, verbose=0, callbacks=[Looks()])
+
+    assert report.fallback_reason is None
+    assert n_copies == [0, 0]
 
 
 # Metrics

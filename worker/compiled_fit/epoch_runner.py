@@ -291,14 +291,45 @@ class EpochRunner:
         entry.n_graph_steps += n_steps
 
 
-@contextmanager
-def restored_if_it_fails(model: Model) -> Iterator[None]:
-    """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them."""
-    variables = variables_of(model)
-    before = [tf.identity(variable.value) for variable in variables]
-    try:
-        yield
-    except ProgramFailedError:
-        for variable, value in zip(variables, before, strict=True):
+class Copies:
+    """The values of a model's variables, to put them back.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Whose variables may change.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._variables = variables_of(model)
+        self._values = [tf.identity(variable.value) for variable in self._variables]
+
+    @property
+    def are_free(self) -> bool:
+        """Whether they are gone."""
+        return not self._values
+
+    def free(self) -> None:
+        """Give their memory back: what has run once will not fail for a reason that Keras' own loop does not have."""
+        self._variables, self._values = [], []
+
+    def put_back(self) -> None:
+        """Give the variables the values that they had."""
+        for variable, value in zip(self._variables, self._values, strict=True):
             variable.assign(value)
+
+
+@contextmanager
+def restored_if_it_fails(model: Model) -> Iterator[Copies]:
+    """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them.
+
+    Once the copies are free, the error is the user's, as that of Keras' own loop is.
+    """
+    copies = Copies(model)
+    try:
+        yield copies
+    except ProgramFailedError as error:
+        if copies.are_free and error.__cause__ is not None:
+            raise error.__cause__ from None
+        copies.put_back()
         raise

@@ -46,7 +46,9 @@ class Schedule:
         return self.epochs.stop - epoch + len(self.epochs) * self.n_fits_to_come
 
 
-def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedule) -> Logs | None:
+def train_epochs(
+    runner: EpochRunner, container: CallbackList, schedule: Schedule, *, after_first_run: Callable[[], None]
+) -> Logs | None:
     """Train until the last epoch, or until a callback stops it; returns the last epoch's logs.
 
     The first epoch has begun: its callbacks were called.
@@ -59,6 +61,8 @@ def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedul
         The callbacks.
     schedule : Schedule
         Which epochs.
+    after_first_run : callable
+        Called once epochs were run.
     """
     # where nothing but the History listens, epochs follow each other inside the graph
     returns_each_epoch = has_listeners(container)
@@ -74,6 +78,7 @@ def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedul
         plan = schedule.validation_plan(epoch, n_epochs)
         orders = schedule.next_orders(n_epochs, n_rows=n_rows)
         results, n_steps = runner.run(orders, plan, n_more=schedule.n_epochs_after(epoch + n_epochs))
+        after_first_run()
         for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
             if place:
                 container.on_epoch_begin(epoch)
