@@ -32,6 +32,7 @@ from gridfleet.worker.compiled_fit.errors import NotEligibleError, preparing_a_p
 from gridfleet.worker.compiled_fit.programs.building import (
     build_variables,
     check_optimizer,
+    has_convolutions,
     tracks_losses,
     unbuilt_if_it_fails,
 )
@@ -161,7 +162,9 @@ class CompiledCalls:
             data = FitData(as_traced(model, "train", train), make_validation())
             # Keras traces at the first batch: what callbacks change until then counts
             waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
-            programs = FitPrograms(self.mode, partial(self._train_program, model, data))
+            # where XLA is not going to compile, the program that Keras' step is traced for is the first one
+            mode = FitMode.EXACT if has_convolutions(model) else self.mode
+            programs = FitPrograms(mode, partial(self._train_program, model, data))
             if not waits:
                 model.reset_metrics()  # now, for Keras leaves those alone that are not built yet
                 programs.first()

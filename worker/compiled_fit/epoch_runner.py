@@ -199,7 +199,11 @@ class EpochRunner:
         """Report how the fit was trained, and why not as it was asked to."""
         self._report.modes.append(self.used)
         if self._mode is FitMode.XLA and self.used is not FitMode.XLA:
-            reason = self._obstacle or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
+            reason = (
+                self._obstacle
+                or self._slower
+                or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
+            )
             self._report.fell_back(f"not in XLA: {reason}")
 
     def _policy(self) -> XlaPolicy:
@@ -212,7 +216,6 @@ class EpochRunner:
             keras_uses_xla=bool(self.model.jit_compile),
             has_full_batch=self._train.n_samples >= self._train.batch_size,
             is_compiled=self._is_compiled,
-            convolves=first.convolves,
             n_operations=first.n_operations,
             steps_per_epoch=self._train.n_steps,
             n_graph_steps=graph.entry.n_graph_steps if graph else 0,
@@ -222,10 +225,15 @@ class EpochRunner:
 
     @property
     def _obstacle(self) -> str | None:
-        """Why XLA can't compile the step to something with the same result, or None."""
+        """Why XLA can't compile the step to something with the same result, or not to something faster; or None."""
         xla = self._programs.made(for_xla=True)
         known = self.program.xla_obstacle or (xla.program.xla_obstacle if xla else None)
         return known or (None if self._is_finite else "the data are not finite")
+
+    @property
+    def _slower(self) -> str | None:
+        """That XLA was measured to be slower, or None."""
+        return "its steps were slower there" if self._policy().is_slower_in_xla else None
 
     @property
     def _is_compiled(self) -> bool:

@@ -57,13 +57,11 @@ class TrainProgram(Program):
     metric_names, validation_names : list of str
         Keys of the results, in their order.
     xla_obstacle : str or None
-        Why XLA can't compile the steps; None as long as nothing is known against it.
+        Why XLA does not compile the steps; None as long as nothing is known against it.
     xla_wants_fixed_batches : bool
         Whether XLA needs the step traced for batches of a fixed size: recurrent layers do, others by trying.
     checks_indices : bool
         Whether a step fails at an index out of range, where XLA would go on.
-    convolves : bool
-        Whether a step's time is that of convolutions, for which TensorFlow's own kernels beat XLA's.
     n_operations : int
         Operations of a training step's graph.
     """
@@ -98,7 +96,6 @@ class TrainProgram(Program):
         # where it is not traced for XLA yet, uniform numbers are those of TensorFlow's kernels still
         self.xla_obstacle = self._train_step.xla_obstacle(() if for_xla else TRACED_OTHERWISE_FOR_XLA)
         self.checks_indices = checks_indices(traced)
-        self.convolves = any("Conv" in name for name in operations)
         self.n_operations = len(traced.graph.get_operations())
 
     def loop(self, model: Model, variables: VariableSet, options: LoopOptions) -> Loop:
