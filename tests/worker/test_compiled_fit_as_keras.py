@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit import FitReport, compiled_fit
+from gridfleet.worker.compiled_fit import FitReport, compiled_fit, epoch_runner
 from tests.thinning import some_of
 
 RNG = np.random.default_rng(0)
@@ -231,19 +231,33 @@ def test_a_fit_that_fails_after_the_first_epoch_fails_there_as_in_keras() -> Non
     assert found[1] == ["train", 0, 1, 2]
 
 
-def test_the_copies_of_weights_are_gone_after_the_first_epoch() -> None:
+def copies_of_weights() -> int:
     kind = type(tf.constant(0))
-    n_copies: list[int] = []
+    return sum(type(one) is kind and one.shape == (8, 37) for one in gc.get_objects())
 
-    class Looks(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            n_copies.append(sum(type(one) is kind and one.shape == (8, 37) for one in gc.get_objects()))
 
+@pytest.mark.parametrize(
+    ("max_copied_mb", "inner", "expected"),
+    [(64, layers.Lambda, [1, 0, 0]), (0, layers.Lambda, [0, 0, 0]), (0, lambda _: FailsLate(), [1, 0, 0])],
+    ids=["small", "large", "large, may fail"],
+)
+def test_weights_are_copied_for_the_first_epoch_and_where_they_are_large_only_if_it_may_fail(
+    max_copied_mb: int, inner: Any, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epoch_runner, "MAX_COPIED_MB", max_copied_mb)
+    run, n_copies = epoch_runner.EpochRunner.run, []
+
+    def looking(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        n_copies.append(int(copies_of_weights() > 0))
+        return run(self, *arguments, **keywords)
+
+    monkeypatch.setattr(epoch_runner.EpochRunner, "run", looking)
+    stop = keras.callbacks.EarlyStopping("loss", patience=9)
     with compiled_fit() as report:
-        mlp(layers.Dense(37)).fit(X, Y, epochs=2, verbose=0, callbacks=[Looks()])
+        mlp(layers.Dense(37), inner(lambda x: x)).fit(X, Y, epochs=3, batch_size=30, verbose=0, callbacks=[stop])
 
     assert report.fallback_reason is None
-    assert n_copies == [0, 0]
+    assert n_copies == expected
 
 
 # Metrics

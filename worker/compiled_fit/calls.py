@@ -189,7 +189,7 @@ class CompiledCalls:
                 report=self.report,
                 callbacks=flat_callbacks(given_callbacks),
             )
-            with restored_if_it_fails(model) as copies:
+            with restored_if_it_fails(model, may_fail=runner.program.may_fail) as copies:
                 logs = train_epochs(runner, container, schedule, after_first_run=copies.free)
         if isinstance(model.optimizer, keras_optimizers.Optimizer):
             model.optimizer.finalize_variable_values(model.trainable_weights)

@@ -28,6 +28,8 @@ from gridfleet.worker.compiled_fit.report import FitReport
 from gridfleet.worker.compiled_fit.types import Callback, Model, Orders, Results, ValidationPlan
 from gridfleet.worker.compiled_fit.xla_policy import XlaPolicy
 
+#: Of variables, where nothing in a step can fail for their values: 18 million parameters with Adam are 216 MB.
+MAX_COPIED_MB = 64
 #: Results of each epoch, and batches of the last one.
 Outcome: TypeAlias = tuple[Results, int]
 
@@ -317,6 +319,11 @@ class Copies:
         """Whether they are gone."""
         return not self._values
 
+    @property
+    def size_mb(self) -> float:
+        """Megabytes that they take once the variables have changed."""
+        return float(sum(value.dtype.size * value.shape.num_elements() for value in self._values) / 2**20)
+
     def free(self) -> None:
         """Give their memory back: what has run once will not fail for a reason that Keras' own loop does not have."""
         self._variables, self._values = [], []
@@ -328,12 +335,26 @@ class Copies:
 
 
 @contextmanager
-def restored_if_it_fails(model: Model) -> Iterator[Copies]:
+def restored_if_it_fails(model: Model, *, may_fail: bool = True) -> Iterator[Copies]:
     """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them.
 
     Once the copies are free, the error is the user's, as that of Keras' own loop is.
+
+    Parameters
+    ----------
+    model : keras.Model
+        To be trained.
+    may_fail : bool, default=True
+        Whether it is known that TensorFlow may; else variables of more than `MAX_COPIED_MB` are not copied.
+
+    Yields
+    ------
+    Copies
+        To be freed as soon as nothing can fail.
     """
     copies = Copies(model)
+    if not may_fail and copies.size_mb > MAX_COPIED_MB:
+        copies.free()
     try:
         yield copies
     except ProgramFailedError as error:

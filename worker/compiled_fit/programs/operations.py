@@ -114,6 +114,12 @@ def checks_indices(function: ConcreteFunction) -> bool:
     return any(_looks_up_unknown_index(nodes) for nodes in _graphs_of(function))
 
 
+def may_fail(function: ConcreteFunction) -> bool:
+    """Whether a graph may fail for the values that it is given, and not for their shapes alone."""
+    operations = operations_of(function)
+    return checks_indices(function) or bool(operations & XLA_MAY_FAIL) or any("While" in name for name in operations)
+
+
 def has_swish(function: ConcreteFunction) -> bool:
     """Whether a graph multiplies something with its sigmoid, outside of loops."""
     nodes = {node.name: node for node in function.graph.as_graph_def().node}

@@ -11,7 +11,7 @@ from gridfleet.worker.compiled_fit.programs.epoch_loop import EpochLoop, Trainin
 from gridfleet.worker.compiled_fit.programs.function import Program, SharedFunction
 from gridfleet.worker.compiled_fit.programs.graph_loop import GraphLoop
 from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs
-from gridfleet.worker.compiled_fit.programs.operations import checks_indices, operations_of
+from gridfleet.worker.compiled_fit.programs.operations import checks_indices, may_fail, operations_of
 from gridfleet.worker.compiled_fit.programs.step import Step, trace_reset
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
 from gridfleet.worker.compiled_fit.programs.xla_loop import XlaLoop
@@ -62,6 +62,8 @@ class TrainProgram(Program):
         Whether XLA needs the step traced for batches of a fixed size: recurrent layers do, others by trying.
     checks_indices : bool
         Whether a step fails at an index out of range, where XLA would go on.
+    may_fail : bool
+        Whether a step may fail for the values that it is given.
     n_operations : int
         Operations of a training step's graph.
     """
@@ -88,6 +90,7 @@ class TrainProgram(Program):
         self._train = train.without_rows()  # the program outlives the data
         self._loops: dict[tuple[LoopOptions, bool], Loop] = {}
         self._look_at_operations(for_xla=for_xla)
+        self.may_fail = any(may_fail(step.traced) for step in steps)
 
     def _look_at_operations(self, *, for_xla: bool) -> None:
         traced = self._train_step.traced
