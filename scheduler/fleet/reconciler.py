@@ -62,7 +62,7 @@ class Reconciler:
         self._database = database
         self._publisher = publisher
         #: when it was last seen to be there, by the clock of this machine and by the database's
-        self._was_there_at: float | None = None
+        self._was_there_at = _clock()
         self._database_was_at: datetime | None = None
         #: until when nobody is judged, by the clock of this machine
         self._waits_until = -math.inf
@@ -125,7 +125,7 @@ class Reconciler:
     def _may_judge(self) -> bool:
         """Whether this process was there for a while; asked before each trial, for it may be stopped at any time."""
         now_s = _clock()
-        if self._was_there_at is not None and now_s - self._was_there_at > self._longest_s:
+        if now_s - self._was_there_at > self._longest_s:
             self._wait_for_a_lease()
         self._was_there_at = now_s
         return now_s >= self._waits_until

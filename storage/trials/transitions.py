@@ -367,7 +367,7 @@ def release(database: Database, held: Held, *, error: str | None = None, expired
     error : str, default=None
         Why, as a sentence, if nobody asked its worker to end.
     expired_only : bool, default=False
-        Only if its lease or deadline is over at the moment of the statement.
+        Only if its lease or deadline is still the one that was over when it was found.
 
     Returns
     -------
@@ -465,7 +465,7 @@ def reap(
     max_failures : int
         At this many failures the trial is ``failed``.
     expired_only : bool, default=False
-        Only if its lease or deadline is over at the moment of the statement.
+        Only if its lease or deadline is still the one that was over when it was found.
 
     Returns
     -------
@@ -501,7 +501,8 @@ def reap(
 
 def _update_lost(held: Held, *, expired_only: bool) -> Update:
     statement = update_held(held.trial_id, held.token)
-    return statement.where(is_expired()) if expired_only else statement
+    # not by the time of this statement: if the machine slept since it was found, others slept as well
+    return statement.where(is_expired(held.seen_at)) if expired_only else statement
 
 
 def _has_own_timeout() -> Any:
