@@ -45,6 +45,10 @@ class SearchNotFoundError(GridfleetError, LookupError):
     """No search has this name or id."""
 
 
+class WorkerNotFoundError(GridfleetError, LookupError):
+    """No worker that is there has this name."""
+
+
 class SearchNotFinishedError(GridfleetError):
     """The search has no result yet that could be asked for."""
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     func,
     text,
 )
@@ -31,7 +32,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0010"
+SCHEMA_REVISION = "0013"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -343,3 +344,10 @@ class Worker(Base):
     gridfleet_version: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
+    n_cores: Mapped[int | None] = mapped_column(Integer, comment="of its machine or container")
+    memory_limit_mb: Mapped[int | None] = mapped_column(Integer, comment="what it may take")
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="NULL: not known to have ended")
+    # no default of Python's: workers may not name it when they add their rows
+    draining: Mapped[bool] = mapped_column(
+        server_default=false(), comment="its worker is to take nothing new, and to end"
+    )

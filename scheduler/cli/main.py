@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gridfleet.scheduler.cli import database, keys, results, searches, services
+from gridfleet.scheduler.cli import database, keys, results, searches, services, workers
 from gridfleet.scheduler.cli import settings as settings_command
 from gridfleet.scheduler.cli.connected import is_database_error
 from gridfleet.scheduler.cli.output import INTERRUPTED, fail, say, show
@@ -91,6 +91,8 @@ for _command in (
     services.worker,
     services.scheduler,
     services.health,
+    workers.workers,
+    workers.drain,
     searches.submit,
     results.list_,
     results.watch,

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.storage import searches
+from gridfleet.storage import searches, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import first_line
 from gridfleet.storage.outcome import Outcome
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 RECONCILER_LOCK = 0x67726965
 #: Trials that one pass takes back or publishes at most, so that a pass stays short.
 PER_PASS = 5_000
+#: Seconds between looks for rows of workers that are long gone. The first comes as late: those of a machine that slept
+#: have been seen again by then.
+PRUNE_S = 3_600
 #: Why trials are taken back.
 LEASE_EXPIRED = "the worker did not prolong its lease: it died, hangs, or does not reach the database"
 TOOK_TOO_LONG = "the attempt took longer than its search's trial_timeout or the fleet's GRIDFLEET_MAX_RUNTIME_S"
@@ -58,6 +61,7 @@ class Reconciler:
         self._settings = settings
         self._database = database
         self._publisher = publisher
+        self._prune_at = time.monotonic() + PRUNE_S
 
     def once(self) -> Pass:
         """Stop searches and take back trials whose time is over, publish queued trials again, finish searches.
@@ -71,6 +75,7 @@ class Reconciler:
             if not leads:
                 return Pass()
             self._stop_overdue()
+            self._prune()
             # publishing last: the broker may be down
             return Pass(taken_back=self._take_back(), finished=self._finish(), published=self._publish())
 
@@ -94,6 +99,11 @@ class Reconciler:
         database = self._database
         for search_id in searches.overdue_searches(database):
             searches.stop_search(database, search_id)
+
+    def _prune(self) -> None:
+        if time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + PRUNE_S
+            workers.prune(self._database)
 
     def _take_back(self) -> int:
         return sum(self._take_back_one(held) for held in expired(self._database, limit=PER_PASS))

@@ -95,6 +95,7 @@ class FailedTrial:
     error_type: str | None
     error: str | None
     attempt: int
+    worker_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +339,7 @@ def failures(database: Database, search_id: int, *, limit: int = 10) -> list[Fai
     """List the failed trials of a search, by number."""
     with database.read() as connection:
         rows = connection.execute(
-            select(Trial.number, Trial.params, Trial.error_type, Trial.error, Trial.attempt)
+            select(Trial.number, Trial.params, Trial.error_type, Trial.error, Trial.attempt, Trial.worker_id)
             .where(Trial.search_id == search_id, Trial.state == TrialState.FAILED)
             .order_by(Trial.number)
             .limit(limit)
@@ -424,8 +425,9 @@ def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
         Worker.scikit_learn_version,
         Worker.gridfleet_version,
     )
+    seen = Worker.ended_at.is_(None) & (Worker.last_seen_at > now(-within_s))
     with database.read() as connection:
-        rows = connection.execute(select(*columns).where(Worker.last_seen_at > now(-within_s)).order_by(Worker.id))
+        rows = connection.execute(select(*columns).where(seen).order_by(Worker.id))
         return [SeenWorker(**row._mapping) for row in rows]
 
 

@@ -74,6 +74,7 @@ class Node:
             node=self.node,
             processes=self._living,
             publish_again=self._hooks._publish_again,
+            drain=lambda: None,  # nobody asks
         )
         self._turns.start(f"{self.node} watchdog", self._watch, role="main", life=self.main)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.storage import migrations
+from gridfleet.storage import migrations, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SettingsError, first_line
 from gridfleet.storage.payloads.store import PayloadStore
@@ -179,6 +179,7 @@ class _Hooks:
             node=self._node,
             processes=self._processes,
             publish_again=self._publish_again,
+            drain=self._drain,
         )
         process_lost.connect(self._watchdog.on_process_lost, weak=False)
         self._watchdog.start()
@@ -200,6 +201,17 @@ class _Hooks:
 
     def _processes(self) -> list[int]:
         return [pid for pid in self._pool.info["processes"] if pid is not None]  # None: about to be started
+
+    def _drain(self) -> None:
+        """Take nothing new, and end when what runs has: as at SIGINT."""
+        from celery.worker import state
+
+        if state.should_stop is None:
+            logger.warning(
+                "worker %s was asked to drain: it takes nothing new, and ends when what it runs has",
+                self._node,
+            )
+            state.should_stop = os.EX_OK  # the main thread looks at it all the time
 
     def _let_go_before(self, handler: Any) -> Any:
         def let_go_and_go_on(number: int, frame: FrameType | None) -> None:
@@ -229,6 +241,7 @@ class _Hooks:
                 transitions.release(self._database, one)
             if held:
                 self._publish_again([one.trial_id for one in held])
+            workers.note_ended(self._database, self._node)
         except SQLAlchemyError as error:  # the reconciler will, when their leases are over
             logger.warning("trials could not be let go: %s", first_line(error))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import first_line
 from gridfleet.storage.outcome import Outcome
@@ -61,6 +62,8 @@ class Watchdog:
         Returns the ids of the worker processes that live.
     publish_again : callable
         Called with the ids of trials that were taken back.
+    drain : callable
+        Called when somebody asked this worker to drain, at each look from then on.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Watchdog:
         node: str,
         processes: Callable[[], Collection[int]],
         publish_again: Callable[[Sequence[int]], None],
+        drain: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._database = database
@@ -79,6 +83,7 @@ class Watchdog:
         self._node = node
         self._processes = processes
         self._publish_again = publish_again
+        self._drain = drain
         self._reasons: dict[int, Reason] = {}
         self._unexplained: set[int] = set()
         self._silences: dict[int, _Silence] = {}
@@ -108,10 +113,16 @@ class Watchdog:
             try:
                 self._end_what_hangs()
                 self._take_back()
+                workers.note_ended(self._database, self._node, alive=self._ids_of_processes())
+                if workers.is_draining(self._database, self._node):
+                    self._drain()
             except SQLAlchemyError as error:
                 logger.warning("the trials of dead processes can't be taken back yet: %s", first_line(error))
             except Exception:
                 logger.exception("watchdog")
+
+    def _ids_of_processes(self) -> list[str]:
+        return [f"{self._node}/{pid}" for pid in self._processes()]
 
     def _end_what_hangs(self) -> None:
         now = time.monotonic()

@@ -52,6 +52,7 @@ class Folder:
         self._state = self.home / "fleet.json"
         self._lock = self.home / "fleet.lock"
         self._users = self.home / "users.lock"
+        self._wanted = self.home / "workers"
         self._check()
 
     def prepare(self) -> None:
@@ -80,7 +81,7 @@ class Folder:
         _require(self.home, "folder")
         for folder in (self.broker, self.work):
             _require(folder, "folder")
-        for file in (self.key, *database, self.log, self._state, self._lock, self._users):
+        for file in (self.key, *database, self.log, self._state, self._lock, self._users, self._wanted):
             _require(file, "file")
 
     @contextmanager
@@ -127,14 +128,26 @@ class Folder:
 
     def announce(self, state: dict[str, Any]) -> None:
         """Tell the scripts of the folder that the fleet runs."""
-        draft = self._state.with_suffix(".draft")
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps(state))
-        draft.replace(self._state)
+        _write(self._state, json.dumps(state))
 
     def withdraw(self) -> None:
         """Tell that it does not run any more."""
         self._state.unlink(missing_ok=True)
+
+    def want_workers(self, n_workers: int) -> None:
+        """Ask the running fleet for another number of worker processes."""
+        _write(self._wanted, str(n_workers))
+
+    def wanted_workers(self) -> int | None:
+        """Return for how many worker processes somebody asked since the fleet started; None: nobody did."""
+        try:
+            return int(_read(self._wanted)) or None
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def forget_wanted_workers(self) -> None:
+        """Forget for how many worker processes an earlier fleet was asked."""
+        self._wanted.unlink(missing_ok=True)
 
     def make_database(self) -> None:
         """Make the database's file, empty; SQLite gives what it puts beside it the same rights."""
@@ -175,6 +188,14 @@ def _read(path: Path) -> str:
     except PermissionError as error:
         _refuse(str(error))
         raise
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that whoever reads it finds whole."""
+    draft = path.with_suffix(".draft")
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def _refuse(reason: str | None) -> None:
