@@ -80,15 +80,14 @@ def worker(
 
 def scheduler() -> None:
     """Run the scheduler of a configured fleet, which puts right what was lost."""
-    import logging
-
     from gridfleet.scheduler.fleet.connection import Fleet
     from gridfleet.storage import migrations
+    from gridfleet.storage.logs import log_to_stderr
     from gridfleet.worker.guards.health_file import touch_for_ever
 
     exit_at_sigterm()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = configured_settings()
+    log_to_stderr(settings.log_level, settings.log_format, service="scheduler")
     fleet = Fleet(settings, is_embedded=False)
     try:
         fleet.check()

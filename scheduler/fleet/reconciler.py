@@ -73,6 +73,7 @@ class Reconciler:
         """
         with _leadership(self._database) as leads:
             if not leads:
+                logger.debug("another reconciler is at it")
                 return Pass()
             self._stop_overdue()
             self._prune()
@@ -98,12 +99,13 @@ class Reconciler:
     def _stop_overdue(self) -> None:
         database = self._database
         for search_id in searches.overdue_searches(database):
+            logger.debug("search %d is over its search_timeout and is stopped", search_id)
             searches.stop_search(database, search_id)
 
     def _prune(self) -> None:
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + PRUNE_S
-            workers.prune(self._database)
+            logger.debug("%d rows of workers long gone are removed", workers.prune(self._database))
 
     def _take_back(self) -> int:
         return sum(self._take_back_one(held) for held in expired(self._database, limit=PER_PASS))
@@ -111,11 +113,14 @@ class Reconciler:
     def _take_back_one(self, held: Held) -> bool:
         settings, database = self._settings, self._database
         if not held.is_overdue and lost_together.is_lost_with_others(database, held, lease_s=settings.lease_s):
+            logger.debug("trial %d of %s was lost with others and goes back unharmed", held.trial_id, held.worker_id)
             return transitions.release(database, held, error=lost_together.REASON, expired_only=True)
+        outcome = Outcome.TIMEOUT if held.is_overdue else Outcome.LEASE_EXPIRED
+        logger.debug("trial %d of %s is taken back: %s", held.trial_id, held.worker_id, outcome)
         return transitions.reap(
             database,
             held,
-            outcome=Outcome.TIMEOUT if held.is_overdue else Outcome.LEASE_EXPIRED,
+            outcome=outcome,
             error=TOOK_TOO_LONG if held.is_overdue else LEASE_EXPIRED,
             max_failures=settings.max_failures,
             expired_only=True,
@@ -123,8 +128,8 @@ class Reconciler:
 
     def _publish(self) -> int:
         settings, database = self._settings, self._database
-        n_messages = self._publisher.queue_length()
-        is_empty, is_full = n_messages == 0, n_messages >= queue.count_queued(database)
+        n_messages, n_queued = self._publisher.queue_length(), queue.count_queued(database)
+        is_empty, is_full = n_messages == 0, n_messages >= n_queued
         # a queue that holds a message for every queued trial needs no copies, but what never had one needs one;
         # an empty one has lost them all, and takes copies without harm
         due = queue.due_for_publishing(
@@ -133,6 +138,9 @@ class Reconciler:
             backs_off=not is_empty,
             only_unpublished=is_full,
             limit=PER_PASS,
+        )
+        logger.debug(
+            "%d messages wait for %d queued trials, of which %d are sent again", n_messages, n_queued, len(due)
         )
         if not due:
             return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.params import params_digest, params_to_json, structural_params
 from gridfleet.storage.schema import Search, Trial, TrialState
 from gridfleet.storage.statements import IS_PAUSED, ROWS_PER_STATEMENT, WAITS, insert_all
+
+logger = logging.getLogger(__name__)
 
 _HINT = select(Trial.search_id, Trial.structure_digest, WAITS.label("waits")).where(Trial.id == bindparam("wanted_id"))
 #: The first trial of a search that waits; of those of the structures that a worker has compiled programs for.
@@ -77,17 +80,24 @@ def choose(database: Database, trial_id: int, structures: Collection[str]) -> in
     with database.read() as connection:
         hint = connection.execute(_HINT, {"wanted_id": trial_id}).one_or_none()
         if hint is None:
-            return None
+            return _chosen(trial_id, None, "there is no such trial")
         if hint.waits and (not structures or hint.structure_digest in structures):
-            return trial_id
+            return _chosen(trial_id, trial_id, "it waits")
         among = {"searched_id": hint.search_id, "structures": list(structures)}
         known = connection.execute(WAITING_OF_STRUCTURES, among).scalar() if structures else None
         if known is not None:
-            return int(known)
+            return _chosen(trial_id, int(known), "it waits, and programs of its structure are here")
         if hint.waits:
-            return trial_id
+            return _chosen(trial_id, trial_id, "it waits, and none of whose structure programs are here")
         other = connection.execute(WAITING_OF_SEARCH, {"searched_id": hint.search_id}).scalar()
-        return None if other is None else int(other)
+        if other is None:
+            return _chosen(trial_id, None, "nothing of its search waits")
+        return _chosen(trial_id, int(other), "the message's own does not wait any more")
+
+
+def _chosen(trial_id: int, chosen: int | None, why: str) -> int | None:
+    logger.debug("at the message of trial %d: %s, for %s", trial_id, "none" if chosen is None else chosen, why)
+    return chosen
 
 
 _SESSION = select(Search.session).join(Trial, Trial.search_id == Search.id).where(Trial.id == bindparam("wanted_id"))

@@ -48,7 +48,6 @@ def run_worker(
     settings: Settings,
     *,
     concurrency: int,
-    log_level: str = "WARNING",
     may_be_root: bool = False,
     tensorflow: bool = True,
 ) -> NoReturn:
@@ -60,8 +59,6 @@ def run_worker(
         Of a fleet, or of an embedded one that was started (so with both URLs set).
     concurrency : int
         How many trials it evaluates at once, each in a process of its own.
-    log_level : str, default="WARNING"
-        What Celery logs.
     may_be_root : bool, default=False
         Whether root is welcome anywhere: an embedded fleet runs as its script does.
     tensorflow : bool, default=True
@@ -82,6 +79,7 @@ def run_worker(
 
     from gridfleet.worker.broker.app import create_app
     from gridfleet.worker.broker.publisher import Publisher
+    from gridfleet.worker.trial import logs  # noqa: F401 - Celery calls what it connects
 
     with closing(Database(settings)) as database, closing(Publisher(settings)) as publisher:
         database.check()
@@ -104,7 +102,6 @@ def run_worker(
                 "--quiet",  # no banner
                 "worker",
                 f"--concurrency={concurrency}",
-                f"--loglevel={log_level}",
                 f"--hostname={os.environ[NODE_VARIABLE]}@%h",
                 "--without-gossip",
                 "--without-mingle",

@@ -28,6 +28,7 @@ from gridfleet.storage import migrations
 from gridfleet.storage import workers as stored_workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, LocalFleetError
+from gridfleet.storage.logs import log_to_stderr
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import held_by
@@ -53,6 +54,7 @@ def run(settings: Settings, *, n_workers: int, owner: int | None = None, tensorf
     tensorflow : bool, default=True
         Whether the workers import TensorFlow as they start, and not only when a search needs it.
     """
+    log_to_stderr(settings.log_level, settings.log_format, service="supervisor")
     folder = Folder(settings.home)
     folder.prepare()
     with folder.owned() as got_it:
@@ -138,6 +140,7 @@ class _Supervisor:
             if self._broker is not None and (status := self._broker.exit_status()) is not None:
                 raise LocalFleetError(f"the broker ended with status {status}")
             self._look_after_workers()
+            self._folder.bound_log()
             reconciler.try_once()
 
     def _look_after_workers(self) -> None:
