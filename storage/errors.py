@@ -21,6 +21,10 @@ class SchemaVersionError(GridfleetError):
     """The tables were made by another release than the one that runs."""
 
 
+class BackupError(GridfleetError, RuntimeError):
+    """A backup was refused, or could not be written or restored."""
+
+
 class PayloadError(GridfleetError):
     """A payload is missing, damaged, or can't be loaded."""
 

@@ -20,8 +20,14 @@ THERE_S = 3_600
 #: Seconds after which the rows of worker processes that are gone are removed; migration 0013 has a trigger for it.
 KEPT_S = 7 * 24 * 3_600
 
+
+def was_seen(within_s: float) -> Any:
+    """Return the condition that a worker process was seen in the last seconds, and has not ended."""
+    return Worker.ended_at.is_(None) & (Worker.last_seen_at > now(-within_s))
+
+
 #: Whether a worker process is there, as far as anybody knows.
-IS_THERE = Worker.ended_at.is_(None) & (Worker.last_seen_at > now(-THERE_S))
+IS_THERE = was_seen(THERE_S)
 
 
 def node_of(worker_id: str) -> str:

@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-db = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
+db = typer.Typer(help="The database: its schema, and backups of it.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -110,4 +110,6 @@ for _command in (
     app.command(_command.__name__.strip("_").replace("_", "-"))(_command)
 db.command("upgrade")(database.upgrade)
 db.command("current")(database.current)
+db.command("backup")(database.backup)
+db.command("restore")(database.restore)
 app.add_typer(db, name="db")

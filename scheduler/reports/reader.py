@@ -17,6 +17,7 @@ from gridfleet.storage.errors import SearchNotFoundError
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, Trial, TrialState, TrialWarning, Worker
 from gridfleet.storage.searches import may_be_numbered
 from gridfleet.storage.trial_results import NON_FINITE
+from gridfleet.storage.workers import was_seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,9 +426,8 @@ def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
         Worker.scikit_learn_version,
         Worker.gridfleet_version,
     )
-    seen = Worker.ended_at.is_(None) & (Worker.last_seen_at > now(-within_s))
     with database.read() as connection:
-        rows = connection.execute(select(*columns).where(seen).order_by(Worker.id))
+        rows = connection.execute(select(*columns).where(was_seen(within_s)).order_by(Worker.id))
         return [SeenWorker(**row._mapping) for row in rows]
 
 
