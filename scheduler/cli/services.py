@@ -79,7 +79,11 @@ def worker(
 
 
 def scheduler() -> None:
-    """Run the scheduler of a configured fleet, which puts right what was lost."""
+    """Run the scheduler of a configured fleet.
+
+    Every configured fleet needs one: without it searches with a time limit do not end, what workers lost stays
+    lost, and messages that a broker forgot are not sent again.
+    """
     from gridfleet.scheduler.fleet.connection import Fleet
     from gridfleet.storage import migrations
     from gridfleet.storage.logs import log_to_stderr

@@ -16,7 +16,7 @@ LOOK_S = 0.5
 def workers(
     as_json: Annotated[bool, typer.Option("--json", help="One list of objects instead.")] = False,
 ) -> None:
-    """Show the workers, what they run, and what came of their last hour."""
+    """Show the workers, and what they run and did lately."""
     from dataclasses import asdict
 
     from gridfleet.scheduler.cli.sql import json_line
