@@ -1,4 +1,4 @@
-"""The table of worker processes: who is there, since when, last seen when, and whether a worker is to drain.
+"""The table of worker processes: who is there, since when, last seen when, which drain or left.
 
 A worker is called as its node; its processes are ``node/process id``, and each has a row.
 """
@@ -9,10 +9,12 @@ from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Worker
+from gridfleet.storage.trial_results import shorten
 from gridfleet.storage.versions import installed_versions
 
 #: Seconds for which a worker process counts as there that says nothing: its database may be away, or its machine.
@@ -26,8 +28,10 @@ def was_seen(within_s: float) -> Any:
     return Worker.ended_at.is_(None) & (Worker.last_seen_at > now(-within_s))
 
 
+#: Whether a row is of a host on which no worker started (`note_unfit`), and of no process.
+IS_OF_HOST = Worker.id.like("%/0")
 #: Whether a worker process is there, as far as anybody knows.
-IS_THERE = was_seen(THERE_S)
+IS_THERE = was_seen(THERE_S) & ~IS_OF_HOST
 
 
 def node_of(worker_id: str) -> str:
@@ -65,7 +69,7 @@ def seen(database: Database, worker_id: str) -> None:
 
 def note_ended(database: Database, node: str | None, *, alive: Collection[str] = ()) -> None:
     """Note that the processes of a worker have ended, but for those that live; None: those of all workers."""
-    ended = Worker.ended_at.is_(None)
+    ended = Worker.ended_at.is_(None) & ~IS_OF_HOST
     if node is not None:
         ended &= _is_of(node)
     with database.read() as connection:
@@ -130,3 +134,35 @@ def prune(database: Database) -> int:
 
 def _is_of(node: str) -> Any:
     return Worker.id.startswith(node + "/", autoescape=True)
+
+
+def stop(database: Database, worker_id: str, reason: str) -> None:
+    """Note at one of its processes that a worker takes itself out, and why."""
+    with database.write() as connection:
+        connection.execute(
+            update(Worker).where(Worker.id == worker_id).values(last_seen_at=now(), stopped_reason=shorten(reason))
+        )
+
+
+def note_unfit(database: Database, *, hostname: str, pid: int, reason: str) -> None:
+    """Note that a worker of a host does not even start: one row a host, however often it tries."""
+    insert_once: Any = (sqlite if database.dialect == "sqlite" else postgresql).insert(Worker)
+    stopped = {"stopped_reason": shorten(reason), "last_seen_at": now()}
+    row = {"id": f"{hostname}/0", "hostname": hostname, "pid": pid, **installed_versions(), **stopped}
+    with database.write() as connection:
+        connection.execute(insert_once.values(row).on_conflict_do_update(index_elements=["id"], set_=stopped))
+
+
+def note_fit(database: Database, *, hostname: str) -> None:
+    """Forget that a worker of a host did not start, for one does."""
+    with database.write() as connection:
+        connection.execute(update(Worker).where(Worker.id == f"{hostname}/0").values(stopped_reason=None))
+
+
+def stopped_processes(database: Database, node: str) -> dict[str, str]:
+    """Return the processes of a worker at which it is noted that it takes itself out, and why."""
+    with database.read() as connection:
+        rows = connection.execute(
+            select(Worker.id, Worker.stopped_reason).where(_is_of(node), Worker.stopped_reason.is_not(None))
+        )
+        return {row.id: row.stopped_reason for row in rows}

@@ -14,7 +14,7 @@ from gridfleet.scheduler.reports.plain import plain
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.schema import Attempt, Search, Trial, TrialState, Worker
-from gridfleet.storage.workers import IS_THERE, node_of
+from gridfleet.storage.workers import IS_OF_HOST, IS_THERE, node_of
 
 #: Seconds in which attempts that ended are counted.
 COUNTED_S = 3_600
@@ -22,6 +22,10 @@ COUNTED_S = 3_600
 SILENT_S = 60
 #: What is the same for all processes of a worker, but for one that outlived an upgrade of its packages.
 VERSIONS = ("gridfleet", "python", "tensorflow", "keras", "scikit_learn")
+
+
+#: Whether a row tells of a worker that is there, or that took itself out a short time ago.
+_IS_SHOWN = IS_THERE | (Worker.stopped_reason.is_not(None) & (Worker.last_seen_at > now(-COUNTED_S)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class PresentWorker:
     hostname: str
     started_at: datetime
     is_draining: bool
+    stopped_reason: str | None
     versions: dict[str, str | None]
     n_cores: int | None
     memory_limit_mb: int | None
@@ -62,7 +67,11 @@ class PresentWorker:
 def present_workers(database: Database) -> list[PresentWorker]:
     """List the workers that are there, by name, with all that they do."""
     since_seen = seconds_between(database.dialect, Worker.last_seen_at, now()).label("seconds_since_seen")
-    asked = select(*Worker.__table__.columns, since_seen).where(IS_THERE).order_by(Worker.started_at, Worker.id)
+    asked = (
+        select(*Worker.__table__.columns, since_seen, IS_OF_HOST.label("is_of_host"))
+        .where(_IS_SHOWN)
+        .order_by(Worker.started_at, Worker.id)
+    )
     with database.read() as connection:
         rows = connection.execute(asked).all()
     running, counts = _running(database), _counts(database)
@@ -79,11 +88,14 @@ def _worker(name: str, rows: list[Any], running: dict[str, RunningTrial], counts
         hostname=newest.hostname,
         started_at=rows[0].started_at,
         is_draining=any(row.draining for row in rows),
+        stopped_reason=next((row.stopped_reason for row in rows if row.stopped_reason is not None), None),
         versions={package: getattr(newest, f"{package}_version") for package in VERSIONS},
         n_cores=newest.n_cores,
         memory_limit_mb=newest.memory_limit_mb,
         processes=[
-            PresentProcess(row.pid, row.started_at, float(row.seconds_since_seen), running.get(row.id)) for row in rows
+            PresentProcess(row.pid, row.started_at, float(row.seconds_since_seen), running.get(row.id))
+            for row in rows
+            if row.ended_at is None and not row.is_of_host
         ],
         attempts_last_hour=counts,
     )
@@ -121,6 +133,8 @@ def describe(workers: Iterable[PresentWorker]) -> Iterator[str]:
     for worker in workers:
         state = "; drains" if worker.is_draining else ""
         yield plain(f"{worker.name} on {worker.hostname} since {_time(worker.started_at)}{state}")
+        if worker.stopped_reason is not None:
+            yield plain(f"  stopped    {worker.stopped_reason}")
         yield plain(f"  runs       {_machine(worker)}")
         done = ", ".join(f"{n} {outcome}" for outcome, n in worker.attempts_last_hour.items())
         yield plain(f"  last hour  {done or 'no attempt ended'}")

@@ -44,6 +44,25 @@ def test_a_report_names_the_worker_of_a_failed_trial(gridfleet, pima):
     assert "host-a/101" in row
 
 
+def test_a_worker_that_took_itself_out_is_shown_with_the_reason_and_so_is_a_host_where_none_starts(
+    gridfleet, pima, database
+):
+    workers.stop(database, "host-a/101", "the disk is full")
+    workers.note_ended(database, "host-a")
+    workers.note_unfit(database, hostname="host-c", pid=7, reason="its cache can't be written")
+
+    status, shown, _ = gridfleet("workers")
+
+    assert status == 0
+    first, _, rest = shown.partition("host-b on")
+    assert "  stopped    the disk is full\n" in first
+    assert "process" not in first
+    assert "  stopped    its cache can't be written\n" in rest
+    assert gridfleet("drain", "--all")[1].count("drains") == 1  # who is there
+    workers.note_fit(database, hostname="host-c")
+    assert "host-c" not in gridfleet("workers")[1]
+
+
 def test_no_worker_is_shown_where_none_is(gridfleet, fleet):
     assert gridfleet("workers") == (0, "no worker was seen in the last hour\n", "")
     assert gridfleet("drain", "--all") == (0, "no worker is there that could drain\n", "")

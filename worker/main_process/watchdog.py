@@ -64,6 +64,8 @@ class Watchdog:
         Called with the ids of trials that were taken back.
     drain : callable
         Called when somebody asked this worker to drain, at each look from then on.
+    take_out : callable
+        Called once a process noted that the worker takes itself out.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Watchdog:
         processes: Callable[[], Collection[int]],
         publish_again: Callable[[Sequence[int]], None],
         drain: Callable[[], None],
+        take_out: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._database = database
@@ -84,6 +87,9 @@ class Watchdog:
         self._processes = processes
         self._publish_again = publish_again
         self._drain = drain
+        self._take_out = take_out
+        #: those of a worker of this name that ran before
+        self._stopped_before: Collection[str] = ()
         self._reasons: dict[int, Reason] = {}
         self._unexplained: set[int] = set()
         self._silences: dict[int, _Silence] = {}
@@ -93,6 +99,8 @@ class Watchdog:
 
     def start(self) -> None:
         """Watch from now on, every ``heartbeat_s`` and whenever a process was lost."""
+        with suppress(SQLAlchemyError):
+            self._stopped_before = workers.stopped_processes(self._database, self._node).keys()
         threading.Thread(target=self._watch_for_ever, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
@@ -113,6 +121,8 @@ class Watchdog:
             try:
                 self._end_what_hangs()
                 self._take_back()
+                if self._is_out():
+                    return
                 workers.note_ended(self._database, self._node, alive=self._ids_of_processes())
                 if workers.is_draining(self._database, self._node):
                     self._drain()
@@ -123,6 +133,16 @@ class Watchdog:
 
     def _ids_of_processes(self) -> list[str]:
         return [f"{self._node}/{pid}" for pid in self._processes()]
+
+    def _is_out(self) -> bool:
+        """Take the worker out if one of its processes noted that it can't evaluate trials."""
+        stopped = workers.stopped_processes(self._database, self._node)
+        reasons = [reason for process_id, reason in stopped.items() if process_id not in self._stopped_before]
+        if not reasons:
+            return False
+        logger.critical("worker %s takes itself out: %s", self._node, reasons[0])
+        self._take_out()
+        return True
 
     def _end_what_hangs(self) -> None:
         now = time.monotonic()

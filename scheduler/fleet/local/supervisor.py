@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -27,16 +28,20 @@ from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage import migrations
 from gridfleet.storage import workers as stored_workers
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import GridfleetError, LocalFleetError
+from gridfleet.storage.errors import GridfleetError, LocalFleetError, UnfitWorkerError
 from gridfleet.storage.logs import log_to_stderr
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import held_by
 from gridfleet.worker.broker.publisher import Publisher
 from gridfleet.worker.guards.orphans import adopt_orphans, end_orphans
+from gridfleet.worker.main_process.exit_status import TOOK_ITSELF_OUT
 
 #: Seconds between looks at processes, and of the reconciler of an embedded fleet.
 LOOK_S = 1.0
+#: Seconds after which a worker is started again that could not work here; each time twice as many, to the most.
+FIRST_PAUSE_S = 1.0
+LAST_PAUSE_S = 60.0
 
 
 def run(settings: Settings, *, n_workers: int, owner: int | None = None, tensorflow: bool = True) -> None:
@@ -77,6 +82,8 @@ class _Supervisor:
         self._worker: subprocess.Popen[bytes] | None = None
         #: Those that another one took the place of: they take nothing new, and finish what they run.
         self._draining: list[subprocess.Popen[bytes]] = []
+        self._worker_again_at = -math.inf
+        self._pause_s = FIRST_PAUSE_S
         self._database: Database | None = None
         self._settings = settings
         #: When the fleet was last used, as far as it was looked; None: its owner lives.
@@ -146,21 +153,36 @@ class _Supervisor:
     def _look_after_workers(self) -> None:
         """Start another worker for one that ended, or if another number of processes is wanted."""
         drained = [worker for worker in self._draining if worker.poll() is not None]
-        has_ended = self._worker is not None and self._worker.poll() is not None
-        if drained or has_ended:
+        status = None if self._worker is None else self._worker.poll()
+        if drained or status is not None:
             self._draining = [worker for worker in self._draining if worker not in drained]
             self._end_orphans()
         wanted = self._folder.wanted_workers() or self._n_workers
-        if self._worker is not None and not has_ended and wanted != self._n_workers:
-            # at once: what runs may take hours, in which the others would wait
+        if wanted != self._n_workers:
+            self._change_workers(wanted)
+        elif status is not None:
+            self._worker = self._start_again(status)
+        elif self._worker is None and time.monotonic() >= self._worker_again_at:
+            self._worker = self._start_worker()
+
+    def _change_workers(self, wanted: int) -> None:
+        """Go on with another number of processes, at once: what runs may take hours, in which others would wait."""
+        if self._worker is not None and self._worker.poll() is None:
             self._worker.send_signal(signal.SIGINT)
             self._draining.append(self._worker)
-            has_ended = True
-        if has_ended:
-            self._n_workers = wanted
-            self._worker = self._start_worker()
-            if self._broker is not None:
-                self._announce(self._broker)
+        self._n_workers = wanted
+        self._worker = self._start_worker()
+        if self._broker is not None:
+            self._announce(self._broker)
+
+    def _start_again(self, status: int) -> subprocess.Popen[bytes] | None:
+        """Start a worker in place of one that has ended: a while later if it had trouble of its own."""
+        self._worker_again_at = -math.inf
+        if status in (UnfitWorkerError.exit_status, TOOK_ITSELF_OUT):
+            self._worker_again_at = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LAST_PAUSE_S)
+            return None
+        return self._start_worker()
 
     def _end_orphans(self) -> None:
         """End what models of a dead worker left running."""
