@@ -382,7 +382,7 @@ def release(database: Database, held: Held, *, error: str | None = None, expired
                 finished_at=case((Trial.cancel_requested, now()), else_=null()),
                 not_before=None,
                 **NOT_PUBLISHED,
-                **NOT_HELD,
+                **{**NOT_HELD, "worker_id": case((Trial.cancel_requested, Trial.worker_id), else_=null())},
             )
         )
         if not changed(released):
@@ -434,7 +434,7 @@ def hand_back(database: Database, held: Held, *, worker_id: str, reason: str, er
                 error_type=Outcome.HANDED_BACK,
                 error=shorten(told),
                 **NOT_PUBLISHED,
-                **NOT_HELD,
+                **{**NOT_HELD, "worker_id": case((over, Trial.worker_id), else_=null())},
             )
         )
         if not changed(returned):
@@ -489,7 +489,7 @@ def reap(
                 error_type=outcome,
                 error=shorten(error),
                 **NOT_PUBLISHED,
-                **NOT_HELD,
+                **{**NOT_HELD, "worker_id": case((over, Trial.worker_id), else_=null())},
             )
         )
         if not changed(reaped):
