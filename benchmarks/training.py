@@ -6,6 +6,11 @@ Each row runs scikit-learn's search as a process of its own, its imports include
 same search on a fleet of two worker processes. "warm" rows time ``fit`` on a fleet that has imported Keras and
 traced nothing yet, "again" rows the same search once more on that fleet, "cold" a process that starts its fleet
 and its imports itself. Every row says whether the scores are equal, split by split. Medians of the repeats.
+
+    python benchmarks/training.py --calls [--json FILE]
+
+measures calls of fit, evaluate and predict against Keras' own, cold and steady, with their memory
+(benchmarks/training_cases.py), and prints those first that gain least.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from numpy_floor import floor_of_pima
 from rich.console import Console
 from rich.table import Table
 from sklearn.base import BaseEstimator
+from training_cases import CASES
 from training_workloads import N_SPLITS, WORKLOADS, split_scores
 
 from gridfleet import GridSearchCV, open_search
@@ -75,7 +81,12 @@ def main() -> None:
     parser.add_argument("--row", nargs="+", choices=AIMS, default=list(AIMS), metavar="NAME", help=", ".join(AIMS))
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/training.json"), help="where figures go")
+    parser.add_argument("--calls", action="store_true", help="calls of Keras' methods instead of searches")
     options = parser.parse_args()
+    if options.calls:
+        write(options.json.with_stem("training-calls"), figures := measure_calls())
+        show_calls(figures)
+        return
 
     figures: dict[str, Any] = {}
     for name in ("pima-2", "pima-16", "digits-mlp", "digits-conv", "digits-lstm"):
@@ -214,6 +225,38 @@ def large_step(repeats: int) -> dict[str, Any]:
         "scikit-learn, s": seconds["keras"],
         "modes": {"exact": {**exact, "largest difference of scores": float(difference)}},
     }
+
+
+def measure_calls() -> dict[str, Any]:
+    """Run each case of training_cases.py in each of its modes, in processes of their own with one thread."""
+    script = Path(__file__).parent / "training_cases.py"
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
+
+    def run(case: str, mode: str) -> Any:
+        command = [sys.executable, str(script), case, mode]
+        done = subprocess.run(command, check=True, env=os.environ | threads, stdout=subprocess.PIPE, text=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return {name: {mode: run(name, mode) for mode in case.modes} for name, case in CASES.items()}
+
+
+def show_calls(figures: dict[str, Any]) -> None:
+    table = Table(title="against Keras' own methods, in seconds of the processor")
+    columns = ("call", "mode", "cold", "steady", "times faster, cold", "steady", "peak, MB", "growth, MB", "result")
+    for column in columns:
+        table.add_column(column)
+    rows = []
+    for name, modes in figures.items():
+        expected = modes["keras"]
+        for mode, one in modes.items():
+            faster = [expected[phase] / one[phase] for phase in ("cold, s", "steady, s")]
+            seconds = f"{one['cold, s']:.2f}", f"{one['steady, s']:.4f}"
+            memory = f"{one['peak, MB']:.0f}", f"{one['growth, MB']:.1f}"
+            equal = "equal" if one["result"] == expected["result"] else "other"
+            rows.append((min(faster), (name, mode, *seconds, *(f"{one:.2f}x" for one in faster), *memory, equal)))
+    for _, row in sorted(rows):
+        table.add_row(*row)
+    Console(width=140).print(table)
 
 
 def show(figures: dict[str, Any], floor: dict[str, float]) -> None:
