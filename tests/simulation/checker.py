@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from gridfleet.storage.trials.lost_together import FREE_LOSSES
+from gridfleet.storage.trials.lost_together import CLEARLY, FREE_LOSSES
 from tests.simulation.faulty_database import EPOCH, FaultyDatabase, shown_time
 from tests.simulation.turns import Actor, hold
 
@@ -53,6 +54,7 @@ class AttemptRow(NamedTuple):
     ended_at: str | None
     outcome: str | None
     error: str | None
+    peak_memory_mb: int | None
 
 
 class SearchRow(NamedTuple):
@@ -303,6 +305,7 @@ class Checker:
             and other.worker_id != row.worker_id
             and other.worker_id.startswith(f"{node}/")
             and str(other.ended_at) >= row.started_at
+            and (row.peak_memory_mb or 0) < CLEARLY * (other.peak_memory_mb or math.inf)
         ]
         mine = [one for one in self.attempts.values() if one.trial_id == row.trial_id]
         return bool(charged) and len([one for one in mine if _is_free_loss(one)]) < FREE_LOSSES
