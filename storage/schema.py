@@ -31,7 +31,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0010"
+SCHEMA_REVISION = "0014"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -343,3 +343,15 @@ class Worker(Base):
     gridfleet_version: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
+
+
+class ReconcilerPass(Base):
+    """When a reconciler last looked after the fleet: one row."""
+
+    __tablename__ = "reconciler"
+    __table_args__ = (CheckConstraint("id = 1", name="id"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, comment="1: there is one row")
+    hostname: Mapped[str | None] = mapped_column(Text)
+    pid: Mapped[int | None] = mapped_column(Integer)
+    last_pass_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="NULL: not since the table is there")

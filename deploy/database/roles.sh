@@ -111,6 +111,8 @@ BEGIN
     changes := '{ended_at, outcome, error}';
   ELSIF name = 'workers' THEN
     changes := '{last_seen_at}';
+  ELSIF name = 'reconciler' THEN
+    changes := '{hostname, pid, last_pass_at}';
   END IF;
   -- of an older release's table, those that it has
   SELECT array_agg(quote_ident(attname)) INTO changes

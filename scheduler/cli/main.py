@@ -74,7 +74,7 @@ def _options(
 def doctor() -> None:
     """Check everything that a fleet needs, and say what to do.
 
-    Settings, broker, database, schema, keys, workers, their versions, and Python packages.
+    Settings, broker, database, schema, keys, scheduler, workers, their versions, and Python packages.
     """
     from gridfleet.scheduler.cli import doctor as checks
 

@@ -71,7 +71,11 @@ def worker(
 
 
 def scheduler() -> None:
-    """Run the scheduler of a configured fleet, which puts right what was lost."""
+    """Run the scheduler of a configured fleet.
+
+    Every configured fleet needs one: without it searches with a time limit do not end, what workers lost stays
+    lost, and messages that a broker forgot are not sent again.
+    """
     import logging
 
     from gridfleet.scheduler.fleet.connection import Fleet

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.storage import searches
+from gridfleet.storage import passes, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import first_line
 from gridfleet.storage.outcome import Outcome
@@ -71,8 +71,10 @@ class Reconciler:
             if not leads:
                 return Pass()
             self._stop_overdue()
-            # publishing last: the broker may be down
-            return Pass(taken_back=self._take_back(), finished=self._finish(), published=self._publish())
+            n_taken_back, n_finished = self._take_back(), self._finish()
+            passes.note_pass(self._database)
+            # last: the broker may be down
+            return Pass(taken_back=n_taken_back, finished=n_finished, published=self._publish())
 
     def try_once(self) -> Pass:
         """Do a pass; a database or broker that fails is logged, and tried again at the next one."""

@@ -105,6 +105,7 @@ CHANGED_BY_WORKERS = {
     - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at"},
     "attempts": {"ended_at", "outcome", "error"},
     "workers": {"last_seen_at"},
+    "reconciler": {"hostname", "pid", "last_pass_at"},
 }
 TO_REPORTERS = (
     "SELECT * FROM payloads",
