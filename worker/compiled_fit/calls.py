@@ -211,7 +211,7 @@ class CompiledCalls:
         kept = traced(model, "train").programs
         if signature not in kept:
             check_optimizer(model)
-            with self.report.timed("trace"), unbuilt_if_it_fails(model.optimizer), preparing_a_program():
+            with self.report.timed("trace"), unbuilt_if_it_fails(model), preparing_a_program():
                 structure = structure_of(model, trains=True) if build_variables(model, train, trains=True) else None
                 is_known = is_as_it_was_traced(model, train, structure)
                 is_known = is_known and not is_traced_by_keras(model, "test", validation)

@@ -199,7 +199,8 @@ class EpochRunner:
         """Report how the fit was trained, and why not as it was asked to."""
         self._report.modes.append(self.used)
         if self._mode is FitMode.XLA and self.used is not FitMode.XLA:
-            reason = self._obstacle or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
+            reason = "the model is compiled with jit_compile" if self.model.jit_compile else self._obstacle
+            reason = reason or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
             self._report.fell_back(f"not in XLA: {reason}")
 
     def _policy(self) -> XlaPolicy:

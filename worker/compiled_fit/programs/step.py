@@ -18,6 +18,7 @@ from gridfleet.worker.compiled_fit.data.keras_functions import Kind, is_traced_b
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
 from gridfleet.worker.compiled_fit.patches.grappler import without_grappler
 from gridfleet.worker.compiled_fit.programs.operations import (
+    adds_constant_to_sum,
     check_random_operations,
     has_swish,
     operations_of,
@@ -84,6 +85,8 @@ def trace_as_keras(model: Model, step: StepFunction, data: Batches, *, batch_siz
         return traced
     if "Relu6" in operations_of(traced):
         raise NotEligibleError("hard_silu or relu6 beside silu, which TensorFlow rounds otherwise in a loop")
+    if adds_constant_to_sum(traced):  # log_cosh does
+        raise NotEligibleError("a constant added to a sum beside silu, which TensorFlow rounds otherwise in a loop")
     return _seen_alone(traced)
 
 
