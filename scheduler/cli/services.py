@@ -64,8 +64,10 @@ def worker(
     import joblib
 
     from gridfleet.worker.main_process.environment import private_current_folder
+    from gridfleet.worker.main_process.self_test import require_folders
     from gridfleet.worker.main_process.service import run_worker
 
+    require_folders(settings)
     with private_current_folder(settings):
         run_worker(settings, concurrency=concurrency or joblib.cpu_count())
 
