@@ -364,7 +364,7 @@ class Drawn:
         shape = (N_ROWS,) if width == 1 and self.chance(0.5) else (N_ROWS, width)
         return width, None, loss, choices, lambda generator: generator.normal(size=shape).astype("float32")
 
-    def callbacks(self, seen: list[Any]) -> list[Any]:
+    def callbacks(self, seen: list[Any]) -> list[Any]:  # noqa: C901 - a table of callbacks
         callbacks = keras.callbacks
 
         def force(model: Any) -> None:
@@ -401,8 +401,8 @@ class Drawn:
             "sums": lambda: Sums(seen),
             "act": lambda: At(self.draw.choice(moments), self.draw.randint(0, 2), self.draw.choice(acts)),
         }
-        if self.for_xla:
-            makers = {name: maker for name, maker in makers.items() if name not in ("nan", "ema", "sums")}
+        for name in ("nan", "ema", "sums") * self.for_xla:
+            del makers[name]
         names = [self.draw.choice(sorted(makers)) for _ in range(self.draw.choice([0, 0, 1, 1, 2]))]
         if "ema" in names and not self.chance(0.3):
             names.remove("ema")
