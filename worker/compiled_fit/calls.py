@@ -38,11 +38,12 @@ from gridfleet.worker.compiled_fit.errors import NotEligibleError, preparing_a_p
 from gridfleet.worker.compiled_fit.programs.building import (
     build_variables,
     check_optimizer,
+    has_convolutions,
     tracks_losses,
     unbuilt_if_it_fails,
 )
 from gridfleet.worker.compiled_fit.programs.evaluate import EvaluateProgram
-from gridfleet.worker.compiled_fit.programs.found import Found
+from gridfleet.worker.compiled_fit.programs.found import Found, find_once
 from gridfleet.worker.compiled_fit.programs.predict import PredictProgram
 from gridfleet.worker.compiled_fit.programs.train import TrainProgram
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
@@ -140,7 +141,7 @@ class CompiledCalls:
             lambda: _validation_batches(model, validation_data, validation_batch_size or batch_size),
         )
         train = prepared.data.train
-        orders = epoch_orders(train.n_samples, train.batch_size, shuffle, epochs)
+        draw_orders = epoch_orders(train.n_samples, train.batch_size, shuffle)
         container = training_callback_list(callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps)
         return self._train(
             model,
@@ -148,7 +149,7 @@ class CompiledCalls:
             container,
             Schedule(
                 epochs=_begin_training(model, container, initial_epoch, epochs, resets=prepared.waits),
-                orders=orders,
+                draw_orders=draw_orders,
                 should_validate=_validation_rule(model, prepared.data.validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
             ),
@@ -167,7 +168,9 @@ class CompiledCalls:
             data = FitData(as_traced(model, "train", train), make_validation())
             # Keras traces at the first batch: what callbacks change until then counts
             waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
-            programs = FitPrograms(self.mode, partial(self._train_program, model, data))
+            # where XLA is not going to compile, the program that Keras' step is traced for is the first one
+            mode = FitMode.EXACT if has_convolutions(model) else self.mode
+            programs = FitPrograms(mode, partial(self._train_program, model, data))
             if not waits:
                 model.reset_metrics()  # now, for Keras leaves those alone that are not built yet
                 programs.first()
@@ -192,8 +195,8 @@ class CompiledCalls:
                 report=self.report,
                 callbacks=flat_callbacks(given_callbacks),
             )
-            with restored_if_it_fails(model):
-                logs = train_epochs(runner, container, schedule)
+            with restored_if_it_fails(model, may_fail=runner.program.may_fail) as copies:
+                logs = train_epochs(runner, container, schedule, after_first_run=copies.free)
         if isinstance(model.optimizer, keras_optimizers.Optimizer):
             model.optimizer.finalize_variable_values(model.trainable_weights)
         container.on_train_end(logs=logs)
@@ -209,21 +212,23 @@ class CompiledCalls:
             *(_signature(one, knows_size=not for_xla or fixes_size) for one in (train, validation)),
         )
         kept = traced(model, "train").programs
+
+        def find() -> Found[TrainProgram]:
+            structure = structure_of(model, trains=True) if build_variables(model, train, trains=True) else None
+            is_known = is_as_it_was_traced(model, train, structure)
+            is_known = is_known and not is_traced_by_keras(model, "test", validation)
+            entry = find_or_trace(
+                self._cache,
+                structure=structure if is_known else None,
+                signature=signature,
+                trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
+            )
+            return Found(entry, VariableSet.of_training(model))
+
         if signature not in kept:
             check_optimizer(model)
-            with self.report.timed("trace"), unbuilt_if_it_fails(model), preparing_a_program():
-                structure = structure_of(model, trains=True) if build_variables(model, train, trains=True) else None
-                is_known = is_as_it_was_traced(model, train, structure)
-                is_known = is_known and not is_traced_by_keras(model, "test", validation)
-                entry = find_or_trace(
-                    self._cache,
-                    structure=structure if is_known else None,
-                    signature=signature,
-                    trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
-                )
-                kept[signature] = Found(entry, VariableSet.of_training(model))
-        found: Found[TrainProgram] = kept[signature]
-        return found
+        with self.report.timed("trace"), unbuilt_if_it_fails(model):
+            return find_once(kept, signature, find)
 
     def evaluate(
         self,
@@ -256,7 +261,8 @@ class CompiledCalls:
     def _evaluate_program(self, model: Model, data: Batches) -> Found[EvaluateProgram]:
         signature = "evaluate", data.fixed_batch_size, data.signature
         kept = traced(model, "test").programs
-        if signature not in kept:
+
+        def find() -> Found[EvaluateProgram]:
             is_known = build_variables(model, data, trains=False) and not is_traced_by_keras(model, "test", data)
             entry = find_or_trace(
                 self._cache,
@@ -264,9 +270,9 @@ class CompiledCalls:
                 signature=signature,
                 trace=lambda: EvaluateProgram(model, data),
             )
-            kept[signature] = Found(entry, VariableSet.of_evaluation(model))
-        found: Found[EvaluateProgram] = kept[signature]
-        return found
+            return Found(entry, VariableSet.of_evaluation(model))
+
+        return find_once(kept, signature, find)
 
     def predict(
         self,
@@ -293,18 +299,19 @@ class CompiledCalls:
 
     def _predict_program(self, model: Model, data: Batches) -> Found[PredictProgram]:
         sizes = traced_predict_sizes(model, data)
-        signature = "predict", data.first_batch_size, sizes, data.signature
+        signature = "predict", sizes, data.signature
         kept = traced(model, "predict").programs
-        if signature not in kept:
+
+        def find() -> Found[PredictProgram]:
             entry = find_or_trace(
                 self._cache,
-                structure=structure_of(model),
+                structure=structure_of(model, predicts=True),
                 signature=signature,
                 trace=lambda: PredictProgram(model, data, sizes),
             )
-            kept[signature] = Found(entry, VariableSet.of_prediction(model))
-        found: Found[PredictProgram] = kept[signature]
-        return found
+            return Found(entry, VariableSet.of_prediction(model))
+
+        return find_once(kept, signature, find)
 
 
 def _check_fit(model: Model, callbacks: Callbacks, *, validates: bool) -> None:

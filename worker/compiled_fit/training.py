@@ -20,8 +20,8 @@ class Schedule:
     ----------
     epochs : range
         Their numbers, as callbacks see them.
-    orders : ndarray of shape (1, n_samples) or (n_epochs, n_samples)
-        In which order each takes the rows; one row: all the same.
+    draw_orders : callable
+        Returns in which orders the next epochs take the rows, as they are needed.
     should_validate : callable
         Whether to validate after an epoch.
     n_fits_to_come : int
@@ -29,15 +29,13 @@ class Schedule:
     """
 
     epochs: range
-    orders: Orders
+    draw_orders: Callable[[int], Orders]
     should_validate: Callable[[int], bool]
     n_fits_to_come: int
 
-    def orders_of(self, epoch: int, n_epochs: int, *, n_rows: int) -> Orders:
-        """Return the orders of some epochs, of the first rows alone."""
-        orders = self.orders[:, :n_rows]
-        first = epoch - self.epochs.start
-        return orders if len(orders) == 1 else orders[first : first + n_epochs]
+    def next_orders(self, n_epochs: int, *, n_rows: int) -> Orders:
+        """Return the orders of the next epochs, of the first rows alone."""
+        return self.draw_orders(n_epochs)[:, :n_rows]
 
     def validation_plan(self, epoch: int, n_epochs: int) -> ValidationPlan:
         """Return after which of some epochs to validate."""
@@ -48,7 +46,9 @@ class Schedule:
         return self.epochs.stop - epoch + len(self.epochs) * self.n_fits_to_come
 
 
-def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedule) -> Logs | None:
+def train_epochs(
+    runner: EpochRunner, container: CallbackList, schedule: Schedule, *, after_first_run: Callable[[], None]
+) -> Logs | None:
     """Train until the last epoch, or until a callback stops it; returns the last epoch's logs.
 
     The first epoch has begun: its callbacks were called.
@@ -61,6 +61,8 @@ def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedul
         The callbacks.
     schedule : Schedule
         Which epochs.
+    after_first_run : callable
+        Called once epochs were run.
     """
     # where nothing but the History listens, epochs follow each other inside the graph
     returns_each_epoch = has_listeners(container)
@@ -74,8 +76,9 @@ def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedul
         n_rows = runner.select_rows()
         n_epochs = 1 if returns_each_epoch else runner.epochs_of_next_run(schedule.epochs.stop - epoch)
         plan = schedule.validation_plan(epoch, n_epochs)
-        orders = schedule.orders_of(epoch, n_epochs, n_rows=n_rows)
+        orders = schedule.next_orders(n_epochs, n_rows=n_rows)
         results, n_steps = runner.run(orders, plan, n_more=schedule.n_epochs_after(epoch + n_epochs))
+        after_first_run()
         for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
             if place:
                 container.on_epoch_begin(epoch)

@@ -112,7 +112,7 @@ def compare(case: Case, mode: FitMode, *, expected: Outcome, found: Outcome) -> 
 def _expected_mode(case: Case, mode: FitMode) -> FitMode:
     if case.option.runs_by_keras:
         return FitMode.KERAS
-    return mode if case.option.runs_in_xla else FitMode.EXACT
+    return mode if case.option.runs_in_xla and case.family.runs_in_xla else FitMode.EXACT
 
 
 def _known_fallbacks(case: Case) -> tuple[str, ...]:
