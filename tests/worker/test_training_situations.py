@@ -43,7 +43,7 @@ def test_situations_come_out_as_in_keras(mode: str, first: int) -> None:
     assert [one["seed"] for one in found] == list(range(first, first + PER_PROCESS))
     assert [one for one in found if one["verdict"] == "differs"] == []
     if mode == "xla":
-        assert sum("xla" in one.get("modes", []) for one in found) >= len(found) / 2
+        assert sum("xla" in one.get("modes", []) for one in found) >= len(found) / 3
 
 
 @pytest.mark.parametrize("seed", QUICK_SEEDS)
