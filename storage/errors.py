@@ -24,6 +24,10 @@ class SchemaVersionError(GridfleetError):
     """The tables were made by another release than the one that runs."""
 
 
+class BackupError(GridfleetError, RuntimeError):
+    """A backup was refused, or could not be written or restored."""
+
+
 class PayloadError(GridfleetError):
     """A payload is missing, damaged, or can't be loaded."""
 
@@ -50,6 +54,10 @@ class NameTakenError(InvalidSearchError):
 
 class SearchNotFoundError(GridfleetError, LookupError):
     """No search has this name or id."""
+
+
+class WorkerNotFoundError(GridfleetError, LookupError):
+    """No worker that is there has this name."""
 
 
 class SearchNotFinishedError(GridfleetError):

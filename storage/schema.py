@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     func,
     text,
 )
@@ -350,6 +351,13 @@ class Worker(Base):
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     stopped_reason: Mapped[str | None] = mapped_column(Text, comment="why its worker took itself out; NULL: it did not")
+    n_cores: Mapped[int | None] = mapped_column(Integer, comment="of its machine or container")
+    memory_limit_mb: Mapped[int | None] = mapped_column(Integer, comment="what it may take")
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="NULL: not known to have ended")
+    # no default of Python's: workers may not name it when they add their rows
+    draining: Mapped[bool] = mapped_column(
+        server_default=false(), comment="its worker is to take nothing new, and to end"
+    )
 
 
 class ReconcilerPass(Base):

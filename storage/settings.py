@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SettingsSourceError
 from sqlalchemy.engine import URL, make_url
@@ -71,6 +71,10 @@ def _with_absolute_paths(text: str) -> str:
     return text if moved is url else moved.render_as_string(hide_password=False)
 
 
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
 #: A path that stays the same when a process goes to another folder, and a URL that does.
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 PortableUrl = Annotated[str, AfterValidator(_with_absolute_paths)]
@@ -115,6 +119,10 @@ class Settings(BaseSettings):
     max_memory_mb: int = Field(2_000, ge=100, description="A worker process above this is replaced after its trial.")
     memory_limit_mb: int | None = Field(None, ge=500, description="Memory of one worker process; default: its share.")
     start_method: Literal["fork", "spawn"] = Field("fork", description="How worker processes start; macOS: spawn.")
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+        "INFO", description="What services log at least: DEBUG (with every decision), INFO, WARNING or ERROR."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="How services log: text or json.")
     allow_root: bool = Field(False, description="Whether `gridfleet worker` may run as root outside a container.")
 
     @classmethod

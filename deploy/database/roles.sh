@@ -126,8 +126,14 @@ BEGIN
   IF name NOT IN ('payloads', 'payload_chunks') THEN
     EXECUTE format('GRANT SELECT ON %s TO gridfleet_reporter', relation);
   END IF;
-  IF name IN ('attempts', 'split_scores', 'epochs', 'trial_warnings', 'workers') THEN
+  IF name IN ('attempts', 'split_scores', 'epochs', 'trial_warnings') THEN
     EXECUTE format('GRANT INSERT ON %s TO gridfleet_worker', relation);
+  ELSIF name = 'workers' THEN
+    -- a worker must not let others drain; of rows, a trigger lets it remove those of the long gone (0013_workers.py)
+    EXECUTE format('GRANT INSERT (%s), DELETE ON %s TO gridfleet_worker', (
+      SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute
+      WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped AND attname <> 'draining'
+    ), relation);
   END IF;
   IF name = 'searches' THEN
     changes := '{state, started_at, finished_at, paused_at, error}';
@@ -141,7 +147,7 @@ BEGIN
   ELSIF name = 'attempts' THEN
     changes := '{ended_at, outcome, error, peak_memory_mb}';
   ELSIF name = 'workers' THEN
-    changes := '{last_seen_at, stopped_reason}';
+    changes := '{last_seen_at, ended_at, stopped_reason}';
   ELSIF name = 'reconciler' THEN
     changes := '{hostname, pid, last_pass_at}';
   END IF;

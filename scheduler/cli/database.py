@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from gridfleet.scheduler.cli.connected import stored_settings
-from gridfleet.scheduler.cli.output import show
+from gridfleet.scheduler.cli.output import say, show
 
 
 def upgrade() -> None:
@@ -28,3 +34,51 @@ def current() -> None:
     database.check()
     revision = migrations.current_revision(database)
     show(f"the schema is {revision or 'empty'}; this release needs {SCHEMA_REVISION}")
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write; not there yet.", show_default=False)],
+) -> None:
+    """Write the database into a file, beside a fleet that runs.
+
+    SQLite is copied as it is at one moment; PostgreSQL by pg_dump.
+    """
+    from gridfleet.storage import backup as backups
+    from gridfleet.storage.database.connection import Database
+    from gridfleet.storage.settings import load_settings
+
+    database = Database(stored_settings())
+    database.check()
+    backups.back_up(database, file)
+    show(f"{file} has the database, {file.stat().st_size} bytes")
+    settings = load_settings()
+    if settings.is_embedded and settings.secret_key is None:
+        say(f"keep {settings.home / 'secret.key'} with it: results are opened with that key")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `gridfleet db backup` wrote.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Also where searches are lost by it.")] = False,
+) -> None:
+    """Put the database back to what a backup has, while no fleet runs.
+
+    Trials that ran when it was written are queued.
+    """
+    from gridfleet.storage import backup as backups
+    from gridfleet.storage.database.connection import Database
+    from gridfleet.storage.errors import BackupError
+    from gridfleet.storage.settings import load_settings
+
+    settings = stored_settings()
+    with ExitStack() as stack:
+        if load_settings().is_embedded:
+            from gridfleet.scheduler.fleet.local.folder import Folder
+
+            folder = Folder(settings.home)
+            if not stack.enter_context(folder.owned()):  # no fleet starts meanwhile
+                raise BackupError(f"a fleet runs in {folder.home}; `gridfleet down` stops it")
+            folder.make_database()
+        database = Database(settings)
+        database.check()
+        backups.restore(database, file, force=force)
+    show(f"the database is what {file} has")

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gridfleet.scheduler.cli import database, keys, results, searches, services
+from gridfleet.scheduler.cli import database, keys, results, searches, services, workers
 from gridfleet.scheduler.cli import settings as settings_command
 from gridfleet.scheduler.cli.connected import is_database_error
 from gridfleet.scheduler.cli.output import INTERRUPTED, fail, say, show
@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-db = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
+db = typer.Typer(help="The database: its schema, and backups of it.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -91,6 +91,8 @@ for _command in (
     services.worker,
     services.scheduler,
     services.health,
+    workers.workers,
+    workers.drain,
     searches.submit,
     results.list_,
     results.watch,
@@ -108,4 +110,6 @@ for _command in (
     app.command(_command.__name__.strip("_").replace("_", "-"))(_command)
 db.command("upgrade")(database.upgrade)
 db.command("current")(database.current)
+db.command("backup")(database.backup)
+db.command("restore")(database.restore)
 app.add_typer(db, name="db")

@@ -37,9 +37,11 @@ def watch(
         if not report.print_best_line(fleet.database, name):
             sys.exit(1)
         return
+    from gridfleet.storage.logs import log_to_stderr
     from gridfleet.worker.guards.health_file import touch_for_ever
 
     exit_at_sigterm()
+    log_to_stderr(fleet.settings.log_level, fleet.settings.log_format, service="reporter")
     # only where it was given one of its own: the others are those of the workers
     touch_for_ever(None if fleet.is_embedded else fleet.settings.health_file)
     watching.follow_all(fleet.database)

@@ -20,7 +20,11 @@ def up(
         int | None, typer.Option(min=1, help="Worker processes; default: one per core.", show_default=False)
     ] = None,
 ) -> None:
-    """Run a fleet of this folder in the foreground, until Ctrl-C."""
+    """Run a fleet of this folder in the foreground, until Ctrl-C.
+
+    If one runs already, --workers changes its number of worker processes: those that are there finish
+    the trials that they run, and end.
+    """
     import joblib
 
     from gridfleet.scheduler.fleet.local import client, supervisor
@@ -32,7 +36,11 @@ def up(
     home = settings.home.resolve()
     taken = LocalFleetError(f"a fleet runs in {home} already; searches of this folder use it")
     if client.is_running(settings):
-        raise taken
+        if workers is None:
+            raise taken
+        client.change_workers(settings, workers)
+        say(f"the fleet in {home} goes on with {workers} worker processes; what runs is finished by those of before")
+        return
     n_workers = workers or joblib.cpu_count()
     say(f"a fleet of {n_workers} worker processes in {home}; Ctrl-C stops it")
     try:
@@ -79,15 +87,14 @@ def scheduler() -> None:
     Every configured fleet needs one: without it searches with a time limit do not end, what workers lost stays
     lost, and messages that a broker forgot are not sent again.
     """
-    import logging
-
     from gridfleet.scheduler.fleet.connection import Fleet
     from gridfleet.storage import migrations
+    from gridfleet.storage.logs import log_to_stderr
     from gridfleet.worker.guards.health_file import touch_for_ever
 
     exit_at_sigterm()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = configured_settings()
+    log_to_stderr(settings.log_level, settings.log_format, service="scheduler")
     fleet = Fleet(settings, is_embedded=False)
     try:
         fleet.check()

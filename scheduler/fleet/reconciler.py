@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.storage import passes, searches
+from gridfleet.storage import passes, searches, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.errors import first_line
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 RECONCILER_LOCK = 0x67726965
 #: Trials that one pass takes back or publishes at most, so that a pass stays short.
 PER_PASS = 5_000
+#: Seconds between looks for rows of workers that are long gone. The first comes as late: those of a machine that slept
+#: have been seen again by then.
+PRUNE_S = 3_600
 #: Why trials are taken back.
 LEASE_EXPIRED = "the worker did not prolong its lease: it died, hangs, or does not reach the database"
 TOOK_TOO_LONG = "the attempt took longer than its search's trial_timeout or the fleet's GRIDFLEET_MAX_RUNTIME_S"
@@ -61,8 +64,9 @@ class Reconciler:
         self._settings = settings
         self._database = database
         self._publisher = publisher
+        self._prune_at = time.monotonic() + PRUNE_S
         #: when it was last seen to be there, by the clock of this machine and by the database's
-        self._was_there_at: float | None = None
+        self._was_there_at = _clock()
         self._database_was_at: datetime | None = None
         #: until when nobody is judged, by the clock of this machine
         self._waits_until = -math.inf
@@ -77,6 +81,8 @@ class Reconciler:
         """
         with _leadership(self._database) as leads:
             self._notice_absence()
+            if not leads:
+                logger.debug("another reconciler is at it")
             done = self._put_right() if leads else Pass()
             self._note_presence()
             return done
@@ -104,6 +110,7 @@ class Reconciler:
 
     def _put_right(self) -> Pass:
         self._stop_overdue()
+        self._prune()
         n_taken_back, n_finished = self._take_back(), self._finish()
         passes.note_pass(self._database)
         # last: the broker may be down
@@ -112,12 +119,19 @@ class Reconciler:
     def _stop_overdue(self) -> None:
         database = self._database
         for search_id in searches.overdue_searches(database):
+            logger.debug("search %d is over its search_timeout and is stopped", search_id)
             searches.stop_search(database, search_id)
+
+    def _prune(self) -> None:
+        if time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + PRUNE_S
+            logger.debug("%d rows of workers long gone are removed", workers.prune(self._database))
 
     def _take_back(self) -> int:
         taken_back = 0
         for held in expired(self._database, limit=PER_PASS):
             if not self._may_judge():
+                logger.debug("this reconciler was away, so everybody has a lease before it judges")
                 break
             taken_back += self._take_back_one(held)
         return taken_back
@@ -125,7 +139,7 @@ class Reconciler:
     def _may_judge(self) -> bool:
         """Whether this process was there for a while; asked before each trial, for it may be stopped at any time."""
         now_s = _clock()
-        if self._was_there_at is not None and now_s - self._was_there_at > self._longest_s:
+        if now_s - self._was_there_at > self._longest_s:
             self._wait_for_a_lease()
         self._was_there_at = now_s
         return now_s >= self._waits_until
@@ -164,11 +178,14 @@ class Reconciler:
     def _take_back_one(self, held: Held) -> bool:
         settings, database = self._settings, self._database
         if not held.is_overdue and lost_together.is_lost_with_others(database, held, lease_s=settings.lease_s):
+            logger.debug("trial %d of %s was lost with others and goes back unharmed", held.trial_id, held.worker_id)
             return transitions.release(database, held, error=lost_together.REASON, expired_only=True)
+        outcome = Outcome.TIMEOUT if held.is_overdue else Outcome.LEASE_EXPIRED
+        logger.debug("trial %d of %s is taken back: %s", held.trial_id, held.worker_id, outcome)
         return transitions.reap(
             database,
             held,
-            outcome=Outcome.TIMEOUT if held.is_overdue else Outcome.LEASE_EXPIRED,
+            outcome=outcome,
             error=TOOK_TOO_LONG if held.is_overdue else LEASE_EXPIRED,
             max_failures=settings.max_failures,
             expired_only=True,
@@ -176,8 +193,8 @@ class Reconciler:
 
     def _publish(self) -> int:
         settings, database = self._settings, self._database
-        n_messages = self._publisher.queue_length()
-        is_empty, is_full = n_messages == 0, n_messages >= queue.count_queued(database)
+        n_messages, n_queued = self._publisher.queue_length(), queue.count_queued(database)
+        is_empty, is_full = n_messages == 0, n_messages >= n_queued
         # a queue that holds a message for every queued trial needs no copies, but what never had one needs one;
         # an empty one has lost them all, and takes copies without harm
         due = queue.due_for_publishing(
@@ -186,6 +203,9 @@ class Reconciler:
             backs_off=not is_empty,
             only_unpublished=is_full,
             limit=PER_PASS,
+        )
+        logger.debug(
+            "%d messages wait for %d queued trials, of which %d are sent again", n_messages, n_queued, len(due)
         )
         if not due:
             return 0

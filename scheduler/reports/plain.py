@@ -1,13 +1,5 @@
-"""Stored and given texts as they may be shown on a terminal, which obeys what can't be printed."""
+"""Texts as reports may show them: the storage room's, for logs show them as well."""
 
-from __future__ import annotations
+from gridfleet.storage.plain import plain, plain_lines
 
-
-def plain(text: str) -> str:
-    """Show a text in one line: what can't be printed, the ends of lines too, as its escape sequence."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def plain_lines(text: str) -> str:
-    """Show a text of several lines: as `plain`, line by line."""
-    return "\n".join(map(plain, text.split("\n")))
+__all__ = ["plain", "plain_lines"]

@@ -18,6 +18,7 @@ from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, 
 from gridfleet.storage.searches import may_be_numbered
 from gridfleet.storage.trial_results import NON_FINITE
 from gridfleet.storage.versions import minor_version
+from gridfleet.storage.workers import was_seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class FailedTrial:
     error_type: str | None
     error: str | None
     attempt: int
+    worker_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +389,7 @@ def failures(database: Database, search_id: int, *, limit: int = 10) -> list[Fai
     """List the failed trials of a search, by number."""
     with database.read() as connection:
         rows = connection.execute(
-            select(Trial.number, Trial.params, Trial.error_type, Trial.error, Trial.attempt)
+            select(Trial.number, Trial.params, Trial.error_type, Trial.error, Trial.attempt, Trial.worker_id)
             .where(Trial.search_id == search_id, Trial.state == TrialState.FAILED)
             .order_by(Trial.number)
             .limit(limit)
@@ -478,8 +480,10 @@ def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
         Worker.gridfleet_version,
         Worker.stopped_reason,
     )
+    # those that took themselves out have ended, and are to be seen all the same
+    is_known = was_seen(within_s) | (Worker.stopped_reason.is_not(None) & (Worker.last_seen_at > now(-within_s)))
     with database.read() as connection:
-        rows = connection.execute(select(*columns).where(Worker.last_seen_at > now(-within_s)).order_by(Worker.id))
+        rows = connection.execute(select(*columns).where(is_known).order_by(Worker.id))
         return [SeenWorker(**row._mapping) for row in rows]
 
 

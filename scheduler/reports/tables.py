@@ -85,10 +85,9 @@ def print_report(database: Database, name: str) -> None:
         out.print(_leaderboard(ranked))
     failed = reader.failures(database, search.id, limit=SHOWN)
     if failed:
-        header = ["failed trial", "params", "tries", "error"]
-        out.print(
-            _table_of_lines(header, [[t.number, _params(t.params), t.attempt, last_line(t.error)] for t in failed])
-        )
+        header = ["failed trial", "params", "tries", "worker", "error"]
+        rows = [[t.number, _params(t.params), t.attempt, t.worker_id, last_line(t.error)] for t in failed]
+        out.print(_table_of_lines(header, rows))
         if progress.failed > len(failed):
             out.print(f"and {progress.failed - len(failed)} more failures")
 

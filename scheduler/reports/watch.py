@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from sqlalchemy.exc import DBAPIError
@@ -12,6 +13,8 @@ from gridfleet.scheduler.reports.progress import describe, display
 from gridfleet.scheduler.reports.tables import best_line
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between looks.
 LOOK_S = 0.5
@@ -53,7 +56,8 @@ def follow_all(database: Database) -> None:
         try:
             lines = watcher.look()
         except DBAPIError as error:
-            lines = [f"the database does not answer ({type(error.orig).__name__}); trying again"]
+            logger.warning("the database does not answer (%s); trying again", type(error.orig).__name__)
+            lines = []
         for line in lines:
             print(line, flush=True)  # noqa: T201 - the watcher's output
         time.sleep(LOOK_S)

@@ -106,6 +106,17 @@ def require_current(database: Database) -> None:
     )
 
 
+def require_known(revision: str) -> None:
+    """Make sure that tables of a revision can be brought to this release's schema.
+
+    Raises
+    ------
+    SchemaVersionError
+        If they are of a newer release.
+    """
+    _refuse_unknown(revision, _config())
+
+
 def _config() -> Config:
     from alembic.config import Config
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Update, and_, or_, select, update
@@ -49,6 +50,7 @@ class Held:
     token: str
     is_overdue: bool = field(default=False, compare=False)  # whether its time is over, and not just its lease
     worker_id: str | None = field(default=None, compare=False)
+    seen_at: datetime | None = field(default=None, compare=False)  # by the database's clock, as it was found expired
 
 
 def update_held(trial_id: Any, token: Any) -> Update:
@@ -56,9 +58,16 @@ def update_held(trial_id: Any, token: Any) -> Update:
     return update(Trial).where(Trial.id == trial_id, Trial.state == TrialState.RUNNING, Trial.token == token)
 
 
-def is_expired() -> Any:
-    """Return the condition that the lease or the deadline of a running trial is over, by the database's clock."""
-    return or_(Trial.lease_expires_at < now(), Trial.deadline_at < now())
+def is_expired(at: datetime | None = None) -> Any:
+    """Return the condition that the lease or the deadline of a running trial is over, by the database's clock.
+
+    Parameters
+    ----------
+    at : datetime, default=None
+        When; None: now.
+    """
+    when = now() if at is None else at
+    return or_(Trial.lease_expires_at < when, Trial.deadline_at < when)
 
 
 # one whose lease was over before was lost, however late anybody looks
@@ -69,11 +78,11 @@ def expired(database: Database, *, limit: int = 500) -> list[Held]:
     """List running trials whose lease or deadline is over."""
     with database.read() as connection:
         rows = connection.execute(
-            select(Trial.id, Trial.token, Trial.worker_id, _IS_OVERDUE.label("is_overdue"))
+            select(Trial.id, Trial.token, Trial.worker_id, _IS_OVERDUE.label("is_overdue"), now().label("seen_at"))
             .where(Trial.state == TrialState.RUNNING, is_expired())
             .limit(limit)
         )
-        return [Held(row.id, row.token, bool(row.is_overdue), row.worker_id) for row in rows]
+        return [Held(row.id, row.token, bool(row.is_overdue), row.worker_id, row.seen_at) for row in rows]
 
 
 def held_by(database: Database, node: str | None) -> list[Held]:

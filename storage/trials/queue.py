@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from gridfleet.storage.params import params_digest, params_to_json, structural_p
 from gridfleet.storage.schema import Search, Trial, TrialState
 from gridfleet.storage.statements import IS_PAUSED, ROWS_PER_STATEMENT, WAITS, insert_all
 from gridfleet.storage.versions import THIS_PYTHON
+
+logger = logging.getLogger(__name__)
 
 #: Whether a trial is of a search whose Python is the one of `releases_of`.
 IS_FOR_PYTHON = (
@@ -105,22 +108,29 @@ def choose(database: Database, trial_id: int, structures: Collection[str], *, py
     with database.read() as connection:
         hint = connection.execute(_HINT, {"wanted_id": trial_id, **releases}).one_or_none()
         if hint is None:
-            return None
+            return _chosen(trial_id, None, "there is no such trial")
         if not hint.is_for_python:
             mine: int | None = connection.execute(_WAITING_FOR_PYTHON, releases).scalar()
             if mine is None and hint.waits:
                 raise WaitsForAnotherPythonError
-            return mine
+            return _chosen(trial_id, mine, "its search is of another Python; of this one, the first that waits")
         if hint.waits and (not structures or hint.structure_digest in structures):
-            return trial_id
+            return _chosen(trial_id, trial_id, "it waits")
         among = {"searched_id": hint.search_id, "structures": list(structures)}
         known = connection.execute(WAITING_OF_STRUCTURES, among).scalar() if structures else None
         if known is not None:
-            return int(known)
+            return _chosen(trial_id, int(known), "it waits, and programs of its structure are here")
         if hint.waits:
-            return trial_id
+            return _chosen(trial_id, trial_id, "it waits, and none of whose structure programs are here")
         other = connection.execute(WAITING_OF_SEARCH, {"searched_id": hint.search_id}).scalar()
-        return None if other is None else int(other)
+        if other is None:
+            return _chosen(trial_id, None, "nothing of its search waits")
+        return _chosen(trial_id, int(other), "the message's own does not wait any more")
+
+
+def _chosen(trial_id: int, chosen: int | None, why: str) -> int | None:
+    logger.debug("at the message of trial %d: %s, for %s", trial_id, "none" if chosen is None else chosen, why)
+    return chosen
 
 
 _SESSION = select(Search.session).join(Trial, Trial.search_id == Search.id).where(Trial.id == bindparam("wanted_id"))

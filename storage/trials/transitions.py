@@ -367,7 +367,7 @@ def release(database: Database, held: Held, *, error: str | None = None, expired
     error : str, default=None
         Why, as a sentence, if nobody asked its worker to end.
     expired_only : bool, default=False
-        Only if its lease or deadline is over at the moment of the statement.
+        Only if its lease or deadline is still the one that was over when it was found.
 
     Returns
     -------
@@ -382,7 +382,7 @@ def release(database: Database, held: Held, *, error: str | None = None, expired
                 finished_at=case((Trial.cancel_requested, now()), else_=null()),
                 not_before=None,
                 **NOT_PUBLISHED,
-                **NOT_HELD,
+                **{**NOT_HELD, "worker_id": case((Trial.cancel_requested, Trial.worker_id), else_=null())},
             )
         )
         if not changed(released):
@@ -434,7 +434,7 @@ def hand_back(database: Database, held: Held, *, worker_id: str, reason: str, er
                 error_type=Outcome.HANDED_BACK,
                 error=shorten(told),
                 **NOT_PUBLISHED,
-                **NOT_HELD,
+                **{**NOT_HELD, "worker_id": case((over, Trial.worker_id), else_=null())},
             )
         )
         if not changed(returned):
@@ -465,7 +465,7 @@ def reap(
     max_failures : int
         At this many failures the trial is ``failed``.
     expired_only : bool, default=False
-        Only if its lease or deadline is over at the moment of the statement.
+        Only if its lease or deadline is still the one that was over when it was found.
 
     Returns
     -------
@@ -489,7 +489,7 @@ def reap(
                 error_type=outcome,
                 error=shorten(error),
                 **NOT_PUBLISHED,
-                **NOT_HELD,
+                **{**NOT_HELD, "worker_id": case((over, Trial.worker_id), else_=null())},
             )
         )
         if not changed(reaped):
@@ -501,7 +501,8 @@ def reap(
 
 def _update_lost(held: Held, *, expired_only: bool) -> Update:
     statement = update_held(held.trial_id, held.token)
-    return statement.where(is_expired()) if expired_only else statement
+    # not by the time of this statement: if the machine slept since it was found, others slept as well
+    return statement.where(is_expired(held.seen_at)) if expired_only else statement
 
 
 def _has_own_timeout() -> Any:

@@ -337,3 +337,24 @@ def test_a_lingering_fleet_ends_after_the_last_script_that_used_it(embedded_home
         assert psutil.pid_exists(fleet["pid"])
 
     wait_until(lambda: not processes_of(home), "the fleet did not end")
+
+
+def test_a_running_fleet_goes_on_with_another_number_of_processes_and_finishes_what_runs(
+    embedded_home: Path, waiting_script: str
+) -> None:
+    home = embedded_home / ".gridfleet"
+    with start_script(embedded_home, waiting_script) as script:
+        wait_until(lambda: len(list(embedded_home.glob("began-*"))) == 2, "not both trials began")
+
+        up = [sys.executable, "-m", "gridfleet", "up", "--workers", "1"]
+        changed = subprocess.run(up, capture_output=True, text=True, cwd=embedded_home)
+
+        assert changed.returncode == 0
+        assert changed.stderr.startswith(f"gridfleet: the fleet in {home} goes on with 1 worker processes; what runs ")
+        assert json.loads((home / "fleet.json").read_text())["n_workers"] == 1
+        (embedded_home / "go").touch()
+        output, errors = script.communicate(timeout=120)
+
+    assert "[1. 2.]" in output, errors
+    # one for each split, as nothing was done twice
+    assert len(list(embedded_home.glob("began-*"))) == 4

@@ -32,7 +32,7 @@ MUTATIONS = {
     "a budget without end": (transitions, "spent = Trial.failures + 1 >= max_failures", "spent = Trial.failures < 0"),
     "a reaper that trusts what it read": (
         transitions,
-        "statement.where(is_expired()) if expired_only else statement",
+        "statement.where(is_expired(held.seen_at)) if expired_only else statement",
         "statement",
     ),
     "deadlines not watched": (held, ", Trial.deadline_at < now())", ")"),

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK
-from gridfleet.storage import migrations, searches
+from gridfleet.storage import migrations, searches, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Trial
@@ -72,7 +72,6 @@ TO_WORKERS_AND_REPORTERS = (
     "DELETE FROM epochs",
     "DELETE FROM trial_warnings",
     "DELETE FROM fleet_identity",
-    "DELETE FROM workers",
     "DELETE FROM payloads",
     "DELETE FROM payload_chunks",
     "DELETE FROM alembic_version",
@@ -93,6 +92,9 @@ TO_WORKERS_AND_REPORTERS = (
     "UPDATE searches SET submitted_by = 'somebody else'",
     "UPDATE attempts SET worker_id = 'somebody else'",
     "UPDATE workers SET hostname = 'x'",
+    "UPDATE workers SET draining = true",
+    "INSERT INTO workers SELECT * FROM workers",
+    "INSERT INTO workers (id, draining) VALUES ('node/1', true)",
     "ALTER TABLE trials DISABLE TRIGGER ALL",
     "DROP FUNCTION keep_trial() CASCADE",
     "DO 'BEGIN END'",
@@ -106,7 +108,7 @@ CHANGED_BY_WORKERS = {
     "trials": {column.name for column in Trial.__table__.columns}
     - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at"},
     "attempts": {"ended_at", "outcome", "error", "peak_memory_mb"},
-    "workers": {"last_seen_at", "stopped_reason"},
+    "workers": {"last_seen_at", "ended_at", "stopped_reason"},
     "reconciler": {"hostname", "pid", "last_pass_at"},
 }
 TO_REPORTERS = (
@@ -122,7 +124,7 @@ TO_REPORTERS = (
     "INSERT INTO split_scores SELECT * FROM split_scores",
     "INSERT INTO epochs SELECT * FROM epochs",
     "INSERT INTO trial_warnings SELECT * FROM trial_warnings",
-    "INSERT INTO workers SELECT * FROM workers",
+    "DELETE FROM workers",
     "SELECT * FROM trials FOR UPDATE",
     "BEGIN; LOCK TABLE trials IN SHARE MODE",
     f"SELECT pg_advisory_lock({RECONCILER_LOCK})",
@@ -298,6 +300,30 @@ def test_what_has_ended_stays_as_it_is(roled_database: RoledDatabase, ended: int
         pytest.raises(psycopg.errors.IntegrityConstraintViolation, match=TOO_LATE[statement]),
     ):
         connection.execute(statement)
+
+
+def test_a_worker_removes_no_row_of_one_that_was_seen_this_week_and_undoes_no_drain(
+    deployed: DeployedFleet, roled_database: RoledDatabase
+) -> None:
+    with closing(Database(deployed.owner)) as owner, closing(Database(deployed.worker)) as worker:
+        workers.register(worker, "other/1", hostname="host", pid=1)
+        with pytest.raises(ProgrammingError, match="permission denied"):
+            workers.drain(worker, "other")
+        assert workers.drain(owner, "other") == ["other"]
+        with roled_database.connect(ROLES["worker"]) as connection:
+            # as if it were long gone
+            connection.execute("UPDATE workers SET last_seen_at = now() - interval '8 days' WHERE id = 'other/1'")
+            with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="seen in the last 7 days"):
+                connection.execute("DELETE FROM workers WHERE id = 'other/1'")
+
+        assert workers.is_draining(worker, "other")
+        with roled_database.connect(ROLES["worker"]) as connection:
+            connection.execute(
+                "INSERT INTO workers (id, hostname, pid, python_version, scikit_learn_version, gridfleet_version, "
+                "started_at, last_seen_at) SELECT 'gone/1', 'host', 1, '3', '1', '1', old, old "
+                "FROM (SELECT now() - interval '8 days' AS old)"
+            )
+        assert workers.prune(worker) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from sqlalchemy import update
 from gridfleet import open_search
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports.watch import Watcher
+from gridfleet.storage import workers
 from gridfleet.storage.errors import SearchNotFoundError, SettingsError
 from gridfleet.storage.schema import Search, SearchState, Trial, Worker
 from gridfleet.storage.settings import Settings, load_settings
@@ -45,6 +46,17 @@ def test_doctor_shows_workers_versions_as_text(gridfleet: Run, tampered: int) ->
 
     _assert_only_text(shown + said)
     assert "workers have keras x\\x1b]0;owned" in shown
+
+
+def test_workers_show_names_hosts_and_versions_as_text(gridfleet: Run, tampered: int, fleet: Fleet) -> None:
+    workers.register(fleet.database, f"{EVIL}/1", hostname=EVIL, pid=1)
+
+    for options in ([], ["--json"]):
+        status, shown, said = gridfleet("workers", *options)
+
+        assert status == 0
+        _assert_only_text(shown + said)
+        assert shown.count("owned") >= 3
 
 
 @pytest.mark.parametrize("command", ["cancel", "pause", "resume", "retry-failed", "report", "best", "watch"])

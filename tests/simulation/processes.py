@@ -80,6 +80,7 @@ class Node:
             node=self.node,
             processes=self._living,
             publish_again=self._hooks._publish_again,
+            drain=lambda: None,  # nobody asks
             take_out=lambda: None,  # a process tells by itself: `_work`
         )
         self._turns.start(f"{self.node} watchdog", self._watch, role="main", life=self.main)

@@ -167,6 +167,7 @@ class Simulation:
     def _reconcile(self, is_first: bool) -> None:
         settings = self.world.settings.replace(reconcile_s=LONGEST_PAUSE_S)
         one = reconciler.Reconciler(settings, self.world.database, self.broker)
+        one._wait_for_a_lease()  # as a scheduler does that starts
         n_quiet = 0
         while self.is_faulty or is_first:
             self.begin("reconciles")

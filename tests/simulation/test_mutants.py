@@ -61,7 +61,7 @@ MUTANTS = {
     ),
     "a reaper that trusts what it read": (
         gridfleet.storage.trials.transitions,
-        "statement.where(is_expired()) if expired_only else statement",
+        "statement.where(is_expired(held.seen_at)) if expired_only else statement",
         "statement",
     ),
     "cancelled trials queued again": (

@@ -44,6 +44,8 @@ VALUES = {
     "max_memory_mb": ("500", 500),
     "memory_limit_mb": ("6000", 6000),
     "start_method": ("spawn", "spawn"),
+    "log_level": ("debug", "DEBUG"),
+    "log_format": ("json", "json"),
     "allow_root": ("true", True),
 }
 NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float)) and value is not True]

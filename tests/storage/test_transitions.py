@@ -423,6 +423,7 @@ def test_failures_back_off_and_end_with_the_budget(search: StoredSearch) -> None
 
     row = search.trial()
     assert (row.state, row.failures, row.not_before) == ("failed", 4, None)
+    assert row.worker_id == "node/1"  # of the last attempt
     assert row.error == "the process died"
     assert search.claim() is None
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from billiard import context, popen_spawn_posix, reduction, semaphore_tracker, spawn
+from billiard.pool import RUN
 from celery.concurrency import asynpool, prefork
 
 from gridfleet.worker.main_process.template import LENGTH_BYTES, Template
@@ -81,7 +82,8 @@ class _Pool(asynpool.AsynPool):
 
     def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:
         """Give a message that a process handed on to another one, the first that is free."""
-        if exitcode not in (HANDED_ON, HANDED_ON_WITH_TENSORFLOW):
+        # of a pool that closes, for its worker ends, nobody takes another message: the reconciler sends it again
+        if exitcode not in (HANDED_ON, HANDED_ON_WITH_TENSORFLOW) or self._state != RUN:
             super().on_job_process_lost(job, pid, exitcode)
             return
         if job._on_timeout_cancel is not None:

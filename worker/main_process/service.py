@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.storage import migrations
+from gridfleet.storage import migrations, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SettingsError, first_line
 from gridfleet.storage.identity import fleet_id
@@ -51,7 +51,6 @@ def run_worker(
     settings: Settings,
     *,
     concurrency: int,
-    log_level: str = "WARNING",
     may_be_root: bool = False,
     tensorflow: bool = True,
 ) -> NoReturn:
@@ -65,8 +64,6 @@ def run_worker(
         Of a fleet, or of an embedded one that was started (so with both URLs set).
     concurrency : int
         How many trials it evaluates at once, each in a process of its own.
-    log_level : str, default="WARNING"
-        What Celery logs.
     may_be_root : bool, default=False
         Whether root is welcome anywhere: an embedded fleet runs as its script does.
     tensorflow : bool, default=True
@@ -91,6 +88,7 @@ def run_worker(
     from gridfleet.worker.broker.app import create_app
     from gridfleet.worker.broker.keys import Keys
     from gridfleet.worker.broker.publisher import Publisher
+    from gridfleet.worker.trial import logs  # noqa: F401 - Celery calls what it connects
 
     with closing(Database(settings)) as database:
         database.check()
@@ -118,7 +116,6 @@ def run_worker(
                 "--quiet",  # no banner
                 "worker",
                 f"--concurrency={concurrency}",
-                f"--loglevel={log_level}",
                 f"--hostname={os.environ[NODE_VARIABLE]}@%h",
                 "--without-gossip",
                 "--without-mingle",
@@ -196,6 +193,7 @@ class _Hooks:
             node=self._node,
             processes=self._processes,
             publish_again=self._publish_again,
+            drain=self._drain,
             take_out=self._take_out,
         )
         process_lost.connect(self._watchdog.on_process_lost, weak=False)
@@ -223,6 +221,17 @@ class _Hooks:
 
     def _processes(self) -> list[int]:
         return [pid for pid in self._pool.info["processes"] if pid is not None]  # None: about to be started
+
+    def _drain(self) -> None:
+        """Take nothing new, and end when what runs has: as at SIGINT."""
+        from celery.worker import state
+
+        if state.should_stop is None:
+            logger.warning(
+                "worker %s was asked to drain: it takes nothing new, and ends when what it runs has",
+                self._node,
+            )
+            state.should_stop = os.EX_OK  # the main thread looks at it all the time
 
     def _let_go_before(self, handler: Any) -> Any:
         def let_go_and_go_on(number: int, frame: FrameType | None) -> None:
@@ -252,6 +261,7 @@ class _Hooks:
                 transitions.release(self._database, one)
             if held:
                 self._publish_again([one.trial_id for one in held])
+            workers.note_ended(self._database, self._node)
         except SQLAlchemyError as error:  # the reconciler will, when their leases are over
             logger.warning("trials could not be let go: %s", first_line(error))
 

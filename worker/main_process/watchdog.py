@@ -62,6 +62,8 @@ class Watchdog:
         Returns the ids of the worker processes that live.
     publish_again : callable
         Called with the ids of trials that were taken back.
+    drain : callable
+        Called when somebody asked this worker to drain, at each look from then on.
     take_out : callable
         Called once a process noted that the worker takes itself out.
     """
@@ -75,6 +77,7 @@ class Watchdog:
         node: str,
         processes: Callable[[], Collection[int]],
         publish_again: Callable[[Sequence[int]], None],
+        drain: Callable[[], None],
         take_out: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -83,6 +86,7 @@ class Watchdog:
         self._node = node
         self._processes = processes
         self._publish_again = publish_again
+        self._drain = drain
         self._take_out = take_out
         #: those of a worker of this name that ran before
         self._stopped_before: Collection[str] = ()
@@ -119,10 +123,16 @@ class Watchdog:
                 self._take_back()
                 if self._is_out():
                     return
+                workers.note_ended(self._database, self._node, alive=self._ids_of_processes())
+                if workers.is_draining(self._database, self._node):
+                    self._drain()
             except SQLAlchemyError as error:
                 logger.warning("the trials of dead processes can't be taken back yet: %s", first_line(error))
             except Exception:
                 logger.exception("watchdog")
+
+    def _ids_of_processes(self) -> list[str]:
+        return [f"{self._node}/{pid}" for pid in self._processes()]
 
     def _is_out(self) -> bool:
         """Take the worker out if one of its processes noted that it can't evaluate trials."""

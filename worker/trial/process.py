@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import joblib
+
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.payloads.store import PayloadStore
@@ -63,7 +65,14 @@ class WorkerProcess:
         self.memory = PeakMemory()
         self._interrupter = Interrupter()
         self._heartbeat = Heartbeat(settings, self.database, self.id, self._interrupter, sign, self.memory)
-        workers.register(self.database, self.id, hostname=socket.gethostname(), pid=os.getpid())
+        workers.register(
+            self.database,
+            self.id,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            n_cores=joblib.cpu_count(),
+            memory_limit_mb=settings.memory_limit_mb,
+        )
         quiet_tensorflow()
         # a search makes many models, each traced once: TensorFlow warns of every one
         logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -18,6 +18,7 @@ from gridfleet.storage import workers
 from gridfleet.storage.database.retries import patiently
 from gridfleet.storage.errors import PayloadSignatureError
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.logs import working_on
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.searches import check_signature
 from gridfleet.storage.settings import load_settings
@@ -35,6 +36,7 @@ from gridfleet.worker.guards.peak_memory import memory_mb, own_memory_kb, replac
 from gridfleet.worker.guards.pools import allow_pools
 from gridfleet.worker.guards.prctl import name_process
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
+from gridfleet.worker.trial import logs  # noqa: F401 - Celery calls what it connects
 from gridfleet.worker.trial.interrupter import TrialInterrupted
 from gridfleet.worker.trial.keras_objects import registered_for_a_trial
 from gridfleet.worker.trial.keras_state import any_model_loads
@@ -89,6 +91,7 @@ def evaluate(trial_id: int) -> None:
         if suspect is not None:
             _work_alone(process, suspect)
     except MessageForAnother as message:
+        logger.debug("the message of trial %d is for a process that has worked for no other session", trial_id)
         leave(process, message.status)
     except WorkerStops:
         leave(process, STOPPED)
@@ -160,6 +163,7 @@ def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
         claim = _claim_one(process, chosen)
         if claim is not None:
             return claim
+        logger.debug("trial %d was taken by another process, or is not for this one", chosen)
         # another worker was faster, so there is one less to choose from; or none of them is for this process
         chosen = queue.choose(process.database, trial_id, process.structures, python=process.python)
         if chosen is not None:
@@ -186,6 +190,16 @@ def _limits(process: WorkerProcess) -> dict[str, Any]:
 
 def _evaluate(process: WorkerProcess, claim: Claim, *, goes_on_until: float = -math.inf) -> Claim | None:
     """Evaluate and record a trial; returns the next one, if one was to be claimed before that time and was."""
+    with working_on(search=claim.name, trial=claim.number, attempt=claim.attempt):
+        logger.debug("begins, with the id %d", claim.trial_id)
+        following = _evaluate_logged(process, claim, goes_on_until=goes_on_until)
+        logger.debug(
+            "has ended; %s follows it at the same message", "no trial" if following is None else following.number
+        )
+    return following
+
+
+def _evaluate_logged(process: WorkerProcess, claim: Claim, *, goes_on_until: float) -> Claim | None:
     held = Held(claim.trial_id, claim.token)
     following = None
     try:

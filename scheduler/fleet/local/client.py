@@ -80,6 +80,25 @@ def is_running(settings: Settings) -> bool:
     return Folder(settings.home).running() is not None
 
 
+def change_workers(settings: Settings, n_workers: int) -> None:
+    """Let this folder's fleet, which runs, go on with another number of worker processes, and wait until it does.
+
+    Those that run trials finish them, and take nothing new.
+
+    Raises
+    ------
+    LocalFleetError
+        If it does not, or ended meanwhile.
+    """
+    folder = Folder(settings.home)
+    folder.want_workers(n_workers)
+    until = time.monotonic() + STOP_S
+    while (running := folder.running()) is None or running["n_workers"] != n_workers:
+        if running is None or time.monotonic() > until:
+            raise LocalFleetError(f"the fleet in {folder.home} did not heed that within {STOP_S} s; see {folder.log}")
+        time.sleep(0.02)
+
+
 def ends_with_this_process(settings: Settings) -> bool:
     """Whether this process started this folder's fleet, and ends it when it ends."""
     running = Folder(settings.home).running()

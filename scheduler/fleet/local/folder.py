@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +21,12 @@ from gridfleet.storage.errors import LocalFleetError
 from gridfleet.storage.private_folder import read_private_file, why_not_private
 from gridfleet.storage.settings import PREFIX, Settings
 
+#: Bytes of the log from which on it is begun anew.
+MAX_LOG_BYTES = 5_000_000
+#: What the system says where a disk, or this user's share of it, takes nothing more.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+#: Bytes that a disk has to take that is not full: less than the database's first pages.
+PROBE_BYTES = 65_536
 #: Seconds for which a supervisor waits for the lock: a script that looks holds it for a moment.
 LOCK_S = 1.0
 
@@ -46,12 +55,15 @@ class Folder:
         self.database = self.home / "gridfleet.db"
         self.key = self.home / "secret.key"
         self.log = self.home / "fleet.log"
+        #: What was in the log before, once that had become large.
+        self.old_log = self.home / "fleet.log.1"
         self.broker = self.home / "broker"
         #: The current folder of the fleet's processes: nothing lies there that could stand in for anything.
         self.work = self.home / "work"
         self._state = self.home / "fleet.json"
         self._lock = self.home / "fleet.lock"
         self._users = self.home / "users.lock"
+        self._wanted = self.home / "workers"
         self._check()
 
     def prepare(self) -> None:
@@ -66,6 +78,8 @@ class Folder:
         try:
             self._make_files()
         except OSError as error:
+            if error.errno in FULL:
+                raise LocalFleetError(self._full(error)) from error
             raise LocalFleetError(
                 f"the folder {self.home} can't be written to ({error.strerror}); make room or rights, or set "
                 f"{PREFIX}HOME to another"
@@ -89,7 +103,7 @@ class Folder:
         _require(self.home, "folder")
         for folder in (self.broker, self.work):
             _require(folder, "folder")
-        for file in (self.key, *database, self.log, self._state, self._lock, self._users):
+        for file in (self.key, *database, self.log, self.old_log, self._state, self._lock, self._users, self._wanted):
             _require(file, "file")
 
     @contextmanager
@@ -136,14 +150,26 @@ class Folder:
 
     def announce(self, state: dict[str, Any]) -> None:
         """Tell the scripts of the folder that the fleet runs."""
-        draft = self._state.with_suffix(".draft")
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps(state))
-        draft.replace(self._state)
+        _write(self._state, json.dumps(state))
 
     def withdraw(self) -> None:
         """Tell that it does not run any more."""
         self._state.unlink(missing_ok=True)
+
+    def want_workers(self, n_workers: int) -> None:
+        """Ask the running fleet for another number of worker processes."""
+        _write(self._wanted, str(n_workers))
+
+    def wanted_workers(self) -> int | None:
+        """Return for how many worker processes somebody asked since the fleet started; None: nobody did."""
+        try:
+            return int(_read(self._wanted)) or None
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def forget_wanted_workers(self) -> None:
+        """Forget for how many worker processes an earlier fleet was asked."""
+        self._wanted.unlink(missing_ok=True)
 
     def make_database(self) -> None:
         """Make the database's file, empty; SQLite gives what it puts beside it the same rights."""
@@ -153,10 +179,43 @@ class Folder:
         """Open the log, to write at its end."""
         return _append_to(self.log)
 
+    def bound_log(self) -> None:
+        """Begin the log anew once it is large; one of before is kept beside it.
+
+        All processes of the fleet have the same file open, to write at its end wherever that is. So it is copied and
+        cut, and what one of them writes in between is lost.
+        """
+        with suppress(OSError):  # there is none, or no room for another one: the next look finds it as it is
+            if self.log.stat().st_size > MAX_LOG_BYTES:
+                draft = self.old_log.with_suffix(".draft")
+                draft.touch(mode=0o600)
+                shutil.copyfile(self.log, draft)
+                draft.replace(self.old_log)
+                os.truncate(self.log, 0)
+
     def last_log_line(self) -> str:
-        """Return the last line of the log."""
+        """Return the last line of the log, or why there is none."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-        return lines[-1] if lines else f"no reason was logged in {self.log}"
+        if lines:
+            return lines[-1]
+        full = self.why_full()
+        return full or f"no reason was logged in {self.log}"
+
+    def why_full(self) -> str | None:
+        """Say that the disk of this folder takes nothing more; None if it does."""
+        try:
+            with tempfile.TemporaryFile(dir=self.home) as probe:
+                probe.write(bytes(PROBE_BYTES))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return self._full(error)
+        return None
+
+    def _full(self, error: OSError) -> str:
+        return (
+            f"the disk of {self.home} is full ({error.strerror}); make room, or set {PREFIX}HOME to a folder of another"
+        )
 
     def settings(self, settings: Settings, broker_url: str | None) -> Settings:
         """Return settings with the URLs, the key and the folders of this fleet."""
@@ -188,6 +247,14 @@ def _read(path: Path) -> str:
     except PermissionError as error:
         _refuse(str(error))
         raise
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that whoever reads it finds whole."""
+    draft = path.with_suffix(".draft")
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def _refuse(reason: str | None) -> None:

@@ -26,9 +26,11 @@ from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.scheduler.fleet.local.variables import variables_of_libraries
 from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage import migrations
+from gridfleet.storage import workers as stored_workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, LocalFleetError, UnfitWorkerError
 from gridfleet.storage.identity import fleet_id
+from gridfleet.storage.logs import log_to_stderr
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import held_by
@@ -59,6 +61,7 @@ def run(settings: Settings, *, n_workers: int, owner: int | None = None, tensorf
     tensorflow : bool, default=True
         Whether the workers import TensorFlow as they start, and not only when a search needs it.
     """
+    log_to_stderr(settings.log_level, settings.log_format, service="supervisor")
     folder = Folder(settings.home)
     folder.prepare()
     with folder.owned() as got_it:
@@ -79,6 +82,8 @@ class _Supervisor:
         self._stop = False
         self._broker: LocalBroker | None = None
         self._worker: subprocess.Popen[bytes] | None = None
+        #: Those that another one took the place of: they take nothing new, and finish what they run.
+        self._draining: list[subprocess.Popen[bytes]] = []
         self._worker_again_at = -math.inf
         self._pause_s = FIRST_PAUSE_S
         self._database: Database | None = None
@@ -106,8 +111,15 @@ class _Supervisor:
         database = self._database = Database(self._settings)
         database.check()
         migrations.upgrade(database)
-        _release_all(database)  # whoever held them died with the last fleet of this folder
+        # whoever held trials died with the last fleet of this folder
+        _release_all(database)
+        stored_workers.prune(database)
         self._worker = self._start_worker()
+        self._folder.forget_wanted_workers()
+        self._announce(broker)
+        return database
+
+    def _announce(self, broker: LocalBroker) -> None:
         self._folder.announce(
             {
                 "pid": os.getpid(),
@@ -118,7 +130,6 @@ class _Supervisor:
                 "linger_s": self._settings.linger_s,
             }
         )
-        return database
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         # billiard would warn of semaphores, which it clears away, when `_shut_down` kills
@@ -137,12 +148,34 @@ class _Supervisor:
         while not self._stop and self._is_wanted():
             if self._broker is not None and (status := self._broker.exit_status()) is not None:
                 raise LocalFleetError(f"the broker ended with status {status}")
-            if self._worker is not None and (status := self._worker.poll()) is not None:
-                self._end_orphans()
-                self._worker = self._start_again(status)
-            elif self._worker is None and time.monotonic() >= self._worker_again_at:
-                self._worker = self._start_worker()
+            self._look_after_workers()
+            self._folder.bound_log()
             reconciler.try_once()
+
+    def _look_after_workers(self) -> None:
+        """Start another worker for one that ended, or if another number of processes is wanted."""
+        drained = [worker for worker in self._draining if worker.poll() is not None]
+        status = None if self._worker is None else self._worker.poll()
+        if drained or status is not None:
+            self._draining = [worker for worker in self._draining if worker not in drained]
+            self._end_orphans()
+        wanted = self._folder.wanted_workers() or self._n_workers
+        if wanted != self._n_workers:
+            self._change_workers(wanted)
+        elif status is not None:
+            self._worker = self._start_again(status)
+        elif self._worker is None and time.monotonic() >= self._worker_again_at:
+            self._worker = self._start_worker()
+
+    def _change_workers(self, wanted: int) -> None:
+        """Go on with another number of processes, at once: what runs may take hours, in which others would wait."""
+        if self._worker is not None and self._worker.poll() is None:
+            self._worker.send_signal(signal.SIGINT)
+            self._draining.append(self._worker)
+        self._n_workers = wanted
+        self._worker = self._start_worker()
+        if self._broker is not None:
+            self._announce(self._broker)
 
     def _start_again(self, status: int) -> subprocess.Popen[bytes] | None:
         """Start a worker in place of one that has ended: a while later if it had trouble of its own."""
@@ -155,7 +188,9 @@ class _Supervisor:
 
     def _end_orphans(self) -> None:
         """End what models of a dead worker left running."""
-        end_orphans([] if self._broker is None else [self._broker.pid])
+        workers = [worker for worker in (self._worker, *self._draining) if worker is not None]
+        own = [worker.pid for worker in workers if worker.poll() is None]
+        end_orphans(own if self._broker is None else [self._broker.pid, *own])
 
     def _is_wanted(self) -> bool:
         """Wait a moment; whether the owner lives, or the last script that used the fleet went a short time ago."""
@@ -180,9 +215,10 @@ class _Supervisor:
     def _shut_down(self) -> None:
         # Celery's own way to stop takes two seconds, in which it would do no more than this; the processes
         # that evaluate trials die with their parent, and without a token they could not write any more
+        for worker in filter(None, (self._worker, *self._draining)):
+            worker.kill()
+            worker.wait()
         if self._worker is not None:
-            self._worker.kill()
-            self._worker.wait()
             self._end_orphans()
         if self._broker is not None:
             self._broker.stop()
@@ -192,9 +228,10 @@ class _Supervisor:
 
 
 def _release_all(database: Database) -> None:
-    """Let go of the trials of worker processes that are dead."""
+    """Let go of the trials of worker processes, which are all dead, and note that."""
     for held in held_by(database, None):
         transitions.release(database, held)
+    stored_workers.note_ended(database, None)
 
 
 if __name__ == "__main__":
