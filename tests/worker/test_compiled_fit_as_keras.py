@@ -385,6 +385,31 @@ def test_a_layer_that_is_unfrozen_after_the_first_fit_is_not_trained_as_in_keras
     assert fitted(FitMode.EXACT) == fitted(FitMode.KERAS)
 
 
+@pytest.mark.parametrize("by_keras", [(True, False), (False, True)], ids=["first by Keras", "then by Keras"])
+@pytest.mark.parametrize("activation", some_of(["tanh", "silu"]))
+def test_a_fit_goes_on_with_the_step_of_the_one_before_whichever_of_them_keras_runs(
+    by_keras: tuple[bool, bool], activation: str
+) -> None:
+    def fitted(mode: FitMode) -> Any:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model, results = mlp(layers.Dense(5, activation=activation)), []
+        with compiled_fit(mode) as report:
+            for size, is_run_by_keras in zip((16, 12), by_keras, strict=True):
+                keras.config.set_max_epochs(100 if is_run_by_keras else None)  # no program runs under it
+                try:
+                    results.append(model.fit(X, Y, epochs=3, batch_size=size, verbose=0).history)
+                    results.append(model.evaluate(X, Y, batch_size=size, verbose=0))
+                    results.append(model.predict(X, batch_size=size, verbose=0).tolist())
+                finally:
+                    keras.config.set_max_epochs(None)
+                freeze(model)
+        assert report.modes == [FitMode.KERAS if is_run_by_keras else mode for is_run_by_keras in by_keras]
+        return results, [weight.tolist() for weight in model.get_weights()]
+
+    assert fitted(FitMode.EXACT) == fitted(FitMode.KERAS)
+
+
 def test_an_evaluation_leaves_the_optimizer_alone() -> None:
     def life(mode: FitMode) -> Any:
         keras.utils.clear_session()

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit.selfcheck import command
+from gridfleet.worker.compiled_fit.selfcheck import command, registries
 from gridfleet.worker.compiled_fit.selfcheck.cases import (
+    IN_PRODUCTS,
     OPTIMIZERS,
     Case,
     data_cases,
+    joint_registry_cases,
     other_cases,
     quick_data_cases,
+    registry_cases,
 )
 from gridfleet.worker.compiled_fit.selfcheck.command import main
 from gridfleet.worker.compiled_fit.selfcheck.comparison import Verdict, check, difference
@@ -64,7 +67,10 @@ MORE_CASES = [case for case in quick_data_cases() if case not in FEW_CASES]
     params=[
         *FEW_CASES,
         *some_of(other_cases(), every=4),
-        *(pytest.param(case, marks=pytest.mark.complete) for case in MORE_CASES),
+        *(
+            pytest.param(case, marks=pytest.mark.complete)
+            for case in (*MORE_CASES, *joint_registry_cases(), *registry_cases())
+        ),
     ],
     ids=str,
 )
@@ -82,7 +88,7 @@ def test_the_result_is_bit_for_bit_that_of_keras(exact: Verdict) -> None:
 
 
 def test_nothing_falls_back(exact: Verdict) -> None:
-    assert exact.mode is FitMode.EXACT
+    assert exact.mode is exact.expected_mode
     assert not exact.fell_back, str(exact)
 
 
@@ -109,6 +115,26 @@ def test_quick_cases_cover_each_family_with_each_optimizer_and_each_option() -> 
     assert {(case.family.name, case.option.name) for case in cases} >= {
         (case.family.name, case.option.name) for case in data_cases() if case.option.name != "remainder"
     }
+
+
+def test_each_activation_optimizer_loss_and_metric_of_the_installed_keras_has_a_case() -> None:
+    cases = registry_cases()
+    families = {case.family.name.partition("_")[::2] for case in cases}
+    registered = {
+        "activation": registries.keras_activations,
+        "loss": registries.keras_losses,
+        "metric": registries.keras_metrics,
+    }
+
+    for kind, module in registered.items():
+        names = {one.__name__ for one in module.ALL_OBJECTS}
+        assert {name for of, name in families if of == kind} == names - registries.ABSTRACT
+    optimizers = {one.__name__ for one in registries.keras_optimizers.ALL_OBJECTS}
+    assert {case.optimizer for case in cases if case.family.name == "mlp"} | IN_PRODUCTS == (
+        optimizers - registries.ABSTRACT
+    )
+    for case in cases:  # made, though not trained
+        case.family.build()
 
 
 def test_the_loss_that_is_not_finite_ends_an_epoch_before_its_last_batch() -> None:

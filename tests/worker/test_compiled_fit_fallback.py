@@ -251,6 +251,9 @@ REFUSALS = {
     ),
     "a loop of one model's own": Refusal("Sequential overrides make_train_function", build=with_own_train_function),
     "logs in logs": Refusal("a metric's result is not a single number", build=lambda: mlp(kind=NestedLogs)),
+    "silu and log_cosh": Refusal(
+        "a constant added to a sum beside silu", build=lambda: mlp(layers.Dense(3, "silu"), loss="log_cosh")
+    ),
     "random numbers by their place in the graph": Refusal("stateful RandomUniform", build=lambda: mlp(Noise())),
 }
 

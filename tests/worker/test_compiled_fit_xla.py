@@ -184,8 +184,31 @@ class Checked(layers.Layer):
         return tf.debugging.check_numerics(inputs, "not finite")
 
 
+class Inverts(layers.Layer):
+    """Fails at a matrix without an inverse, of which XLA makes NaN."""
+
+    def call(self, inputs: Any) -> Any:
+        square = tf.matmul(inputs, inputs, transpose_a=True) + tf.eye(8)
+        return tf.matmul(inputs, tf.linalg.inv(square))
+
+
+class Scatters(layers.Layer):
+    """Fails at an index out of range, which XLA leaves out."""
+
+    def call(self, inputs: Any) -> Any:
+        places = tf.range(tf.shape(inputs)[0])[:, None]
+        return inputs + tf.scatter_nd(places, inputs, tf.shape(inputs))
+
+
 @pytest.mark.parametrize(
-    ("inner", "reason"), [(lambda: [layers.ReLU()], "the data are not finite"), (lambda: [Checked()], "CheckNumerics")]
+    ("inner", "reason"),
+    [
+        (lambda: [layers.ReLU()], "the data are not finite"),
+        (lambda: [Checked()], "CheckNumerics"),
+        pytest.param(lambda: [Inverts()], "MatrixInverse", marks=pytest.mark.complete),
+        pytest.param(lambda: [Scatters()], "ScatterNd", marks=pytest.mark.complete),
+        (list, "jit_compile"),
+    ],
 )
 def test_what_xla_makes_another_result_of_trains_as_exact_does(
     inner: Callable[[], list[layers.Layer]], reason: str
@@ -194,7 +217,7 @@ def test_what_xla_makes_another_result_of_trains_as_exact_does(
         keras.utils.clear_session()
         keras.utils.set_random_seed(1)
         model = keras.Sequential([layers.Input((8,)), *inner(), layers.Dropout(0.3), layers.Dense(1)])
-        model.compile("adam", "mse")
+        model.compile("adam", "mse", jit_compile=reason == "jit_compile")
         X = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
         if "data" in reason:
             X[3, 3] = np.nan
@@ -207,6 +230,25 @@ def test_what_xla_makes_another_result_of_trains_as_exact_does(
     assert report.modes == [FitMode.EXACT]
     assert reason in str(report.fallback_reason)
     np.testing.assert_equal(found, outcome(FitMode.KERAS)[1])
+
+
+def test_the_sums_of_each_outputs_loss_are_those_of_keras() -> None:
+    def outcome(mode: FitMode) -> tuple[FitReport, list[Any]]:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        inputs = layers.Input((8,))
+        model = keras.Model(inputs, [layers.Dense(1, name="one")(inputs), layers.Dense(2, name="other")(inputs)])
+        model.compile("sgd", ["mse", "mae"])
+        X = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
+        with compiled_fit(mode) as report:
+            model.fit(X, [X[:, :1], X[:, 1:3]], epochs=2, batch_size=16, verbose=0)
+        return report, [keras.ops.convert_to_numpy(one) for one in model.metrics_variables]
+
+    report, found = outcome(FitMode.XLA)
+
+    assert (report.modes, report.fallback_reason) == ([FitMode.XLA], None)
+    for one, other in zip(found, outcome(FitMode.KERAS)[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
 def test_random_numbers_are_patched_until_the_last_of_two_blocks_ends() -> None:

@@ -24,7 +24,13 @@ from gridfleet.worker.compiled_fit.callbacks import (
     training_callback_list,
 )
 from gridfleet.worker.compiled_fit.data.batches import Batches, make_batches
-from gridfleet.worker.compiled_fit.data.keras_functions import as_traced, traced, traced_predict_sizes
+from gridfleet.worker.compiled_fit.data.keras_functions import (
+    as_traced,
+    is_as_it_was_traced,
+    is_traced_by_keras,
+    traced,
+    traced_predict_sizes,
+)
 from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
 from gridfleet.worker.compiled_fit.eligibility import check_arrays, check_callbacks, check_model
 from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner, FitData, FitPrograms, restored_if_it_fails
@@ -208,9 +214,12 @@ class CompiledCalls:
         kept = traced(model, "train").programs
 
         def find() -> Found[TrainProgram]:
+            structure = structure_of(model, trains=True) if build_variables(model, train, trains=True) else None
+            is_known = is_as_it_was_traced(model, train, structure)
+            is_known = is_known and not is_traced_by_keras(model, "test", validation)
             entry = find_or_trace(
                 self._cache,
-                structure=structure_of(model, trains=True) if build_variables(model, train, trains=True) else None,
+                structure=structure if is_known else None,
                 signature=signature,
                 trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
             )
@@ -218,7 +227,7 @@ class CompiledCalls:
 
         if signature not in kept:
             check_optimizer(model)
-        with self.report.timed("trace"), unbuilt_if_it_fails(model.optimizer):
+        with self.report.timed("trace"), unbuilt_if_it_fails(model):
             return find_once(kept, signature, find)
 
     def evaluate(
@@ -254,9 +263,10 @@ class CompiledCalls:
         kept = traced(model, "test").programs
 
         def find() -> Found[EvaluateProgram]:
+            is_known = build_variables(model, data, trains=False) and not is_traced_by_keras(model, "test", data)
             entry = find_or_trace(
                 self._cache,
-                structure=structure_of(model) if build_variables(model, data, trains=False) else None,
+                structure=structure_of(model) if is_known else None,
                 signature=signature,
                 trace=lambda: EvaluateProgram(model, data),
             )

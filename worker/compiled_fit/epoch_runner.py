@@ -202,7 +202,7 @@ class EpochRunner:
         self._report.modes.append(self.used)
         if self._mode is FitMode.XLA and self.used is not FitMode.XLA:
             reason = (
-                self._obstacle
+                ("the model is compiled with jit_compile" if self.model.jit_compile else self._obstacle)
                 or self._slower
                 or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
             )

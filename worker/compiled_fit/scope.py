@@ -168,7 +168,10 @@ def _with_callbacks_of(
 
 
 def _run_by_keras(original: Callable[..., Any], model: Model, arguments: _Arguments, report: FitReport) -> Any:
+    from gridfleet.worker.compiled_fit.data.keras_functions import trace_what_keras_would_have
+
     args, keywords = arguments
+    trace_what_keras_would_have(model, original.__name__)
     token = _calls.set(None)  # Keras' fit calls its own evaluate
     try:
         if original.__name__ == "fit":

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 
+from gridfleet.worker.compiled_fit.data.keras_traces import types_signature
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
 from gridfleet.worker.compiled_fit.types import ArrayLike, Structure, Tensor, TensorSpec
 
@@ -79,10 +80,7 @@ class Batches:
     @property
     def signature(self) -> tuple[Hashable, ...]:
         """The part of the data's types that two calls must have in common to use one program."""
-        return (
-            str(keras.tree.map_structure(lambda _: 0, self.structure)),
-            *((tuple(tensor.shape[1:]), tensor.dtype.name) for tensor in self.tensors),
-        )
+        return types_signature(self.structure, self.tensors)
 
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite."""

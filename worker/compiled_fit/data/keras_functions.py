@@ -1,19 +1,33 @@
 """What Keras' own functions of a model would have been traced for by now, and the programs that stand for them.
 
 A model's ``train_function``, ``test_function`` and ``predict_function`` are made anew by ``compile``, or by a callback
-that asks for it; what one was traced for is forgotten with it. They are never called here: they only mark it.
+that asks for it; what one was traced for is forgotten with it. Programs never call them: they mark them, and trace
+steps as parts of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+import keras
+import tensorflow as tf
+
 from gridfleet.worker.compiled_fit.data.batches import Batches
-from gridfleet.worker.compiled_fit.types import Model
+from gridfleet.worker.compiled_fit.data.keras_traces import (
+    find_step,
+    trace_for,
+    trace_step_of,
+    traced_batches,
+    types_signature,
+)
+from gridfleet.worker.compiled_fit.types import ConcreteFunction, Model, Structure
 
 Kind: TypeAlias = Literal["train", "test", "predict"]
+#: Which of Keras' functions a method runs.
+_RUN_BY: dict[str, tuple[Kind, ...]] = {"fit": ("train", "test"), "evaluate": ("test",), "predict": ("predict",)}
 #: The attribute of one of Keras' functions that `Traced` is kept in.
 ATTRIBUTE = "_gridfleet_traced"
 
@@ -29,23 +43,35 @@ class Traced:
     programs : dict
         Programs with the variables that they run on, by what they were traced for: as Keras, a model goes on with
         what it was traced as.
+    own_steps : list of ConcreteFunction
+        Graphs in Keras' function that were traced for programs.
+    structure : str or None
+        The digest of the model's structure when the first program was made.
     """
 
     sizes: dict[Hashable, list[int | None]] = field(default_factory=dict)
     programs: dict[Hashable, Any] = field(default_factory=dict)
+    own_steps: list[ConcreteFunction] = field(default_factory=list)
+    structure: str | None = None
+    _types: dict[Hashable, Structure] = field(default_factory=dict)
 
-    def size_for(self, signature: Hashable, size: int | None) -> int | None:
+    def size_for(self, signature: Hashable, size: int | None, types: Structure) -> int | None:
         """Return for which size of batches the graph is that takes batches of a size, and note that there is one.
 
         For a second size TensorFlow traces one for any number of rows (``reduce_retracing``), which takes all sizes but
         the first from then on.
         """
+        self._types.setdefault(signature, types)
         sizes = self.sizes.setdefault(signature, [])
         if size not in sizes:
             size = None if sizes else size
             if size not in sizes:
                 sizes.append(size)
         return size
+
+    def batches(self) -> list[Structure]:
+        """Return the types of the batches that there is a graph for."""
+        return [_sized(self._types[one], size) for one, sizes in self.sizes.items() for size in sizes]
 
 
 def traced(model: Model, kind: Kind) -> Traced:
@@ -56,7 +82,71 @@ def traced(model: Model, kind: Kind) -> Traced:
     if not hasattr(function, ATTRIBUTE):
         setattr(function, ATTRIBUTE, Traced())
     kept: Traced = getattr(function, ATTRIBUTE)
+    for batch in traced_batches(function):  # in calls that Keras' own loop ran
+        leaves = keras.tree.flatten(batch)
+        kept.size_for(types_signature(batch, leaves), leaves[0].shape[0], batch)
     return kept
+
+
+def trace_what_keras_would_have(model: Model, method: str) -> None:
+    """Trace Keras' own functions of a model for what it would have traced them for in the calls that programs ran.
+
+    Parameters
+    ----------
+    model : keras.Model
+    method : {"fit", "evaluate", "predict"}
+        What Keras' own loop is about to run.
+    """
+    for kind in _RUN_BY[method]:
+        function: Any = getattr(model, f"{kind}_function", None)
+        kept: Traced | None = getattr(function, ATTRIBUTE, None)
+        for batch in [] if kept is None else kept.batches():
+            with suppress(Exception):  # Keras is about to say what is wrong
+                trace_for(function, batch)
+
+
+def kept_step(model: Model, kind: Kind, data: Batches, *, batch_size: int | None) -> ConcreteFunction | None:
+    """Return the graph of a step that Keras would run now, traced by a program or by its own loop before; or None."""
+    return find_step(getattr(model, f"{kind}_function"), _sized(_types_of(data), batch_size))
+
+
+def trace_kept_step(model: Model, kind: Kind, data: Batches, *, batch_size: int | None) -> ConcreteFunction | None:
+    """Trace a step so that Keras' own loop finds it later; None: it has to be traced apart."""
+    step = trace_step_of(getattr(model, f"{kind}_function"), _sized(_types_of(data), batch_size))
+    if step is not None:
+        traced(model, kind).own_steps.append(step)
+    return step
+
+
+def is_traced_by_keras(model: Model, kind: Kind, data: Batches | None) -> bool:
+    """Whether Keras would run a step that its own loop has traced in an earlier call, whatever the model is now."""
+    step = data and kept_step(model, kind, data, batch_size=data.fixed_batch_size)
+    return step is not None and not any(step is one for one in traced(model, kind).own_steps)
+
+
+def is_as_it_was_traced(model: Model, train: Batches, structure: str | None) -> bool:
+    """Whether the step that Keras would train with is that of the structure that the model has now.
+
+    Parameters
+    ----------
+    model : keras.Model
+    train : Batches
+        What it is to be trained on.
+    structure : str or None
+        The digest of its structure; None if that is not known.
+    """
+    kept = traced(model, "train")
+    if kept_step(model, "train", train, batch_size=train.fixed_batch_size) is None:
+        kept.structure = structure
+    return kept.structure == structure and not is_traced_by_keras(model, "train", train)
+
+
+def _types_of(data: Batches) -> Structure:
+    return keras.tree.pack_sequence_as(data.structure, data.specs)
+
+
+def _sized(types: Structure, size: int | None) -> Structure:
+    return keras.tree.map_structure(lambda one: tf.TensorSpec((size, *one.shape[1:]), one.dtype), types)
 
 
 def as_traced(model: Model, kind: Kind, data: Batches) -> Batches:
@@ -75,7 +165,7 @@ def as_traced(model: Model, kind: Kind, data: Batches) -> Batches:
     -------
     Batches
     """
-    size = traced(model, kind).size_for(data.signature, data.fixed_batch_size)
+    size = traced(model, kind).size_for(data.signature, data.fixed_batch_size, _types_of(data))
     return data if size == data.fixed_batch_size else replace(data, knows_size=False)
 
 
@@ -86,5 +176,6 @@ def traced_predict_sizes(model: Model, data: Batches) -> tuple[int | None, ...]:
     """
     kept = traced(model, "predict")
     rest = [data.n_samples % data.first_batch_size] if data.has_remainder else []
-    sizes = tuple(kept.size_for(data.signature, size) for size in (data.first_batch_size, *rest))
+    types = _types_of(data)
+    sizes = tuple(kept.size_for(data.signature, size, types) for size in (data.first_batch_size, *rest))
     return (None,) if set(sizes) == {None} else sizes

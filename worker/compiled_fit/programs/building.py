@@ -16,6 +16,9 @@ from gridfleet.worker.compiled_fit.patches.patch import Patch, Replacement
 from gridfleet.worker.compiled_fit.sharing.keras_parts import PLAIN_MODELS, is_keras_class, is_transparent
 from gridfleet.worker.compiled_fit.types import Metric, Model, Optimizer, Structure
 
+#: Optimizers that give their variables values when they are built: Keras does so as a part of the step.
+BUILT_BY_STEPS = frozenset(("ScheduleFreeAdamW",))
+
 
 def build_variables(model: Model, data: Batches, *, trains: bool) -> bool:
     """Build the variables of model, optimizer and metrics without tracing a step, where it is known which they are.
@@ -38,6 +41,8 @@ def build_variables(model: Model, data: Batches, *, trains: bool) -> bool:
     if type(model) not in PLAIN_MODELS or not all(is_transparent(layer) for layer in model._flatten_layers(False)):
         return False
     if model._compile_metrics is not None and not all(map(_is_keras_metric, _given_metrics(model))):
+        return False
+    if trains and any(type(one).__name__ in BUILT_BY_STEPS for one in _with_inner(model.optimizer)):
         return False
     x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(data.symbolic())
     with nullcontext() if trains else _left_alone(model.optimizer):
@@ -75,16 +80,25 @@ def tracks_losses(model: Model) -> bool:
 
 
 @contextmanager
-def unbuilt_if_it_fails(optimizer: Optimizer | None) -> Iterator[None]:
-    """Put an optimizer back as it was, not built, if a program can't be made; Keras' own ``fit`` builds it."""
-    parts = [optimizer, getattr(optimizer, "inner_optimizer", None)]
-    before = [_Kept(one) for one in parts if isinstance(one, keras.optimizers.Optimizer) and not one.built]
+def unbuilt_if_it_fails(model: Model) -> Iterator[None]:
+    """Put a model's optimizer back as it was, not built, if a program can't be made; Keras' own ``fit`` builds it.
+
+    What was traced with its variables is forgotten with them.
+    """
+    parts = [one for one in _with_inner(model.optimizer) if isinstance(one, keras.optimizers.Optimizer)]
+    before = [_Kept(one) for one in parts if not one.built]
     try:
         yield
     except KerasTakesOverError:
         for one in before:
             one.put_back()
+            model.train_function = None
         raise
+
+
+def _with_inner(optimizer: Optimizer | None) -> list[Optimizer | None]:
+    """Return an optimizer, and the one inside it if there is one."""
+    return [optimizer, getattr(optimizer, "inner_optimizer", None)]
 
 
 class _Kept:

@@ -86,6 +86,10 @@ CHECKED_OUTSIDE_XLA = frozenset(
         "UnsortedSegmentSum",
     )
 )
+#: Sums and differences of two.
+SUMS = frozenset(("Add", "AddV2", "Sub"))
+#: Operations that make constants of constants.
+FOLDED = frozenset(("Cast", "Identity", "Log", "Mul", "Neg", "RealDiv", "Sqrt", *SUMS))
 #: A CNN of two layers on 32x32 pixels: 0.4 s a fit in the graph, 11 s in XLA, whose kernels are not oneDNN's.
 SLOW_CONVOLUTIONS = "XLA's convolutions are slower on a CPU"
 #: Operations that XLA refuses where TensorFlow has to be deterministic.
@@ -124,6 +128,25 @@ def has_swish(function: ConcreteFunction) -> bool:
     """Whether a graph multiplies something with its sigmoid, outside of loops."""
     nodes = {node.name: node for node in function.graph.as_graph_def().node}
     return any(_is_swish(node, nodes) for node in nodes.values() if node.op == "Mul")
+
+
+def adds_constant_to_sum(function: ConcreteFunction) -> bool:
+    """Whether a graph adds a constant to a sum of others, or subtracts it, which TensorFlow does in another order."""
+    nodes = {node.name: node for node in function.graph.as_graph_def().node}
+
+    def inputs_of(node: Any) -> list[Any]:
+        return [nodes.get(name.partition(":")[0]) for name in node.input]
+
+    def is_constant(node: Any) -> bool:
+        if node is None or node.op == "Const":
+            return node is not None
+        return node.op in FOLDED and all(map(is_constant, inputs_of(node)))
+
+    def is_sum_of_others(node: Any) -> bool:
+        return node is not None and node.op in SUMS and not any(map(is_constant, inputs_of(node)))
+
+    sums = [inputs_of(node) for node in nodes.values() if node.op in SUMS]
+    return any(any(map(is_constant, both)) and any(map(is_sum_of_others, both)) for both in sums)
 
 
 def _is_swish(product: Any, nodes: dict[str, Any]) -> bool:

@@ -8,13 +8,17 @@ from copy import copy
 import keras
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
-from tensorflow.python.framework import ops
+from tensorflow.python.eager.polymorphic_function.concrete_function import (
+    ConcreteFunction as ConcreteTensorFlowFunction,
+)
 from tensorflow.python.ops.handle_data_util import get_resource_handle_data
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.data.keras_functions import Kind, is_traced_by_keras, kept_step, trace_kept_step
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
 from gridfleet.worker.compiled_fit.patches.grappler import without_grappler
 from gridfleet.worker.compiled_fit.programs.operations import (
+    adds_constant_to_sum,
     check_random_operations,
     has_swish,
     operations_of,
@@ -28,11 +32,11 @@ RESULT = tf.float64
 #: Attributes of a function that Grappler, TensorFlow's optimizer of graphs, looks at by itself, and not together with
 #: the loop around it.
 SEEN_ALONE = {"_noinline": True}
+#: Which of Keras' functions of a model runs a method.
+_KINDS: dict[str, Kind] = {"train_step": "train", "test_step": "test"}
 
 
-def trace_step(
-    model: Model, step: StepFunction, data: Batches, *, batch_size: int | None, is_seen_alone: bool = False
-) -> ConcreteFunction:
+def trace_step(model: Model, step: StepFunction, data: Batches, *, batch_size: int | None) -> ConcreteFunction:
     """Trace a method of a model for batches of one size, or of any.
 
     Parameters
@@ -45,8 +49,6 @@ def trace_step(
         What it takes; only types and structure count.
     batch_size : int or None
         Rows of every batch; None: any.
-    is_seen_alone : bool, default=False
-        Whether Grappler is to see it without what calls it.
 
     Raises
     ------
@@ -55,17 +57,13 @@ def trace_step(
     """
 
     def one_batch(*batch: Tensor) -> Structure:
-        results = step(keras.tree.pack_sequence_as(data.structure, list(batch)))
-        if is_seen_alone:
-            _write_shapes_of_variables(ops.get_default_graph())
-        return results
+        return step(keras.tree.pack_sequence_as(data.structure, list(batch)))
 
     traced = tf.function(
         one_batch,
         autograph=False,
         input_signature=[tf.TensorSpec((batch_size, *spec.shape[1:]), spec.dtype) for spec in data.specs],
         jit_compile=True if model.jit_compile else None,
-        experimental_attributes=SEEN_ALONE if is_seen_alone else None,
     ).get_concrete_function()
     check_random_operations(traced)
     return traced
@@ -82,12 +80,34 @@ def trace_as_keras(model: Model, step: StepFunction, data: Batches, *, batch_siz
     NotEligibleError
         If it is not known how.
     """
-    traced = trace_step(model, step, data, batch_size=batch_size)
+    traced = _trace_for_keras(model, step, data, batch_size=batch_size)
     if model.steps_per_execution > 1 or model.jit_compile or not has_swish(traced):
         return traced
     if "Relu6" in operations_of(traced):
         raise NotEligibleError("hard_silu or relu6 beside silu, which TensorFlow rounds otherwise in a loop")
-    return trace_step(model, step, data, batch_size=batch_size, is_seen_alone=True)
+    if adds_constant_to_sum(traced):  # log_cosh does
+        raise NotEligibleError("a constant added to a sum beside silu, which TensorFlow rounds otherwise in a loop")
+    return _seen_alone(traced)
+
+
+def _seen_alone(traced: ConcreteFunction) -> ConcreteFunction:
+    """Return a function of the same graph, at which Grappler looks without what calls it."""
+    _write_shapes_of_variables(traced.graph)
+    alone = ConcreteTensorFlowFunction.from_func_graph(traced.graph, traced.function_type, SEEN_ALONE)
+    alone._traced = traced  # which takes its graph along when it goes
+    return alone
+
+
+def _trace_for_keras(model: Model, step: StepFunction, data: Batches, *, batch_size: int | None) -> ConcreteFunction:
+    """Return the graph that Keras would run; traced where its own loop finds it, if another call falls back to that."""
+    kind = _KINDS.get(step.__name__)
+    traced = kind and (
+        kept_step(model, kind, data, batch_size=batch_size) or trace_kept_step(model, kind, data, batch_size=batch_size)
+    )
+    if not traced:
+        return trace_step(model, step, data, batch_size=batch_size)
+    check_random_operations(traced)
+    return traced
 
 
 def _write_shapes_of_variables(graph: Graph) -> None:
@@ -142,6 +162,7 @@ class Step:
         self.specs = data.specs
         self.batch_size = batch_size
         trace = trace_step if for_xla else trace_as_keras
+        self._is_keras = for_xla and is_traced_by_keras(model, _KINDS[step.__name__], data)
         self.traced = trace(model, step, data, batch_size=batch_size)
         self._captured = self.traced.captured_inputs
         logs = self.traced.structured_outputs
@@ -199,6 +220,8 @@ class Step:
         """Return why the step can't be compiled to something with the same result, but for some operations, or None."""
         if not self.reads_metrics:
             return "its results are those of the last batch"
+        if self._is_keras:
+            return "Keras' own loop traced it in an earlier call"
         return xla_obstacle(operations_of(self.traced).difference(without))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.worker.compiled_fit.selfcheck import registries
 from gridfleet.worker.compiled_fit.selfcheck.families import FAMILIES, Family
 from gridfleet.worker.compiled_fit.selfcheck.options import DATA_OPTIONS, OTHER_OPTIONS, Option
 from gridfleet.worker.compiled_fit.selfcheck.tolerances import XLA_TOLERANCE, XLA_TOLERANCE_OF_FTRL
@@ -24,7 +25,7 @@ class Case:
     ----------
     family : Family
     optimizer : str
-        A key of `OPTIMIZERS`.
+        A key of `OPTIMIZERS`, or the name of another one of Keras'.
     option : Option
     """
 
@@ -54,8 +55,15 @@ OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
     "lion": keras.optimizers.Lion,
     "ftrl": keras.optimizers.Ftrl,
 }
+#: Those that are tried as part of a product, by the names of Keras' classes.
+IN_PRODUCTS = frozenset(("Adam", "AdamW", "RMSprop", "SGD", "Adagrad", "Nadam", "Lion", "Ftrl"))
 #: The family that `OTHER_OPTIONS` are tried with, and the optimizer.
 OTHER_FAMILY, OTHER_OPTIMIZER = FAMILIES[0], "adam"
+
+
+def make_optimizer(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Return a new optimizer of a case."""
+    return OPTIMIZERS[name](**arguments) if name in OPTIMIZERS else registries.make_optimizer(name, **arguments)
 
 
 def data_cases() -> list[Case]:
@@ -82,6 +90,25 @@ def quick_data_cases() -> list[Case]:
 def other_cases() -> list[Case]:
     """Return a case for each of `OTHER_OPTIONS`."""
     return [Case(OTHER_FAMILY, OTHER_OPTIMIZER, option) for option in OTHER_OPTIONS]
+
+
+def registry_cases() -> list[Case]:
+    """Return a case for each activation, optimizer, loss and metric of the installed Keras."""
+    return [*_of_other_optimizers(), *(_in_registry(family) for family in registries.families())]
+
+
+def joint_registry_cases() -> list[Case]:
+    """Return a case for each of those optimizers, and few that have all the rest together."""
+    return [*_of_other_optimizers(), *(_in_registry(family) for family in registries.joint_families())]
+
+
+def _of_other_optimizers() -> list[Case]:
+    names = [name for name in registries.optimizers() if name not in IN_PRODUCTS]
+    return [Case(OTHER_FAMILY, name, DATA_OPTIONS[0]) for name in names]
+
+
+def _in_registry(family: Family) -> Case:
+    return Case(family, OTHER_OPTIMIZER, DATA_OPTIONS[0])
 
 
 def _keras_takes(case: Case) -> bool:

@@ -1,7 +1,8 @@
 """Whether compiled fits still equal Keras' own: a tool to run against a new release of Keras or TensorFlow.
 
 ``python -m gridfleet.worker.compiled_fit.selfcheck`` trains every model family with every optimizer and every option of
-``fit`` twice from one seed, by Keras itself and inside `compiled_fit`, and compares all that can be seen of it.
+``fit``, and with every activation, optimizer, loss and metric that Keras has, twice from one seed, by Keras itself and
+inside `compiled_fit`, and compares all that can be seen of it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,15 @@ import keras
 import tensorflow as tf
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit.selfcheck.cases import OPTIMIZERS, Case, data_cases, other_cases, quick_data_cases
+from gridfleet.worker.compiled_fit.selfcheck.cases import (
+    Case,
+    data_cases,
+    joint_registry_cases,
+    other_cases,
+    quick_data_cases,
+    registry_cases,
+)
 from gridfleet.worker.compiled_fit.selfcheck.comparison import check
-from gridfleet.worker.compiled_fit.selfcheck.families import FAMILIES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 1 if a case differs from Keras or fell back to it, else 0.
     """
     chosen = _parse(arguments)
-    data = quick_data_cases() if chosen.quick else data_cases()
+    data, registry = (quick_data_cases(), joint_registry_cases()) if chosen.quick else (data_cases(), registry_cases())
     cases = [
         case
-        for case in (*data, *other_cases())
+        for case in (*data, *other_cases(), *registry)
         if case.family.name in chosen.family and case.optimizer in chosen.optimizer
     ]
     return _run(cases, FitMode(chosen.mode))
@@ -45,10 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m gridfleet.worker.compiled_fit.selfcheck", description=__doc__)
-    families = [family.name for family in FAMILIES]
+    cases = [*data_cases(), *registry_cases(), *joint_registry_cases()]
+    families = list(dict.fromkeys(case.family.name for case in cases))
+    optimizers = list(dict.fromkeys(case.optimizer for case in cases))
     parser.add_argument("--mode", choices=["exact", "xla"], default="exact", help="default: exact")
     parser.add_argument("--family", nargs="+", metavar="NAME", choices=families, default=families)
-    parser.add_argument("--optimizer", nargs="+", metavar="NAME", choices=list(OPTIMIZERS), default=list(OPTIMIZERS))
+    parser.add_argument("--optimizer", nargs="+", metavar="NAME", choices=optimizers, default=optimizers)
     parser.add_argument("--quick", action="store_true", help="each pair of family and optimizer with one option")
     return parser.parse_args(arguments)
 
@@ -58,7 +67,7 @@ def _run(cases: Iterable[Case], mode: FitMode) -> int:
     for case in cases:
         verdict = check(case, mode)
         counts["differ" if verdict.differs else "fell back" if verdict.fell_back else "ok"] += 1
-        _print(f"{case.family.name:20} {case.optimizer:8} {case.option.name:24} {verdict}")
+        _print(f"{case.family.name:38} {case.optimizer:18} {case.option.name:24} {verdict}")
     versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}"
     summary = ", ".join(f"{count} {word}" for word, count in counts.items())
     _print(f"{summary} ({mode}, {versions}, {time.monotonic() - started:.0f} s)")

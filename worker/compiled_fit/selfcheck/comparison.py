@@ -102,11 +102,23 @@ def compare(case: Case, mode: FitMode, *, expected: Outcome, found: Outcome) -> 
         differences[where],
         where,
         case.tolerance(mode),
-        mode if case.option.runs_in_xla and case.family.runs_in_xla else FitMode.EXACT,
+        _expected_mode(case, mode),
         found.report.mode,
         found.report.fallback_reason,
-        () if case.option.known_fallback is None else (case.option.known_fallback,),
+        _known_fallbacks(case),
     )
+
+
+def _expected_mode(case: Case, mode: FitMode) -> FitMode:
+    if case.option.runs_by_keras:
+        return FitMode.KERAS
+    return mode if case.option.runs_in_xla and case.family.runs_in_xla else FitMode.EXACT
+
+
+def _known_fallbacks(case: Case) -> tuple[str, ...]:
+    if case.option.runs_by_keras:
+        return ("",)  # whatever the reason
+    return () if case.option.known_fallback is None else (case.option.known_fallback,)
 
 
 def difference(expected: Any, found: Any) -> float:

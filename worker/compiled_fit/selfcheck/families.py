@@ -51,8 +51,8 @@ class Family:
         Returns a model that is not compiled.
     draw : callable
         Returns as many rows as asked for, from a generator.
-    compile_arguments : mapping
-        Loss, metrics and the like.
+    compile_arguments : mapping or callable
+        Loss, metrics and the like, or what makes them anew.
     takes_class_weight : bool, default=True
         False for models with several outputs, where Keras refuses ``class_weight``.
     xla_tolerance : mapping of str to float, default={}
@@ -64,7 +64,7 @@ class Family:
     name: str
     build: Callable[[], Model]
     draw: Callable[[np.random.Generator, int], Data]
-    compile_arguments: Mapping[str, Any]
+    compile_arguments: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
     takes_class_weight: bool = True
     xla_tolerance: Mapping[str, float] = field(default_factory=dict)
     runs_in_xla: bool = True
@@ -188,6 +188,77 @@ def _own_train_step() -> Model:
     return OwnTrainStep(inputs, layers.Dense(1, activation="sigmoid")(hidden))
 
 
+def _joined_late() -> Model:
+    left, right = layers.Input((4,), name="left"), layers.Input((4,), name="right")
+    deep = layers.Dense(8, activation="relu")(right)
+    return keras.Model({"left": left, "right": right}, layers.Add()([layers.Dense(1)(left), layers.Dense(1)(deep)]))
+
+
+def _two_inputs(generator: np.random.Generator, n_rows: int) -> Data:
+    data = _amounts(generator, n_rows)
+    x = data.x.astype("float32")
+    return Data({"left": x[:, :4], "right": x[:, 4:]}, data.y[:, None])
+
+
+def _nested() -> Model:
+    start = layers.Input((8,))
+    inner = keras.Model(start, layers.Dense(6, activation="relu")(start))
+    outer = layers.Input((8,))
+    body = keras.Sequential([layers.Input((6,)), layers.Dense(5, activation="tanh"), layers.Dropout(0.2)])
+    return keras.Model(outer, layers.Dense(1, activation="sigmoid")(body(inner(outer))))
+
+
+def _attention() -> Model:
+    start = layers.Input((5, 6))
+    attended = layers.MultiHeadAttention(2, 3, dropout=0.1)(start, start)
+    joined = layers.LayerNormalization()(layers.Add()([start, attended]))
+    return keras.Model(start, layers.Dense(1, activation="sigmoid")(layers.GlobalAveragePooling1D()(joined)))
+
+
+class OwnLayer(keras.Layer):
+    """A layer of one's own, with a weight and a loss."""
+
+    def build(self, shape: Any) -> None:
+        """Make the weight."""
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Scale the inputs."""
+        self.add_loss(0.01 * keras.ops.mean(keras.ops.square(inputs)))
+        return inputs * self.scale * 2.0
+
+
+class OwnMetric(keras.Metric):
+    """The F1 score as people write it."""
+
+    def __init__(self, name: str = "f1") -> None:
+        super().__init__(name=name)
+        self.precision, self.recall = keras.metrics.Precision(), keras.metrics.Recall()
+
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
+        """Count."""
+        self.precision.update_state(y_true, y_pred, sample_weight)
+        self.recall.update_state(y_true, y_pred, sample_weight)
+
+    def result(self) -> Tensor:
+        """Return the score."""
+        p, r = self.precision.result(), self.recall.result()
+        return 2 * p * r / (p + r + keras.config.epsilon())
+
+    def reset_state(self) -> None:
+        """Begin anew."""
+        self.precision.reset_state()
+        self.recall.reset_state()
+
+
+def _own_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    return keras.ops.mean(keras.ops.square(keras.ops.cast(y_true, y_pred.dtype) - y_pred), axis=-1)
+
+
+def _own_parts() -> Model:
+    return binary_classifier(layers.Input((8,)), layers.Dense(6, activation="tanh"), OwnLayer())
+
+
 _BINARY = {"loss": "binary_crossentropy", "metrics": ["accuracy"]}
 #: The kinds of models that people tune, small.
 FAMILIES = (
@@ -213,4 +284,8 @@ FAMILIES = (
     ),
     Family("unbuilt", _unbuilt, _features(8), _BINARY),
     Family("own_train_step", _own_train_step, _features(8), _BINARY),
+    Family("joined_late", _joined_late, _two_inputs, {"loss": "mse", "metrics": ["mae"]}, takes_class_weight=False),
+    Family("nested", _nested, _features(8), _BINARY),
+    Family("attention", _attention, _features(5, 6), _BINARY, xla_tolerance=XLA_TOLERANCE_OF_NOISE),
+    Family("own_parts", _own_parts, _features(8), lambda: {"loss": _own_loss, "metrics": [OwnMetric()]}),
 )

@@ -41,8 +41,8 @@ class Option:
         As in the table.
     fit_arguments : callable
         Returns arguments of ``fit``, from the data and an empty folder for files.
-    compile_arguments : mapping
-        Arguments of ``compile``.
+    compile_arguments : mapping or callable
+        Arguments of ``compile``, or what makes them anew.
     optimizer_arguments : callable
         Returns arguments of the optimizer.
     build : callable or None, default=None
@@ -51,6 +51,8 @@ class Option:
         Keras' dtype policy.
     runs_in_xla : bool, default=True
         False where mode ``xla`` trains as ``exact`` does.
+    runs_by_keras : bool, default=False
+        True where Keras' own loop has to go on with the training.
     xla_tolerance : float, default=XLA_TOLERANCE
         What XLA may differ by at least.
     known_fallback : str or None, default=None
@@ -59,11 +61,12 @@ class Option:
 
     name: str
     fit_arguments: Callable[[Data, Path], dict[str, Any]] = _nothing
-    compile_arguments: Mapping[str, Any] = field(default_factory=dict)
+    compile_arguments: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = field(default_factory=dict)
     optimizer_arguments: Callable[[], dict[str, Any]] = dict
     build: Callable[[], Model] | None = None
     policy: str = "float32"
     runs_in_xla: bool = True
+    runs_by_keras: bool = False
     xla_tolerance: float = XLA_TOLERANCE
     known_fallback: str | None = None
 
@@ -140,6 +143,50 @@ def _stops_before_an_epoch(_folder: Path) -> Callback:
     return StopsBeforeAnEpoch()
 
 
+class AfterAnEpoch(keras.callbacks.Callback):
+    """Acts on the model after the first epoch."""
+
+    def __init__(self, act: Callable[[Model], None]) -> None:
+        super().__init__()
+        self.act = act
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Act on it once."""
+        if epoch == 0:
+            self.act(self.model)
+
+
+def _freeze(model: Model) -> None:
+    model.layers[0].trainable = False
+
+
+def _freeze_and_trace_anew(model: Model) -> None:
+    _freeze(model)
+    model.make_train_function(force=True)
+
+
+def _shift_weights(model: Model) -> None:
+    model.set_weights([weight + 0.01 for weight in model.get_weights()])
+
+
+def _give_schedule(model: Model) -> None:
+    model.optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(0.2, 9)
+
+
+def _after_an_epoch(act: Callable[[Model], None]) -> Callable[[Data, Path], dict[str, Any]]:
+    return _calling(lambda _folder: AfterAnEpoch(act))
+
+
+def _metrics_of_another_model() -> dict[str, Any]:
+    """Return metrics that another model was trained with, whose sums are there still."""
+    metrics = [keras.metrics.AUC(name="auc"), keras.metrics.MeanAbsoluteError(name="mae")]
+    other = binary_classifier(layers.Input((8,)), layers.Dense(3))
+    other.compile("sgd", "mse", metrics=metrics)
+    x = np.linspace(0, 1, 160, dtype="float32").reshape(20, 8)
+    other.fit(x, np.arange(20) % 2, verbose=0)
+    return {"metrics": metrics}
+
+
 def _exponential_decay() -> dict[str, Any]:
     return {"learning_rate": keras.optimizers.schedules.ExponentialDecay(0.05, decay_steps=3, decay_rate=0.5)}
 
@@ -169,6 +216,11 @@ OTHER_OPTIONS = (
         runs_in_xla=False,
     ),
     Option("stops_before_epoch", _calling(_stops_before_an_epoch)),
+    Option("freezes_after_epoch", _after_an_epoch(_freeze)),
+    Option("traces_step_anew", _after_an_epoch(_freeze_and_trace_anew), runs_by_keras=True),
+    Option("shifts_weights", _after_an_epoch(_shift_weights)),
+    Option("schedule_after_epoch", _after_an_epoch(_give_schedule)),
+    Option("shared_metrics", compile_arguments=_metrics_of_another_model),
     Option("csv_logger", _calling(_csv_logger)),
     Option("model_checkpoint", _calling(_model_checkpoint)),
     Option("lambda_callback", _calling(_lambda_callback)),

@@ -7,7 +7,7 @@ import gc
 import io
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tensorflow.python.framework.ops import gradient_registry
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit.report import FitReport
 from gridfleet.worker.compiled_fit.scope import compiled_fit
-from gridfleet.worker.compiled_fit.selfcheck.cases import OPTIMIZERS, Case
+from gridfleet.worker.compiled_fit.selfcheck.cases import Case, make_optimizer
 from gridfleet.worker.compiled_fit.selfcheck.options import N_ROWS
 from gridfleet.worker.compiled_fit.types import Model
 
@@ -104,10 +104,14 @@ def _forget_models() -> None:
 
 
 def _compiled_model(case: Case) -> Model:
+    settings = _made(case.family.compile_arguments) | _made(case.option.compile_arguments)
     model = (case.option.build or case.family.build)()
-    optimizer = OPTIMIZERS[case.optimizer](**case.option.optimizer_arguments())
-    model.compile(optimizer, **case.family.compile_arguments, **case.option.compile_arguments)
+    model.compile(make_optimizer(case.optimizer, case.option.optimizer_arguments()), **settings)
     return model
+
+
+def _made(arguments: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    return dict(arguments() if callable(arguments) else arguments)
 
 
 def _values_of_fit(model: Model, history: dict[str, list[float]]) -> dict[str, Any]:
