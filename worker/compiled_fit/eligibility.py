@@ -8,7 +8,7 @@ from keras.src import callbacks as keras_callbacks
 from keras.src.backend import config as keras_config
 from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
 
-from gridfleet.worker.compiled_fit.callbacks import flat_callbacks, is_called_per_epoch_only, overrides
+from gridfleet.worker.compiled_fit.callbacks import flat_callbacks, is_called_per_epoch_only
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
 from gridfleet.worker.compiled_fit.types import ArrayLike, Callbacks, Model, Structure
 
@@ -57,7 +57,7 @@ def check_arrays(arrays: Structure) -> None:
         With the reason.
     """
     if not can_convert_arrays(arrays):
-        raise NotEligibleError("the data are no arrays (a generator, a Dataset, a list of numbers)")
+        raise NotEligibleError("the data are no arrays (a generator, a list of numbers)")
     for array in keras.tree.flatten(arrays):
         _check_array(array)
 
@@ -70,15 +70,13 @@ def _check_array(array: ArrayLike) -> None:
         raise NotEligibleError("the data are objects or strings")
 
 
-def check_callbacks(callbacks: Callbacks, *, validates: bool = False, steps_per_execution: int = 1) -> None:
+def check_callbacks(callbacks: Callbacks, *, steps_per_execution: int = 1) -> None:
     """Make sure that no callback wants to be called inside an epoch.
 
     Parameters
     ----------
     callbacks : callback, nested list of callbacks or None
         As for Keras' ``fit``.
-    validates : bool, default=False
-        Whether epochs end with a validation: it follows the training in one go, with no call before it.
     steps_per_execution : int, default=1
         The model's.
 
@@ -92,7 +90,5 @@ def check_callbacks(callbacks: Callbacks, *, validates: bool = False, steps_per_
     for callback in flat_callbacks(callbacks):
         if not is_called_per_epoch_only(callback):
             raise NotEligibleError(f"the callback {type(callback).__name__} is called at every batch")
-        if validates and overrides(callback, "on_test_begin"):  # SwapEMAWeights changes the weights there
-            raise NotEligibleError(f"the callback {type(callback).__name__} is called before each validation")
         if type(callback) is keras_callbacks.TerminateOnNaN and steps_per_execution > 1:
             raise NotEligibleError("TerminateOnNaN looks at the last of steps_per_execution batches only")

@@ -9,6 +9,7 @@ import numpy as np
 
 from gridfleet.worker.compiled_fit.callbacks import has_listeners, report_nan, report_validation
 from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner
+from gridfleet.worker.compiled_fit.stream_runner import StreamRunner
 from gridfleet.worker.compiled_fit.types import CallbackList, Logs, Orders, Results, ValidationPlan
 
 
@@ -48,7 +49,12 @@ class Schedule:
         return self.epochs.stop - epoch + len(self.epochs) * self.n_fits_to_come
 
 
-def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedule) -> Logs | None:
+def train_epochs(
+    runner: EpochRunner | StreamRunner,
+    container: CallbackList,
+    schedule: Schedule,
+    validate: Callable[[], Logs] | None = None,
+) -> Logs | None:
     """Train until the last epoch, or until a callback stops it; returns the last epoch's logs.
 
     The first epoch has begun: its callbacks were called.
@@ -61,9 +67,11 @@ def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedul
         The callbacks.
     schedule : Schedule
         Which epochs.
+    validate : callable, default=None
+        Validates the model after an epoch; None: the runner does.
     """
     # where nothing but the History listens, epochs follow each other inside the graph
-    returns_each_epoch = has_listeners(container)
+    returns_each_epoch = validate is not None or has_listeners(container)
     logs: Logs | None = None
     epoch = schedule.epochs.start
     while epoch < schedule.epochs.stop:
@@ -75,11 +83,15 @@ def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedul
         n_epochs = 1 if returns_each_epoch else runner.epochs_of_next_run(schedule.epochs.stop - epoch)
         plan = schedule.validation_plan(epoch, n_epochs)
         orders = schedule.orders_of(epoch, n_epochs, n_rows=n_rows)
-        results, n_steps = runner.run(orders, plan, n_more=schedule.n_epochs_after(epoch + n_epochs))
+        inside = plan if validate is None else np.zeros_like(plan)
+        results, n_steps = runner.run(orders, inside, n_more=schedule.n_epochs_after(epoch + n_epochs))
         for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
             if place:
                 container.on_epoch_begin(epoch)
-            logs = _report_epoch(runner, container, row, is_validated=is_validated, n_steps=n_steps)
+            is_validated_inside = is_validated and validate is None
+            logs = _report_epoch(runner, container, row, is_validated=is_validated_inside, n_steps=n_steps)
+            if is_validated and validate is not None:
+                logs.update({f"val_{name}": value for name, value in validate().items()})
             container.on_epoch_end(epoch, logs)
             epoch += 1
         if container.model.stop_training:
@@ -88,7 +100,7 @@ def train_epochs(runner: EpochRunner, container: CallbackList, schedule: Schedul
 
 
 def _report_epoch(
-    runner: EpochRunner, container: CallbackList, row: Results, *, is_validated: bool, n_steps: int
+    runner: EpochRunner | StreamRunner, container: CallbackList, row: Results, *, is_validated: bool, n_steps: int
 ) -> Logs:
     """Return an epoch's logs, once callbacks were called for what happened inside it."""
     program = runner.program

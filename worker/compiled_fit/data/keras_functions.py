@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.data.stream import Stream
 from gridfleet.worker.compiled_fit.types import Model
 
+Data = TypeVar("Data", bound=Batches | Stream)
 Kind: TypeAlias = Literal["train", "test", "predict"]
 #: The attribute of one of Keras' functions that `Traced` is kept in.
 ATTRIBUTE = "_gridfleet_traced"
@@ -59,7 +61,7 @@ def traced(model: Model, kind: Kind) -> Traced:
     return kept
 
 
-def as_traced(model: Model, kind: Kind, data: Batches) -> Batches:
+def as_traced(model: Model, kind: Kind, data: Data) -> Data:
     """Return batches as Keras' step sees them, and note that it was traced for them.
 
     Parameters
@@ -68,12 +70,12 @@ def as_traced(model: Model, kind: Kind, data: Batches) -> Batches:
         Compiled.
     kind : {"train", "test"}
         Which step.
-    data : Batches
+    data : Batches or Stream
         What it is to run on.
 
     Returns
     -------
-    Batches
+    Batches or Stream
     """
     size = traced(model, kind).size_for(data.signature, data.fixed_batch_size)
     return data if size == data.fixed_batch_size else replace(data, knows_size=False)

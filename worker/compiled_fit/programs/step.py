@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from copy import copy
 
-import keras
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
 from tensorflow.python.framework import ops
 from tensorflow.python.ops.handle_data_util import get_resource_handle_data
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.data.stream import Stream
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
 from gridfleet.worker.compiled_fit.patches.grappler import without_grappler
 from gridfleet.worker.compiled_fit.programs.operations import (
@@ -31,7 +31,7 @@ SEEN_ALONE = {"_noinline": True}
 
 
 def trace_step(
-    model: Model, step: StepFunction, data: Batches, *, batch_size: int | None, is_seen_alone: bool = False
+    model: Model, step: StepFunction, data: Batches | Stream, *, batch_size: int | None, is_seen_alone: bool = False
 ) -> ConcreteFunction:
     """Trace a method of a model for batches of one size, or of any.
 
@@ -55,7 +55,7 @@ def trace_step(
     """
 
     def one_batch(*batch: Tensor) -> Structure:
-        results = step(keras.tree.pack_sequence_as(data.structure, list(batch)))
+        results = step(data.pack(list(batch)))
         if is_seen_alone:
             _write_shapes_of_variables(ops.get_default_graph())
         return results
@@ -71,7 +71,9 @@ def trace_step(
     return traced
 
 
-def trace_as_keras(model: Model, step: StepFunction, data: Batches, *, batch_size: int | None) -> ConcreteFunction:
+def trace_as_keras(
+    model: Model, step: StepFunction, data: Batches | Stream, *, batch_size: int | None
+) -> ConcreteFunction:
     """Trace a method as `trace_step` does, so that Grappler rewrites in it what it rewrites in Keras' own function.
 
     In a loop it takes swish for other operations than outside of one. With several steps to an execution Keras has a
@@ -134,7 +136,7 @@ class Step:
         self,
         model: Model,
         step: StepFunction,
-        data: Batches,
+        data: Batches | Stream,
         *,
         batch_size: int | None = None,
         for_xla: bool = False,
