@@ -16,6 +16,7 @@ import numpy as np
 from keras.src import optimizers as keras_optimizers
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
+from keras.src.utils.python_utils import pythonify_logs
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit.callbacks import (
@@ -30,7 +31,7 @@ from gridfleet.worker.compiled_fit.data.batches import Batches, make_batches
 from gridfleet.worker.compiled_fit.data.keras_functions import as_traced, traced, traced_predict_sizes
 from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
 from gridfleet.worker.compiled_fit.data.stream import Stream, is_dataset, make_stream, stream_of
-from gridfleet.worker.compiled_fit.eligibility import check_arrays, check_callbacks, check_model
+from gridfleet.worker.compiled_fit.eligibility import check_arrays, check_callbacks, check_model, is_overridden
 from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner, FitData, FitPrograms, restored_if_it_fails
 from gridfleet.worker.compiled_fit.errors import NotEligibleError, preparing_a_program, running_a_program
 from gridfleet.worker.compiled_fit.programs.building import (
@@ -133,7 +134,7 @@ class CompiledCalls:
         """
         model._assert_compile_called("fit")
         self._n_fits_to_come = max(self._n_fits_to_come - 1, 0)
-        check_model(model)
+        check_model(model, "train")
         check_callbacks(callbacks, steps_per_execution=model.steps_per_execution)
         if epochs <= initial_epoch:
             raise NotEligibleError("there are no epochs to train")
@@ -146,7 +147,7 @@ class CompiledCalls:
         elif validation_split:
             raise NotEligibleError("validation_split of a Dataset")  # Keras says so
         validation = _ValidationData.of(validation_data, validation_batch_size or batch_size, validation_steps)
-        apart = validation if validation and (validation.is_stream or acts_before_validation(callbacks)) else None
+        apart = validation if validation is not None and _is_apart(model, validation, callbacks) else None
 
         def make_train() -> Batches | Stream:
             options = {"batch_size": batch_size, "class_weight": class_weight}
@@ -265,7 +266,7 @@ class CompiledCalls:
         """Evaluate a model as ``keras.Model.evaluate`` does; the parameters are its own."""
         model._assert_compile_called("evaluate")
         is_in_fit = keywords.pop("_use_cached_eval_dataset", False)  # then the callbacks are those of the fit
-        check_model(model)
+        check_model(model, "test")
         if not is_in_fit:
             check_callbacks(callbacks)
         if keywords:
@@ -310,7 +311,7 @@ class CompiledCalls:
         callbacks: Callbacks = None,
     ) -> Structure:
         """Predict as ``keras.Model.predict`` does; the parameters are its own."""
-        check_model(model)
+        check_model(model, "predict")
         check_callbacks(callbacks)
         check_arrays((x,))
         if steps:
@@ -379,6 +380,12 @@ class _ValidationData:
         return as_traced(model, "test", data)
 
 
+def _is_apart(model: Model, validation: _ValidationData, callbacks: Callbacks) -> bool:
+    """Whether a validation is to run as an evaluation of its own: the program of the fit can't do it."""
+    has_own_methods = any(is_overridden(model, method) for method in ("evaluate", "make_test_function"))
+    return validation.is_stream or acts_before_validation(callbacks) or has_own_methods
+
+
 def _validate(model: Model, data: _ValidationData, container: CallbackList) -> Logs:
     """Validate a model apart from the program of its fit, as Keras does: by the model's own ``evaluate``."""
     if model._eval_epoch_iterator is None:
@@ -436,7 +443,8 @@ def _evaluate(found: Found[EvaluateProgram], model: Model, data: Batches | Strea
     with running_a_program():
         logs = _evaluate_stream(found, model, data) if isinstance(data, Stream) else _evaluate_rows(found, model, data)
     container.on_test_end(logs)
-    return dict(sorted(logs.items()))  # as Keras' pythonify_logs orders them
+    result: Logs = pythonify_logs(logs)
+    return result
 
 
 def _evaluate_rows(found: Found[EvaluateProgram], model: Model, data: Batches) -> Logs:

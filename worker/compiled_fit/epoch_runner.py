@@ -17,6 +17,7 @@ from gridfleet.worker.compiled_fit.data.stream import Stream
 from gridfleet.worker.compiled_fit.errors import (
     ProgramFailedError,
     StepChangedError,
+    in_words,
     preparing_a_program,
     running_a_program,
 )
@@ -246,7 +247,7 @@ class EpochRunner:
                 with restored_if_it_fails(self.model):
                     return self._run(orders, plan, use_xla=True)
             except ProgramFailedError as error:
-                obstacle = str(error)
+                obstacle = in_words(str(error))
         program.xla_obstacle = obstacle
         return None
 

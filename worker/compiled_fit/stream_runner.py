@@ -91,5 +91,5 @@ class StreamRunner:
             return self._found.program.run(loop, self._found.variables, inputs)
 
     def _is_ended_by_nan(self, results: Results) -> bool:
-        names = self.program.metric_names
-        return self.watches_for_nan and "loss" in names and not np.isfinite(results[0, names.index("loss")])
+        place = self.program.layout.place_of("loss")
+        return self.watches_for_nan and place is not None and not np.isfinite(results[0, place])

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from keras.src.utils.python_utils import pythonify_logs
 
 from gridfleet.worker.compiled_fit.callbacks import has_listeners, report_nan, report_validation
 from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner
+from gridfleet.worker.compiled_fit.programs.train import TrainProgram
 from gridfleet.worker.compiled_fit.stream_runner import StreamRunner
 from gridfleet.worker.compiled_fit.types import CallbackList, Logs, Orders, Results, ValidationPlan
 
@@ -91,7 +93,7 @@ def train_epochs(
             is_validated_inside = is_validated and validate is None
             logs = _report_epoch(runner, container, row, is_validated=is_validated_inside, n_steps=n_steps)
             if is_validated and validate is not None:
-                logs.update({f"val_{name}": value for name, value in validate().items()})
+                _add_validation(logs, validate(), runner.program)
             container.on_epoch_end(epoch, logs)
             epoch += 1
         if container.model.stop_training:
@@ -104,11 +106,17 @@ def _report_epoch(
 ) -> Logs:
     """Return an epoch's logs, once callbacks were called for what happened inside it."""
     program = runner.program
-    logs = dict(zip(program.metric_names, map(float, row), strict=False))
+    n_results = program.layout.size
+    logs = program.layout.unpack(row[:n_results])
     if runner.watches_for_nan:
         report_nan(container, n_steps - 1, logs)
-    if is_validated:
-        validation = dict(zip(program.validation_names, map(float, row[len(program.metric_names) :]), strict=True))
-        report_validation(container, {name.removeprefix("val_"): value for name, value in validation.items()})
-        logs.update(validation)
+    if is_validated and program.validation_layout is not None:
+        validation: Logs = pythonify_logs(program.validation_layout.unpack(row[n_results:]))
+        report_validation(container, validation)
+        _add_validation(logs, validation, program)
     return logs
+
+
+def _add_validation(logs: Logs, validation: Logs, program: TrainProgram) -> None:
+    logs.update({f"val_{name}": value for name, value in validation.items()})
+    logs.update({name: validation[name] for name in program.layout.read_late if name in validation})

@@ -28,11 +28,11 @@ class EvaluateProgram(Program):
 
     def __init__(self, model: Model, data: Batches | Stream) -> None:
         step = Step(model, model.test_step, data, batch_size=data.fixed_batch_size)
-        self._metric_names = step.result_names
+        self._layout = step.layout
         super().__init__(
             [step.traced],
             VariableSet.of_evaluation(model),  # only now, for the step builds those that are missing
-            self._metric_names,
+            self._layout,
         )
         loop: Any = StreamLoop(model, step) if isinstance(data, Stream) else GraphLoop(model, step)
 
@@ -45,4 +45,4 @@ class EvaluateProgram(Program):
     def run(self, variables: VariableSet, inputs: PassInputs | StreamInputs) -> tuple[Logs, int]:
         """Return the metrics on data of a model with these variables, which were reset before, and how many batches."""
         results, n_steps = self._function(inputs, variables)
-        return dict(zip(self._metric_names, map(float, results.numpy()), strict=True)), int(n_steps)
+        return self._layout.unpack(results.numpy()), int(n_steps)

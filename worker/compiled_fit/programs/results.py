@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -28,6 +29,8 @@ class ResultLayout:
     ----------
     size : int
         Numbers of the vector.
+    read_late : list of str
+        Results that are variables, which Keras reads only when the callbacks are called: after the validation.
 
     Raises
     ------
@@ -37,8 +40,7 @@ class ResultLayout:
 
     def __init__(self, results: dict[str, Any]) -> None:
         self._leaves = [(path, _shape_of(value), _dtype_of(value)) for path, value in _leaves_of(results)]
-        if any(shape is None or dtype is None for _, shape, dtype in self._leaves):
-            raise NotEligibleError("a metric's result is neither a number nor an array of a known shape")
+        self.read_late = [name for name, value in results.items() if isinstance(value, (keras.Variable, tf.Variable))]
         self._sizes = [int(np.prod(shape)) for _, shape, _ in self._leaves]
         self.size = sum(self._sizes)
 
@@ -84,15 +86,17 @@ def _leaves_of(results: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple
         yield from _leaves_of(value, (*path, name))
 
 
-def _shape_of(value: Any) -> tuple[int, ...] | None:
+def _shape_of(value: Any) -> tuple[int, ...]:
     shape = getattr(value, "shape", None)
     if shape is None or not tf.TensorShape(shape).is_fully_defined():
-        return None
+        raise NotEligibleError("a metric's result is neither a number nor an array of a known shape")
     return tuple(shape)
 
 
 def _dtype_of(value: Any) -> Any:
-    dtype = tf.as_dtype(value.dtype) if hasattr(value, "dtype") else None
-    # doubles hold neither all integers of 64 bits nor complex numbers
-    is_held = dtype is not None and (dtype.is_floating or dtype.is_bool or (dtype.is_integer and dtype.size < 8))
-    return dtype.as_numpy_dtype if is_held else None
+    dtype = tf.as_dtype(value.dtype)
+    # doubles do not hold all integers of 64 bits, of which Keras makes a double where it is a single number
+    is_number = _shape_of(value) == ()
+    if not (dtype.is_floating or dtype.is_bool or (dtype.is_integer and (is_number or dtype.size < 8))):
+        raise NotEligibleError(f"a metric's result is of type {dtype.name}")
+    return dtype.as_numpy_dtype

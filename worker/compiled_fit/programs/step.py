@@ -20,11 +20,10 @@ from gridfleet.worker.compiled_fit.programs.operations import (
     operations_of,
     xla_obstacle,
 )
+from gridfleet.worker.compiled_fit.programs.results import RESULT, ResultLayout
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
 from gridfleet.worker.compiled_fit.types import ConcreteFunction, Graph, Model, StepFunction, Structure, Tensor
 
-#: Scores and results travel as doubles, which hold every float32 exactly.
-RESULT = tf.float64
 #: Attributes of a function that Grappler, TensorFlow's optimizer of graphs, looks at by itself, and not together with
 #: the loop around it.
 SEEN_ALONE = {"_noinline": True}
@@ -128,8 +127,8 @@ class Step:
     ----------
     reads_metrics : bool
         Whether results are read off the metrics; otherwise they are what the last batch's step returned.
-    result_names : list of str
-        Keys of the results.
+    layout : ResultLayout
+        Of the results.
     """
 
     def __init__(
@@ -151,10 +150,7 @@ class Step:
         if not isinstance(logs, dict):
             raise NotEligibleError("the model's step returns no dict of metrics")
         self.reads_metrics = set(logs) == set(metrics)
-        results = metrics if self.reads_metrics else logs
-        if any(isinstance(value, dict) or getattr(value, "shape", None) != () for value in results.values()):
-            raise NotEligibleError("a metric's result is not a single number")
-        self.result_names = list(results)
+        self.layout = ResultLayout(metrics if self.reads_metrics else logs)
 
     def on(self, variables: VariableSet, *, traced_with: VariableSet) -> Step:
         """Return the step as it runs on another model's variables.
@@ -169,12 +165,12 @@ class Step:
     def call(self, batch: list[Tensor]) -> Tensor:
         """Run it inside the graph; returns its logs as a vector where they are wanted."""
         logs = self.traced._call_flat(batch, self._captured)
-        return tf.zeros((0,), RESULT) if self.reads_metrics else _vector(logs, self.result_names)
+        return tf.zeros((0,), RESULT) if self.reads_metrics else self.layout.vector(logs)
 
     @property
     def no_logs(self) -> Tensor:
         """What the logs are before the first batch."""
-        return tf.zeros((0 if self.reads_metrics else len(self.result_names),), RESULT)
+        return tf.zeros((0 if self.reads_metrics else self.layout.size,), RESULT)
 
     def results(self, model: Model, logs: Tensor) -> Tensor:
         """Return the results of a pass as one vector, inside the graph.
@@ -184,7 +180,7 @@ class Step:
         if not self.reads_metrics:
             return logs
         results = tf.function(
-            lambda: _vector(model.get_metrics_result(), self.result_names),
+            lambda: self.layout.vector(model.get_metrics_result()),
             autograph=False,
             experimental_attributes=SEEN_ALONE,
         )
@@ -193,16 +189,9 @@ class Step:
 
     def loss(self, model: Model, logs: Tensor) -> Tensor:
         """Return the loss among the results, inside the graph."""
-        if "loss" not in self.result_names:
-            return tf.constant(0.0)
-        return self.results(model, logs)[self.result_names.index("loss")]
+        place = self.layout.place_of("loss")
+        return tf.constant(0.0) if place is None else self.results(model, logs)[place]
 
     def xla_obstacle(self, without: Collection[str]) -> str | None:
         """Return why the step can't be compiled to something with the same result, but for some operations, or None."""
-        if not self.reads_metrics:
-            return "its results are those of the last batch"
         return xla_obstacle(operations_of(self.traced).difference(without))
-
-
-def _vector(results: dict[str, Tensor], names: list[str]) -> Tensor:
-    return tf.stack([tf.cast(results[name], RESULT) for name in names]) if names else tf.zeros((0,), RESULT)

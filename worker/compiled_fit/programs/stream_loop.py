@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from gridfleet.worker.compiled_fit.programs.inputs import StreamInputs
-from gridfleet.worker.compiled_fit.programs.step import RESULT, Step
+from gridfleet.worker.compiled_fit.programs.results import RESULT
+from gridfleet.worker.compiled_fit.programs.step import Step
 from gridfleet.worker.compiled_fit.types import Model, Tensor
 
 

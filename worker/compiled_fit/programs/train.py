@@ -57,8 +57,10 @@ class TrainProgram(Program):
 
     Attributes
     ----------
-    metric_names, validation_names : list of str
-        Keys of the results, in their order.
+    layout : ResultLayout
+        Of the training's results.
+    validation_layout : ResultLayout or None
+        Of those of the validation, which follow them.
     xla_obstacle : str or None
         Why XLA can't compile the steps; None as long as nothing is known against it.
     xla_wants_fixed_batches : bool
@@ -89,12 +91,12 @@ class TrainProgram(Program):
                 size = _step_size(validation, knows_size=knows_size)
                 self._test_step = Step(model, model.test_step, validation, batch_size=size)
         steps = [self._train_step] if self._test_step is None else [self._train_step, self._test_step]
-        self.metric_names = self._train_step.result_names
-        self.validation_names = [f"val_{name}" for step in steps[1:] for name in step.result_names]
+        self.layout = self._train_step.layout
+        self.validation_layout = None if self._test_step is None else self._test_step.layout
         super().__init__(
             [trace_reset(model), *(step.traced for step in steps)],
             VariableSet.of_training(model),  # only now, for the steps build those that are missing
-            (self.metric_names, self.validation_names),
+            (self.layout, self.validation_layout),
         )
         self._train = train.without_rows()  # the program outlives the data
         self._validation = None if validation is None else validation.without_rows()
