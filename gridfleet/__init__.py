@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
-# no import: with `python -m gridfleet`, the current folder is where a module would be looked for first
+# built in: with `python -m gridfleet`, the current folder is where any other module would be looked for first
+import sys
+
+if sys.platform == "win32":
+    raise ImportError("gridfleet runs on Linux and macOS; on Windows, use it in WSL 2 or in a Linux container")
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

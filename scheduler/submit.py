@@ -10,6 +10,7 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
 from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows
+from gridfleet.scheduler.submission.going_on import say_at_exit_if_it_stops
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import options_of
 from gridfleet.scheduler.submission.publish import publish
@@ -90,6 +91,7 @@ def submit(
     except _Submitted as submitted:
         if submitted.is_new:
             publish(fleet, submitted.handle.id)
+            say_at_exit_if_it_stops(fleet, submitted.handle)
         return submitted.handle
     raise AssertionError("scikit-learn's fit ended without asking joblib for a single fit")
 

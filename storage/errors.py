@@ -4,6 +4,9 @@
 class GridfleetError(Exception):
     """Base of all errors of gridfleet."""
 
+    #: What a command ends with that fails so.
+    exit_status = 1
+
 
 class SettingsError(GridfleetError, ValueError):
     """A ``GRIDFLEET_*`` setting is missing or wrong."""
@@ -23,6 +26,10 @@ class SchemaVersionError(GridfleetError):
 
 class PayloadError(GridfleetError):
     """A payload is missing, damaged, or can't be loaded."""
+
+
+class MissingCodeError(PayloadError):
+    """A payload needs a package, or a release of one, that is not installed here."""
 
 
 class PayloadSignatureError(PayloadError):
@@ -63,6 +70,12 @@ class TrialFailedError(GridfleetError):
 
 class LocalFleetError(GridfleetError, RuntimeError):
     """The fleet of this folder could not be started."""
+
+
+class UnfitWorkerError(GridfleetError):
+    """A worker that starts lacks what it needs to evaluate trials: a folder that it can write, room on its disk."""
+
+    exit_status = 3
 
 
 def first_line(error: BaseException) -> str:

@@ -26,10 +26,13 @@ class Outcome(enum.StrEnum):
     WORKER_LOST = "worker_lost"
     #: The data or the model wanted more memory than a worker process gets.
     OUT_OF_MEMORY = "out_of_memory"
-    #: Estimator or data could not be loaded: missing, damaged, signed with another key, or of packages not installed.
+    #: Estimator or data are not what was submitted: damaged, or signed with another key.
     PAYLOAD_ERROR = "payload_error"
-    #: The worker itself failed, not the model: a full disk, a defect of gridfleet.
+    #: The worker itself failed, not the model: what releases before 0011 said of `HANDED_BACK`.
     WORKER_ERROR = "worker_error"
+    #: Handed back by a worker that could not evaluate it: a full disk, a package that is missing there, a defect of
+    #: gridfleet. Counts against the worker, not the trial.
+    HANDED_BACK = "handed_back"
 
 
 #: Outcomes of attempts that wrote a result.

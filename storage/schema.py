@@ -31,7 +31,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0010"
+SCHEMA_REVISION = "0014"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -222,6 +222,9 @@ class Trial(Base):
     train_time: Mapped[float | None] = mapped_column(Double, comment="seconds of training")
     score_time: Mapped[float | None] = mapped_column(Double, comment="seconds of predicting and scoring")
     record_time: Mapped[float | None] = mapped_column(Double, comment="seconds of writing scores and learning curves")
+    peak_memory_mb: Mapped[int | None] = mapped_column(
+        Integer, comment="most memory of the worker process in the last attempt, as far as it is known"
+    )
     error_type: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text, comment="message and traceback")
     exception: Mapped[str | None] = mapped_column(Text, comment="what scikit-learn lets out of fit, as JSON")
@@ -326,6 +329,9 @@ class Attempt(Base):
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     outcome: Mapped[str | None] = mapped_column(String(32), comment="NULL while it runs")
     error: Mapped[str | None] = mapped_column(Text)
+    peak_memory_mb: Mapped[int | None] = mapped_column(
+        Integer, comment="most memory of the worker process, as far as it is known"
+    )
 
 
 class Worker(Base):
@@ -343,3 +349,16 @@ class Worker(Base):
     gridfleet_version: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
     last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
+    stopped_reason: Mapped[str | None] = mapped_column(Text, comment="why its worker took itself out; NULL: it did not")
+
+
+class ReconcilerPass(Base):
+    """When a reconciler last looked after the fleet: one row."""
+
+    __tablename__ = "reconciler"
+    __table_args__ = (CheckConstraint("id = 1", name="id"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, comment="1: there is one row")
+    hostname: Mapped[str | None] = mapped_column(Text)
+    pid: Mapped[int | None] = mapped_column(Integer)
+    last_pass_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="NULL: not since the table is there")

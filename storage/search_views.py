@@ -12,7 +12,7 @@ from gridfleet.storage.params import Kind
 
 #: Columns that every search's view has; a hyperparameter of such a name is shown as ``param_<name>``.
 BEFORE_PARAMS = ("trial_id", "number", "state", "rank_test_score", "mean_test_score", "std_test_score", "mean_fit_time")
-AFTER_PARAMS = ("worker_id", "attempt", "started_at", "finished_at", "error_type")
+AFTER_PARAMS = ("worker_id", "attempt", "started_at", "finished_at", "error_type", "peak_memory_mb")
 
 #: PostgreSQL cuts longer names silently.
 MAX_IDENTIFIER_BYTES = 63

@@ -127,8 +127,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read variables first, then the files of the secrets folder, if there is one."""
-        folder = Path(os.environ.get(PREFIX + "SECRETS_DIR", "/run/secrets"))
+        chosen = os.environ.get(PREFIX + "SECRETS_DIR")
+        folder = Path(chosen or "/run/secrets")
         if not folder.is_dir():
+            if chosen and chosen != os.devnull:
+                raise SettingsError(
+                    f"{PREFIX}SECRETS_DIR={chosen} is no folder; name the one that has the secrets, as `make secrets` "
+                    "made it, or unset it"
+                )
             return init_settings, env_settings
         return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 

@@ -21,6 +21,7 @@ RESULT_COLUMNS = (
     "exception",
     "fit_mode",
     "fit_fallback_reason",
+    "peak_memory_mb",
     *PHASES,
 )
 #: Warnings of a trial that are stored, and characters of each.
@@ -93,6 +94,7 @@ class TrialResult:
     compile_time: float | None = None
     train_time: float | None = None
     score_time: float | None = None
+    peak_memory_mb: int | None = None
 
 
 def shorten(error: str | None, most: int = MAX_ERROR) -> str | None:
@@ -114,6 +116,7 @@ def result_row(result: TrialResult) -> dict[str, Any]:
         "exception": result.exception,
         "fit_mode": result.fit_mode,
         "fit_fallback_reason": shorten(result.fit_fallback_reason),
+        "peak_memory_mb": result.peak_memory_mb,
         **{name: _finite(getattr(result, name)) for name in PHASES},
     }
 

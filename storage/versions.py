@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import platform
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 #: Distribution names of TensorFlow, in the order in which they are looked for.
 TENSORFLOW = ("tensorflow-cpu", "tensorflow")
+#: The minor version of this Python. Others can't run the bytecode of functions that travel by value.
+THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def minor_version(version: str) -> str:
+    """Return the minor version of a release: ``3.12`` of ``3.12.4``."""
+    return ".".join(version.split(".")[:2])
 
 
 @cache

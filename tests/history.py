@@ -26,7 +26,7 @@ from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SearchState,
 #: Outcomes of attempts that come with a result.
 RESULTS = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED)
 #: Outcomes that do not use up the budget of failures; all others do.
-NOT_COUNTED = (*RESULTS, "released", "cancelled")
+NOT_COUNTED = (*RESULTS, "released", "cancelled", "handed_back")
 #: How much later than it says a trial's end may be seen.
 LATE_COMMIT = timedelta(seconds=10)
 #: How far a mean may be from that of its splits, which are added up in another order here.

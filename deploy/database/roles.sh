@@ -105,12 +105,15 @@ BEGIN
     changes := '{
       state, attempt, worker_id, token, failures, lease_expires_at, deadline_at, not_before, cancel_requested,
       published_at, publish_count, started_at, finished_at, mean_test_score, std_test_score, mean_fit_time, fit_mode,
-      fit_fallback_reason, build_time, trace_time, compile_time, train_time, score_time, record_time, error_type, error, exception
+      fit_fallback_reason, build_time, trace_time, compile_time, train_time, score_time, record_time, error_type, error, exception,
+      peak_memory_mb
     }';
   ELSIF name = 'attempts' THEN
-    changes := '{ended_at, outcome, error}';
+    changes := '{ended_at, outcome, error, peak_memory_mb}';
   ELSIF name = 'workers' THEN
-    changes := '{last_seen_at}';
+    changes := '{last_seen_at, stopped_reason}';
+  ELSIF name = 'reconciler' THEN
+    changes := '{hostname, pid, last_pass_at}';
   END IF;
   -- of an older release's table, those that it has
   SELECT array_agg(quote_ident(attname)) INTO changes

@@ -19,7 +19,7 @@ def upgrade() -> None:
 
 
 def current() -> None:
-    """Print the schema that the tables have, and the one of this release."""
+    """Print the tables' schema and this release's."""
     from gridfleet.storage import migrations
     from gridfleet.storage.database.connection import Database
     from gridfleet.storage.schema import SCHEMA_REVISION

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.scheduler.reports import reader
-from gridfleet.scheduler.reports.reader import SeenWorker
-from gridfleet.storage import migrations
+from gridfleet.scheduler.reports.reader import SEEN_S, SeenWorker
+from gridfleet.storage import migrations, passes
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import BrokerUnreachableError, GridfleetError, first_line
 from gridfleet.storage.payloads.store import PayloadStore
@@ -18,8 +18,10 @@ from gridfleet.storage.settings import PREFIX, Settings, load_settings, without_
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 
-#: A worker that was not seen for so long is not counted; it is seen every ``heartbeat_s``.
-SEEN_S = 60
+#: Seconds for which a worker is told of that took itself out, or did not start.
+STOPPED_S = 3_600
+#: A scheduler that let so many of its times to look pass is not there any more.
+PASSES_MISSED = 4
 #: Import packages without which no search of a Keras model can be submitted or evaluated.
 PACKAGES = {"sklearn": "scikit-learn", "scikeras": "scikeras", "keras": "keras"}
 
@@ -81,7 +83,8 @@ def _embedded_broker(settings: Settings) -> Finding:
 
 
 def _configured(settings: Settings) -> Iterator[Finding]:
-    yield Finding("settings", f"a configured fleet ({PREFIX}DATABASE_URL, {PREFIX}BROKER_URL)")
+    urls = {"DATABASE_URL": settings.database_url, "BROKER_URL": settings.broker_url}
+    yield Finding("settings", f"a configured fleet: {' and '.join(PREFIX + name for name in urls if urls[name])}")
     yield _try("broker", lambda: _check_broker(settings))
     yield from _database(settings, is_embedded=False)
 
@@ -99,6 +102,8 @@ def _database(settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
     yield schema
     yield _try("keys", lambda: _check_keys(database, settings, has_tables=not schema.is_wrong))
     if not schema.is_wrong:
+        if not is_embedded:  # whose supervisor does what a scheduler does
+            yield _scheduler(database, settings)
         yield from _workers(database, is_embedded=is_embedded)
 
 
@@ -145,8 +150,19 @@ def _describe_keys(settings: Settings) -> str:
     return f"a public key, as workers need it; who submits needs {PREFIX}SECRET_KEY"
 
 
+def _scheduler(database: Database, settings: Settings) -> Finding:
+    last = passes.last_pass(database)
+    if last is None:
+        return Finding("scheduler", "none has run yet; start one with `gridfleet scheduler`", is_wrong=True)
+    sentence = f"last looked after the fleet {last.age_s:.0f} s ago, process {last.pid} on {last.hostname}"
+    if last.age_s <= max(SEEN_S, PASSES_MISSED * settings.reconcile_s):
+        return Finding("scheduler", sentence)
+    return Finding("scheduler", f"{sentence}; start one with `gridfleet scheduler`", is_wrong=True)
+
+
 def _workers(database: Database, *, is_embedded: bool) -> Iterator[Finding]:
-    seen = reader.workers_seen(database, within_s=SEEN_S)
+    yield from _stopped_workers(database)
+    seen = [worker for worker in reader.workers_seen(database, within_s=SEEN_S) if worker.stopped_reason is None]
     queued = queue.count_queued(database)
     if not seen:
         starts = "gridfleet up" if is_embedded else "gridfleet worker"
@@ -154,9 +170,19 @@ def _workers(database: Database, *, is_embedded: bool) -> Iterator[Finding]:
         yield Finding("workers", sentence, is_wrong=queued > 0 and not is_embedded)
         return
     yield Finding("workers", f"{len(seen)} seen in the last {SEEN_S} s; {queued} trials wait")
+    for waiting in reader.waiting_for_python(database):
+        yield Finding("python", f"{waiting}; start one, or submit again with a Python that workers have", is_wrong=True)
     here = installed_versions()
     for package, version in here.items():
         yield from _differences(package, version, seen)
+
+
+def _stopped_workers(database: Database) -> Iterator[Finding]:
+    for worker in reader.workers_seen(database, within_s=STOPPED_S):
+        if worker.stopped_reason is not None:
+            name, _, number = worker.id.rpartition("/")
+            what = "took itself out" if number != "0" else "did not start"
+            yield Finding("workers", f"{name} {what}: {worker.stopped_reason}", is_wrong=True)
 
 
 def _differences(package: str, here: str | None, seen: list[SeenWorker]) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ db = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_marku
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command and exit: 0, 1 for an error, with one sentence, 2 for wrong usage.
+    """Run the command and exit: 0, 1 for an error, with one sentence, 2 for wrong usage; a worker has more.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         app(args=arguments, prog_name="gridfleet")
     except GridfleetError as error:
-        fail(str(error))
+        fail(str(error), status=error.exit_status)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -74,7 +74,7 @@ def _options(
 def doctor() -> None:
     """Check everything that a fleet needs, and say what to do.
 
-    Settings, broker, database, schema, keys, workers, their versions, and Python packages.
+    Settings, broker, database, schema, keys, scheduler, workers, their versions, and Python packages.
     """
     from gridfleet.scheduler.cli import doctor as checks
 

@@ -23,7 +23,7 @@ def say(sentence: str) -> None:
     typer.echo(f"gridfleet: {plain(sentence)}", err=True)
 
 
-def fail(sentence: str) -> NoReturn:
-    """Print a sentence and exit with status 1."""
+def fail(sentence: str, *, status: int = 1) -> NoReturn:
+    """Print a sentence and exit with a status."""
     say(sentence)
-    sys.exit(1)
+    sys.exit(status)

@@ -64,14 +64,20 @@ def worker(
     import joblib
 
     from gridfleet.worker.main_process.environment import private_current_folder
+    from gridfleet.worker.main_process.self_test import require_folders
     from gridfleet.worker.main_process.service import run_worker
 
+    require_folders(settings)
     with private_current_folder(settings):
         run_worker(settings, concurrency=concurrency or joblib.cpu_count())
 
 
 def scheduler() -> None:
-    """Run the scheduler of a configured fleet, which puts right what was lost."""
+    """Run the scheduler of a configured fleet.
+
+    Every configured fleet needs one: without it searches with a time limit do not end, what workers lost stays
+    lost, and messages that a broker forgot are not sent again.
+    """
     import logging
 
     from gridfleet.scheduler.fleet.connection import Fleet

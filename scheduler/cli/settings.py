@@ -13,7 +13,7 @@ from gridfleet.scheduler.cli.output import show
 def settings(
     as_json: Annotated[bool, typer.Option("--json", help="One list of objects instead.")] = False,
 ) -> None:
-    """Show every setting: its value, where that comes from, and what it does.
+    """Show every setting, its value and its origin.
 
     Secrets are shown as stars. A value comes from a variable of the environment, from a file of the
     secrets folder, or is the default.

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from redis.exceptions import RedisError
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.storage import searches
+from gridfleet.storage import passes, searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.times import now
 from gridfleet.storage.errors import first_line
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import Settings
@@ -58,6 +61,11 @@ class Reconciler:
         self._settings = settings
         self._database = database
         self._publisher = publisher
+        #: when it was last seen to be there, by the clock of this machine and by the database's
+        self._was_there_at: float | None = None
+        self._database_was_at: datetime | None = None
+        #: until when nobody is judged, by the clock of this machine
+        self._waits_until = -math.inf
 
     def once(self) -> Pass:
         """Stop searches and take back trials whose time is over, publish queued trials again, finish searches.
@@ -68,11 +76,10 @@ class Reconciler:
             What was done; nothing if another reconciler is at it.
         """
         with _leadership(self._database) as leads:
-            if not leads:
-                return Pass()
-            self._stop_overdue()
-            # publishing last: the broker may be down
-            return Pass(taken_back=self._take_back(), finished=self._finish(), published=self._publish())
+            self._notice_absence()
+            done = self._put_right() if leads else Pass()
+            self._note_presence()
+            return done
 
     def try_once(self) -> Pass:
         """Do a pass; a database or broker that fails is logged, and tried again at the next one."""
@@ -83,12 +90,24 @@ class Reconciler:
             return Pass()
 
     def run_for_ever(self) -> None:
-        """Do a pass every ``reconcile_s`` seconds."""
+        """Do a pass every ``reconcile_s`` seconds.
+
+        For a lease nobody is judged: whatever kept this scheduler from running, the machine or the database that was
+        down, may have kept workers from prolonging theirs.
+        """
+        self._wait_for_a_lease()
         while True:
             done = self.try_once()
             if done != Pass():
                 logger.info("reconciler: %s", done)
             time.sleep(self._settings.reconcile_s)
+
+    def _put_right(self) -> Pass:
+        self._stop_overdue()
+        n_taken_back, n_finished = self._take_back(), self._finish()
+        passes.note_pass(self._database)
+        # last: the broker may be down
+        return Pass(taken_back=n_taken_back, finished=n_finished, published=self._publish())
 
     def _stop_overdue(self) -> None:
         database = self._database
@@ -96,7 +115,49 @@ class Reconciler:
             searches.stop_search(database, search_id)
 
     def _take_back(self) -> int:
-        return sum(self._take_back_one(held) for held in expired(self._database, limit=PER_PASS))
+        taken_back = 0
+        for held in expired(self._database, limit=PER_PASS):
+            if not self._may_judge():
+                break
+            taken_back += self._take_back_one(held)
+        return taken_back
+
+    def _may_judge(self) -> bool:
+        """Whether this process was there for a while; asked before each trial, for it may be stopped at any time."""
+        now_s = _clock()
+        if self._was_there_at is not None and now_s - self._was_there_at > self._longest_s:
+            self._wait_for_a_lease()
+        self._was_there_at = now_s
+        return now_s >= self._waits_until
+
+    def _notice_absence(self) -> None:
+        """Notice that this process, the machine or the database stood still, or that the database's clock jumped.
+
+        Workers that stood still as well wake up when this process does, and it may be faster than their heartbeats.
+        """
+        before, self._database_was_at = self._database_was_at, self._database_time()
+        if before is not None and (self._database_was_at - before).total_seconds() > self._longest_s:
+            self._wait_for_a_lease()
+        self._may_judge()
+
+    def _note_presence(self) -> None:
+        """Note when a pass ended: it may take longer than the pause between two."""
+        self._database_was_at = self._database_time()
+        self._was_there_at = _clock()
+
+    def _database_time(self) -> datetime:
+        with self._database.read() as connection:
+            at: datetime = connection.execute(select(now())).scalar_one()
+            return at
+
+    @property
+    def _longest_s(self) -> float:
+        """Seconds from pass to pass that are nothing yet: every living worker's lease has more than half to go."""
+        return self._settings.reconcile_s + self._settings.lease_s / 2
+
+    def _wait_for_a_lease(self) -> None:
+        """Judge nobody until all that live had time for a heartbeat."""
+        self._waits_until = _clock() + self._settings.lease_s
 
     def _take_back_one(self, held: Held) -> bool:
         settings, database = self._settings, self._database
@@ -133,6 +194,14 @@ class Reconciler:
     def _finish(self) -> int:
         database = self._database
         return sum(searches.finish_search(database, search_id) for search_id in searches.unfinished_searches(database))
+
+
+#: A clock that goes on while the machine sleeps; on macOS C's monotonic one does.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def _clock() -> float:
+    return time.clock_gettime(_CLOCK)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Protocol, TextIO
 
 from gridfleet.scheduler.reports.plain import plain
-from gridfleet.scheduler.reports.reader import Progress
+from gridfleet.scheduler.reports.reader import Progress, WaitingForPython
 
 #: Seconds between plain lines while nothing but time changes.
 LINE_S = 30.0
@@ -58,6 +58,8 @@ def describe(progress: Progress) -> str:
         parts.append(f"{progress.failed} failed")
     if progress.cancelled:
         parts.append(f"{progress.cancelled} cancelled")
+    if progress.waits_for_python is not None:
+        parts.append(str(WaitingForPython(progress.waits_for_python, progress.queued)))
     if progress.best_score is not None:
         parts.append(f"best {progress.best_score:.6g}")
     if progress.seconds_left is not None:

@@ -17,6 +17,7 @@ from gridfleet.storage.errors import SearchNotFoundError
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, Trial, TrialState, TrialWarning, Worker
 from gridfleet.storage.searches import may_be_numbered
 from gridfleet.storage.trial_results import NON_FINITE
+from gridfleet.storage.versions import minor_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Progress:
     seconds_running: float | None
     best_score: float | None
     is_finished: bool  # whether the search has ended
+    #: the minor version of Python that its queued trials wait for, while workers are there and none has it
+    waits_for_python: str | None = None
 
     @property
     def done(self) -> int:
@@ -108,6 +111,7 @@ class AttemptStory:
     seconds: float
     outcome: str | None
     error: str | None
+    peak_memory_mb: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,19 @@ class SeenWorker:
     keras_version: str | None
     scikit_learn_version: str
     gridfleet_version: str
+    stopped_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingForPython:
+    """Queued trials that no worker takes, for none has their minor version of Python."""
+
+    python: str
+    n_trials: int
+
+    def __str__(self) -> str:
+        noun, verb = ("trial", "waits") if self.n_trials == 1 else ("trials", "wait")
+        return f"{self.n_trials} {noun} {verb} for a worker with Python {self.python}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +148,8 @@ class TrialCounts:
     best_score: float | None = None
 
 
+#: Seconds for which a worker counts as there that was seen; it is seen every ``heartbeat_s``.
+SEEN_S = 60
 #: Ids are integers of 64 bits in SQL.
 MAX_ID = 2**63 - 1
 #: Characters of a name that is not found, in the sentence about it.
@@ -274,7 +293,7 @@ def _best_first(search_id: Any) -> Select[Any]:
 @cache
 def _search_times(dialect: str) -> Select[Any]:
     seconds_running = seconds_between(dialect, Search.started_at, func.coalesce(Search.finished_at, now()))
-    return select(seconds_running.label("seconds_running"), Search.finished_at).where(
+    return select(seconds_running.label("seconds_running"), Search.finished_at, Search.python_version).where(
         Search.id == bindparam("wanted_id")
     )
 
@@ -293,13 +312,43 @@ def progress(database: Database, search_id: int) -> Progress:
         search = connection.execute(_search_times(database.dialect), of_search).one()
         counts = {str(row.state): int(row.n) for row in connection.execute(_COUNTS, of_search)}
         best = connection.execute(_BEST, of_search).first()
+        # of one that is being evaluated, there are workers
+        may_wait = counts.get(TrialState.QUEUED, 0) and not counts.get(TrialState.RUNNING, 0)
+        pythons = _pythons_of_workers(connection) if may_wait else set()
+    python = minor_version(search.python_version)
     return Progress(
         total=sum(counts.values()),
         **{str(state): counts.get(state, 0) for state in TrialState},
         seconds_running=None if search.seconds_running is None else float(search.seconds_running),
         best_score=None if best is None else best.mean_test_score,
         is_finished=search.finished_at is not None,
+        waits_for_python=python if pythons and python not in pythons else None,
     )
+
+
+def _pythons_of_workers(connection: Connection) -> set[str]:
+    """Return the minor versions of Python of the workers that are there."""
+    seen = select(Worker.python_version).where(Worker.last_seen_at > now(-SEEN_S), Worker.stopped_reason.is_(None))
+    return set(map(minor_version, connection.execute(seen.distinct()).scalars()))
+
+
+def waiting_for_python(database: Database) -> list[WaitingForPython]:
+    """Count the queued trials that no worker takes for want of their Python; none if no worker is there at all."""
+    waiting = (
+        select(Search.python_version, func.count().label("n_trials"))
+        .join(Trial, Trial.search_id == Search.id)
+        .where(Trial.state == TrialState.QUEUED, Search.paused_at.is_(None))
+        .group_by(Search.python_version)
+    )
+    with database.read() as connection:
+        pythons = _pythons_of_workers(connection)
+        rows = connection.execute(waiting).all() if pythons else []
+    counts: dict[str, int] = {}
+    for row in rows:
+        python = minor_version(row.python_version)
+        if python not in pythons:
+            counts[python] = counts.get(python, 0) + row.n_trials
+    return [WaitingForPython(python, n_trials) for python, n_trials in sorted(counts.items())]
 
 
 def best_trial(database: Database, search_id: int) -> RankedTrial | None:
@@ -358,6 +407,10 @@ def attempts(database: Database, search_id: int) -> list[AttemptStory]:
             seconds.label("seconds"),
             Attempt.outcome,
             Attempt.error,
+            # of one that runs, what its last heartbeat said
+            func.coalesce(Attempt.peak_memory_mb, case((Attempt.ended_at.is_(None), Trial.peak_memory_mb))).label(
+                "peak_memory_mb"
+            ),
         )
         .join(Trial, Trial.id == Attempt.trial_id)
         .where(Trial.search_id == search_id)
@@ -423,6 +476,7 @@ def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
         Worker.keras_version,
         Worker.scikit_learn_version,
         Worker.gridfleet_version,
+        Worker.stopped_reason,
     )
     with database.read() as connection:
         rows = connection.execute(select(*columns).where(Worker.last_seen_at > now(-within_s)).order_by(Worker.id))
@@ -462,3 +516,10 @@ def trial_rows(database: Database, search_id: int, *, finished_since: datetime |
         query = query.where(Trial.finished_at >= finished_since)
     with database.read() as connection:
         return connection.execute(query).all()
+
+
+def peak_memory_mb(database: Database, search_id: int) -> int | None:
+    """Return the most memory that a worker process took for a trial of a search, in MB; None if nobody knows."""
+    most = select(func.max(Trial.peak_memory_mb)).where(Trial.search_id == search_id)
+    with database.read() as connection:
+        return connection.execute(most).scalar()

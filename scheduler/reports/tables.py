@@ -77,7 +77,7 @@ def print_report(database: Database, name: str) -> None:
     ranked = reader.leaderboard(database, search.id, limit=SHOWN)
     out = console()
     out.print(Text(f"{plain(search.name)}: {plain(search.state)}", style="bold"))
-    for label, fact in _facts(search, progress, ranked):
+    for label, fact in _facts(search, progress, ranked, reader.peak_memory_mb(database, search.id)):
         out.print(Text(f"  {label:<12} {plain(fact)}"))
     for fact in _training(reader.fit_modes(database, search.id)):
         out.print(Text(f"  {'training':<12} {plain(fact)}"))
@@ -109,7 +109,7 @@ def print_attempts(database: Database, name: str) -> None:
         If there is none.
     """
     search = reader.find_search(database, name)
-    header = ["trial", "attempt", "outcome", "started", "seconds", "worker", "error"]
+    header = ["trial", "attempt", "outcome", "started", "seconds", "MB", "worker", "error"]
     rows = [
         [
             one.number,
@@ -117,6 +117,7 @@ def print_attempts(database: Database, name: str) -> None:
             one.outcome or "running",
             f"{one.started_at:%Y-%m-%d %H:%M:%S}",
             f"{one.seconds:.1f}",
+            one.peak_memory_mb,
             one.worker_id,
             last_line(one.error),
         ]
@@ -231,7 +232,10 @@ def last_line(error: str | None) -> str:
 
 
 def _facts(
-    search: reader.SearchSummary, progress: reader.Progress, ranked: Sequence[reader.RankedTrial]
+    search: reader.SearchSummary,
+    progress: reader.Progress,
+    ranked: Sequence[reader.RankedTrial],
+    peak_memory_mb: int | None,
 ) -> list[tuple[str, str]]:
     names = ", ".join(dict.fromkeys(name for trial in ranked for name in trial.params))
     facts = [
@@ -241,6 +245,10 @@ def _facts(
         ("submitted", f"{search.created_at:%Y-%m-%d %H:%M:%S} UTC by {search.submitted_by}"),
         ("trials", _trials(progress)),
     ]
+    if progress.waits_for_python is not None:
+        facts.append(("waits", str(reader.WaitingForPython(progress.waits_for_python, progress.queued))))
+    if peak_memory_mb is not None:
+        facts.append(("memory", f"at most {peak_memory_mb:,} MB of a worker process"))
     if search.error is not None:
         facts.append(("ended", search.error))
     if progress.seconds_running is not None:

@@ -10,11 +10,12 @@ from typing import Any
 
 from joblib.parallel import register_parallel_backend
 
-from gridfleet.scheduler.fleet.connection import Fleet, connect
+from gridfleet.scheduler.fleet.connection import connect
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import display
 from gridfleet.scheduler.results.fit_lines import FitLines
 from gridfleet.scheduler.results.handle import SearchHandle
+from gridfleet.scheduler.submission.going_on import say_how_to_go_on
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions, check_options
 from gridfleet.scheduler.submission.publish import publish
@@ -93,7 +94,7 @@ def run_search(
                 may_stop=lambda: reader.has_raised(fleet.database, handle.id, any_error=any_error),
             )
     except KeyboardInterrupt:
-        _say_how_to_go_on(fleet, handle)
+        say_how_to_go_on(fleet, handle)
         raise
     if not progress.is_finished:
         handle.cancel()
@@ -137,19 +138,3 @@ def _say_that_it_lingers(home: Path, linger_s: float) -> None:  # once
         f"gridfleet: the fleet in {home} stays for {linger_s:g} s after this process; `gridfleet down` ends it",
         file=sys.stderr,
     )
-
-
-def _say_how_to_go_on(fleet: Fleet, handle: SearchHandle) -> None:
-    progress = handle.progress()
-    done = f"{progress.done} of {progress.total} trials done"
-    again = f"from gridfleet import open_search; open_search({handle.name!r}).wait()"
-    if fleet.is_embedded and fleet.settings.linger_s:
-        said = (
-            f"search {handle.name!r} goes on for {fleet.settings.linger_s:g} s after this process ({done}); "
-            f"to get it back: {again}; to stop it: `gridfleet down`"
-        )
-    elif fleet.is_embedded:
-        said = f"search {handle.name!r} stops with this process ({done}); to resume it here: {again}, or `gridfleet up`"
-    else:
-        said = f"search {handle.name!r} goes on on the fleet ({done}); to get it back: {again}"
-    print(f"\ngridfleet: {said}", file=sys.stderr)  # noqa: T201 - for whoever pressed Ctrl-C

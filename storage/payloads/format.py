@@ -18,7 +18,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from gridfleet.storage.errors import NotPicklableError, PayloadError
+from gridfleet.storage.errors import MissingCodeError, NotPicklableError, PayloadError
 from gridfleet.storage.payloads.culprit import culprit
 from gridfleet.storage.payloads.packages import explain_missing, modules_named, packages_of
 
@@ -90,7 +90,9 @@ def load(content: memoryview) -> tuple[str, Any]:
     Raises
     ------
     PayloadError
-        If the content is not one, or its code can't be loaded here.
+        If the content is not one.
+    MissingCodeError
+        If its code can't be loaded here.
     """
     if bytes(content[: len(MAGIC)]) != MAGIC:
         raise PayloadError("this is not a payload of gridfleet, or one of another version")
@@ -100,16 +102,16 @@ def load(content: memoryview) -> tuple[str, Any]:
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise PayloadError("the header of the payload is damaged; submit the search again") from error
     if python not in (None, _PYTHON):
-        raise PayloadError(
+        raise MissingCodeError(
             f"the payload has functions of a script that ran on Python {python}, whose bytecode this "
             f"Python {_PYTHON} can't run; use the same minor version where searches are submitted and where they run"
         )
     try:
         kind, obj = pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - signed, see storage/payloads/store.py
     except ImportError as error:
-        raise PayloadError(explain_missing(error, packages)) from error
+        raise MissingCodeError(explain_missing(error, packages)) from error
     except Exception as error:
-        raise PayloadError(
+        raise MissingCodeError(
             f"the payload can't be loaded on this worker ({type(error).__name__}: {error}); "
             "install the same releases of its packages where searches are submitted and where they run"
         ) from error
@@ -149,13 +151,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(stream, protocol=5, buffer_callback=buffer_callback)
 
     def reducer_override(self, obj: Any) -> Any:
-        """Copy strided arrays first: numpy pickles only contiguous ones out of band."""
+        """Hand numpy the arrays that it pickles out of band: contiguous ones, and of no class but its own."""
         if type(obj) is _LRU_CACHE and obj.__module__ == "__main__":  # pickled by name, which no worker has
             return _cached, (obj.__wrapped__, obj.cache_parameters())
         if getattr(obj, "__code__", None) is _DISPATCH and obj.__module__ == "__main__":  # its cache can't be pickled
             return _dispatching, (obj.__wrapped__, dict(obj.registry))
-        if type(obj) is np.ndarray and not obj.dtype.hasobject and not _is_contiguous(obj):
-            return np.ascontiguousarray(obj).__reduce_ex__(5)
+        if isinstance(obj, np.ndarray) and not obj.dtype.hasobject and _is_pickled_as_an_array(type(obj)):
+            plain = np.asarray(obj)
+            if isinstance(obj, np.memmap):  # of a file that the workers may not have
+                return _as_contiguous(plain).__reduce_ex__(5)
+            if type(obj) is not np.ndarray:
+                return np.ndarray.view, (_as_contiguous(plain), type(obj))
+            if not _is_contiguous(obj):
+                return _as_contiguous(obj).__reduce_ex__(5)
         return super().reducer_override(obj)
 
 
@@ -172,6 +180,17 @@ def _dispatching(function: Any, registry: dict[type, Any]) -> Any:
     for kind, registered in registry.items():
         dispatching.register(kind, registered)
     return dispatching
+
+
+def _is_pickled_as_an_array(kind: type) -> bool:
+    """Whether a class of arrays leaves it to numpy how its objects are pickled."""
+    return all(
+        getattr(kind, name) is getattr(np.ndarray, name) for name in ("__reduce__", "__reduce_ex__", "__setstate__")
+    )
+
+
+def _as_contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array if _is_contiguous(array) else np.ascontiguousarray(array)
 
 
 def _is_contiguous(array: np.ndarray[Any, Any]) -> bool:

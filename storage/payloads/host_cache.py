@@ -22,6 +22,10 @@ from gridfleet.storage.settings import PREFIX, Settings
 Fill = Callable[[IO[bytes]], None]
 #: Rights of group and of others to write.
 _OTHERS_WRITE = 0o022
+#: What the names of files begin with that are being written.
+PART = "part-"
+#: Digits of a digest that choose its lock: files of different locks are fetched at once, and there are 256 locks.
+LOCK_DIGITS = 2
 
 
 def cache_folder(settings: Settings) -> Path:
@@ -85,19 +89,29 @@ class HostCache:
             raise PayloadError(f"the cache is not private: {reason}; or set {PREFIX}CACHE_DIR to another folder")
 
     def _fetch(self, path: Path, fill: Fill) -> IO[bytes]:
-        with (self._folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for part in self._folder.glob("part-*"):  # of processes that were killed in here
-                part.unlink()
+        with self._locked(f"lock-{path.name[:LOCK_DIGITS]}"):
             file = self._opened_own(path)
             if file is None:
                 self._write(path, fill)
-                self._evict(keep=path)
+                # what is open lives on, whoever removes it
                 file = path.open("rb")
+                self._make_room(keep=path)
             return file
 
+    @contextmanager
+    def _locked(self, name: str, *, waits: bool = True) -> Iterator[bool]:
+        with (self._folder / name).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
     def _write(self, path: Path, fill: Fill) -> None:
-        with tempfile.NamedTemporaryFile(dir=self._folder, prefix="part-", delete=False) as part:
+        for left in self._folder.glob(f"{PART}{path.name}-*"):  # by processes that were killed in here
+            left.unlink(missing_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=f"{PART}{path.name}-", delete=False) as part:
             try:
                 fill(part)
                 part.flush()
@@ -105,6 +119,22 @@ class HostCache:
             except BaseException:
                 Path(part.name).unlink()
                 raise
+
+    def _make_room(self, keep: Path) -> None:
+        with self._locked("lock"):
+            self._remove_what_is_left(keep)
+            self._evict(keep)
+
+    def _remove_what_is_left(self, keep: Path) -> None:
+        """Remove the parts of other files whose writers are dead; who lives has the lock."""
+        for left in self._folder.glob(f"{PART}*"):
+            digits = left.name.removeprefix(PART)[:LOCK_DIGITS]
+            if digits == keep.name[:LOCK_DIGITS]:  # whose lock this process holds
+                left.unlink(missing_ok=True)
+                continue
+            with self._locked(f"lock-{digits}", waits=False) as is_dead:
+                if is_dead:
+                    left.unlink(missing_ok=True)
 
     def _evict(self, keep: Path) -> None:
         # mapped files live on until their last process lets go of them

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
 import re
+import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import IO, Any
@@ -63,6 +65,9 @@ class PayloadStore:
     settings : Settings
         The keys, the folder and bound of the local cache, the bound of all that is stored. With the public key
         alone, objects can be had and none can be put.
+    make_room : callable, optional
+        Called with the bytes of each payload before it is mapped, and with their negative when nothing is left of it:
+        what is mapped is shared by the processes of a host, and is not to count as this one's memory.
 
     Raises
     ------
@@ -70,8 +75,11 @@ class PayloadStore:
         If there is no key, or one that is none.
     """
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, make_room: Callable[[int], None] = lambda _: None
+    ) -> None:
         self._database = database
+        self._make_room = make_room
         self._settings = settings
         self._verifier = settings.verifier()
         self._max_bytes = settings.payloads_size_mb * 1_000_000
@@ -149,6 +157,13 @@ class PayloadStore:
         InvalidSearchError
             If they do not.
         """
+        all_of_it = sum(size_of(payload.content) for payload in payloads)
+        if all_of_it > self._settings.cache_size_mb * 1_000_000:
+            raise InvalidSearchError(
+                f"the search's estimator and data take {all_of_it / 1e6:,.1f} MB, above {PREFIX}CACHE_SIZE_MB="
+                f"{self._settings.cache_size_mb}, what workers keep of payloads: they would fetch them again and "
+                "again; raise it, here and for the workers"
+            )
         new = sum(size_of(payload.content) for payload in payloads if not payload.is_stored)
         with self._database.read() as connection:
             stored = int(connection.execute(select(func.coalesce(func.sum(Payload.size), 0))).scalar_one())
@@ -191,6 +206,22 @@ class PayloadStore:
         while len(self._loaded) > LOADED_OBJECTS:
             self._loaded.popitem(last=False)
         return obj
+
+    def check_readable(self) -> None:
+        """Fetch the smallest payload into the cache, as a trial does, without unpickling it; none need be there.
+
+        Raises
+        ------
+        PayloadError
+            If it can't be fetched, or the cache is not private.
+        OSError
+            If the cache can't be written.
+        """
+        smallest = select(Payload.kind, Payload.digest).where(Payload.size > 0).order_by(Payload.size).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(smallest).one_or_none()
+        if row is not None:
+            self._mapped(row.kind, row.digest, self._signed_size(row.kind, row.digest))
 
     def forget(self, modules: Collection[str]) -> None:
         """Let go of the loaded objects that may hold functions or classes of some modules, for these have changed."""
@@ -237,11 +268,24 @@ class PayloadStore:
             with self._cache.opened(digest, lambda file: self._download(kind, digest, size, file)) as file:
                 # a power cut may leave an empty file, which can't be mapped
                 if 0 < os.fstat(file.fileno()).st_size == size:
-                    mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+                    mapped = self._map(file)
                     if digest_of([mapped]) == digest:
                         return mapped
             self._cache.forget(digest)
         raise PayloadError(f"payload {digest[:12]} ({kind}) is damaged in the local cache, time and again")
+
+    def _map(self, file: IO[bytes]) -> memoryview:
+        size = os.fstat(file.fileno()).st_size
+        self._make_room(size)
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except OSError as error:
+            self._make_room(-size)
+            if error.errno == errno.ENOMEM:
+                raise MemoryError(f"{size / 1e6:,.0f} MB can't be mapped") from error
+            raise
+        weakref.finalize(mapped, self._make_room, -size).atexit = False
+        return memoryview(mapped)
 
     @retried  # of two that store the same, one waits for the other
     def _insert(self, payload: PreparedPayload) -> None:

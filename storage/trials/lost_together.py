@@ -1,10 +1,11 @@
-"""Trials that were lost together, with their worker: nobody knows which of them ended it, so none is charged.
+"""Trials that were lost together, with their worker: the heaviest of them is charged, and of similar ones none.
 
-A model can end the whole worker: it kills its parent, or takes the memory of the machine. What other processes of
-that worker held is lost with it, and would use up its budget of failures beside such a model, until it is failed
-for good. So a trial that was lost with others is queued again and counts no failure, `FREE_LOSSES` times. After that
-it runs alone in its worker (`gridfleet.worker.guards.neighbours`), so that what ends the worker then is the trial
-itself, and counts.
+A model can end the whole worker: it takes the memory of the machine or of the container, whose kernel then kills all
+that is in it, or it kills its parent. What other processes of that worker held is lost with it, and would use up its
+budget of failures beside such a model, until it is failed for good. So of the trials that were lost together the one is
+charged whose process took clearly most memory, as heartbeats told. Any other is queued again and counts no failure,
+`FREE_LOSSES` times. After that it runs alone in its worker (`gridfleet.worker.guards.neighbours`), so that what ends
+the worker then is the trial itself, and counts.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from gridfleet.storage.trials.held import Held
 #: Losses with others that count no failure. Not one: to be alone costs a worker the work of its other processes, and
 #: machines that are switched off once are more frequent than models that end workers.
 FREE_LOSSES = 2
+#: How many times as much memory as each of the others the heaviest took: processes of equal models differ by a tenth.
+CLEARLY = 1.5
 #: What the attempt says that is over.
 REASON = (
-    "its worker was lost with several trials: it died, or does not reach the database. As nobody knows which trial "
-    "ended it, this one counts no failure; when that happens again, it runs alone in its worker"
+    "its worker was lost with several trials: it died, or does not reach the database. This trial did not take "
+    "clearly more memory than the others, so it counts no failure; when that happens again, it runs alone in its worker"
 )
 
 _WAS_LOST_WITH_OTHERS = and_(Attempt.outcome == Outcome.RELEASED, Attempt.error.is_not(None))
@@ -52,13 +55,14 @@ def is_lost_with_others(database: Database, held: Held, *, lease_s: float) -> bo
     Returns
     -------
     bool
-        False if it was alone, or had to be; then its worker was lost through it as far as anybody can tell.
+        False if it was alone, or had to be, or took clearly more memory than all the others; then its worker was lost
+        through it as far as anybody can tell.
     """
     if held.worker_id is None or runs_alone(database, held.trial_id):
         return False
     node = held.worker_id.rpartition("/")[0] + "/"
     mine = (
-        select(Attempt.started_at, Trial.lease_expires_at)
+        select(Attempt.started_at, Trial.lease_expires_at, Trial.peak_memory_mb)
         .join(Trial, Trial.id == Attempt.trial_id)
         .where(Attempt.trial_id == held.trial_id, Attempt.token == held.token)
     )
@@ -67,16 +71,22 @@ def is_lost_with_others(database: Database, held: Held, *, lease_s: float) -> bo
         if row.lease_expires_at is None:  # taken back meanwhile
             return False
         # whoever lived on has prolonged its lease since: by now it lasts almost a whole one longer
-        lost_too = select(Trial.id).where(
+        lost_too = select(Trial.peak_memory_mb).where(
             Trial.state == TrialState.RUNNING,
             Trial.worker_id.startswith(node, autoescape=True),
             Trial.worker_id != held.worker_id,
             Trial.lease_expires_at < row.lease_expires_at + timedelta(seconds=lease_s / 2),
         )
-        taken_back_before = select(Attempt.trial_id).where(
+        taken_back_before = select(Attempt.peak_memory_mb).where(
             Attempt.worker_id.startswith(node, autoescape=True),
             Attempt.worker_id != held.worker_id,
             Attempt.ended_at >= row.started_at,
             or_(Attempt.outcome == Outcome.LEASE_EXPIRED, _WAS_LOST_WITH_OTHERS),
         )
-        return any(connection.execute(one.limit(1)).first() is not None for one in (lost_too, taken_back_before))
+        others = [mb for query in (lost_too, taken_back_before) for mb in connection.execute(query).scalars()]
+    if not others:
+        return False
+    known = [mb for mb in others if mb is not None]
+    if row.peak_memory_mb is None or len(known) < len(others):
+        return True
+    return bool(row.peak_memory_mb < CLEARLY * max(known))

@@ -15,13 +15,30 @@ from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.params import params_digest, params_to_json, structural_params
 from gridfleet.storage.schema import Search, Trial, TrialState
 from gridfleet.storage.statements import IS_PAUSED, ROWS_PER_STATEMENT, WAITS, insert_all
+from gridfleet.storage.versions import THIS_PYTHON
 
-_HINT = select(Trial.search_id, Trial.structure_digest, WAITS.label("waits")).where(Trial.id == bindparam("wanted_id"))
+#: Whether a trial is of a search whose Python is the one of `releases_of`.
+IS_FOR_PYTHON = (
+    select(Search.python_version).where(Search.id == Trial.search_id).scalar_subquery().like(bindparam("python"))
+)
+_HINT = select(
+    Trial.search_id, Trial.structure_digest, WAITS.label("waits"), IS_FOR_PYTHON.label("is_for_python")
+).where(Trial.id == bindparam("wanted_id"))
+_WAITING_FOR_PYTHON = select(Trial.id).where(WAITS, IS_FOR_PYTHON).order_by(Trial.id).limit(1)
 #: The first trial of a search that waits; of those of the structures that a worker has compiled programs for.
 WAITING_OF_SEARCH = (
     select(Trial.id).where(Trial.search_id == bindparam("searched_id"), WAITS).order_by(Trial.id).limit(1)
 )
 WAITING_OF_STRUCTURES = WAITING_OF_SEARCH.where(Trial.structure_digest.in_(bindparam("structures", expanding=True)))
+
+
+class WaitsForAnotherPythonError(LookupError):
+    """A trial waits, but not for this minor version of Python, and none that does is there."""
+
+
+def releases_of(python: str) -> str:
+    """Return the pattern of SQL's LIKE for the releases of a minor version of Python."""
+    return f"{python}.%"
 
 
 def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
@@ -55,10 +72,12 @@ def in_turn(database: Database, search_id: int) -> list[int]:
     return [trial_id for _, trial_id in sorted(turns)]
 
 
-def choose(database: Database, trial_id: int, structures: Collection[str]) -> int | None:
+def choose(database: Database, trial_id: int, structures: Collection[str], *, python: str = THIS_PYTHON) -> int | None:
     """Choose the trial to claim at a message: one whose structure the worker has compiled programs for, if any.
 
-    A message is a hint that its search has work; as many messages are sent as there are trials.
+    A message is a hint that its search has work; as many messages are sent as there are trials. To a worker of
+    another Python it is a hint that there is work at all: the trials of one search are behind those of others in the
+    queue, and whoever takes one of these leaves its message to a worker that can do the first.
 
     Parameters
     ----------
@@ -68,16 +87,30 @@ def choose(database: Database, trial_id: int, structures: Collection[str]) -> in
         The one that the message names.
     structures : collection of str
         ``structure_digest`` of trials that this worker evaluated.
+    python : str, default=THIS_PYTHON
+        This worker's minor version of Python.
 
     Returns
     -------
     int or None
-        The trial of the message or another one of its search; None if no trial of the search waits.
+        The trial of the message or another one of its search, or, if that is of another Python, the first of this one
+        that waits; None if none waits.
+
+    Raises
+    ------
+    WaitsForAnotherPythonError
+        If only trials of other Pythons wait, of all that the message is a hint to.
     """
+    releases = {"python": releases_of(python)}
     with database.read() as connection:
-        hint = connection.execute(_HINT, {"wanted_id": trial_id}).one_or_none()
+        hint = connection.execute(_HINT, {"wanted_id": trial_id, **releases}).one_or_none()
         if hint is None:
             return None
+        if not hint.is_for_python:
+            mine: int | None = connection.execute(_WAITING_FOR_PYTHON, releases).scalar()
+            if mine is None and hint.waits:
+                raise WaitsForAnotherPythonError
+            return mine
         if hint.waits and (not structures or hint.structure_digest in structures):
             return trial_id
         among = {"searched_id": hint.search_id, "structures": list(structures)}

@@ -8,7 +8,22 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Double, Row, Select, Update, bindparam, case, func, insert, literal, null, or_, select, update
+from sqlalchemy import (
+    Double,
+    Integer,
+    Row,
+    Select,
+    Update,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage import searches
@@ -37,8 +52,9 @@ from gridfleet.storage.trial_results import (
     split_row,
     warning_row,
 )
-from gridfleet.storage.trials import queue
+from gridfleet.storage.trials import handed_back, queue
 from gridfleet.storage.trials.held import Claim, Held, is_expired, update_held
+from gridfleet.storage.versions import THIS_PYTHON
 
 #: Seconds before a trial is tried again after its first, second, third … failure: 0, 10, 30, 70 …
 BACKOFF_S = 10
@@ -64,6 +80,7 @@ def _taking(found: Update) -> Any:
         lease_expires_at=now(bindparam("lease_s", type_=Double)),
         deadline_at=now(_RUNTIME_S + bindparam("grace_s", type_=Double)),
         started_at=now(),
+        peak_memory_mb=bindparam("memory_mb", type_=Integer),
     ).returning(Trial.id, Trial.search_id, Trial.number, Trial.attempt, Trial.structure_digest)
 
 
@@ -75,7 +92,7 @@ def _first_after(waiting: Select[Any]) -> Any:
     return Trial.id == waiting.correlate(None).scalar_subquery()
 
 
-_CLAIM = _taking(update(Trial).where(Trial.id == bindparam("wanted_id"), WAITS))
+_CLAIM = _taking(update(Trial).where(Trial.id == bindparam("wanted_id"), WAITS)).where(queue.IS_FOR_PYTHON)
 # one that was tried before may have to run alone, or not to be tried yet: it waits for its message
 _CLAIM_NEXT, _CLAIM_NEXT_OF_STRUCTURES = (
     _taking(update(Trial).where(_first_after(waiting), Trial.attempt == 0))
@@ -111,7 +128,9 @@ def claim(
     lease_s: float,
     max_runtime_s: float,
     grace_s: float = 0,
+    memory_mb: int | None = None,
     session: str | None = None,
+    python: str = THIS_PYTHON,
 ) -> Claim | None:
     """Take a queued trial for one worker.
 
@@ -129,18 +148,22 @@ def claim(
         Seconds that the attempt may take, unless the search has a ``trial_timeout``.
     grace_s : float, default=0
         Seconds after that until it is taken back, heartbeat or not.
+    memory_mb : int, default=None
+        What the worker process takes before it begins.
     session : str, default=None
         Only if its search is of this session; None: whatever session it is of.
+    python : str, default=THIS_PYTHON
+        Only if its search is of this minor version of Python.
 
     Returns
     -------
     Claim or None
-        None if it is not there, not queued, not to be tried yet, of a paused search, or of another session.
+        None if it is not there, not queued, not to be tried yet, of a paused search, or of another session or Python.
     """
     holder = _new_holder(worker_id)
-    limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s}
+    limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s, "memory_mb": memory_mb}
     with database.write() as connection:
-        wanted = {**holder, **limits, "wanted_id": trial_id}
+        wanted = {**holder, **limits, "wanted_id": trial_id, "python": queue.releases_of(python)}
         if session is None:
             row = connection.execute(_CLAIM, wanted).one_or_none()
         else:
@@ -171,8 +194,19 @@ def _open_attempt(connection: Connection, holder: dict[str, str], claimed: Row[A
     connection.execute(_OPEN_ATTEMPT, {**holder, "tried_id": claimed.id, "tried_attempt": claimed.attempt})
 
 
-def heartbeat(database: Database, held: Held, *, lease_s: float) -> bool | None:
+def heartbeat(database: Database, held: Held, *, lease_s: float, memory_mb: int | None = None) -> bool | None:
     """Prolong the lease of a running trial.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    held : Held
+        The trial and the token of the attempt.
+    lease_s : float
+        Seconds from now for which it is held without another heartbeat.
+    memory_mb : int, default=None
+        The most memory that the worker process took so far in this attempt; None: not known.
 
     Returns
     -------
@@ -180,6 +214,8 @@ def heartbeat(database: Database, held: Held, *, lease_s: float) -> bool | None:
         Whether it should be cancelled; None if it is no longer held with this token.
     """
     prolonged = update_held(held.trial_id, held.token).values(lease_expires_at=now(lease_s))
+    if memory_mb is not None:
+        prolonged = prolonged.values(peak_memory_mb=memory_mb)
     with database.write() as connection:
         return connection.execute(prolonged.returning(Trial.cancel_requested)).scalar_one_or_none()
 
@@ -218,6 +254,7 @@ def record_and_claim(
     lease_s: float,
     max_runtime_s: float,
     grace_s: float = 0,
+    memory_mb: int | None = None,
     structures: Collection[str] | None = None,
 ) -> tuple[bool, Claim | None]:
     """Record the result of a trial and claim the next one of its search, in one transaction.
@@ -230,8 +267,8 @@ def record_and_claim(
         The trial that is recorded.
     result : TrialResult
         Its result.
-    worker_id, lease_s, max_runtime_s, grace_s
-        Who claims the next one, and for how long, as for `claim`.
+    worker_id, lease_s, max_runtime_s, grace_s, memory_mb
+        Who claims the next one, and for how long, as for `claim`. It is of the same search, and so of the same Python.
     structures : collection of str, default=None
         Only one whose ``structure_digest`` is among these; None: any.
 
@@ -243,7 +280,7 @@ def record_and_claim(
         The first trial of the search behind this one that waits, unless it was tried before.
     """
     holder = _new_holder(worker_id)
-    limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s}
+    limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s, "memory_mb": memory_mb}
     wanted: dict[str, Any] = {"searched_id": claim.search_id, "recorded_id": claim.trial_id}
     statement = _CLAIM_NEXT
     if structures is not None:
@@ -336,6 +373,58 @@ def release(database: Database, held: Held, *, error: str | None = None, expired
     return True
 
 
+def hand_back(database: Database, held: Held, *, worker_id: str, reason: str, error: str) -> bool:
+    """Give a running trial back unharmed that a worker can't evaluate for reasons of its own; counts no failure.
+
+    One that several workers handed back for one reason is failed with it, so that nothing circles for ever
+    (`handed_back.is_refused_by_all`).
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    held : Held
+        The trial and the token of the attempt that is over.
+    worker_id : str
+        The process that held it.
+    reason : str
+        What went wrong there, in the same words on every worker.
+    error : str
+        All that is known of it.
+
+    Returns
+    -------
+    bool
+        Whether it was held with this token.
+    """
+    told = handed_back.told(error, reason)
+    with database.write() as connection:
+        before = handed_back.stories(connection, held.trial_id)
+        refused = handed_back.is_refused_by_all(connection, before, worker_id=worker_id, reason=reason)
+        over = or_(Trial.cancel_requested, literal(refused))
+        pause_s = BACKOFF_S * ((1 << min(len(before), BACKOFF_FAILURES)) - 1)
+        returned = connection.execute(
+            update_held(held.trial_id, held.token).values(
+                state=case(
+                    (Trial.cancel_requested, TrialState.CANCELLED),
+                    else_=TrialState.FAILED if refused else TrialState.QUEUED,
+                ),
+                finished_at=case((over, now()), else_=null()),
+                # the first time at once; later some time after, lest a lone worker does nothing else
+                not_before=case((over, null()), else_=now(pause_s)),
+                error_type=Outcome.HANDED_BACK,
+                error=shorten(told),
+                **NOT_PUBLISHED,
+                **NOT_HELD,
+            )
+        )
+        if not changed(returned):
+            return False
+        _close_attempt(connection, held, Outcome.HANDED_BACK, told)
+    _finish_search_of(database, held.trial_id)
+    return True
+
+
 def reap(
     database: Database, held: Held, *, outcome: Outcome, error: str, max_failures: int, expired_only: bool = False
 ) -> bool:
@@ -423,7 +512,13 @@ _CLOSE_ATTEMPT = (
         Attempt.token == bindparam("holder_token"),
         Attempt.ended_at.is_(None),
     )
-    .values(ended_at=now(), outcome=bindparam("with_outcome"), error=bindparam("with_error"))
+    .values(
+        ended_at=now(),
+        outcome=bindparam("with_outcome"),
+        error=bindparam("with_error"),
+        # what the last heartbeat or the result said
+        peak_memory_mb=select(Trial.peak_memory_mb).where(Trial.id == Attempt.trial_id).scalar_subquery(),
+    )
 )
 
 

@@ -45,6 +45,16 @@ def test_the_documented_help_is_what_the_command_prints(command):
     assert HELPS[(*command, "--help")] == printed.stdout.rstrip()
 
 
+def test_on_a_narrow_terminal_no_help_is_cut():
+    environment = {**os.environ, "COLUMNS": "80"}
+    for group in ([], ["db"]):
+        program = [sys.executable, "-m", "gridfleet", *group, "--help"]
+        printed = subprocess.run(program, capture_output=True, text=True, env=environment)
+
+        assert printed.returncode == 0
+        assert [line for line in printed.stdout.splitlines() if re.search(r"\w\.\.\.$", line)] == []
+
+
 def test_every_key_of_the_search_file_is_documented():
     table = TEXT.partition("## The search file")[2]
     for key in SearchFile.model_fields:

@@ -1,4 +1,4 @@
-"""The README's first own search and the commands that read it, run as they stand there."""
+"""The Python and the commands of the pages, run as they stand there: in order, in one folder a page."""
 
 from __future__ import annotations
 
@@ -10,31 +10,56 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+from tests.docs.pages import ROOT, blocks
 
-#: What the README's script leaves to its reader.
-DATA = "import numpy\nX, y = numpy.random.default_rng(0).random((60, 8)), numpy.arange(60) % 2\n"
+PAGES = [str(page.relative_to(ROOT)) for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+#: Commands that do not end by themselves, or that end what the others need.
+NOT_HERE = ("up", "down")
 
 
-def test_the_first_own_search_and_its_commands_work(embedded_home: Path, request: pytest.FixtureRequest) -> None:
-    script = next(
-        block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def create_model" in block
-    )
+def _run_as_a_script(page: str, name: str) -> subprocess.CompletedProcess[str]:
     # a hundred epochs teach this test nothing
-    (embedded_home / "script.py").write_text(DATA + script.replace("epochs=100", "epochs=1"))
+    Path("script.py").write_text("\n".join(blocks(page, "python")).replace("epochs=100", "epochs=1"))
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{name}: " in done.stderr
+    return done
 
-    # a script is run more than once; Keras is trained twice in a complete run only
-    for name in ("first", "first-2") if request.config.getoption("--complete") else ("first",):
-        done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=300)
 
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert "model__optimizer" in done.stdout
-        assert f"{name}: " in done.stderr
-    commands = [line.partition("#")[0].strip() for line in README.splitlines() if line.startswith("gridfleet ")]
-    asked = [command for command in commands if command.split()[1] in ("list", "report", "best", "sql", "doctor")]
+def test_no_page_but_these_has_python() -> None:
+    assert [page for page in PAGES if blocks(page, "python")] == ["README.md", "docs/scikit-learn.md"]
+
+
+def test_the_readme_s_script_and_its_commands_work(embedded_home: Path) -> None:
+    done = _run_as_a_script("README.md", "first")
+
+    assert "model__optimizer" in done.stdout
+    commands = [
+        command
+        for block in blocks("README.md", "sh")
+        for line in block.splitlines()
+        if (command := line.partition("#")[0].strip()).startswith("gridfleet ")
+    ]
+    asked = [command for command in commands if command.split()[1] not in NOT_HERE]
     assert len(asked) == 5
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in asked:
         answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env={**os.environ, **path})
         assert answer.returncode == 0, f"{command}: {answer.stderr}"
         assert "first" in answer.stdout or command.split()[1] in ("sql", "doctor")
+
+
+def test_the_blocks_of_the_page_on_scikit_learn_work(embedded_home: Path) -> None:
+    _run_as_a_script("docs/scikit-learn.md", "search-1")
+
+    assert Path("search.joblib").exists()
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", *PAGES])
+def test_every_target_of_make_that_a_page_names_is_there(page: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    in_blocks = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    named = re.findall(r"`make ([a-z][a-z-]*)", (ROOT / page).read_text())
+    named += [found for line in in_blocks for found in re.findall(r"\bmake ([a-z][a-z-]*)", line)]
+
+    assert [name for name in named if name not in targets] == []

@@ -201,6 +201,22 @@ def test_ctrl_c_stops_the_fleet_and_says_how_to_go_on(embedded_home: Path, waiti
     assert open_search("waiting").progress().queued == 2
 
 
+def test_a_script_that_goes_home_is_told_that_its_search_stops(
+    embedded_home: Path, waiting_script: str, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    submits = waiting_script.replace("import GridSearchCV", "import GridSearchCV, submit")
+    submits = submits.replace("print(grid.fit(", "submit(*(grid, ").replace('.cv_results_["mean_test_score"]', "")
+
+    done = run_script(embedded_home, submits)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().startswith("gridfleet: search 'waiting' stops with this process (0 of 2 trials done)")
+    assert "`gridfleet up`" in done.stderr
+    (embedded_home / "go").touch()
+    waits = run_script(embedded_home, "from gridfleet import open_search\nopen_search('waiting').wait(60)\n")
+    assert (waits.returncode, waits.stderr.strip()) == (0, "")
+
+
 def test_fit_shows_a_bar_on_a_terminal_and_nothing_with_verbose_0(embedded_home: Path) -> None:
     (embedded_home / "models.py").write_text((Path(__file__).parent / "models.py").read_text())
     code = f"""

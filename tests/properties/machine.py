@@ -22,7 +22,7 @@ from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial, TrialWarning
-from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials import handed_back, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held, expired
 from tests.storage.conftest import N_SPLITS, StoredSearch, result_of, store_search
 
@@ -66,6 +66,7 @@ class Trials(RuleBasedStateMachine):
         self.lease_until: dict[str, float] = {}
         self.deadline: dict[str, float] = {}
         self.not_before: dict[int, float] = {}
+        self.handed_back: dict[int, list[str]] = {}
         self.final: dict[int, tuple[Row[Any], int]] = {}
         self.closed: dict[tuple[int, int], Row[Any]] = {}
         self.attempts: dict[int, int] = {}
@@ -120,6 +121,13 @@ class Trials(RuleBasedStateMachine):
     @rule(data=st.data())
     def deliver_forged(self, data: st.DataObject) -> None:
         self.claim(data.draw(st.sampled_from([*self.params, 2**40])))
+
+    @rule(data=st.data())
+    def deliver_to_another_python(self, data: st.DataObject) -> None:
+        before, trial_id = self.rows(), data.draw(st.sampled_from(list(self.params)))
+        options = {"lease_s": LEASE_S, "max_runtime_s": MAX_RUNTIME_S, "python": "3.99"}
+        claim = transitions.claim(self.database, trial_id, "node/1", **options)
+        hold(claim is None and before == self.rows(), "claimed by another Python", claim)
 
     def claim(self, trial_id: int) -> None:
         before = self.rows().get(trial_id)
@@ -216,6 +224,28 @@ class Trials(RuleBasedStateMachine):
         held, is_held = self.act(data, lambda held, _: transitions.release(self.database, held))
         if is_held:
             self.not_before.pop(held.trial_id, None)
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data(), host=st.sampled_from("abcd"), reason=st.sampled_from(["disk full", "no package"]))
+    def hand_back(self, data: st.DataObject, host: str, reason: str) -> None:
+        """A worker can't evaluate what it holds, for reasons of its own."""
+
+        def give(held: Any, before: Row[Any]) -> bool:
+            return transitions.hand_back(
+                self.database, held, worker_id=f"{host}/1", reason=reason, error=f"by {host}: {reason}"
+            )
+
+        held, is_held = self.act(data, give)
+        if not is_held:
+            return
+        after = self.rows()[held.trial_id]
+        told = self.handed_back.setdefault(held.trial_id, [])
+        self.not_before[held.trial_id] = self.now_s + BACKOFF_S * (2 ** min(len(told), 8) - 1)
+        told.append(reason)
+        # nobody is registered, so nobody else is there who could evaluate it
+        is_refused = told.count(reason) >= handed_back.WORKERS or len(told) >= handed_back.MOST
+        hold(after.state in ("queued", "cancelled") or is_refused, "failed before all workers refused it", after)
+        hold(after.state != "queued" or not is_refused, "circles for ever", after, told)
 
     @precondition(lambda self: self.zombies)
     @rule(data=st.data())

@@ -48,6 +48,8 @@ MUTATIONS = {
         "MAY_START = or_(Trial.not_before.is_(None), Trial.not_before <= now())",
     ),
     "attempts left open": (transitions, "_close_attempt(connection, held, Outcome.RELEASED, error)", "pass"),
+    "what workers hand back circles for ever": (transitions, "else_=TrialState.FAILED if refused else", "else_="),
+    "claims for any Python": (transitions, ".where(queue.IS_FOR_PYTHON)", ""),
     "searches finished early": (
         searches,
         'Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)',

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from contextlib import closing
+from socket import gethostname
 
 import pytest
 import redis
 from pydantic import SecretStr
 from sqlalchemy import update
 
-from gridfleet.storage.schema import Worker
+from gridfleet.scheduler.fleet.reconciler import Reconciler
+from gridfleet.storage import passes
+from gridfleet.storage.database.times import now
+from gridfleet.storage.schema import ReconcilerPass, Worker
+from gridfleet.worker.broker.publisher import Publisher
 from tests.stored_searches import WORKERS, store_search
 
 
-def test_doctor_finds_a_fleet_in_order(gridfleet, pima):
+def test_doctor_finds_a_fleet_in_order(gridfleet, database, pima):
+    passes.note_pass(database)
+
     status, shown, _ = gridfleet("doctor")
 
     assert status == 0, shown
     assert "WRONG" not in shown
     subjects = [line.split()[1] for line in shown.splitlines()]
-    assert subjects == ["settings", "broker", "database", "schema", "keys", "workers", "packages"]
+    assert subjects == ["settings", "broker", "database", "schema", "keys", "scheduler", "workers", "packages"]
 
 
 def test_doctor_says_what_is_wrong_and_keeps_the_secrets(gridfleet, fleet, database, pima, monkeypatch):
+    passes.note_pass(database)
     monkeypatch.setenv("GRIDFLEET_SECRET_KEY", "another-secret-key")
     monkeypatch.setenv("GRIDFLEET_BROKER_URL", "redis://:hunter2hunter2@127.0.0.1:1/0")
     with database.write() as connection:
@@ -39,7 +49,8 @@ def test_doctor_says_what_is_wrong_and_keeps_the_secrets(gridfleet, fleet, datab
     assert "hunter2" not in shown + said
 
 
-def test_doctor_says_what_each_part_of_a_fleet_has_of_the_keys(gridfleet, fleet, pima, monkeypatch):
+def test_doctor_says_what_each_part_of_a_fleet_has_of_the_keys(gridfleet, fleet, database, pima, monkeypatch):
+    passes.note_pass(database)
     public_key = fleet.for_workers().public_key
 
     def keys() -> str:
@@ -72,6 +83,33 @@ def test_doctor_says_that_trials_wait_for_workers(gridfleet, fleet, database):
 
     assert status == 1
     assert "none was seen in the last 60 s and 1 trials wait; `gridfleet worker` starts some" in shown
+
+
+def test_doctor_says_when_a_scheduler_last_looked(gridfleet, fleet, database):
+    def scheduler() -> str:
+        return next(line for line in gridfleet("doctor")[1].splitlines() if line.split()[1] == "scheduler")
+
+    assert scheduler() == "WRONG scheduler none has run yet; start one with `gridfleet scheduler`"
+    with closing(Publisher(fleet)) as publisher:
+        Reconciler(fleet, database, publisher).once()
+    assert (
+        scheduler() == f"ok    scheduler last looked after the fleet 0 s ago, process {os.getpid()} on {gethostname()}"
+    )
+    with database.write() as connection:
+        connection.execute(update(ReconcilerPass).values(last_pass_at=now(-3600)))
+    assert re.match(
+        "WRONG scheduler last looked after the fleet 360. s ago, .*; start one with `gridfleet sch", scheduler()
+    )
+
+
+def test_doctor_names_the_variables_that_are_set(gridfleet, fleet, monkeypatch):
+    monkeypatch.delenv("GRIDFLEET_BROKER_URL")
+
+    status, shown, _ = gridfleet("doctor")
+
+    assert status == 1
+    assert shown.splitlines()[0] == "ok    settings  a configured fleet: GRIDFLEET_DATABASE_URL"
+    assert "WRONG broker    GRIDFLEET_BROKER_URL is not set" in shown
 
 
 @pytest.mark.parametrize("answer", ["WRONGTYPE", "NOPERM"])

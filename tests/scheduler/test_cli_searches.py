@@ -49,7 +49,7 @@ def test_report_tells_every_attempt(gridfleet, pima):
     _, shown, _ = gridfleet("report", "pima", "--attempts")
 
     header, *rows = shown.splitlines()
-    assert header.split() == ["trial", "attempt", "outcome", "started", "seconds", "worker", "error"]
+    assert header.split() == ["trial", "attempt", "outcome", "started", "seconds", "MB", "worker", "error"]
     assert [row.split()[:3] for row in rows] == [
         ["0", "1", "completed"],
         ["1", "1", "worker_lost"],

@@ -103,8 +103,9 @@ CHANGED_BY_WORKERS = {
     "searches": {"state", "started_at", "finished_at", "paused_at", "error"},
     "trials": {column.name for column in Trial.__table__.columns}
     - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at"},
-    "attempts": {"ended_at", "outcome", "error"},
-    "workers": {"last_seen_at"},
+    "attempts": {"ended_at", "outcome", "error", "peak_memory_mb"},
+    "workers": {"last_seen_at", "stopped_reason"},
+    "reconciler": {"hostname", "pid", "last_pass_at"},
 }
 TO_REPORTERS = (
     "SELECT * FROM payloads",

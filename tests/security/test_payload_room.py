@@ -43,6 +43,17 @@ def test_a_search_whose_data_take_too_much_room_is_refused_and_leaves_nothing(
     assert count(fleet.database, Search) == 3
 
 
+def test_a_search_whose_data_are_larger_than_the_workers_cache_is_refused(
+    fleet: Fleet, configured: Settings, use_fleet: Callable[[Settings], None]
+) -> None:
+    use_fleet(configured.replace(cache_size_mb=1))
+
+    with pytest.raises(InvalidSearchError, match=r"data take 1\.. MB, above GRIDFLEET_CACHE_SIZE_MB=1, .*; raise it"):
+        submit(GridSearchCV(SVC(), {"C": [1]}), LARGE, Y)
+
+    assert count(fleet.database, Payload) == 0
+
+
 @pytest.mark.parametrize("backend", ["postgresql"])
 def test_what_no_search_names_is_removed_as_the_docs_say(fleet: Fleet, configured: Settings) -> None:
     store_pima(configured, fleet.database)

@@ -63,6 +63,42 @@ def test_trials_that_went_with_their_worker_are_tried_again_and_not_charged(
     assert search.trial(2).state == "running"
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_of_a_worker_that_died_as_a_whole_the_heaviest_trial_is_charged_and_its_neighbours_are_not(
+    configured: Settings, search: StoredSearch, order: tuple[int, ...]
+) -> None:
+    for number, memory_mb in enumerate((300, 1_900, 1_200)):
+        held = search.held(number, worker_id=f"node/{number}")
+        transitions.heartbeat(search.database, held, lease_s=9, memory_mb=memory_mb)
+    for number in order:  # the leases end one after the other
+        expire(search, number)
+        reconcile(configured)
+
+    assert [story(search, number) for number in range(3)] == [
+        ("queued", 0, ["released"]),
+        ("queued", 1, ["lease_expired"]),
+        ("queued", 0, ["released"]),
+    ]
+
+
+def test_a_small_model_outlives_a_big_one_that_ends_its_worker_again_and_again(
+    configured: Settings, search: StoredSearch
+) -> None:
+    for again in range(configured.max_failures):
+        for number, memory_mb in ((0, 300), (1, 1_900)):
+            set_trial(search.database, search.trial_ids[number], not_before=None)
+            held = search.held(number, worker_id=f"node{again}/{number}")
+            transitions.heartbeat(search.database, held, lease_s=9, memory_mb=memory_mb)
+        for number in (0, 1):
+            expire(search, number)
+        reconcile(configured)
+        if lost_together.runs_alone(search.database, search.trial_ids[0]):
+            break
+
+    assert story(search, 0) == ("queued", 0, ["released"] * 2)
+    assert search.trial(1).failures == 2
+
+
 @pytest.mark.parametrize("neighbour", ["none", "alive", "done", "of another worker"])
 def test_a_trial_that_was_lost_alone_is_charged(configured: Settings, search: StoredSearch, neighbour: str) -> None:
     search.held(0, worker_id="node/1")

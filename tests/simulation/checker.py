@@ -11,8 +11,10 @@ from tests.simulation.faulty_database import EPOCH, FaultyDatabase, shown_time
 from tests.simulation.turns import Actor, hold
 
 FINAL = ("completed", "failed", "cancelled")
+#: What the name of a worker begins with that has another Python than all searches.
+OF_ANOTHER_PYTHON = "another python's"
 #: Outcomes of attempts that do not count against the budget.
-HARMLESS = ("completed", "failed", "released", "cancelled")
+HARMLESS = ("completed", "failed", "released", "cancelled", "handed_back")
 
 
 class TrialRow(NamedTuple):
@@ -82,16 +84,21 @@ class Checker:
         Between transactions.
     max_failures : int
         The budget.
+    lease_s : float
+        Seconds of a lease.
     say : callable
         Writes the log.
     """
 
-    def __init__(self, database: FaultyDatabase, *, max_failures: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, database: FaultyDatabase, *, max_failures: int, lease_s: float, say: Callable[[str], None]
+    ) -> None:
         self.trials: dict[int, TrialRow] = {}
         self.searches: dict[int, SearchRow] = {}
         self.attempts: dict[tuple[int, int], AttemptRow] = {}
         self._database = database
         self._max_failures = max_failures
+        self._lease_s = lease_s
         self._say = say
         self._seen_changes = -1
         self._scores: dict[int, tuple[int, float, float]] = {}
@@ -190,6 +197,8 @@ class Checker:
             return "a trial of a paused search starts"
         if before.not_before is not None and before.not_before > self._now():
             return "tried again before its time"
+        if str(after.worker_id).startswith(OF_ANOTHER_PYTHON):
+            return "claimed by another Python"
         if actor.role != "worker" or after.worker_id is None or not actor.speaks_for(after.worker_id):
             return "claimed by somebody else"
         return None if after.attempt == before.attempt + 1 else "I4: not the next attempt"
@@ -216,11 +225,17 @@ class Checker:
             return "I8: neither its holder nor expired"
         if after.attempt != before.attempt:
             return "I4: another attempt"
+        if actor.role == "reconciler" and self._is_just_awake(actor):
+            return "I5: judged before those that slept with it had time for a heartbeat"
         if before.cancel_requested and after.state == "queued":
             return "I10: a cancelled trial is queued again"
         if after.state == "cancelled" and not before.cancel_requested:
             return "nobody cancelled it"
         return None
+
+    def _is_just_awake(self, actor: Actor) -> bool:
+        assert self._database.turns is not None
+        return self._database.turns.now_s < actor.life.slept_until_s + self._lease_s
 
     def _retried(self, before: TrialRow, after: TrialRow, actor: Actor) -> str | None:
         self._forgiven[after.id] = after.attempt
@@ -257,6 +272,7 @@ class Checker:
         hold(row.failures == len(counted), "I5: failures miscounted", row, tries)
         hold(row.failures < self._max_failures or row.state in FINAL, "I5: tried beyond the budget", row, tries)
         is_spent = row.failures >= self._max_failures or (row.error_type == "timeout" and self._has_own_limit(row))
+        is_spent = is_spent or _is_refused(tries)
         hold(row.state != "failed" or is_spent or tries[-1].outcome == "failed", "I5: failed too soon", row, tries)
         hold(sum(map(_is_free_loss, tries)) <= FREE_LOSSES, "I12: lost for free again and again", row, tries)
         won = [one.attempt for one in tries if one.outcome == "completed"]
@@ -271,7 +287,8 @@ class Checker:
             hold(old is None or old.ended_at is None, "I11: a closed attempt changed", old, row)
             hold(row.ended_at is None or row.started_at <= row.ended_at <= self._now(), "I11: ended when?", row)
             hold(row.outcome != "lease_expired" or not self._went_with_others(row), "I5: charged with its worker", row)
-            is_ours = row.outcome != "worker_error" or "OperationalError" in str(row.error)
+            told = ("OperationalError", "No space left", "a defect of ours")
+            is_ours = row.outcome != "handed_back" or any(one in str(row.error) for one in told)
             hold(is_ours, "a defect of the worker's own", row.error)
 
     def _went_with_others(self, row: AttemptRow) -> bool:
@@ -317,6 +334,15 @@ class Checker:
         assert self._database.turns is not None
         started_s = (datetime.fromisoformat(search.started_at).replace(tzinfo=None) - EPOCH).total_seconds()
         return self._database.turns.now_s - started_s >= search.search_timeout - 0.001
+
+
+def _is_refused(tries: list[AttemptRow]) -> bool:
+    """Whether three workers handed a trial back for one reason, or many times for several."""
+    handed_back = [one for one in tries if one.outcome == "handed_back"]
+    if not tries or tries[-1].outcome != "handed_back":
+        return False
+    same = [one for one in handed_back if str(one.error).splitlines()[-1] == str(tries[-1].error).splitlines()[-1]]
+    return len(same) >= 3 or len(handed_back) >= 9
 
 
 def _is_free_loss(attempt: AttemptRow) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 from collections.abc import Iterator
@@ -17,17 +18,19 @@ from gridfleet.scheduler.submission import store
 from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.storage import searches
-from gridfleet.storage.errors import PayloadError
+from gridfleet.storage.errors import PayloadSignatureError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.trial_results import NON_FINITE, TrialResult
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
+from gridfleet.storage.versions import THIS_PYTHON
 from gridfleet.worker.broker.app import KILL_AFTER_S
 from gridfleet.worker.main_process.service import _Hooks
 from gridfleet.worker.trial.interrupter import TrialInterrupted
 from gridfleet.worker.trial.process import WorkerProcess
 from gridfleet.worker.trial.successor import MessageForAnother
+from gridfleet.worker.trial.task import REST_S, WorkerStops
 from tests.simulation.checker import score_of
 from tests.simulation.turns import Actor, Crash, Life
 from tests.storage.conftest import result_of, store_search
@@ -46,8 +49,11 @@ class TimeLimit(Crash):
 class Node:
     """A worker: its main process, and the children that evaluate trials."""
 
-    def __init__(self, simulation: Simulation, name: str, n_processes: int) -> None:
+    def __init__(self, simulation: Simulation, name: str, n_processes: int, *, python: str = THIS_PYTHON) -> None:
         self.name = name
+        self.python = python
+        #: whether its cache can't be written: every evaluation fails for that
+        self.is_broken = False
         self._simulation = simulation
         self._turns = simulation.turns
         self._n_starts = 0
@@ -74,6 +80,7 @@ class Node:
             node=self.node,
             processes=self._living,
             publish_again=self._hooks._publish_again,
+            take_out=lambda: None,  # a process tells by itself: `_work`
         )
         self._turns.start(f"{self.node} watchdog", self._watch, role="main", life=self.main)
 
@@ -122,7 +129,8 @@ class Node:
             me.speaks_for = process_id.__eq__
             main, message = self.main, None
             try:
-                process = self._simulation.world.worker_process(self.node, _pid(process_id))
+                process = self._simulation.world.worker_process(self.node, _pid(process_id), python=self.python)
+                process.payloads.node = self
                 while True:
                     message = None
                     message = self._simulation.broker.receive() if handed_on is None else handed_on
@@ -132,6 +140,15 @@ class Node:
                 me.life.is_dead = True
                 self._simulation.say(f"{process_id} hands {message} on")
                 handed_on = message if main is self.main else None
+                continue
+            except WorkerStops:
+                handed_on = None
+                self._simulation.say(f"{self.node} takes itself out")
+                if main is self.main:
+                    self.kill()
+                # its orchestrator starts it again some time later
+                me.life = Life(me.name)
+                self._turns.pause(self._simulation.random.uniform(20, 100))
                 continue
             except Crash as crash:
                 handed_on = None
@@ -152,6 +169,9 @@ class Node:
                 return
             self._simulation.say(f"claims {claim.trial_id}, attempt {claim.attempt}")
             gridfleet.worker.trial.task._work_on(process, claim)
+        except queue.WaitsForAnotherPythonError:
+            self._simulation.say("leaves what waits for another Python")
+            self._turns.pause(REST_S)
         except SQLAlchemyError as error:  # Celery logs it; the message is used up
             self._simulation.say(f"gives up: {type(error).__name__}")
 
@@ -236,7 +256,11 @@ def evaluation(simulation: Simulation, process: WorkerProcess) -> TrialResult:
     if end == "no memory":
         raise MemoryError
     if end == "bad payload":
-        raise PayloadError("damaged")
+        raise PayloadSignatureError("damaged")
+    if end == "defect":
+        raise KeyError("a defect of ours")
+    if process.payloads.node.is_broken:
+        raise OSError(errno.ENOSPC, "No space left on device", f"part-{turns.now_s}")
     if end == "sys.exit":
         raise SystemExit(3)
     score = math.nan if end == "nan" else score_of(last.trial_id, last.attempt)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from gridfleet.scheduler.fleet import reconciler
 from tests.simulation import processes
-from tests.simulation.checker import Checker
+from tests.simulation.checker import OF_ANOTHER_PYTHON, Checker
 from tests.simulation.faulty_broker import FaultyBroker
 from tests.simulation.faulty_database import RandomFaults
 from tests.simulation.turns import Actor, Crash, InvariantError, Life, Turns, hold
@@ -25,12 +25,17 @@ ENDS = {
     "nan": 4,
     "no memory": 5,
     "bad payload": 2,
+    "defect": 2,
     "sys.exit": 2,
     "death": 9,
     "hang": 5,
     "hang, deaf": 3,
     "standstill": 18,
 }
+#: Seconds between passes of a reconciler at most.
+LONGEST_PAUSE_S = 60.0
+#: What no search of a simulation is of.
+OTHER_PYTHON = "3.99"
 QUIET_ENDS = {"score": 8, "error": 1, "nan": 1}
 #: Seconds within which everything ends once the faults have stopped: a trial may have to be tried twice more,
 #: each time after its lease, its backoff and the longest wait for a message that got lost before.
@@ -64,7 +69,9 @@ class Simulation:
         self.log: list[str] = []
         self.is_faulty = True
         world.database.forget()
-        self.checker = Checker(world.database, max_failures=world.settings.max_failures, say=self.say)
+        self.checker = Checker(
+            world.database, max_failures=world.settings.max_failures, lease_s=world.settings.lease_s, say=self.say
+        )
         self.turns = Turns(self.checker.look)
         self.faults = RandomFaults(
             self.random,
@@ -124,6 +131,8 @@ class Simulation:
     def _story(self) -> None:
         draw = self.random
         self.nodes = [processes.Node(self, "a", 2), processes.Node(self, "b", 1)][: draw.choice((1, 2, 2))]
+        if draw.random() < 0.2:
+            self.nodes.append(processes.Node(self, OF_ANOTHER_PYTHON, 1, python=OTHER_PYTHON))
         for number in range(draw.choice((1, 1, 1, 2))):
             self.turns.start(
                 f"reconciler {number}",
@@ -156,7 +165,8 @@ class Simulation:
         )
 
     def _reconcile(self, is_first: bool) -> None:
-        one = reconciler.Reconciler(self.world.settings, self.world.database, self.broker)
+        settings = self.world.settings.replace(reconcile_s=LONGEST_PAUSE_S)
+        one = reconciler.Reconciler(settings, self.world.database, self.broker)
         n_quiet = 0
         while self.is_faulty or is_first:
             self.begin("reconciles")
@@ -166,8 +176,11 @@ class Simulation:
                 self.say("is dead")
                 self.turns.me.life = Life("reconciler")
             n_quiet += not self.is_faulty
-            # passes that find nothing only take time
-            self.turns.pause(self.random.uniform(12, 60) if n_quiet < 2 else 300)
+            if n_quiet < 2:
+                self.turns.pause(self.random.uniform(12, LONGEST_PAUSE_S))
+            else:  # passes that find nothing only take time; it must not take itself for one that was away
+                self.turns.pause(300)
+                one = reconciler.Reconciler(settings, self.world.database, self.broker)
 
     def _faults(self) -> Sequence[Callable[[], None]]:
         node = self.random.choice(self.nodes)
@@ -178,6 +191,8 @@ class Simulation:
             self._deliver_old_messages,
             lambda: self._kill(node),
             lambda: self._deploy(node),
+            lambda: self._break_cache(node),
+            self._fall_asleep,
             *[self._ask] * 3,
         )
 
@@ -204,6 +219,15 @@ class Simulation:
         self.say(f"kill -9 {node.name} main")
         node.kill()
 
+    def _break_cache(self, node: processes.Node) -> None:
+        node.is_broken = not node.is_broken
+        self.say(f"the cache of {node.name} is {'full' if node.is_broken else 'empty'}")
+
+    def _fall_asleep(self) -> None:
+        seconds = self.random.uniform(LONGEST_PAUSE_S + 30, 300)
+        self.say(f"the machine sleeps for {seconds:.0f} s")
+        self.turns.sleep(seconds)
+
     def _deploy(self, node: processes.Node) -> None:
         self._start("main", f"{node.name} main", node.leave)
 
@@ -226,6 +250,8 @@ class Simulation:
         self.faults.per_mille = self.faults.stalls_per_mille = 0
         self.faults.is_down_until_s = 0.0
         self.faults.slowest_s = 0.1
+        for node in self.nodes:
+            node.is_broken = False
         self.broker.come_up()
 
     def _wait_for_the_end(self) -> None:

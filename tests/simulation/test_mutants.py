@@ -105,6 +105,17 @@ MUTANTS = {
         "if not held.is_overdue and lost_together",
         "if held.is_overdue and lost_together",
     ),
+    "what a worker hands back charged": (
+        gridfleet.storage.trials.transitions,
+        "error_type=Outcome.HANDED_BACK,",
+        "error_type=Outcome.HANDED_BACK, failures=Trial.failures + 1,",
+    ),
+    "claims whatever the Python": (gridfleet.storage.trials.transitions, ".where(queue.IS_FOR_PYTHON)", ""),
+    "judges as soon as it wakes up": (
+        gridfleet.scheduler.fleet.reconciler,
+        "return now_s >= self._waits_until",
+        "return True",
+    ),
     "searches left unfinished": (
         gridfleet.scheduler.fleet.reconciler,
         "    def _finish(self) -> int:\n",

@@ -33,6 +33,8 @@ class Life:
     name: str
     is_dead: bool = False
     stalled_until_s: float = 0.0
+    #: when it woke up last with the machine that it runs on
+    slept_until_s: float = -1_000.0
     #: the actor that is its main thread, and what that does at a signal
     main: Actor | None = None
     on_signal: Callable[[], None] | None = None
@@ -126,6 +128,13 @@ class Turns:
         if me.interrupt is not None:
             call, me.interrupt = me.interrupt, None
             call()
+
+    def sleep(self, seconds: float) -> None:
+        """Let all processes that live stand still, as on a machine that sleeps."""
+        until_s = self.now_s + seconds
+        for actor in self._actors:
+            actor.life.stalled_until_s = max(actor.life.stalled_until_s, until_s)
+            actor.life.slept_until_s = until_s
 
     def end(self) -> None:
         """End the simulation."""

@@ -32,6 +32,7 @@ from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
 from gridfleet.storage.sources.collect import Sources
 from gridfleet.storage.trial_results import TrialResult
+from gridfleet.storage.versions import THIS_PYTHON
 from gridfleet.worker.trial import heartbeat, interrupter
 from gridfleet.worker.trial import process as process_module
 from gridfleet.worker.trial.process import NODE_VARIABLE, WorkerProcess
@@ -96,7 +97,7 @@ class World:
         fleet.__dict__["publisher"] = broker
         return fleet
 
-    def worker_process(self, node: str, number: int) -> WorkerProcess:
+    def worker_process(self, node: str, number: int, *, python: str = THIS_PYTHON) -> WorkerProcess:
         """Start a real worker process, as the present actor."""
         with pytest.MonkeyPatch.context() as patch:
             system = types.SimpleNamespace(environ={NODE_VARIABLE: node}, getpid=lambda: number)
@@ -104,6 +105,7 @@ class World:
             patch.setattr(process_module, "SignOfLife", lambda _: _Sign(self.database, self.database.turns.me.life))
             process = WorkerProcess(self.settings)
         process.payloads = _Payloads(process)
+        process.python = python
         return process
 
     def _is_ending(self) -> bool:
@@ -120,6 +122,9 @@ class World:
                 gridfleet.storage.database.retries, "random", types.SimpleNamespace(uniform=lambda low, high: high)
             )
             patch.setattr(heartbeat, "threading", _Threading(self.database))
+            patch.setattr(process_module, "PeakMemory", lambda: _Memory(self.database))
+            patch.setattr(gridfleet.worker.trial.task, "memory_mb", lambda: None)
+            patch.setattr(gridfleet.worker.trial.task, "workers", _Workers(self.database))
             patch.setattr(interrupter, "threading", _Threading(self.database))
             patch.setattr(interrupter, "signal", _Signal(self.database))
             patch.setattr(process_module, "Database", lambda _: self.database)
@@ -163,6 +168,9 @@ class _Time:
         self._database = database
 
     def monotonic(self) -> float:
+        return self._database.turns.now_s
+
+    def clock_gettime(self, _clock: int) -> float:
         return self._database.turns.now_s
 
     def sleep(self, seconds: float) -> None:
@@ -214,6 +222,27 @@ class _Threading:
     def main_thread(self) -> Any:
         return types.SimpleNamespace(ident=None)
 
+    def Event(self) -> Any:  # noqa: N802 - the class that it stands for
+        def wait(seconds: float) -> bool:
+            _Time(self._database).sleep(seconds)
+            return False
+
+        return types.SimpleNamespace(wait=wait, set=lambda: None, clear=lambda: None)
+
+
+class _Memory:
+    """What a process takes: another amount in each of its trials, of a few that may be equal."""
+
+    def __init__(self, database: FaultyDatabase) -> None:
+        self._database = database
+        self._mb = 0
+
+    def begin(self) -> None:
+        self._mb = 100 + 50 * (int(self._database.turns.now_s) % 4)
+
+    def mb(self) -> int:
+        return self._mb
+
 
 class _Signal:
     """A signal reaches the main thread of the process that sends it, at that thread's next step."""
@@ -242,12 +271,20 @@ class _Workers:
     def seen(self, *_: Any) -> None:
         self._database.faults.begin_operation()
 
+    def stop(self, *_: Any) -> None:
+        pass
+
 
 class _Payloads:
     """What a process needs for an evaluation: to know itself."""
 
     def __init__(self, process: WorkerProcess) -> None:
         self._process = process
+        #: the worker that it is of
+        self.node: Any = None
+
+    def check_key(self) -> None:
+        pass
 
     def get(self, kind: str, digest: str) -> Any:
         if kind == "candidates":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -33,6 +36,22 @@ T = TypeVar("T")
 GAP_S = (5.0, 15.0)
 #: Seconds for which a process stands still: longer than a lease.
 FROZEN_S = 13.0
+#: A worker that takes itself for one of another Python.
+ANOTHER_PYTHON = (
+    sys.executable,
+    "-P",
+    "-c",
+    """
+import runpy
+import gridfleet.storage.versions as versions
+versions.THIS_PYTHON = "3.99"
+runpy.run_module("gridfleet.worker", run_name="__main__")
+""",
+    "1",
+    "--without-tensorflow",
+)
+#: The user that nothing of this runs as.
+NOBODY = 65534
 #: Seconds between tries to put something right that another fault is in the way of.
 AGAIN_S = 1.0
 #: Tries after which that is given up.
@@ -155,6 +174,49 @@ class Nemesis:
         ids = [chance.randint(max(1, newest - 60), newest) for _ in range(10)]
         self._fleet.publisher.publish(ids * 3)
 
+    def break_cache(self, chance: random.Random) -> None:
+        """Give the cache of one worker to another user for a while; who is not root can't, and takes the rights."""
+        cache = self._system.own_cache
+        if os.geteuid() == 0:
+            os.chown(cache, NOBODY, NOBODY)
+            self._system.later(chance.uniform(5, 20), lambda: os.chown(cache, 0, 0))
+        else:
+            cache.chmod(0o500)
+            self._system.later(chance.uniform(5, 20), lambda: cache.chmod(0o700))
+
+    def fill_disk(self, chance: random.Random) -> None:
+        filler = self._system.own_cache / "filler"
+        # a payload that is there already needs no room
+        for file in self._system.own_cache.glob("[0-9a-f]*"):
+            file.unlink()
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1_000_000))
+        with suppress(OSError), filler.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(1_000))
+        self._system.later(chance.uniform(5, 20), lambda: filler.unlink(missing_ok=True))
+
+    def add_worker_of_another_python(self, chance: random.Random) -> None:
+        guest = self._system.start_guest("worker of another Python", ANOTHER_PYTHON)
+        self._system.later(chance.uniform(10, 30), guest.stop)
+
+    def sleep_all(self, chance: random.Random) -> None:
+        """Let schedulers and workers stand still for longer than a lease; schedulers wake up first."""
+        services = [*self._system.schedulers, *self._system.workers]
+        processes = [psutil.Process(service.process.pid) for service in services if service.process.poll() is None]
+        processes += [child for worker in self._system.workers for child in worker.children()]
+        for process in processes:
+            with suppress(psutil.Error):
+                process.suspend()
+
+        def wake_up() -> None:
+            for process in processes:
+                with suppress(psutil.Error):
+                    process.resume()
+
+        self._system.later(FROZEN_S, wake_up)
+
     def crash_database(self, chance: random.Random) -> None:
         postgresql = self._system.postgresql
         assert postgresql is not None
@@ -219,6 +281,10 @@ class Nemesis:
 FAULTS: dict[str, Callable[[Nemesis, random.Random], None]] = {
     "worker process killed": Nemesis.kill_child,
     "worker killed": Nemesis.kill_worker,
+    "worker whose cache can't be written": Nemesis.break_cache,
+    "worker with a full disk": Nemesis.fill_disk,
+    "worker of another Python": Nemesis.add_worker_of_another_python,
+    "schedulers and workers asleep beyond a lease": Nemesis.sleep_all,
     "worker terminated": Nemesis.terminate_worker,
     "all processes of a worker terminated": Nemesis.terminate_all_processes_of_a_worker,
     "worker process frozen beyond its lease": Nemesis.freeze_child,
@@ -245,6 +311,8 @@ ONLY_SQLITE = ("database locked for 5 s",)
 def faults_of(system: System) -> list[str]:
     """Name the faults that a system has parts for."""
     impossible = ONLY_SQLITE if system.postgresql else ONLY_POSTGRESQL
+    if not system.has_small_disk:
+        impossible = (*impossible, "worker with a full disk")
     return [kind for kind in FAULTS if kind not in impossible]
 
 

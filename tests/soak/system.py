@@ -40,6 +40,8 @@ QUICK = {"lease_s": 10, "heartbeat_s": 2, "reconcile_s": 2, "republish_s": 10, "
 CONCURRENCIES = (2, 1)
 #: Seconds after which what ended is started again.
 RESTART_S = 0.5
+#: MB of the disk of one worker's cache.
+SMALL_DISK_MB = 64
 #: Seconds between looks at the children of the workers.
 LOOK_S = 1.0
 SCHEDULER = (sys.executable, "-m", "gridfleet", "scheduler")
@@ -134,6 +136,9 @@ class System:
         self.postgresql = postgresql
         self.workers: list[Service] = []
         self.schedulers: list[Service] = []
+        #: the cache of the last worker, and whether it is a small file system of its own
+        self.own_cache = settings.cache_dir.parent / "own cache"
+        self.has_small_disk = False
         self.database = Database(settings)
         #: is made if a worker loads a pickle from the queue
         self.proof = settings.cache_dir.parent / "proof"
@@ -163,6 +168,11 @@ class System:
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + LOOK_S
             self._children.update(child for worker in self.workers for child in worker.children())
+
+    def start_guest(self, name: str, command: Sequence[str]) -> Service:
+        """Start a worker that is not started again."""
+        folder = self.settings.cache_dir.parent
+        return _started(name, command, self.settings.for_workers(), folder)
 
     def heal(self) -> None:
         """Do at once what was to be done later: nothing is stopped or held down any more."""
@@ -250,6 +260,10 @@ def running(
         for number, concurrency in enumerate(concurrencies):
             command = (sys.executable, "-P", "-m", "gridfleet.worker", str(concurrency))
             system.workers.append(_started(f"worker {number + 1}", command, settings.for_workers(), folder))
+        system.has_small_disk = stack.enter_context(_small_disk(system.own_cache))
+        command = (sys.executable, "-P", "-m", "gridfleet.worker", "1", "--without-tensorflow")
+        own = settings.for_workers().replace(cache_dir=system.own_cache)
+        system.workers.append(_started("worker with a cache of its own", command, own, folder))
         system.wait_until_ready()
         yield system
 
@@ -288,6 +302,20 @@ def _started(name: str, command: Sequence[str], settings: Settings, folder: Path
     service = Service(name, command, own, folder / f"{name}.log")
     service.start()
     return service
+
+
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[bool]:
+    """Make a folder with a file system of its own, as far as this user may; whether that was so."""
+    folder.mkdir(mode=0o700)
+    options = f"size={SMALL_DISK_MB}m,mode=0700,uid={os.geteuid()}"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gridfleet.storage.errors import PayloadError
-from gridfleet.storage.payloads.format import _PYTHON, MAGIC, dump, load
+from gridfleet.storage.payloads.format import _PYTHON, MAGIC, dump, load, pickle_of
 from gridfleet.storage.payloads.store import PayloadStore
 
 
@@ -65,3 +65,43 @@ def test_cached_and_dispatching_functions_of_a_script_travel() -> None:
 
     assert (cached(30), cached.cache_parameters()["maxsize"]) == (832040, 3)
     assert (kind(1), kind("1")) == ("int", "any")
+
+
+class Labelled(np.ndarray):
+    """An array class of a user."""
+
+
+def _mapped(folder: Path) -> np.ndarray:
+    np.save(folder / "X.npy", np.arange(30_000.0).reshape(100, 300))
+    return np.load(folder / "X.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize(
+    ("make", "arrives_as"),
+    [
+        (_mapped, np.ndarray),
+        (lambda folder: _mapped(folder)[::2, ::3], np.ndarray),
+        (lambda _: np.arange(30_000.0).reshape(100, 300).view(Labelled)[:, ::2], Labelled),
+        (lambda _: np.ones(3_000, dtype=[("a", "f8"), ("b", "i4")]).view(np.recarray), np.recarray),
+    ],
+    ids=["memmap", "part of a memmap", "a class of the user's", "recarray"],
+)
+def test_arrays_of_every_class_travel_beside_the_pickle_and_not_in_it(
+    make: Callable[[Path], np.ndarray], arrives_as: type, tmp_path: Path
+) -> None:
+    array = make(tmp_path)
+
+    content = memoryview(b"".join(dump("X", array, what="X")))
+
+    _, arrived = load(content)
+    assert type(arrived) is arrives_as
+    assert np.array_equal(np.asarray(arrived), np.asarray(array))
+    assert len(pickle_of(content)) < 2_000
+
+
+def test_a_masked_array_keeps_its_mask() -> None:
+    array = np.ma.masked_less(np.arange(6.0), 3)
+
+    _, arrived = load(memoryview(b"".join(dump("X", array, what="X"))))
+
+    assert arrived.mask.tolist() == array.mask.tolist()

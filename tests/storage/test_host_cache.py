@@ -6,12 +6,13 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 
 from gridfleet.storage.errors import PayloadError
-from gridfleet.storage.payloads.host_cache import cache_folder
+from gridfleet.storage.payloads.host_cache import HostCache, cache_folder
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import Settings
 from tests.storage.conftest import cache_files, get_sum, race
@@ -155,6 +156,32 @@ def test_what_a_killed_download_left_is_removed(database_settings: Settings, sto
     store.get("X", store.put("X", C_ORDER, what="X"))
 
     assert not left.exists()
+
+
+def test_what_a_killed_download_of_the_same_payload_left_is_removed(
+    database_settings: Settings, store: PayloadStore
+) -> None:
+    digest = store.put("X", C_ORDER, what="X")
+    database_settings.cache_dir.mkdir(mode=0o700)
+    (database_settings.cache_dir / f"part-{digest}-abc").write_bytes(b"half")
+
+    store.get("X", digest)
+
+    assert not list(database_settings.cache_dir.glob("part-*"))
+
+
+def test_a_payload_does_not_wait_for_another_that_is_being_fetched(database_settings: Settings, tmp_path: Path) -> None:
+    cache = HostCache(tmp_path / "cache", 1_000_000)
+    slow, quick = "0" * 64, "1" * 64
+
+    def fill_slowly(file: IO[bytes]) -> None:
+        file.write(b"slow")
+        # meanwhile, to its end, with room made and what is left removed
+        with cache.opened(quick, lambda other: other.write(b"quick") and None) as other:
+            assert other.read() == b"quick"
+
+    with cache.opened(slow, fill_slowly) as file:
+        assert file.read() == b"slow"
 
 
 def test_only_files_with_the_name_of_a_payload_are_removed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from urllib.parse import unquote
@@ -93,8 +94,17 @@ def test_a_variable_wins_over_a_secret_file(secrets_dir: Path, monkeypatch: pyte
     assert load_settings().max_failures == 7
 
 
-def test_a_missing_secrets_folder_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRIDFLEET_SECRETS_DIR", str(tmp_path / "missing"))
+@pytest.mark.parametrize("name", ["missing", "a_file"])
+def test_a_secrets_folder_that_is_none_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_file").touch()
+    monkeypatch.setenv("GRIDFLEET_SECRETS_DIR", str(tmp_path / name))
+
+    with pytest.raises(SettingsError, match=rf"GRIDFLEET_SECRETS_DIR=.*/{name} is no folder; name the one"):
+        load_settings()
+
+
+def test_a_child_process_may_be_told_to_look_into_no_secrets_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRIDFLEET_SECRETS_DIR", os.devnull)
 
     assert load_settings().secret_key is None
 

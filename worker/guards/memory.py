@@ -53,6 +53,23 @@ def bound_memory(limit_mb: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
+def make_room(n_bytes: int) -> None:
+    """Let this process get so many bytes more, or less, than it may: for data that is mapped and shared.
+
+    The system counts a private map, of which nothing is copied until it is written to, as this process's own.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft != resource.RLIM_INFINITY:
+        wanted = max(soft + n_bytes, 0)
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+
+
 def _stack_bytes(of_one: int) -> int:
     """Return what the stacks of all pools of threads take; `of_one` is the soft limit of a stack, -1 for none."""
     return sum(int(os.environ.get(variable, 0)) for variable in THREAD_VARIABLES) * max(of_one, GLIBC_STACK)

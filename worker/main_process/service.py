@@ -27,7 +27,9 @@ from gridfleet.storage.trials.held import held_by
 from gridfleet.worker.guards.health_file import touch_for_ever
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE
 from gridfleet.worker.main_process.environment import prepare_environment
+from gridfleet.worker.main_process.exit_status import TOOK_ITSELF_OUT
 from gridfleet.worker.main_process.root import refuse_root
+from gridfleet.worker.main_process.self_test import note_fitness, require_folders, require_readable_payload
 from gridfleet.worker.trial.process import NODE_VARIABLE
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def run_worker(
 ) -> NoReturn:
     """Run a worker until a signal stops it, and exit: with 0 at a signal, with Celery's own status if it failed.
 
+    With `TOOK_ITSELF_OUT` if it handed back one trial after the other, for reasons of its own.
+
     Parameters
     ----------
     settings : Settings
@@ -71,10 +75,13 @@ def run_worker(
     ------
     GridfleetError
         If broker, database, schema, keys or user are not as they should be.
+    UnfitWorkerError
+        If a folder can't be written, or a payload not be read.
     """
     if not may_be_root:
         refuse_root(settings)
     _refuse_secret_key(settings)
+    require_folders(settings)
     prepare_environment(settings, concurrency)
     # billiard reads REMAP_SIGTERM at import
     from celery import signals
@@ -86,7 +93,10 @@ def run_worker(
     with closing(Database(settings)) as database, closing(Publisher(settings)) as publisher:
         database.check()
         migrations.require_current(database)
-        PayloadStore(database, settings).check_key()
+        store = PayloadStore(database, settings)
+        store.check_key()
+        require_readable_payload(settings, store)
+        note_fitness(database)
         publisher.check()
 
     app = create_app(settings)
@@ -157,6 +167,7 @@ class _Hooks:
         self._watchdog: Watchdog | None = None
         self._worker: Any = None
         self._is_stopped = False
+        self._took_itself_out = False
 
     def on_init(self, sender: Any, **_: Any) -> None:
         """Remember the worker, which keeps its exit status to itself."""
@@ -164,6 +175,8 @@ class _Hooks:
 
     def exit_status(self) -> int:
         """Return 0 at a signal, even where Celery calls that a failure; else what Celery says."""
+        if self._took_itself_out:
+            return TOOK_ITSELF_OUT
         return 0 if self._is_stopped else int(self._worker.exitcode or 0)
 
     def on_ready(self, sender: Any, **_: Any) -> None:
@@ -179,6 +192,7 @@ class _Hooks:
             node=self._node,
             processes=self._processes,
             publish_again=self._publish_again,
+            take_out=self._take_out,
         )
         process_lost.connect(self._watchdog.on_process_lost, weak=False)
         self._watchdog.start()
@@ -197,6 +211,11 @@ class _Hooks:
             self._release_all_or_give_up()
         if self._end_orphans is not None:
             self._end_orphans([])
+
+    def _take_out(self) -> None:
+        """End as at a deploy, but say by the exit status that it was this worker's own trouble."""
+        self._took_itself_out = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _processes(self) -> list[int]:
         return [pid for pid in self._pool.info["processes"] if pid is not None]  # None: about to be started

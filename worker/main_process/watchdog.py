@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import first_line
 from gridfleet.storage.outcome import Outcome
@@ -61,6 +62,8 @@ class Watchdog:
         Returns the ids of the worker processes that live.
     publish_again : callable
         Called with the ids of trials that were taken back.
+    take_out : callable
+        Called once a process noted that the worker takes itself out.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Watchdog:
         node: str,
         processes: Callable[[], Collection[int]],
         publish_again: Callable[[Sequence[int]], None],
+        take_out: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._database = database
@@ -79,6 +83,9 @@ class Watchdog:
         self._node = node
         self._processes = processes
         self._publish_again = publish_again
+        self._take_out = take_out
+        #: those of a worker of this name that ran before
+        self._stopped_before: Collection[str] = ()
         self._reasons: dict[int, Reason] = {}
         self._unexplained: set[int] = set()
         self._silences: dict[int, _Silence] = {}
@@ -88,6 +95,8 @@ class Watchdog:
 
     def start(self) -> None:
         """Watch from now on, every ``heartbeat_s`` and whenever a process was lost."""
+        with suppress(SQLAlchemyError):
+            self._stopped_before = workers.stopped_processes(self._database, self._node).keys()
         threading.Thread(target=self._watch_for_ever, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
@@ -108,10 +117,22 @@ class Watchdog:
             try:
                 self._end_what_hangs()
                 self._take_back()
+                if self._is_out():
+                    return
             except SQLAlchemyError as error:
                 logger.warning("the trials of dead processes can't be taken back yet: %s", first_line(error))
             except Exception:
                 logger.exception("watchdog")
+
+    def _is_out(self) -> bool:
+        """Take the worker out if one of its processes noted that it can't evaluate trials."""
+        stopped = workers.stopped_processes(self._database, self._node)
+        reasons = [reason for process_id, reason in stopped.items() if process_id not in self._stopped_before]
+        if not reasons:
+            return False
+        logger.critical("worker %s takes itself out: %s", self._node, reasons[0])
+        self._take_out()
+        return True
 
     def _end_what_hangs(self) -> None:
         now = time.monotonic()

@@ -17,13 +17,17 @@ from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
+from gridfleet.worker.guards.peak_memory import PeakMemory
 from gridfleet.worker.guards.sign_of_life import SignOfLife
 from gridfleet.worker.trial.interrupter import Interrupter
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between looks at the time that a trial has left, if heartbeats are rarer.
+#: Seconds between looks at the time that a trial has left, and at its memory, if heartbeats are rarer.
 LOOK_S = 1
+#: MB beyond those that were told last at which the next heartbeat comes at once: what takes all memory of a container
+#: may do so in less time than lies between two, and has to be told before the kernel ends all processes.
+GROWN_MB = 256
 
 
 class Heartbeat:
@@ -41,16 +45,27 @@ class Heartbeat:
         Stops a trial that is lost, cancelled or over its time.
     sign : SignOfLife
         What the main process looks at.
+    memory : PeakMemory
+        What this process takes.
     """
 
     def __init__(
-        self, settings: Settings, database: Database, worker_id: str, interrupter: Interrupter, sign: SignOfLife
+        self,
+        settings: Settings,
+        database: Database,
+        worker_id: str,
+        interrupter: Interrupter,
+        sign: SignOfLife,
+        memory: PeakMemory,
     ) -> None:
         self._settings = settings
         self._database = database
         self._worker_id = worker_id
         self._interrupter = interrupter
         self._sign = sign
+        self._memory = memory
+        self._told_mb = 0
+        self._has_grown = threading.Event()
         self._until = math.inf
 
     def start(self) -> None:
@@ -61,6 +76,7 @@ class Heartbeat:
     def begin(self, until: float) -> None:
         """Beat for a trial that may take until then (of `time.monotonic`)."""
         self._until = until
+        self._told_mb = self._memory.mb()
         self._sign.begin(until)
 
     def end(self) -> None:
@@ -70,11 +86,13 @@ class Heartbeat:
     def _beat_for_ever(self) -> None:
         pause_s = self._settings.heartbeat_s
         while True:
-            time.sleep(pause_s)
+            is_early = self._has_grown.wait(pause_s)
+            self._has_grown.clear()
             pause_s = self._settings.heartbeat_s
             held = self._interrupter.held
             try:
-                workers.seen(self._database, self._worker_id)
+                if not is_early:
+                    workers.seen(self._database, self._worker_id)
                 if held is not None:
                     self._beat(held)
             # tried again soon, and not by all workers at once; memory may be what a model took
@@ -83,7 +101,8 @@ class Heartbeat:
                 pause_s *= random.uniform(0.1, 0.3)  # noqa: S311 - no secret
 
     def _beat(self, held: Held) -> None:
-        cancel = transitions.heartbeat(self._database, held, lease_s=self._settings.lease_s)
+        self._told_mb = self._memory.mb()
+        cancel = transitions.heartbeat(self._database, held, lease_s=self._settings.lease_s, memory_mb=self._told_mb)
         if cancel is None:
             self._interrupter.stop(held, "lease_lost")
         elif cancel:
@@ -96,6 +115,8 @@ class Heartbeat:
             with suppress(MemoryError):  # a model took it all
                 if held is not None and time.monotonic() > self._until:
                     self._interrupter.stop(held, Outcome.TIMEOUT)
+                if held is not None and self._memory.mb() > self._told_mb + GROWN_MB:
+                    self._has_grown.set()
                 # the main process kills one that was to stop and does not
                 if held is None or not self._interrupter.is_stopping:
                     self._sign.beat()

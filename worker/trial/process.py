@@ -18,8 +18,11 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials.held import Held
+from gridfleet.storage.versions import THIS_PYTHON
 from gridfleet.worker.compiled_fit.sharing.cache import MAX_PROGRAMS
+from gridfleet.worker.guards.memory import make_room
 from gridfleet.worker.guards.neighbours import Neighbours
+from gridfleet.worker.guards.peak_memory import PeakMemory
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, SignOfLife
 from gridfleet.worker.trial.heartbeat import Heartbeat
@@ -42,7 +45,7 @@ class WorkerProcess:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings)
-        self.payloads = PayloadStore(self.database, settings)
+        self.payloads = PayloadStore(self.database, settings, make_room)
         self.verifier = settings.verifier()
         self.modules = ScriptModules(self.payloads, settings)
         node = os.environ.get(NODE_VARIABLE) or socket.gethostname()
@@ -55,8 +58,11 @@ class WorkerProcess:
         folder = os.environ.get(FOLDER_VARIABLE)
         sign = SignOfLife(None if folder is None else Path(folder))
         self.neighbours = Neighbours(None if folder is None else Path(folder))
+        #: the minor version of Python whose searches are evaluated here
+        self.python = THIS_PYTHON
+        self.memory = PeakMemory()
         self._interrupter = Interrupter()
-        self._heartbeat = Heartbeat(settings, self.database, self.id, self._interrupter, sign)
+        self._heartbeat = Heartbeat(settings, self.database, self.id, self._interrupter, sign, self.memory)
         workers.register(self.database, self.id, hostname=socket.gethostname(), pid=os.getpid())
         quiet_tensorflow()
         # a search makes many models, each traced once: TensorFlow warns of every one
@@ -74,6 +80,7 @@ class WorkerProcess:
         limit_s : float or None
             Seconds that its evaluation may take, if that is less than the settings say.
         """
+        self.memory.begin()
         self._heartbeat.begin(time.monotonic() + min(limit_s or math.inf, self.settings.max_runtime_s))
         try:
             with self._interrupter.holding(held):

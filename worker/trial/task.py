@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from traceback import format_exc
 from typing import Any, TypeVar
 
@@ -15,14 +15,15 @@ from billiard.common import terminate_handler_fired
 from billiard.compat import mem_rss
 from celery import shared_task, signals
 
+from gridfleet.storage import workers
 from gridfleet.storage.database.retries import patiently
-from gridfleet.storage.errors import PayloadError
+from gridfleet.storage.errors import PayloadSignatureError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.searches import check_signature
 from gridfleet.storage.settings import load_settings
 from gridfleet.storage.trial_results import TrialResult
-from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials import handed_back, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.trials.lost_together import runs_alone
 from gridfleet.storage.trials.uncertain_commits import claim_of, was_recorded
@@ -31,6 +32,7 @@ from gridfleet.worker.broker.message import TASK
 from gridfleet.worker.guards.memory import bound_memory, explain_memory_error, too_much
 from gridfleet.worker.guards.output import bounded_output
 from gridfleet.worker.guards.parent_death import die_with_parent
+from gridfleet.worker.guards.peak_memory import memory_mb
 from gridfleet.worker.guards.pools import allow_pools
 from gridfleet.worker.guards.prctl import name_process
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
@@ -46,8 +48,17 @@ logger = logging.getLogger(__name__)
 
 #: What ``ps -o comm`` shows of a process that evaluates trials.
 PROCESS_NAME = "gridfleet-trial"
+#: Seconds for which a process takes no message after one of a trial that waits for another Python, while none waits for
+#: its own: so that it does not use up the messages of workers that have that Python.
+REST_S = 2.0
+#: What a process ends with whose worker takes itself out.
+STOPPED = 0x9D
 
 T = TypeVar("T")
+
+
+class WorkerStops(Exception):  # noqa: N818 - no error
+    """A worker can't evaluate trials, and takes itself out; its main process reads why in the database."""
 
 
 @signals.worker_process_init.connect
@@ -79,6 +90,12 @@ def evaluate(trial_id: int) -> None:
             _work_alone(process, suspect)
     except MessageForAnother as message:
         leave(process, message.status)
+    except WorkerStops:
+        leave(process, STOPPED)
+    except queue.WaitsForAnotherPythonError:
+        # the message is used up: those that stay in the queue are enough for whoever has that Python, and when it is
+        # empty, the reconciler publishes again
+        time.sleep(REST_S)
     except MemoryError:  # a model kept it all; Celery would take this for its own, and end the whole worker
         logger.critical("a worker process has no memory left and is replaced")
         os._exit(1)
@@ -135,27 +152,31 @@ def _claim(
 
 def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
     """Claim the trial of a message, or another of its search: one that this process has compiled programs for."""
-    require_tensorflow(process, trial_id)
     # asked first, for most messages of short trials come when these are done, and a claim locks
-    chosen = queue.choose(process.database, trial_id, process.structures)
+    chosen = queue.choose(process.database, trial_id, process.structures, python=process.python)
+    if chosen is not None:
+        require_tensorflow(process, chosen)
     while chosen is not None:
         claim = _claim_one(process, chosen)
         if claim is not None:
             return claim
         # another worker was faster, so there is one less to choose from; or none of them is for this process
-        chosen = queue.choose(process.database, trial_id, process.structures)
+        chosen = queue.choose(process.database, trial_id, process.structures, python=process.python)
         if chosen is not None:
-            require_own(process, trial_id)
+            require_own(process, chosen)
     return None
 
 
 def _claim_one(process: WorkerProcess, trial_id: int) -> Claim | None:
-    return transitions.claim(process.database, trial_id, process.id, session=process.session, **_limits(process))
+    return transitions.claim(
+        process.database, trial_id, process.id, session=process.session, python=process.python, **_limits(process)
+    )
 
 
-def _limits(process: WorkerProcess) -> dict[str, float]:
+def _limits(process: WorkerProcess) -> dict[str, Any]:
     settings = process.settings
     return {
+        "memory_mb": memory_mb(),
         "lease_s": settings.lease_s,
         "max_runtime_s": settings.max_runtime_s,
         # this process notices first, at a heartbeat, then its main process kills it; the reconciler is the last
@@ -171,6 +192,7 @@ def _evaluate(process: WorkerProcess, claim: Claim, *, goes_on_until: float = -m
         with process.holding(held, limit_s=claim.trial_timeout):
             with bounded_output(), unchanged_process(), process.interruptible():
                 result = _result(process, claim)
+            result = replace(result, peak_memory_mb=process.memory.mb())
             if result.fit_mode is not None:
                 process.remember(claim.structure_digest)
             if time.monotonic() < goes_on_until and not _is_to_be_replaced(process):
@@ -179,13 +201,16 @@ def _evaluate(process: WorkerProcess, claim: Claim, *, goes_on_until: float = -m
                 recorded = _record(process, held, result)
     except TrialInterrupted as interrupted:
         _give_up(process, held, interrupted.reason, claim.trial_timeout)
-    except PayloadError as error:
-        _reap(process, held, Outcome.PAYLOAD_ERROR, str(error))
+    except PayloadSignatureError as error:
+        if not _has_the_fleets_key(process):
+            _hand_back(process, held, error, "this process's key is not the fleet's")
+        else:
+            _reap(process, held, Outcome.PAYLOAD_ERROR, str(error))
     except MemoryError:  # of the data, before any fit
         _reap(process, held, Outcome.OUT_OF_MEMORY, format_exc() + too_much(process.settings.memory_limit_mb))
-    except Exception:  # not the model's: a full disk, a defect of ours
+    except Exception as error:  # not the model's: a full disk, a missing package, a defect of ours
         logger.exception("trial %d, attempt %d", claim.trial_id, claim.attempt)
-        _reap(process, held, Outcome.WORKER_ERROR, format_exc())
+        _hand_back(process, held, error, format_exc())
     else:
         if not recorded:
             logger.warning("trial %d, attempt %d: stale result discarded", claim.trial_id, claim.attempt)
@@ -293,7 +318,7 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
 def _check_number(claim: Claim) -> None:
     """Refuse a trial that its search did not have when it was submitted: of Python's lists, -1 is the last item."""
     if not 0 <= claim.number < claim.n_trials:
-        raise PayloadError(
+        raise PayloadSignatureError(
             f"trial {claim.number} is none of search {claim.search_id}, which was submitted with {claim.n_trials} "
             "trials; somebody else than gridfleet wrote it into the database"
         )
@@ -317,6 +342,36 @@ def _reap(process: WorkerProcess, held: Held, outcome: Outcome, error: str) -> N
         process,
         lambda: transitions.reap(process.database, held, outcome=outcome, error=error, max_failures=max_failures),
     )
+
+
+def _has_the_fleets_key(process: WorkerProcess) -> bool:
+    """Whether what is not signed is the trial's fault; as this worker started, nothing may have been stored yet."""
+    try:
+        process.payloads.check_key()
+    except PayloadSignatureError:
+        return False
+    return True
+
+
+def _hand_back(process: WorkerProcess, held: Held, error: Exception, told: str) -> None:
+    """Give a trial back that failed for this worker's reasons, and end this worker if it does nothing else.
+
+    Raises
+    ------
+    WorkerStops
+        If it takes itself out.
+    """
+    reason = handed_back.reason_of(error)
+
+    def hand_back() -> str | None:
+        transitions.hand_back(process.database, held, worker_id=process.id, reason=reason, error=told)
+        why = handed_back.why_to_stop(process.database, process.id)
+        if why is not None:
+            workers.stop(process.database, process.id, why)
+        return why
+
+    if _patiently(process, hand_back) is not None:
+        raise WorkerStops
 
 
 def _patiently(process: WorkerProcess, call: Callable[[], T]) -> T:

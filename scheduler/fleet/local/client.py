@@ -80,6 +80,12 @@ def is_running(settings: Settings) -> bool:
     return Folder(settings.home).running() is not None
 
 
+def ends_with_this_process(settings: Settings) -> bool:
+    """Whether this process started this folder's fleet, and ends it when it ends."""
+    running = Folder(settings.home).running()
+    return running is not None and running["pid"] in [process.pid for process in _supervisors]
+
+
 def variables(settings: Settings) -> dict[str, str] | None:
     """Return the variables of libraries with which this folder's fleet was started; None if it does not run."""
     running = Folder(settings.home).running()

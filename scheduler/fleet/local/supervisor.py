@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -26,15 +27,19 @@ from gridfleet.scheduler.fleet.local.variables import variables_of_libraries
 from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import GridfleetError, LocalFleetError
+from gridfleet.storage.errors import GridfleetError, LocalFleetError, UnfitWorkerError
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import held_by
 from gridfleet.worker.broker.publisher import Publisher
 from gridfleet.worker.guards.orphans import adopt_orphans, end_orphans
+from gridfleet.worker.main_process.exit_status import TOOK_ITSELF_OUT
 
 #: Seconds between looks at processes, and of the reconciler of an embedded fleet.
 LOOK_S = 1.0
+#: Seconds after which a worker is started again that could not work here; each time twice as many, to the most.
+FIRST_PAUSE_S = 1.0
+LAST_PAUSE_S = 60.0
 
 
 def run(settings: Settings, *, n_workers: int, owner: int | None = None, tensorflow: bool = True) -> None:
@@ -72,6 +77,8 @@ class _Supervisor:
         self._stop = False
         self._broker: LocalBroker | None = None
         self._worker: subprocess.Popen[bytes] | None = None
+        self._worker_again_at = -math.inf
+        self._pause_s = FIRST_PAUSE_S
         self._database: Database | None = None
         self._settings = settings
         #: When the fleet was last used, as far as it was looked; None: its owner lives.
@@ -128,10 +135,21 @@ class _Supervisor:
         while not self._stop and self._is_wanted():
             if self._broker is not None and (status := self._broker.exit_status()) is not None:
                 raise LocalFleetError(f"the broker ended with status {status}")
-            if self._worker is not None and self._worker.poll() is not None:
+            if self._worker is not None and (status := self._worker.poll()) is not None:
                 self._end_orphans()
+                self._worker = self._start_again(status)
+            elif self._worker is None and time.monotonic() >= self._worker_again_at:
                 self._worker = self._start_worker()
             reconciler.try_once()
+
+    def _start_again(self, status: int) -> subprocess.Popen[bytes] | None:
+        """Start a worker in place of one that has ended: a while later if it had trouble of its own."""
+        self._worker_again_at = -math.inf
+        if status in (UnfitWorkerError.exit_status, TOOK_ITSELF_OUT):
+            self._worker_again_at = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LAST_PAUSE_S)
+            return None
+        return self._start_worker()
 
     def _end_orphans(self) -> None:
         """End what models of a dead worker left running."""
