@@ -176,3 +176,16 @@ def test_without_a_seed_random_numbers_may_come_from_wherever_they_are_drawn() -
 
     assert (report.mode, report.fallback_reason) == (FitMode.EXACT, None)
     assert np.isfinite(history["loss"]).all()
+
+
+def test_a_model_that_is_not_built_predicts() -> None:
+    def predicted(mode: FitMode) -> Any:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([layers.Dense(3, "relu"), layers.BatchNormalization(), layers.Dense(1)])
+        with compiled_fit(mode) as report:
+            found = model.predict(X, batch_size=7, verbose=0)
+        assert report.fallback_reason is None
+        return found.tolist()
+
+    assert predicted(FitMode.EXACT) == predicted(FitMode.KERAS)

@@ -18,6 +18,7 @@ from tensorflow.python.ops import gen_stateless_random_ops_v2 as random_ops
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
+from gridfleet.worker.compiled_fit.errors import XLA_IN_WORDS
 from gridfleet.worker.compiled_fit.patches.code_generator import HAVE_OLDER_CODE_GENERATOR, older_code_generator
 from gridfleet.worker.compiled_fit.patches.random_numbers import same_random_numbers
 
@@ -190,6 +191,19 @@ def test_what_xla_makes_another_result_of_trains_as_exact_does(
     assert report.modes == [FitMode.EXACT]
     assert reason in str(report.fallback_reason)
     np.testing.assert_equal(found, outcome(FitMode.KERAS)[1])
+
+
+@pytest.mark.complete
+def test_the_reason_why_a_recurrent_layer_behind_an_embedding_is_not_compiled_is_in_words() -> None:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([layers.Input((5,)), layers.Embedding(9, 4), layers.LSTM(3), layers.Dense(1)])
+    model.compile("adam", "mse")
+
+    with compiled_fit("xla") as report:
+        model.fit(np.arange(100).reshape(20, 5) % 9, np.arange(20) % 2, epochs=3, batch_size=8, verbose=0)
+
+    assert report.modes == [FitMode.EXACT]
+    assert str(report.fallback_reason).endswith(f"not in XLA: {XLA_IN_WORDS['TensorList']}")
 
 
 def test_random_numbers_are_patched_until_the_last_of_two_blocks_ends() -> None:

@@ -136,8 +136,11 @@ def make_stream(model: Model, x: Any, y: Any = None, sample_weight: Any = None, 
     NotEligibleError
         If a batch has something else than dense tensors with rows.
     """
+    steps = options.get("steps_per_epoch")
+    if steps and steps < 0:
+        raise NotEligibleError("a number of steps is negative")  # Keras runs to the end of the data then
     if is_dataset(x):
-        _check_dataset(model, x, options.get("steps_per_epoch"))
+        _check_dataset(model, x, steps)
     return stream_of(
         TFEpochIterator(
             x=x,
