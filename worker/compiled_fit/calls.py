@@ -163,6 +163,7 @@ class CompiledCalls:
             lambda: None if validation is None or apart else validation.batches(model),
         )
         train = prepared.data.train
+        orders = _orders(train, shuffle, epochs)  # before a callback may set another seed
         container = training_callback_list(callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps)
         return self._train(
             model,
@@ -170,7 +171,7 @@ class CompiledCalls:
             container,
             Schedule(
                 epochs=_begin_training(model, container, initial_epoch, epochs, resets=prepared.waits),
-                orders=_orders(train, shuffle, epochs),
+                orders=orders,
                 should_validate=_validation_rule(model, validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
             ),
