@@ -126,6 +126,18 @@ def test_a_dataset_that_computes_with_the_model_is_left_to_keras() -> None:
         make_stream(model, dataset().map(lambda x, y: (x + model(x), y)))
 
 
+def test_a_validation_that_cannot_be_compiled_leaves_the_fit_compiled() -> None:
+    def call(model: Any) -> Any:
+        return fit(model, X, Y, validation_data=dataset().filter(lambda x, y: tf.reduce_any(y > 0)))
+
+    expected, _ = life(FitMode.KERAS, call)
+    found, report = life(FitMode.EXACT, call)
+
+    assert report.mode is FitMode.EXACT
+    assert report.fallback_reason == "the Dataset has no batches, or does not know how many"
+    assert found[0] == expected[0]
+
+
 # Callbacks before a validation
 
 

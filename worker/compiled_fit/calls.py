@@ -30,7 +30,7 @@ from gridfleet.worker.compiled_fit.callbacks import (
 from gridfleet.worker.compiled_fit.data.batches import Batches, make_batches
 from gridfleet.worker.compiled_fit.data.keras_functions import as_traced, traced, traced_predict_sizes
 from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
-from gridfleet.worker.compiled_fit.data.stream import Stream, is_dataset, make_stream, stream_of
+from gridfleet.worker.compiled_fit.data.stream import Stream, is_dataset, make_stream
 from gridfleet.worker.compiled_fit.eligibility import check_arrays, check_callbacks, check_model, is_overridden
 from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner, FitData, FitPrograms, restored_if_it_fails
 from gridfleet.worker.compiled_fit.errors import NotEligibleError, preparing_a_program, running_a_program
@@ -278,7 +278,8 @@ class CompiledCalls:
             given: Batches | Stream
             if is_dataset(x) or steps:
                 source = model._eval_epoch_iterator if is_in_fit else None
-                given = _evaluated_stream(model, source, x, y, sample_weight, batch_size=batch_size, steps=steps)
+                options = {"batch_size": batch_size, "steps_per_epoch": steps, "shuffle": False}
+                given = make_stream(model, x, y, sample_weight, source=source, **options)
             else:
                 given = make_batches(x, y, sample_weight, batch_size=batch_size)
             data = as_traced(model, "test", given)
@@ -411,13 +412,6 @@ def _validate(model: Model, data: _ValidationData, container: CallbackList) -> L
         _use_cached_eval_dataset=True,
     )
     return logs
-
-
-def _evaluated_stream(model: Model, source: Any, *data: ArrayLike, batch_size: int | None, steps: int | None) -> Stream:
-    """Return batches to evaluate on, out of an iterator that is there already, or a new one."""
-    if source is not None:
-        return stream_of(source)
-    return make_stream(model, *data, batch_size=batch_size, steps_per_epoch=steps, shuffle=False)
 
 
 def _orders(train: Batches | Stream, shuffle: Shuffle, n_epochs: int) -> Orders:

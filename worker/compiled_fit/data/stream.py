@@ -115,7 +115,9 @@ def is_dataset(x: Any) -> bool:
     return isinstance(x, tf.data.Dataset)
 
 
-def make_stream(model: Model, x: Any, y: Any = None, sample_weight: Any = None, **options: Any) -> Stream:
+def make_stream(
+    model: Model, x: Any, y: Any = None, sample_weight: Any = None, *, source: Any = None, **options: Any
+) -> Stream:
     """Return data as Keras' iterator delivers them.
 
     Parameters
@@ -124,6 +126,8 @@ def make_stream(model: Model, x: Any, y: Any = None, sample_weight: Any = None, 
         That is to take them.
     x, y, sample_weight : Dataset, or nested structure of array-like
         As for Keras' ``fit``.
+    source : TFEpochIterator, default=None
+        Keras' iterator over them; None: a new one.
     **options : dict
         Those of ``TFEpochIterator``.
 
@@ -141,8 +145,8 @@ def make_stream(model: Model, x: Any, y: Any = None, sample_weight: Any = None, 
         raise NotEligibleError("a number of steps is negative")  # Keras runs to the end of the data then
     if is_dataset(x):
         _check_dataset(model, x, steps)
-    return stream_of(
-        TFEpochIterator(
+    if source is None:
+        source = TFEpochIterator(
             x=x,
             y=y,
             sample_weight=sample_weight,
@@ -150,18 +154,13 @@ def make_stream(model: Model, x: Any, y: Any = None, sample_weight: Any = None, 
             steps_per_execution=model.steps_per_execution,
             **options,
         )
-    )
-
-
-def stream_of(source: Any) -> Stream:
-    """Return what an iterator of Keras' delivers.
-
-    Raises
-    ------
-    NotEligibleError
-        If a batch has something else than dense tensors with rows.
-    """
     structure = source._distributed_dataset.element_spec
+    _check_types(structure)
+    source.reset()
+    return Stream(source, structure)
+
+
+def _check_types(structure: Structure) -> None:
     specs = tf.nest.flatten(structure)
     if not specs or not all(isinstance(spec, tf.TensorSpec) for spec in specs):
         raise NotEligibleError("a batch of the Dataset has a part that is no dense tensor")
@@ -171,8 +170,6 @@ def stream_of(source: Any) -> Stream:
         raise NotEligibleError("the Dataset is not batched, or does not say what shape a batch has")
     if len({spec.shape[0] for spec in specs}) > 1:
         raise NotEligibleError("the parts of a batch differ in what is known of their size")
-    source.reset()
-    return Stream(source, structure)
 
 
 def _check_dataset(model: Model, dataset: Any, steps: int | None) -> None:
