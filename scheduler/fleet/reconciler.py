@@ -141,9 +141,9 @@ class Reconciler:
         self._may_judge()
 
     def _note_presence(self) -> None:
-        """Note when a pass ended: it may take longer than the pause between two."""
+        """Note when a pass ended, which may take longer than the pause between two, unless it stood still in it."""
+        self._may_judge()
         self._database_was_at = self._database_time()
-        self._was_there_at = _clock()
 
     def _database_time(self) -> datetime:
         with self._database.read() as connection:

@@ -49,7 +49,7 @@ def test_a_process_goes_on_to_the_next_trial_without_a_message_unless(
     if because == "its time is over":
         monkeypatch.setattr(task, "GO_ON_S", 1)
     elif because is not None:
-        monkeypatch.setattr(task, "mem_rss", lambda: 10**9)
+        monkeypatch.setattr(task, "own_memory_kb", lambda: 10**9)
 
     simulation = ScriptedSimulation(world, "a search that has fewer processes than trials", n=10**6, kind="crash")
     log = simulation.run()

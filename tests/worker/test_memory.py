@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
+from billiard import pool
+
+from gridfleet.worker.guards.peak_memory import replace_by_own_memory
 
 #: A process that may take 600 MB maps a payload of 1,500, and lets go of it.
 SCRIPT = """
@@ -48,3 +53,23 @@ def test_data_that_are_mapped_do_not_count(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(data)], capture_output=True, text=True, cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is a process's own")
+def test_data_that_are_read_do_not_make_a_process_one_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "mem_rss", pool.mem_rss)  # to be put back
+    (tmp_path / "data").write_bytes(bytes(200_000_000))
+    replace_by_own_memory()
+    before = pool.mem_rss()
+
+    with (tmp_path / "data").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        assert numpy.frombuffer(mapped, numpy.uint8).sum() == 0
+        shared = pool.mem_rss() - before
+        copied = numpy.ones(200_000_000, numpy.uint8)
+        own = pool.mem_rss() - before
+
+    assert copied.all()
+    assert shared < 100_000
+    assert own > 100_000

@@ -1,4 +1,4 @@
-"""How much memory this process took at most since a trial began: who ended a worker, and what a model needs."""
+"""How much memory this process takes: who ended a worker, what a model needs, when a process is to be replaced."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from billiard import pool
+from billiard.compat import mem_rss
+
 #: What the kernel says of this process; its resident memory, most and now, in kB.
 _STATUS = Path("/proc/self/status")
 _MOST = re.compile(rb"^VmHWM:\s+(\d+)", re.MULTILINE)
 _NOW = re.compile(rb"^VmRSS:\s+(\d+)", re.MULTILINE)
+#: Of that, what is in no file.
+_OWN = re.compile(rb"^RssAnon:\s+(\d+)", re.MULTILINE)
 #: Where the kernel is told to forget the most, and how (proc_pid_clear_refs(5)).
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _FORGET_MOST = "5"
@@ -56,3 +61,21 @@ def memory_mb() -> int | None:
     except OSError:
         return None
     return None if found is None else int(found[1]) * 1_024 // 1_000_000
+
+
+def own_memory_kb() -> int:
+    """Return the memory of this process now, in kB, without files that it has mapped: the fleet's data, libraries."""
+    with suppress(OSError):
+        found = _OWN.search(_STATUS.read_bytes())
+        if found is not None:
+            return int(found[1])
+    return int(mem_rss())
+
+
+def replace_by_own_memory() -> None:
+    """Let Celery replace this process for the memory that is its own, after its trial.
+
+    Billiard looks at the most that was ever resident: data beyond ``GRIDFLEET_MAX_MEMORY_MB``, which processes of
+    a host share, would end each process after each trial.
+    """
+    pool.mem_rss = own_memory_kb

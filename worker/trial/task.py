@@ -12,7 +12,6 @@ from traceback import format_exc
 from typing import Any, TypeVar
 
 from billiard.common import terminate_handler_fired
-from billiard.compat import mem_rss
 from celery import shared_task, signals
 
 from gridfleet.storage import workers
@@ -32,7 +31,7 @@ from gridfleet.worker.broker.message import TASK
 from gridfleet.worker.guards.memory import bound_memory, explain_memory_error, too_much
 from gridfleet.worker.guards.output import bounded_output
 from gridfleet.worker.guards.parent_death import die_with_parent
-from gridfleet.worker.guards.peak_memory import memory_mb
+from gridfleet.worker.guards.peak_memory import memory_mb, own_memory_kb, replace_by_own_memory
 from gridfleet.worker.guards.pools import allow_pools
 from gridfleet.worker.guards.prctl import name_process
 from gridfleet.worker.guards.xla_cache import bound_compiled_programs
@@ -67,6 +66,7 @@ def _begin(**_: object) -> None:
     name_process(PROCESS_NAME)
     settings = load_settings()
     bound_memory(settings.memory_limit_mb)
+    replace_by_own_memory()
     allow_pools()
     bound_compiled_programs(settings)
     this_process()  # so that the table of workers has it before its first trial
@@ -219,7 +219,7 @@ def _evaluate(process: WorkerProcess, claim: Claim, *, goes_on_until: float = -m
 
 def _is_to_be_replaced(process: WorkerProcess) -> bool:
     """Whether Celery ends this process after the message, for the memory that it took."""
-    return bool(mem_rss() > process.settings.max_memory_mb * 1000)
+    return own_memory_kb() > process.settings.max_memory_mb * 1000
 
 
 def _record(process: WorkerProcess, held: Held, result: TrialResult) -> bool:
