@@ -73,7 +73,7 @@ mutants: venv ## take each guard out of the code once, and see that the properti
 simulate: venv ## 2,000 lives of a fleet, each drawn from a seed: SEEDS=9000; SEED=123 prints that one's story
 	GRIDFLEET_SEED=$(or $(SEED),1) GRIDFLEET_SEEDS=$(or $(SEEDS),$(if $(SEED),1,2000)) $(BIN)/python -m tests.simulation
 
-soak: venv ## a fleet under faults drawn from a seed: MINUTES=30 SEED=7 ARGS="--database sqlite"
+soak: venv ## a fleet under faults drawn from a seed: MINUTES=30 SEED=7 ARGS="--database sqlite" or "--pooler"
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: venv ## short fits beside loky; trials per second, best-score query, memory

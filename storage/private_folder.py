@@ -17,11 +17,20 @@ _READ_OR_WRITE = 0o077
 
 def make_private_folder(folder: Path) -> bool:
     """Make a folder, with those above it; returns whether it is one that only this user can write to."""
+    return why_not_made(folder) is None
+
+
+def why_not_made(folder: Path) -> str | None:
+    """Make a folder, with those above it; returns why it is not one that only this user can write to, None if it is."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):  # a file or a link that leads nowhere, maybe another user's
-        return False
-    return why_not_private(folder, "folder", others_may_read=True) is None
+    except OSError as error:  # no right to, a read-only file system; a file or a dangling link, maybe another user's
+        if not os.path.lexists(folder):
+            return f"the folder {folder} can't be made ({error.strerror})"
+    try:
+        return why_not_private(folder, "folder", others_may_read=True)
+    except OSError as error:  # it is gone again, or below one that lets this user in no more
+        return f"the folder {folder} can't be used ({error.strerror})"
 
 
 def make_runtime_folder() -> Path | None:

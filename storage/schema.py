@@ -362,3 +362,13 @@ class ReconcilerPass(Base):
     hostname: Mapped[str | None] = mapped_column(Text)
     pid: Mapped[int | None] = mapped_column(Integer)
     last_pass_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="NULL: not since the table is there")
+
+
+class FleetIdentity(Base):
+    """Which fleet this is: the only row of its table."""
+
+    __tablename__ = "fleet_identity"
+
+    id: Mapped[str] = mapped_column(
+        Text, primary_key=True, comment="random; its keys on the broker are gridfleet:<id>:…"
+    )

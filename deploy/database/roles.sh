@@ -2,27 +2,42 @@
 # The roles of a fleet and what each may do. PostgreSQL's image runs this once, when the database is new; run again,
 # it sets all passwords to those of the secret files, and rights and settings of the roles to what is written here.
 #
-# It runs as superuser in a database in which another role owns what is in the schema public. So it reaches nothing
-# there by an unqualified name, and queries none of its tables and views.
+# On a managed PostgreSQL nobody is superuser. There it runs as a role with CREATEROLE that owns the database, does what
+# that role may do, and says what it left out (docs/operations.md, "PostgreSQL without a superuser").
+#
+# It runs with more rights than the role that owns what is in the schema public. So it reaches nothing there by an
+# unqualified name, and queries none of its tables and views.
 set -eu
 
-for name in database database_worker database_reporter database_superuser; do
-  if [ ! -s "/run/secrets/gridfleet_${name}_password" ]; then
+run_psql() {
+  psql -v ON_ERROR_STOP=1 --no-psqlrc --quiet --username "${POSTGRES_USER:-postgres}" --dbname "${POSTGRES_DB:-gridfleet}" "$@"
+}
+
+export GRIDFLEET_SECRETS_DIR="${GRIDFLEET_SECRETS_DIR:-/run/secrets}"
+is_superuser=$(run_psql --no-align --tuples-only --command 'SHOW is_superuser')
+needed="database database_worker database_reporter"
+[ "$is_superuser" = off ] || needed="$needed database_superuser"
+for name in $needed; do
+  if [ ! -s "$GRIDFLEET_SECRETS_DIR/gridfleet_${name}_password" ]; then
     echo "the secret gridfleet_${name}_password is missing or empty; make it with 'make secrets'" >&2
     exit 1
   fi
 done
 
-psql -v ON_ERROR_STOP=1 --no-psqlrc --quiet --username "${POSTGRES_USER:-postgres}" --dbname "${POSTGRES_DB:-gridfleet}" <<'SQL'
+run_psql -v is_superuser="$is_superuser" <<'SQL'
 -- first of all: with public in it, the owner's own operators and functions would run as superuser
 SET search_path = pg_catalog, pg_temp;
 SET client_min_messages = warning;
 -- a statement that fails is logged with its text, and some of these hold a password
-SET log_min_error_statement = panic;
-\set owner_password `cat /run/secrets/gridfleet_database_password`
-\set worker_password `cat /run/secrets/gridfleet_database_worker_password`
-\set reporter_password `cat /run/secrets/gridfleet_database_reporter_password`
-\set superuser_password `cat /run/secrets/gridfleet_database_superuser_password`
+DO $$
+BEGIN
+  SET log_min_error_statement = panic;
+EXCEPTION WHEN insufficient_privilege THEN NULL;
+END
+$$;
+\set owner_password `cat "$GRIDFLEET_SECRETS_DIR/gridfleet_database_password"`
+\set worker_password `cat "$GRIDFLEET_SECRETS_DIR/gridfleet_database_worker_password"`
+\set reporter_password `cat "$GRIDFLEET_SECRETS_DIR/gridfleet_database_reporter_password"`
 SELECT current_database() AS database \gset
 
 SELECT format('CREATE ROLE %I', name)
@@ -30,6 +45,11 @@ FROM unnest(ARRAY['gridfleet', 'gridfleet_worker', 'gridfleet_reporter']) AS nam
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 
 BEGIN;
+-- who is no superuser becomes the owner's member for this transaction, to change rights on what it owns
+\if :is_superuser
+\else
+GRANT gridfleet TO CURRENT_USER;
+\endif
 -- a role may change its own settings, and one such as default_transaction_read_only would stop the fleet
 ALTER ROLE gridfleet RESET ALL;
 ALTER ROLE gridfleet_worker RESET ALL;
@@ -42,7 +62,10 @@ FROM pg_roles
 WHERE rolname IN ('gridfleet', 'gridfleet_worker', 'gridfleet_reporter')
   AND (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls) \gexec
 
+\if :is_superuser
+\set superuser_password `cat "$GRIDFLEET_SECRETS_DIR/gridfleet_database_superuser_password"`
 ALTER ROLE CURRENT_USER PASSWORD :'superuser_password';
+\endif
 -- migrates and submits: a search makes a view
 ALTER ROLE gridfleet LOGIN PASSWORD :'owner_password';
 -- workers and the scheduler
@@ -54,7 +77,12 @@ SELECT format('ALTER ROLE gridfleet CONNECTION LIMIT %s', current_setting('max_c
        format('ALTER ROLE gridfleet_worker CONNECTION LIMIT %s', current_setting('max_connections')::integer * 6 / 10),
        'ALTER ROLE gridfleet_reporter CONNECTION LIMIT 20' \gexec
 -- no session can change this one: bytes on disk that each process of it may sort and hash in
-ALTER ROLE gridfleet_reporter SET temp_file_limit = '100MB';
+DO $$
+BEGIN
+  ALTER ROLE gridfleet_reporter SET temp_file_limit = '100MB';
+EXCEPTION WHEN insufficient_privilege THEN NULL;
+END
+$$;
 -- defaults against accidents; a session may SET them to anything else
 ALTER ROLE gridfleet_reporter SET default_transaction_read_only = on;
 ALTER ROLE gridfleet_reporter SET statement_timeout = '30s';
@@ -62,7 +90,9 @@ ALTER ROLE gridfleet_reporter SET idle_in_transaction_session_timeout = '60s';
 -- so that the owner may end a reader's session that is in the way of a migration (pg_terminate_backend)
 GRANT gridfleet_reporter TO gridfleet;
 
-REVOKE ALL ON DATABASE :"database", postgres, template1 FROM PUBLIC;
+SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', datname)
+FROM pg_database
+WHERE datname IN (current_database(), 'postgres', 'template1') AND pg_has_role(datdba, 'USAGE') \gexec
 GRANT CONNECT ON DATABASE :"database" TO gridfleet, gridfleet_worker, gridfleet_reporter;
 REVOKE ALL ON SCHEMA public FROM PUBLIC, gridfleet_worker, gridfleet_reporter;
 GRANT USAGE, CREATE ON SCHEMA public TO gridfleet;
@@ -132,15 +162,21 @@ BEGIN
     AND relnamespace = 'public'::regnamespace AND relowner = 'gridfleet'::regrole;
 END
 $$;
+-- migrations call this one too, for where there is no event trigger
+CREATE FUNCTION gridfleet_rights.set_all_rights() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+  SELECT gridfleet_rights.set_rights(oid)
+  FROM pg_class
+  WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace = 'public'::regnamespace AND relowner = 'gridfleet'::regrole
+$$;
+SELECT FROM gridfleet_rights.set_all_rights() \g /dev/null
 DO $$
 BEGIN
-  PERFORM gridfleet_rights.set_rights(oid)
-  FROM pg_class
-  WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace = 'public'::regnamespace AND relowner = 'gridfleet'::regrole;
+  CREATE EVENT TRIGGER guard_new_tables ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
+    EXECUTE FUNCTION gridfleet_rights.set_rights_of_new_tables();
+EXCEPTION WHEN insufficient_privilege THEN NULL;
 END
 $$;
-CREATE EVENT TRIGGER guard_new_tables ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
-  EXECUTE FUNCTION gridfleet_rights.set_rights_of_new_tables();
 
 -- What PostgreSQL lets everybody do: make large objects, exported snapshots and records of the write-ahead log, which
 -- fill the disk; use up transaction ids, until the server stops; run loops that no time limit ends; and take advisory
@@ -149,11 +185,42 @@ SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', oid::regprocedure)
 FROM pg_proc
 WHERE pronamespace = 'pg_catalog'::regnamespace
   AND proname ~ '^(lo_|lowrite$|pg_(try_)?advisory_|pg_logical_emit_message$|pg_export_snapshot$|(pg_current_xact_id|txid_current)$)'
+  AND pg_has_role(proowner, 'USAGE')
   \gexec
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO gridfleet, gridfleet_worker', oid::regprocedure)
-FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^pg_(try_)?advisory_' \gexec
-REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC;
+FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^pg_(try_)?advisory_'
+  AND pg_has_role(proowner, 'USAGE') \gexec
 -- migrations make triggers
-GRANT USAGE ON LANGUAGE plpgsql TO gridfleet;
+SELECT 'REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC', 'GRANT USAGE ON LANGUAGE plpgsql TO gridfleet'
+FROM pg_language WHERE lanname = 'plpgsql' AND pg_has_role(lanowner, 'USAGE') \gexec
+\if :is_superuser
+\else
+REVOKE gridfleet FROM CURRENT_USER;
+\endif
 COMMIT;
+
+SELECT current_setting('log_min_error_statement') <> 'panic' AS logs_statements,
+       NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'guard_new_tables') AS has_no_trigger,
+       NOT EXISTS (SELECT FROM pg_db_role_setting
+                   WHERE setrole = 'gridfleet_reporter'::regrole AND 'temp_file_limit=100MB' = ANY (setconfig)) AS has_no_bound,
+       EXISTS (SELECT FROM pg_proc
+               WHERE proname = 'lo_create' AND NOT pg_has_role(proowner, 'USAGE')) AS has_public_functions,
+       EXISTS (SELECT FROM pg_database
+               WHERE datname IN ('postgres', 'template1') AND NOT pg_has_role(datdba, 'USAGE')) AS has_other_databases
+\gset
+\if :logs_statements
+\echo 'left out: log_min_error_statement. Had a statement with a password failed, the log of the server would have it.'
+\endif
+\if :has_no_bound
+\echo 'left out: temp_file_limit of gridfleet_reporter. A query of a reader may fill the disk with temporary files.'
+\endif
+\if :has_no_trigger
+\echo 'left out: the event trigger. "gridfleet db upgrade" sets the rights of new tables; run this again after any other CREATE TABLE of the owner.'
+\endif
+\if :has_public_functions
+\echo 'left out: REVOKE on functions of PostgreSQL. Whoever has a password may make large objects, loops and advisory locks, and so fill the disk or stop the scheduler.'
+\endif
+\if :has_other_databases
+\echo 'left out: REVOKE on the databases postgres and template1. The roles may connect there, where they own nothing.'
+\endif
 SQL

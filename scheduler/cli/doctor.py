@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.fleet.local.folder import Folder
@@ -13,6 +16,7 @@ from gridfleet.scheduler.reports.reader import SEEN_S, SeenWorker
 from gridfleet.storage import migrations, passes
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import BrokerUnreachableError, GridfleetError, first_line
+from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings, load_settings, without_secrets
 from gridfleet.storage.trials import queue
@@ -110,14 +114,20 @@ def _database(settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
 def _check_broker(settings: Settings) -> str:
     from redis.exceptions import RedisError
 
+    from gridfleet.worker.broker.keys import Keys
     from gridfleet.worker.broker.publisher import Publisher
 
-    publisher = Publisher(settings)
+    identity = _fleet_id(settings)
+    keys = Keys(identity or "")
+    publisher = Publisher(settings, keys)
     try:
         publisher.check()
+        if identity is None:
+            return "answers; which keys there are this fleet's is not known without its database"
         n_dead = publisher.count_dead_letters()
         found = f"; {n_dead} malformed messages were set aside, the last: {publisher.newest_dead_letter()}"
-        return f"answers; {publisher.queue_length()} messages wait{found if n_dead else ''}"
+        waiting = f"{publisher.queue_length()} messages wait"
+        return f"answers; this fleet's keys are {keys.prefix}*; {waiting}{found if n_dead else ''}"
     except RedisError as error:  # of a cluster, of a role without rights, of keys that somebody else made
         raise BrokerUnreachableError(
             f"the broker answers, and refuses what workers ask of it ({first_line(error)}); it has to be a single "
@@ -127,8 +137,18 @@ def _check_broker(settings: Settings) -> str:
         publisher.close()
 
 
+def _fleet_id(settings: Settings) -> str | None:
+    """Return the fleet's name on the broker; None where its database does not say it: why is told later."""
+    try:
+        with closing(Database(settings)) as database:
+            return fleet_id(database)
+    except (GridfleetError, SQLAlchemyError):
+        return None
+
+
 def _check_schema(database: Database) -> str:
     migrations.require_current(database)
+    fleet_id(database)
     return f"{migrations.current_revision(database)}, this release's"
 
 

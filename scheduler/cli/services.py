@@ -63,10 +63,11 @@ def worker(
     settings = configured_settings()
     import joblib
 
-    from gridfleet.worker.main_process.environment import private_current_folder
+    from gridfleet.worker.main_process.environment import private_current_folder, with_cache
     from gridfleet.worker.main_process.self_test import require_folders
     from gridfleet.worker.main_process.service import run_worker
 
+    settings = with_cache(settings)
     require_folders(settings)
     with private_current_folder(settings):
         run_worker(settings, concurrency=concurrency or joblib.cpu_count())

@@ -16,6 +16,7 @@ from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFoundError
+from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings, load_settings
 from gridfleet.storage.trials import queue
@@ -51,9 +52,10 @@ class Fleet:
     @cached_property
     def publisher(self) -> Publisher:
         """The way to the broker."""
+        from gridfleet.worker.broker.keys import Keys
         from gridfleet.worker.broker.publisher import Publisher
 
-        return Publisher(self.settings)
+        return Publisher(self.settings, Keys(fleet_id(self.database)))
 
     def check(self) -> None:
         """Make sure that the database and the broker answer and the schema is this release's; the key is not looked at.

@@ -136,8 +136,10 @@ class Reconciler:
         Workers that stood still as well wake up when this process does, and it may be faster than their heartbeats.
         """
         before, self._database_was_at = self._database_was_at, self._database_time()
-        if before is not None and (self._database_was_at - before).total_seconds() > self._longest_s:
+        away_s = 0.0 if before is None else (self._database_was_at - before).total_seconds()
+        if away_s > self._longest_s:
             self._wait_for_a_lease()
+            transitions.put_off_deadlines(self._database, by_s=away_s)
         self._may_judge()
 
     def _note_presence(self) -> None:

@@ -38,6 +38,7 @@ class Database:
             postgresql.import_psycopg()
             self.engine = create_engine(self.url, **postgresql.options(self.url))
             event.listen(self.engine, "do_connect", postgresql.connect)
+            event.listen(self.engine, "begin", postgresql.begin)
             event.listen(self.engine, "handle_error", postgresql.leave_standby)
 
     @contextmanager

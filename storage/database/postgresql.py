@@ -6,13 +6,20 @@ import os
 import sys
 from typing import Any
 
-from sqlalchemy import URL, Dialect, ExceptionContext
+from sqlalchemy import URL, Connection, Dialect, ExceptionContext
 
+from gridfleet.storage.database import certificates
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.settings import PREFIX
 
 #: SQLSTATE of a write on a server that only reads.
 READ_ONLY = "25006"
+#: SQLSTATE of what a role may not do.
+INSUFFICIENT_PRIVILEGE = "42501"
+#: Bounds of what a session may keep others waiting for. Payloads of hundreds of MB are written in one statement per
+#: chunk, so 60 s a statement is ample.
+LIMITS = {"statement_timeout": "60s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}
+_LIMIT_OPTIONS = " ".join(f"-c {name}={value}" for name, value in LIMITS.items())
 
 
 def import_psycopg() -> None:
@@ -36,6 +43,11 @@ def options(url: URL) -> dict[str, Any]:
     ----------
     url : URL
         Of the database. What it says itself counts, as in every program that uses libpq.
+
+    Raises
+    ------
+    SettingsError
+        If it asks for the system's certificate authorities, and there are none.
     """
     connect: dict[str, Any] = {
         "connect_timeout": 5,
@@ -44,14 +56,14 @@ def options(url: URL) -> dict[str, Any]:
         "keepalives_count": 3,
         "tcp_user_timeout": 15_000,
         "application_name": "gridfleet",
-        # payloads of hundreds of MB are written in one statement per chunk, so 60 s a statement is ample
-        "options": "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s",
+        "options": _LIMIT_OPTIONS,
     }
     if "options" in url.query:  # of two settings of one name, the server heeds the last
         asked = url.query["options"]
         connect["options"] += f" {asked if isinstance(asked, str) else ' '.join(asked)}"
+    ours = {name: value for name, value in connect.items() if name == "options" or name not in url.query}
     return {
-        "connect_args": {name: value for name, value in connect.items() if name == "options" or name not in url.query},
+        "connect_args": {**ours, **certificates.of_the_system(url.query)},
         # whatever the server's default is: at a stricter one, transactions that merely meet would fail
         "isolation_level": "READ COMMITTED",
         "pool_pre_ping": True,
@@ -62,17 +74,18 @@ def options(url: URL) -> dict[str, Any]:
 
 
 def connect(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
-    """Open a connection that notices when its server falls silent.
+    """Open a connection that notices when its server falls silent, and what is in between.
 
     Raises
     ------
     SettingsError
-        If the database has no encoding: texts come out of it as bytes, which SQLAlchemy stumbles over.
+        If the database has no encoding: texts come out of it as bytes, which SQLAlchemy stumbles over. If a pooler
+        refuses what the URL asks for.
     """
     # here, for it needs psycopg, which an embedded fleet does not import
-    from gridfleet.storage.database.silence import Connection
+    from gridfleet.storage.database import pooler
 
-    connection = Connection.connect(*arguments, **options)
+    connection = pooler.connect(arguments, options, limits=_LIMIT_OPTIONS)
     if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
         name = connection.info.dbname
         connection.close()
@@ -81,6 +94,13 @@ def connect(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> An
             "kind; make one with `createdb --template=template0 --encoding=UTF8`"
         )
     return connection
+
+
+def begin(connection: Connection) -> None:
+    """Begin a transaction."""
+    from gridfleet.storage.database import pooler
+
+    pooler.set_limits(connection, LIMITS)
 
 
 def leave_standby(context: ExceptionContext) -> None:

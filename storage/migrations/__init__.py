@@ -9,6 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import ProgrammingError
 
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.postgresql import INSUFFICIENT_PRIVILEGE
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.errors import SchemaVersionError, SettingsError, first_line
 from gridfleet.storage.schema import SCHEMA_REVISION
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 #: Key of PostgreSQL's advisory lock under which migrations run; any constant of our own will do.
 MIGRATION_LOCK = 0x67726964
-#: SQLSTATE of what a role may not do.
-INSUFFICIENT_PRIVILEGE = "42501"
 
 
 @retried  # of several that start at once, all but one wait
@@ -61,7 +60,18 @@ def upgrade(database: Database) -> bool:
             if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
                 raise
             raise SettingsError(_may_not(database, error)) from error
+        if database.dialect == "postgresql":
+            _set_rights(connection)
     return True
+
+
+def _set_rights(connection: Connection) -> None:
+    """Set the roles' rights on new tables as deploy/database/roles.sh has them, if it made the roles here.
+
+    Its event trigger does it as well, where PostgreSQL let it make one.
+    """
+    if connection.execute(text("SELECT to_regproc('gridfleet_rights.set_all_rights')")).scalar() is not None:
+        connection.execute(text("SELECT gridfleet_rights.set_all_rights()"))
 
 
 def _may_not(database: Database, error: Exception) -> str:

@@ -15,7 +15,7 @@ import platformdirs
 
 from gridfleet.storage.errors import PayloadError
 from gridfleet.storage.payloads.digest import check_digest, is_digest
-from gridfleet.storage.private_folder import make_private_folder, why_not_private
+from gridfleet.storage.private_folder import why_not_made
 from gridfleet.storage.settings import PREFIX, Settings
 
 #: Writes the content of a missing file; what it raises leaves no file.
@@ -84,8 +84,8 @@ class HostCache:
         return None
 
     def _make_private(self) -> None:
-        if not make_private_folder(self._folder):
-            reason = why_not_private(self._folder, "folder", others_may_read=True)
+        reason = why_not_made(self._folder)
+        if reason is not None:
             raise PayloadError(f"the cache is not private: {reason}; or set {PREFIX}CACHE_DIR to another folder")
 
     def _fetch(self, path: Path, fill: Fill) -> IO[bytes]:

@@ -28,7 +28,7 @@ from sqlalchemy.engine import Connection
 
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.database.times import now
+from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import (
     FINAL_STATES,
@@ -218,6 +218,25 @@ def heartbeat(database: Database, held: Held, *, lease_s: float, memory_mb: int 
         prolonged = prolonged.values(peak_memory_mb=memory_mb)
     with database.write() as connection:
         return connection.execute(prolonged.returning(Trial.cancel_requested)).scalar_one_or_none()
+
+
+def put_off_deadlines(database: Database, *, by_s: float) -> None:
+    """Give running trials the time in which they stood still, as on a machine that slept: workers do not count it.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    by_s : float
+        Seconds by which their deadlines are later.
+    """
+    left_s = seconds_between(database.dialect, now(), Trial.deadline_at)
+    with database.write() as connection:
+        connection.execute(
+            update(Trial)
+            .where(Trial.state == TrialState.RUNNING)
+            .values(deadline_at=now(left_s + literal(float(by_s))))
+        )
 
 
 _RECORD = (

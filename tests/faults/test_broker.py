@@ -27,8 +27,7 @@ from gridfleet import SearchHandle, submit
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.worker.broker.message import QUEUE
-from tests.conftest import RunningWorker, free_port
+from tests.conftest import KEYS, RunningWorker, free_port
 from tests.faults.support import (
     X,
     Y,
@@ -90,7 +89,7 @@ class Valkey:
 
     def waits_for_messages(self) -> bool:
         """Whether a worker is idle: all it was sent is done, and it waits for more."""
-        return not self.client.exists(QUEUE) and any(
+        return not self.client.exists(KEYS.queue) and any(
             client["cmd"] == "brpop" and "b" in client["flags"] for client in self.client.client_list()
         )
 
@@ -220,7 +219,7 @@ def test_a_broker_that_hangs_fails_publishing_soon_and_the_worker_is_back_when_i
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], valkey: Valkey, tmp_path: Path
 ) -> None:
     handle = submit(search(tmp_path, [1]), X, Y)
-    valkey.client.delete(QUEUE)
+    valkey.client.delete(KEYS.queue)
     worker = start_worker(configured)
 
     valkey.signal(signal.SIGSTOP)
@@ -366,14 +365,14 @@ def test_a_message_that_dies_with_the_worker_that_popped_it_is_sent_again(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], valkey: Valkey, tmp_path: Path
 ) -> None:
     handle = submit(search(tmp_path, [1]), X, Y)
-    valkey.client.delete(QUEUE)
+    valkey.client.delete(KEYS.queue)
     worker = start_worker(configured)
 
     while not pops_while_stopped(worker, fleet, handle, valkey):
         worker.process.send_signal(signal.SIGCONT)  # the broker had just given up waiting for it
     worker.kill()
     killed = time.monotonic()
-    assert valkey.client.llen(QUEUE) == 0
+    assert valkey.client.llen(KEYS.queue) == 0
     assert handle.progress().queued == 1
     start_worker(configured)
     with reconciling(fleet):
@@ -390,9 +389,9 @@ def pops_while_stopped(worker: RunningWorker, fleet: Fleet, handle: SearchHandle
     wait_for(valkey.waits_for_messages, "the worker waits")
     worker.process.send_signal(signal.SIGSTOP)
     fleet.publisher.publish(trial_ids(fleet, handle))
-    if valkey.client.llen(QUEUE) == 0:
+    if valkey.client.llen(KEYS.queue) == 0:
         return True
-    valkey.client.delete(QUEUE)
+    valkey.client.delete(KEYS.queue)
     return False
 
 

@@ -19,9 +19,8 @@ from gridfleet.scheduler.cli import doctor
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.worker.broker.message import DEAD_LETTERS, QUEUE
 from gridfleet.worker.broker.transport import MAX_DEAD_LETTERS
-from tests.conftest import RunningWorker
+from tests.conftest import KEYS, RunningWorker
 from tests.faults.support import X, Y, assert_one_result_each, attempts, search, wait_for
 from tests.malformed_messages import malformed_messages
 
@@ -41,20 +40,21 @@ def test_malformed_messages_are_set_aside_and_the_worker_goes_on(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], client: redis.Redis, tmp_path: Path
 ) -> None:
     submit(search(tmp_path, [7]), X, Y)
-    client.delete(QUEUE)
+    client.delete(KEYS.queue)
     with fleet.database.read() as connection:
-        malformed = malformed_messages(connection.execute(select(Trial.id)).scalar_one(), tmp_path / "proof")
+        trial_id = connection.execute(select(Trial.id)).scalar_one()
+    malformed = malformed_messages(trial_id, KEYS.queue, tmp_path / "proof")
     worker = start_worker(configured)
 
     for element, _ in malformed.values():
-        client.lpush(QUEUE, element)
+        client.lpush(KEYS.queue, element)
     handle = submit(search(tmp_path, [1]), X, Y).wait(60)
 
     assert_one_result_each(fleet, handle)
     assert attempts(fleet) == [(1, "completed")]
     assert not (tmp_path / "proof").exists()
     assert worker.process.poll() is None
-    letters = [json.loads(letter) for letter in reversed(client.lrange(DEAD_LETTERS, 0, -1))]
+    letters = [json.loads(letter) for letter in reversed(client.lrange(KEYS.dead_letters, 0, -1))]
     found = {name: letter["reason"] for name, letter in zip(malformed, letters, strict=True)}
     assert found == {name: found[name] for name, (_, reason) in malformed.items() if found[name].startswith(reason)}
     assert all(len(letter["element"]) <= 4096 and letter["element"].isprintable() for letter in letters)
@@ -82,12 +82,12 @@ def test_the_rights_of_the_deployment_are_enough_and_the_list_of_the_dead_is_bou
     url = f"redis://gridfleet@{address['host']}:{address['port']}/{address['db']}"
     try:
         worker = start_worker(configured.replace(broker_url=url, broker_password=SecretStr(password)))
-        client.lpush(QUEUE, *(b"garbage %d" % number for number in range(MAX_DEAD_LETTERS + 5)))
+        client.lpush(KEYS.queue, *(b"garbage %d" % number for number in range(MAX_DEAD_LETTERS + 5)))
         handle = submit(search(tmp_path, [1]), X, Y).wait(60)
 
         assert_one_result_each(fleet, handle)
-        assert client.llen(DEAD_LETTERS) == MAX_DEAD_LETTERS
-        assert f"garbage {MAX_DEAD_LETTERS + 4}" in client.lindex(DEAD_LETTERS, 0).decode()
+        assert client.llen(KEYS.dead_letters) == MAX_DEAD_LETTERS
+        assert f"garbage {MAX_DEAD_LETTERS + 4}" in client.lindex(KEYS.dead_letters, 0).decode()
         worker.stop()
     finally:
         client.execute_command("ACL", "DELUSER", "gridfleet")
@@ -113,12 +113,12 @@ def test_a_worker_that_may_not_read_from_the_broker_ends_with_an_error(
 def test_a_queue_that_is_no_list_is_removed_and_a_list_of_the_dead_that_is_none_harms_nothing(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], client: redis.Redis, tmp_path: Path
 ) -> None:
-    client.set(DEAD_LETTERS, "no list")
+    client.set(KEYS.dead_letters, "no list")
     worker = start_worker(configured)
-    client.set(QUEUE, "no list")
-    wait_for(lambda: not client.exists(QUEUE), "the worker removes the key")
+    client.set(KEYS.queue, "no list")
+    wait_for(lambda: not client.exists(KEYS.queue), "the worker removes the key")
 
-    client.lpush(QUEUE, b"garbage")
+    client.lpush(KEYS.queue, b"garbage")
     handle = submit(search(tmp_path, [1]), X, Y).wait(60)
 
     assert_one_result_each(fleet, handle)

@@ -236,11 +236,26 @@ class Trials(RuleBasedStateMachine):
             )
 
         held, is_held = self.act(data, give)
-        if not is_held:
-            return
-        after = self.rows()[held.trial_id]
-        told = self.handed_back.setdefault(held.trial_id, [])
-        self.not_before[held.trial_id] = self.now_s + BACKOFF_S * (2 ** min(len(told), 8) - 1)
+        if is_held:
+            self.note_handed_back(held.trial_id, reason)
+
+    @rule(data=st.data(), times=st.integers(2, 3))
+    def hand_back_again_and_again(self, data: st.DataObject, times: int) -> None:
+        trial_id = data.draw(st.sampled_from(list(self.params)))
+        for _ in range(times):
+            self.claim(trial_id)
+            token = self.rows()[trial_id].token
+            if token is not None:
+                options = {"worker_id": "a/1", "reason": "disk full", "error": ""}
+                hold(transitions.hand_back(self.database, Held(trial_id, token), **options), "not handed back", token)
+                self.note_handed_back(trial_id, "disk full")
+            self.trials_are_sound()
+            self.tick(6_100)
+
+    def note_handed_back(self, trial_id: int, reason: str) -> None:
+        after = self.rows()[trial_id]
+        told = self.handed_back.setdefault(trial_id, [])
+        self.not_before[trial_id] = self.now_s + BACKOFF_S * (2 ** min(len(told), 8) - 1)
         told.append(reason)
         # nobody is registered, so nobody else is there who could evaluate it
         is_refused = told.count(reason) >= handed_back.WORKERS or len(told) >= handed_back.MOST

@@ -14,6 +14,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from gridfleet.worker.broker.publisher import Publisher
+from tests.conftest import KEYS
 from tests.storage.conftest import StoredSearch, ago, set_trial, store_search
 
 
@@ -32,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def reconciler(database_settings: Settings, database: Database, clock: list[float]) -> Iterator[Reconciler]:
-    with closing(Publisher(database_settings)) as publisher:
+    with closing(Publisher(database_settings, KEYS)) as publisher:
         yield Reconciler(database_settings, database, publisher)
 
 
@@ -78,6 +79,22 @@ def test_after_an_absence_all_that_live_have_a_lease_before_they_are_judged(
     assert [search.trial(number).state for number in (0, 1)] == ["running", "queued"]
 
 
+def test_the_time_of_an_absence_is_not_a_trial_s(
+    reconciler: Reconciler, search: StoredSearch, database_settings: Settings
+) -> None:
+    reconciler.once()
+    search.held(0)
+    set_trial(search.database, search.trial_ids[0], deadline_at=ago(1_800), lease_expires_at=ago(-60))
+    assert reconciler._database_was_at is not None
+    reconciler._database_was_at -= timedelta(hours=1)
+
+    reconciler.once()
+
+    trial = search.trial(0)
+    assert trial.state == "running"
+    assert 1_700 < (trial.deadline_at - ago(0)).total_seconds() < 1_900
+
+
 def test_a_reconciler_that_is_stopped_amid_a_pass_judges_nobody_afterwards(
     reconciler: Reconciler, clock: list[float], search: StoredSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +134,7 @@ def test_a_scheduler_that_starts_waits_for_a_lease_for_the_database_may_have_bee
 def test_a_broker_that_is_down_for_long_is_no_absence(
     reconciler: Reconciler, clock: list[float], search: StoredSearch, database_settings: Settings
 ) -> None:
-    reconciler._publisher = Publisher(database_settings.replace(broker_url="redis://127.0.0.1:1/0"))
+    reconciler._publisher = Publisher(database_settings.replace(broker_url="redis://127.0.0.1:1/0"), KEYS)
     for _ in range(6):
         reconciler.try_once()
         clock[0] += database_settings.reconcile_s

@@ -43,6 +43,7 @@ class RoledDatabase:
     name: str
     passwords: dict[str, str]
     secret_key: str
+    administrator: str = "postgres"
 
     def url(self, role: str) -> str:
         """Return the URL of a role, without its password."""
@@ -73,6 +74,7 @@ class RoledDatabase:
                 script = script.replace(inside, place)
             path = f"{POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]}{os.pathsep}{os.environ['PATH']}"
             variables = {"PATH": path, "PGHOST": str(self.server.folder), "POSTGRES_DB": self.name}
+            variables |= {"POSTGRES_USER": self.administrator, "GRIDFLEET_SECRETS_DIR": str(folder)}
             done = subprocess.run(
                 ["bash", "-c", script],
                 env={**os.environ, **variables},

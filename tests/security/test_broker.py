@@ -12,8 +12,8 @@ import redis
 
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.broker.app import create_app
-from gridfleet.worker.broker.message import QUEUE
 from gridfleet.worker.broker.publisher import Publisher
+from tests.conftest import KEYS
 from tests.security.conftest import REPOSITORY, DeployedFleet, GuardedBroker
 
 #: What the user of workers, schedulers and submitters has no use for.
@@ -41,15 +41,15 @@ REFUSED = (
     "BGREWRITEAOF",
     "SHUTDOWN",
     "REPLICAOF 127.0.0.1 1",
-    "MIGRATE 127.0.0.1 1 celery 0 1",
-    "DUMP celery",
-    "RENAME celery other",
-    "COPY celery other",
-    "EXPIRE celery 1",
-    "PUBLISH celery x",
-    "SUBSCRIBE celery",
+    "MIGRATE 127.0.0.1 1 gridfleet:tests:queue 0 1",
+    "DUMP gridfleet:tests:queue",
+    "RENAME gridfleet:tests:queue other",
+    "COPY gridfleet:tests:queue other",
+    "EXPIRE gridfleet:tests:queue 1",
+    "PUBLISH gridfleet:tests:queue x",
+    "SUBSCRIBE gridfleet:tests:queue",
     "SWAPDB 0 1",
-    # commands that it has, on keys that are not Celery's
+    # commands that it has, on keys that are not a fleet's
     "GET other",
     "LPUSH other x",
     "RPUSH other x",
@@ -62,6 +62,9 @@ REFUSED = (
     "SADD other x",
     "SMEMBERS other",
     "EXISTS other",
+    "BRPOP celery 1",
+    "LPUSH celery x",
+    "DEL celery.dead",
 )
 
 
@@ -80,7 +83,7 @@ def _is_refused(client: redis.Redis, command: str) -> bool:
 
 
 def test_publishers_and_workers_can_do_their_work(deployed: DeployedFleet) -> None:
-    publisher = Publisher(deployed.worker)
+    publisher = Publisher(deployed.worker, KEYS)
 
     publisher.check()
     publisher.publish([1, 2])
@@ -88,7 +91,7 @@ def test_publishers_and_workers_can_do_their_work(deployed: DeployedFleet) -> No
     assert publisher.queue_length() == 2
     publisher.close()
     with redis.Redis.from_url(deployed.worker.broker()) as client:
-        assert client.brpop(QUEUE, timeout=1)
+        assert client.brpop(KEYS.queue, timeout=1)
 
 
 @pytest.mark.parametrize("password", ["", "wrong password, long enough"])
@@ -105,7 +108,7 @@ def test_the_default_user_is_off(guarded_broker: GuardedBroker) -> None:
     url = guarded_broker.url.replace("gridfleet@", "")
 
     with redis.Redis.from_url(url) as client, pytest.raises(redis.exceptions.AuthenticationError):
-        client.lpush(QUEUE, "x")
+        client.lpush(KEYS.queue, "x")
 
 
 def test_connections_that_say_nothing_are_ended_but_not_those_that_wait_for_messages(
@@ -113,14 +116,14 @@ def test_connections_that_say_nothing_are_ended_but_not_those_that_wait_for_mess
 ) -> None:
     settings = Settings(broker_url=guarded_broker.url, broker_password=guarded_broker.password)
     parts = urlsplit(guarded_broker.url)
-    publisher = Publisher(settings)
+    publisher = Publisher(settings, KEYS)
     publisher.check()
     with (
         ExitStack() as silent,
         redis.Redis.from_url(settings.broker()) as worker,
         ThreadPoolExecutor(max_workers=1) as thread,
     ):
-        waits = thread.submit(worker.brpop, QUEUE, timeout=60)
+        waits = thread.submit(worker.brpop, KEYS.queue, timeout=60)
         strangers = [
             silent.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=30)) for _ in range(200)
         ]
@@ -143,7 +146,7 @@ def test_the_configuration_of_the_broker_keeps_it_inside() -> None:
 
 
 def test_celery_reads_json_only_keeps_no_results_and_takes_no_orders() -> None:
-    conf = create_app(Settings(broker_url="redis://127.0.0.1/0", database_url="sqlite:///x.db")).conf
+    conf = create_app(Settings(broker_url="redis://127.0.0.1/0", database_url="sqlite:///x.db"), KEYS).conf
 
     assert conf.accept_content == ["json"]
     assert conf.task_serializer == "json"

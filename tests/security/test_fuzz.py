@@ -36,6 +36,7 @@ from gridfleet.storage.params import column_kinds, params_digest, params_to_json
 from gridfleet.storage.payloads.format import ALIGNMENT, MAGIC, load
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.broker.message import new_message, why_malformed
+from tests.conftest import KEYS as FLEET_KEYS
 
 #: Examples of each target in every run.
 FEW = 60
@@ -89,7 +90,7 @@ def check_payload_header(drawn: tuple[Any, int, bytes], folder: Path) -> None:
 
 # ---- broker messages
 
-MESSAGE = json.loads(new_message(1))
+MESSAGE = json.loads(new_message(1, FLEET_KEYS.queue))
 
 
 @st.composite
@@ -111,7 +112,7 @@ def _messages(draw: Any) -> bytes:
 
 
 def check_message(raw: bytes, folder: Path) -> None:
-    reason = why_malformed(raw)
+    reason = why_malformed(raw, FLEET_KEYS.queue)
     assert reason is None or (reason and reason.isprintable())
 
 

@@ -20,9 +20,9 @@ from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.storage.errors import LocalFleetError
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.worker.broker.app import create_app
-from gridfleet.worker.broker.message import QUEUE, TASK
+from gridfleet.worker.broker.message import TASK
 from gridfleet.worker.broker.publisher import Publisher
-from tests.conftest import give_to_another_user
+from tests.conftest import KEYS, give_to_another_user
 
 #: Every command that looks into the folder of an embedded fleet.
 COMMANDS = [
@@ -176,9 +176,9 @@ def test_the_broker_of_a_folder_listens_where_no_other_user_gets(name: str, tmp_
             assert running is not None
             settings = Settings(broker_url=running["broker_url"])
 
-            Publisher(settings).publish([7])
-            with create_app(settings).connection_for_read() as connection:
-                message = connection.SimpleQueue(QUEUE).get(timeout=10)
+            Publisher(settings, KEYS).publish([7])
+            with create_app(settings, KEYS).connection_for_read() as connection:
+                message = connection.SimpleQueue(KEYS.queue).get(timeout=10)
             assert message.headers["task"] == TASK
 
             started.socket.chmod(0o666)

@@ -206,6 +206,8 @@ class Checker:
     def _kept(self, before: TrialRow, after: TrialRow, actor: Actor) -> str | None:
         if after.cancel_requested != before.cancel_requested:
             return self._told_to_stop(before, after, actor) or _differ(before, after, "cancel_requested")
+        if actor.role == "reconciler" and str(after.deadline_at) > str(before.deadline_at):  # it was away
+            return _differ(before, after, "deadline_at")
         if not actor.speaks_for(str(before.worker_id)):
             return "I8: not its holder"
         if str(after.lease_expires_at) < str(before.lease_expires_at):

@@ -21,15 +21,18 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30, help="how long faults are injected")
     parser.add_argument("--seed", type=int, default=None, help="draws faults and searches; default: a new one")
     parser.add_argument("--database", choices=("postgresql", "sqlite"), default="postgresql")
+    parser.add_argument("--pooler", action="store_true", help="PgBouncer in transaction mode before PostgreSQL")
     parser.add_argument("--keep", action="store_true", help="leave the folder with the logs")
     options = parser.parse_args()
+    if options.pooler and options.database != "postgresql":
+        parser.error("--pooler is for PostgreSQL")
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     method = os.environ.get(START_METHOD, "fork")
     print(f"soak: seed {seed}, {options.minutes:g} minutes on {options.database}, start method {method}", flush=True)
     _forget_variables()
     be_quiet()
     heed_signals()
-    with running(options.database, keep=options.keep) as system:
+    with running(options.database, pooler=options.pooler, keep=options.keep) as system:
         from tests.soak import report, run  # after the services have begun: it imports TensorFlow
 
         outcome = run.soak(system, use_fleet(system.settings), seed=seed, minutes=options.minutes)

@@ -24,8 +24,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage import searches
+from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.schema import Search, Trial
-from gridfleet.worker.broker.message import QUEUE
+from gridfleet.worker.broker.keys import Keys
 from gridfleet.worker.trial.task import PROCESS_NAME
 from tests.malformed_messages import malformed_messages
 from tests.soak.system import Service, System
@@ -165,9 +166,10 @@ class Nemesis:
         self._system.redis.client_kill_filter(_type="normal", skipme=False)
 
     def send_garbage(self, chance: random.Random) -> None:
-        malformed = malformed_messages(self._newest_trial(), self._system.proof)
+        queue = Keys(fleet_id(self._system.database)).queue
+        malformed = malformed_messages(self._newest_trial(), queue, self._system.proof)
         element, _ = _one_of(chance, list(malformed.values()))
-        self._system.redis.rpush(QUEUE, element)  # to the end that workers take from
+        self._system.redis.rpush(queue, element)  # to the end that workers take from
 
     def repeat_messages(self, chance: random.Random) -> None:
         newest = self._newest_trial()

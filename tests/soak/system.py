@@ -33,6 +33,7 @@ from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 from tests.conftest import READY_S, STOP_S, free_port
 from tests.faults.database_faults import StoppablePostgresql
+from tests.pooler import pgbouncer
 
 #: Recovery is frequent with these: a worker that is killed loses its trials after ten seconds.
 QUICK = {"lease_s": 10, "heartbeat_s": 2, "reconcile_s": 2, "republish_s": 10, "max_runtime_s": 60}
@@ -216,7 +217,12 @@ class System:
 
 @contextmanager
 def running(
-    database: str, *, concurrencies: Sequence[int] = CONCURRENCIES, n_schedulers: int = 2, keep: bool = False
+    database: str,
+    *,
+    concurrencies: Sequence[int] = CONCURRENCIES,
+    n_schedulers: int = 2,
+    pooler: bool = False,
+    keep: bool = False,
 ) -> Iterator[System]:
     """Start a fleet in a folder of its own; processes and folder are gone at the end.
 
@@ -228,6 +234,8 @@ def running(
         Worker processes of each worker.
     n_schedulers : int, default=2
         Schedulers.
+    pooler : bool, default=False
+        Reach PostgreSQL through PgBouncer in transaction mode.
     keep : bool, default=False
         Leave the folder with the logs.
     """
@@ -241,10 +249,13 @@ def running(
         postgresql = None
         if database == "postgresql":
             postgresql = stack.enter_context(_postgresql(folder))
+        database_url = postgresql.url("soak") if postgresql else f"sqlite:///{folder / 'soak.db'}"
+        if postgresql and pooler:
+            database_url = stack.enter_context(pgbouncer(postgresql, "transaction")).url("soak")
         broker, broker_url = _broker(folder)
         settings = Settings(
             home=folder / "home",
-            database_url=postgresql.url("soak") if postgresql else f"sqlite:///{folder / 'soak.db'}",
+            database_url=database_url,
             broker_url=broker_url,
             secret_key=secrets.token_hex(32),
             cache_dir=folder / "cache",

@@ -154,8 +154,11 @@ def test_a_result_in_between_shows_that_a_worker_can_work(database: Database) ->
     assert handed_back.why_to_stop(database, "node/1") is None
 
 
-def test_code_that_one_search_needs_stops_no_worker_but_that_of_two_does(search: StoredSearch) -> None:
-    reason = handed_back.reason_of(MissingCodeError("the module 'xgboost' is not installed on this worker"))
+@pytest.mark.parametrize("error", [MissingCodeError("the module 'xgboost' is not installed"), KeyError("xgboost")])
+def test_what_may_be_one_search_s_own_mistake_stops_no_worker_but_that_of_two_does(
+    search: StoredSearch, error: Exception
+) -> None:
+    reason = handed_back.reason_of(error)
     register(search.database, "healthy/1", "b")
     for number in range(3):
         hand_back(search, "node/1", number, reason=reason)
@@ -169,7 +172,7 @@ def test_code_that_one_search_needs_stops_no_worker_but_that_of_two_does(search:
 def test_a_reason_has_no_names_of_files_that_differ_from_worker_to_worker() -> None:
     assert handed_back.reason_of(OSError(28, "No space left on device", "/cache/part-abc")) == FULL
     assert handed_back.reason_of(PayloadError("two\nlines")) == "PayloadError: two"
-    assert handed_back.reason_of(KeyError("x")) == "KeyError: 'x'"
+    assert handed_back.reason_of(KeyError("x")) == "an error outside of the model's fits: KeyError: 'x'"
 
 
 # trials of another Python

@@ -291,7 +291,7 @@ def test_the_migration_has_the_check_of_the_schema() -> None:
 
 def test_the_migration_knows_the_outcomes_of_the_schema(database: Database) -> None:
     """A member that is added later needs a migration of its own."""
-    script = ScriptDirectory.from_config(migrations._config()).get_revision("0004")
+    script = ScriptDirectory.from_config(migrations._config()).get_revision("0011")
 
     assert set(re.findall(r"'(\w+)'", script.module.OUTCOMES)) == set(Outcome)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gridfleet.storage.private_folder import make_private_folder, read_private_file, why_not_private
+from gridfleet.storage.private_folder import make_private_folder, read_private_file, why_not_made, why_not_private
 from tests.conftest import give_to_another_user
 
 
@@ -53,6 +53,13 @@ def test_a_file_where_a_folder_is_wanted_is_no_folder(tmp_path: Path) -> None:
     assert why_not_private(file, "folder") == f"{file} is no folder"
     assert not make_private_folder(file)
     assert not make_private_folder(file / "below")
+
+
+def test_a_folder_that_can_not_be_made_is_told_with_the_reason() -> None:
+    folder = Path("/proc/cache/gridfleet")  # where not even root makes one
+
+    assert why_not_made(folder) == f"the folder {folder} can't be made (No such file or directory)"
+    assert not make_private_folder(folder)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])

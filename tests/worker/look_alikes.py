@@ -236,6 +236,18 @@ def of_policy(policy: str) -> Any:
 
 
 #: Pairs that have the same variables, of the same shapes and names, and compute something else.
+def nested(*, training: bool | None = None, activation: str = "relu", trainable: bool = True) -> Any:
+    """A Functional with another one in it, as transfer learning has it."""
+    inputs = keras.Input((6,))
+    hidden = layers.Dropout(0.5)(layers.BatchNormalization()(layers.Dense(4, activation)(inputs)))
+    base = keras.Model(inputs, hidden, name="base")
+    base.trainable = trainable
+    outer = keras.Input((6,))
+    model = keras.Model(outer, layers.Dense(1, "sigmoid")(base(layers.Rescaling(0.5)(outer), training=training)))
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
 LOOK_ALIKES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "activation": (
         lambda: model_with(layers.Dense(4, activation="relu")),
@@ -245,6 +257,10 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: model_with(layers.Dense(4, activation="relu", name="relu")),
         lambda: model_with(layers.Dense(4, activation="tanh", name="tanh")),
     ),
+    "how a model inside is called": (lambda: nested(training=False), lambda: nested(training=True)),
+    "an activation of a model inside": (lambda: nested(), lambda: nested(activation="tanh")),
+    "a model inside that is frozen": (lambda: nested(), lambda: nested(trainable=False)),
+    "scale of pixels": (lambda: model_with(layers.Rescaling(0.5)), lambda: model_with(layers.Rescaling([0.5, 2] * 3))),
     "dropout": (lambda: model_with(layers.Dropout(0.1)), lambda: model_with(layers.Dropout(0.5))),
     "regularizer": (
         lambda: model_with(layers.Dense(4, kernel_regularizer=keras.regularizers.L2(0.1))),

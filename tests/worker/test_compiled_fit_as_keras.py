@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit import FitReport, compiled_fit
+from gridfleet.worker.compiled_fit import FitReport, compiled_fit, epoch_runner, scope
 from tests.thinning import some_of
 
 RNG = np.random.default_rng(0)
@@ -198,6 +199,65 @@ def test_a_callback_may_stop_an_evaluation() -> None:
             return model.evaluate(X, Y, batch_size=16, verbose=0, callbacks=[Stops()])
 
     assert evaluated(FitMode.EXACT) == evaluated(FitMode.KERAS)
+
+
+# Failures
+
+
+class FailsLate(layers.Layer):
+    """Fails in the third epoch of four batches."""
+
+    def build(self, shape: Any) -> None:
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, inputs: Any) -> Any:
+        self.calls.assign_add(1.0)
+        with tf.control_dependencies([tf.debugging.assert_less(self.calls.value, 10.0)]):
+            return tf.identity(inputs)
+
+
+def test_a_fit_that_fails_after_the_first_epoch_fails_there_as_in_keras() -> None:
+    def outcome(mode: FitMode) -> tuple[Any, list[Any], list[Any]]:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model, counts = mlp(FailsLate()), Counts()
+        with compiled_fit(mode) as report, pytest.raises(tf.errors.InvalidArgumentError):
+            model.fit(X, Y, epochs=4, batch_size=15, verbose=0, callbacks=[counts])
+        return report.fallback_reason, counts.called, model.history.history["loss"]
+
+    found = outcome(FitMode.EXACT)
+
+    assert found == outcome(FitMode.KERAS)
+    assert found[1] == ["train", 0, 1, 2]
+
+
+def copies_of_weights() -> int:
+    kind = type(tf.constant(0))
+    return sum(type(one) is kind and one.shape == (8, 37) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize(
+    ("max_copied_mb", "inner", "expected"),
+    [(64, layers.Lambda, [1, 0, 0]), (0, layers.Lambda, [0, 0, 0]), (0, lambda _: FailsLate(), [1, 0, 0])],
+    ids=["small", "large", "large, may fail"],
+)
+def test_weights_are_copied_for_the_first_epoch_and_where_they_are_large_only_if_it_may_fail(
+    max_copied_mb: int, inner: Any, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epoch_runner, "MAX_COPIED_MB", max_copied_mb)
+    run, n_copies = epoch_runner.EpochRunner.run, []
+
+    def looking(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        n_copies.append(int(copies_of_weights() > 0))
+        return run(self, *arguments, **keywords)
+
+    monkeypatch.setattr(epoch_runner.EpochRunner, "run", looking)
+    stop = keras.callbacks.EarlyStopping("loss", patience=9)
+    with compiled_fit() as report:
+        mlp(layers.Dense(37), inner(lambda x: x)).fit(X, Y, epochs=3, batch_size=30, verbose=0, callbacks=[stop])
+
+    assert report.fallback_reason is None
+    assert n_copies == expected
 
 
 # Metrics
@@ -429,3 +489,26 @@ def test_no_epochs_make_no_variables() -> None:
         return len(model.optimizer.variables), history
 
     assert outcome(FitMode.EXACT) == outcome(FitMode.KERAS)
+
+
+# Releases
+
+
+def test_a_release_that_was_not_tested_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keras, "__version__", "3.99.1")
+    monkeypatch.setattr(scope.logger, "propagate", True)
+
+    for mode in (FitMode.KERAS, FitMode.EXACT, FitMode.EXACT):
+        with compiled_fit(mode):
+            pass
+
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "compiled training was not tested with keras 3.99.1"
+    ]
+
+
+def test_the_releases_that_are_installed_are_tested() -> None:
+    for library in (keras, tf):
+        assert library.__version__.startswith(scope.TESTED_RELEASES[library.__name__])

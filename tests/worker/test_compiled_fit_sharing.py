@@ -18,7 +18,7 @@ from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 from gridfleet.worker.compiled_fit.sharing.structure import structure_of
 from tests.thinning import some_of
-from tests.worker.look_alikes import LOOK_ALIKES, Scaled, X, Y, model_with
+from tests.worker.look_alikes import LOOK_ALIKES, Scaled, X, Y, loss_times, model_with, nested
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +143,46 @@ def test_another_learning_rate_shares_the_program(programs: ProgramCache) -> Non
     assert len(programs) == 2
 
 
+def test_a_model_inside_another_one_needs_no_trace_to_be_known() -> None:
+    first, second = structure(nested), structure(nested)
+
+    assert first is not None
+    assert first == second
+    assert_equal(trained(nested, "exact"), trained(nested, "keras"))
+
+
+def test_predictions_share_a_program_whatever_was_compiled(programs: ProgramCache) -> None:
+    def predicted(mode: str, **settings: Any) -> Any:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = model_with(layers.Dense(4), **settings)
+        with compiled_fit(mode):
+            return model.predict(X, verbose=0)
+
+    expected = predicted("keras")
+
+    for settings in ({}, {"loss": "mse"}, {"loss": loss_times(3.0)}, {"optimizer": "sgd"}):
+        assert np.array_equal(predicted("exact", **settings), expected)
+
+    assert len(programs) == 1
+    assert programs.n_dropped == 0
+
+
+@pytest.mark.parametrize(("sizes", "n_programs"), [((1, 2, 5, 40, 33), 3), ((40, 7, 8, 32, 1), 3), ((7, 39, 8), 3)])
+def test_predictions_of_any_number_of_rows_take_as_few_programs_as_keras_takes_graphs(
+    sizes: tuple[int, ...], n_programs: int, programs: ProgramCache
+) -> None:
+    def predicted(mode: str) -> list[Any]:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        model = model_with(layers.Dense(4, activation="silu"))
+        with compiled_fit(mode):
+            return [model.predict(X[:size], verbose=0) for size in sizes]
+
+    assert_equal(predicted("exact"), predicted("keras"))
+    assert len(programs) == n_programs
+
+
 def test_the_longest_unused_program_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ProgramCache(max_programs=2)
     for key in "abac":
@@ -225,6 +265,45 @@ def test_a_model_with_a_generator_in_its_graph_draws_what_it_draws_in_keras_afte
         assert losses() == expected
 
     assert report.mode == "keras"
+
+
+class Shuffles(layers.Layer):
+    """Draws numbers that no program may, and counts how often it is traced."""
+
+    n_calls = 0
+
+    def call(self, inputs: Any) -> Any:
+        type(self).n_calls += 1
+        return tf.random.shuffle(inputs)
+
+
+def test_that_there_is_no_program_for_a_model_is_found_out_once() -> None:
+    keras.utils.clear_session()
+    model = model_with(Shuffles())
+    model.fit(X, Y, verbose=0)  # Keras has traced what it needs
+    with compiled_fit() as report:
+        model.fit(X, Y, verbose=0)
+        n_calls = Shuffles.n_calls
+        for _ in range(3):
+            model.fit(X, Y, verbose=0)
+
+    assert Shuffles.n_calls == n_calls
+    assert report.modes == ["keras"] * 4
+    assert report.fallback_reason == "the model draws random numbers with TensorFlow's stateful RandomShuffle"
+
+
+def test_that_there_is_no_program_for_a_structure_is_found_out_once(programs: ProgramCache) -> None:
+    found = []
+    for _ in range(2):
+        keras.utils.clear_session()
+        model = model_with(layers.Dense(4, activation="silu"), layers.Dense(4, activation="hard_silu"))
+        n_programs = len(programs)
+        with compiled_fit() as report:
+            model.fit(X, Y, verbose=0)
+        found.append((report.fallback_reason, len(programs) - n_programs))
+
+    assert found[0][0] == found[1][0] == "hard_silu or relu6 beside silu, which TensorFlow rounds otherwise in a loop"
+    assert [grown for _, grown in found] == [1, 0]
 
 
 # Loops that are traced later, with another model than the steps

@@ -17,7 +17,7 @@ from tensorflow.python.framework import config
 from tensorflow.python.ops import gen_stateless_random_ops_v2 as random_ops
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit import FitReport, compiled_fit
+from gridfleet.worker.compiled_fit import FitReport, compiled_fit, scope
 from gridfleet.worker.compiled_fit.errors import XLA_IN_WORDS
 from gridfleet.worker.compiled_fit.patches.code_generator import HAVE_OLDER_CODE_GENERATOR, older_code_generator
 from gridfleet.worker.compiled_fit.patches.random_numbers import same_random_numbers
@@ -68,6 +68,23 @@ def test_max_pooling_that_has_to_be_deterministic_is_not_tried_in_xla() -> None:
     assert report.compile_time == 0
     _, expected = fit_in(FitMode.KERAS, pooling, shape=(8, 2))
     for one, other in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("mode", [FitMode.XLA, FitMode.AUTO])
+def test_convolutions_are_left_to_the_graph_as_exact_trains_them(mode: FitMode) -> None:
+    def build() -> list[layers.Layer]:
+        return [layers.Conv1D(2, 3), layers.Flatten()]
+
+    n_programs = len(scope.programs)
+    report, weights = fit_in(mode, build, shape=(8, 2), epochs=3)
+
+    assert report.modes == [FitMode.EXACT]
+    assert report.compile_time == 0
+    assert len(scope.programs) <= n_programs + 1  # none that is traced for XLA
+    expected = "not in XLA: XLA's convolutions are slower on a CPU" if mode is FitMode.XLA else None
+    assert report.fallback_reason == expected
+    for one, other in zip(weights, fit_in(FitMode.KERAS, build, shape=(8, 2), epochs=3)[1], strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from tensorflow.python.eager import context
 
+from gridfleet.worker.compiled_fit import calls, compiled_fit
 from gridfleet.worker.compiled_fit.data import row_order
 from gridfleet.worker.compiled_fit.data.row_order import MAX_SEED, epoch_orders, seeded_order
 
@@ -47,7 +50,7 @@ def test_epochs_under_a_seed_have_keras_order(n_samples: int, shuffle: bool | st
     expected = order_of_keras(n_samples, 5, shuffle=shuffle)
     tf.random.set_seed(5)
 
-    orders = epoch_orders(n_samples, 7, shuffle, 3)
+    orders = epoch_orders(n_samples, 7, shuffle)(3)
 
     assert orders.tolist() == [expected]
 
@@ -55,10 +58,33 @@ def test_epochs_under_a_seed_have_keras_order(n_samples: int, shuffle: bool | st
 def test_epochs_without_a_seed_have_orders_of_their_own() -> None:
     tf.random.set_seed(None)
 
-    orders = epoch_orders(100, 7, True, 3)
+    draw = epoch_orders(100, 7, True)
+    orders = np.concatenate([draw(1), draw(2)])
 
     assert [sorted(order) for order in orders.tolist()] == [list(range(100))] * 3
     assert len({tuple(order) for order in orders.tolist()}) == 3
+
+
+@pytest.mark.parametrize("shuffle", [True, "batch"])
+def test_orders_are_drawn_when_an_epoch_needs_them(shuffle: bool | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tf.random.set_seed(None)
+    x, y = np.zeros((16, 2), "float32"), np.arange(16) % 2
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    asked: list[int] = []
+
+    def epoch_orders_(*arguments: Any) -> Any:
+        draw = epoch_orders(*arguments)
+        return lambda n_epochs: (asked.append(n_epochs), draw(n_epochs))[1]
+
+    monkeypatch.setattr(calls, "epoch_orders", epoch_orders_)
+    with compiled_fit() as report:
+        stop = keras.callbacks.EarlyStopping("loss", patience=0, min_delta=99)
+        history = model.fit(x, y, epochs=10**9, verbose=0, shuffle=shuffle, callbacks=[stop])
+
+    assert report.fallback_reason is None
+    assert asked == [1, 1]
+    assert len(history.epoch) == 2
 
 
 def test_where_keras_draws_another_order_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,4 +93,4 @@ def test_where_keras_draws_another_order_it_is_asked(monkeypatch: pytest.MonkeyP
     expected = order_of_keras(20, 5)
     tf.random.set_seed(5)
 
-    assert epoch_orders(20, 7, True, 3).tolist() == [expected]
+    assert epoch_orders(20, 7, True)(3).tolist() == [expected]

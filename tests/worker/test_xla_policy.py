@@ -19,7 +19,6 @@ SMALL = XlaPolicy(
     keras_uses_xla=False,
     has_full_batch=True,
     is_compiled=False,
-    convolves=False,
     n_operations=200,
     steps_per_epoch=10,
     n_graph_steps=0,
@@ -42,7 +41,6 @@ ENOUGH = 81
         ({"watches_for_nan": True}, False),
         ({"keras_uses_xla": True}, False),
         ({"has_full_batch": False}, False),
-        ({"convolves": True}, True),  # slower, but right
     ],
 )
 def test_xla_is_ruled_out_where_it_gives_another_result_or_has_nothing_to_do(
@@ -60,7 +58,9 @@ def test_xla_is_ruled_out_where_it_gives_another_result_or_has_nothing_to_do(
         # as asked for, whatever it costs
         ({"mode": FitMode.XLA}, 1, True),
         ({"mode": FitMode.XLA, "graph_step_s": None}, 1, True),
-        ({"mode": FitMode.XLA, "convolves": True}, 1, True),
+        # … but for what was measured to be slower there
+        ({"mode": FitMode.XLA, "is_compiled": True, "xla_step_s": 0.0006}, 1, False),
+        ({"mode": FitMode.XLA, "is_compiled": True, "xla_step_s": 0.0004}, 1, True),
         ({"mode": FitMode.EXACT}, 10**9, False),
         # compiled once the steps to come repay it, those that came included
         ({}, ENOUGH - 2, False),
@@ -72,9 +72,8 @@ def test_xla_is_ruled_out_where_it_gives_another_result_or_has_nothing_to_do(
         # a step of arithmetic does not gain more than its overhead
         ({"graph_step_s": 1.0}, ENOUGH - 14, True),
         ({"graph_step_s": 1.0}, ENOUGH - 16, False),
-        # not before its speed is known, and never for convolutions
+        # not before its speed is known
         ({"graph_step_s": None}, 10**9, False),
-        ({"convolves": True}, 10**9, False),
         # a compiled program is used unless it was measured to be slower
         ({"is_compiled": True}, 1, True),
         ({"is_compiled": True, "xla_step_s": 0.0001}, 1, True),
@@ -96,6 +95,7 @@ def test_auto_compiles_what_repays_and_keeps_what_is_faster(
         ({"is_compiled": True, "xla_step_s": 0.0001}, False, 1000),
         ({"is_compiled": True, "xla_step_s": 0.0001, "mode": FitMode.EXACT}, False, 200),
         ({"graph_step_s": 1.0}, False, 1),
+        ({"is_compiled": True, "xla_step_s": 0.1}, False, 200),  # slower in XLA, and so not there
         # one and then a few while the speed is not known
         ({"graph_step_s": None}, True, 1),
         ({"graph_step_s": None}, False, 8),

@@ -12,6 +12,7 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.loaders.app import AppLoader
 
 from gridfleet.storage.settings import Settings
+from gridfleet.worker.broker.keys import Keys
 
 #: Seconds beyond ``max_runtime_s`` after which Celery kills the process that did not stop by itself.
 KILL_AFTER_S = 30
@@ -28,13 +29,15 @@ class Loader(AppLoader):
         return importlib.import_module(module, package)
 
 
-def create_app(settings: Settings) -> Celery:
+def create_app(settings: Settings, keys: Keys) -> Celery:
     """Create the Celery app of a worker.
 
     Parameters
     ----------
     settings : Settings
         Where the broker is, and how long a trial may run.
+    keys : Keys
+        Those of the fleet on the broker.
 
     Returns
     -------
@@ -62,6 +65,7 @@ def create_app(settings: Settings) -> Celery:
             "health_check_interval": 5,
             "max_connections": 20,
             "client_name": "gridfleet",
+            "fleet_id": keys.fleet_id,
             # one list: nothing is sent to those of other priorities
             "priority_steps": [0],
         },
@@ -73,6 +77,7 @@ def create_app(settings: Settings) -> Celery:
         # a trial hidden in a busy worker's buffer would wait for it
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
+        task_default_queue=keys.queue,
         # nothing but ids travels, and no results: Celery's result backend would grow for ever
         accept_content=["json"],
         task_serializer="json",

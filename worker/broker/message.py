@@ -12,10 +12,6 @@ import uuid
 from reprlib import repr as shown
 from typing import Any
 
-#: Celery's default queue, a list on the broker; the broker's ACL lets workers at keys that begin so.
-QUEUE = "celery"
-#: The list of what was found in the queue and is not a message.
-DEAD_LETTERS = "celery.dead"
 TASK = "gridfleet.evaluate"
 #: Bytes that a message may have; ours have about 900.
 MAX_BYTES = 4096
@@ -23,18 +19,20 @@ MAX_BYTES = 4096
 MAX_ID = 2**63 - 1
 
 
-def new_message(trial_id: int) -> bytes:
-    """Return a message that asks a worker to look at a trial."""
-    return json.dumps(_envelope(trial_id, str(uuid.uuid4()), str(uuid.uuid4()))).encode()
+def new_message(trial_id: int, queue: str) -> bytes:
+    """Return a message that asks a worker to look at a trial, for a fleet's queue."""
+    return json.dumps(_envelope(trial_id, queue, str(uuid.uuid4()), str(uuid.uuid4()))).encode()
 
 
-def why_malformed(raw: bytes) -> str | None:
+def why_malformed(raw: bytes, queue: str) -> str | None:
     """Say why an element of the queue is not a message of ours.
 
     Parameters
     ----------
     raw : bytes
         The element, from whoever could write to the broker.
+    queue : str
+        Where it was found.
 
     Returns
     -------
@@ -44,12 +42,12 @@ def why_malformed(raw: bytes) -> str | None:
     if len(raw) > MAX_BYTES:
         return f"it has {len(raw):,} bytes, a message at most {MAX_BYTES:,}"
     try:
-        return _why_not_ours(_parse(raw))
+        return _why_not_ours(_parse(raw), queue)
     except ValueError as error:
         return str(error)
 
 
-def _why_not_ours(envelope: Any) -> str | None:
+def _why_not_ours(envelope: Any, queue: str) -> str | None:
     if not isinstance(envelope, dict):
         return f"it is {shown(envelope)}, not a JSON object"
     # what a worker that stops adds to messages that it pushes back
@@ -60,6 +58,7 @@ def _why_not_ours(envelope: Any) -> str | None:
     headers, properties = envelope.get("headers"), envelope.get("properties")
     expected = _envelope(
         trial_id,
+        queue,
         _uuid(headers.get("id") if isinstance(headers, dict) else None, "headers.id"),
         _uuid(properties.get("delivery_tag") if isinstance(properties, dict) else None, "properties.delivery_tag"),
     )
@@ -67,7 +66,7 @@ def _why_not_ours(envelope: Any) -> str | None:
     return None if envelope == expected else _difference(envelope, expected)
 
 
-def _envelope(trial_id: int, task_id: str, delivery_tag: str) -> dict[str, Any]:
+def _envelope(trial_id: int, queue: str, task_id: str, delivery_tag: str) -> dict[str, Any]:
     """Return what Celery's ``as_task_v2`` and kombu's ``prepare_message`` make of a call of the task."""
     return {
         "body": base64.b64encode(json.dumps(_content(trial_id)).encode()).decode(),
@@ -98,7 +97,7 @@ def _envelope(trial_id: int, task_id: str, delivery_tag: str) -> dict[str, Any]:
             "correlation_id": task_id,
             "reply_to": "",
             "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": QUEUE},
+            "delivery_info": {"exchange": "", "routing_key": queue},
             "priority": 0,
             "body_encoding": "base64",
             "delivery_tag": delivery_tag,

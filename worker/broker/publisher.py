@@ -11,7 +11,8 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from gridfleet.storage.errors import BrokerUnreachableError
 from gridfleet.storage.settings import PREFIX, SOCKET_SCHEME, Settings
-from gridfleet.worker.broker.message import DEAD_LETTERS, QUEUE, new_message
+from gridfleet.worker.broker.keys import Keys
+from gridfleet.worker.broker.message import new_message
 
 #: Messages in one LPUSH, about 1 MB.
 BATCH = 1_000
@@ -31,9 +32,12 @@ class Publisher:
     ----------
     settings : Settings
         Where the broker is.
+    keys : Keys
+        Those of the fleet.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys: Keys) -> None:
+        self._keys = keys
         self._url = settings.broker()
         self._redis = redis.Redis.from_url(
             self._url.replace(f"{SOCKET_SCHEME}://", "unix://", 1),
@@ -75,20 +79,20 @@ class Publisher:
             If the broker fails; some messages may have been sent, which harms nothing.
         """
         for start in range(0, len(trial_ids), BATCH):
-            messages = [new_message(trial_id) for trial_id in trial_ids[start : start + BATCH]]
-            _twice(self._redis.lpush, QUEUE, *messages)
+            messages = [new_message(trial_id, self._keys.queue) for trial_id in trial_ids[start : start + BATCH]]
+            _twice(self._redis.lpush, self._keys.queue, *messages)
 
     def queue_length(self) -> int:
         """Return how many messages wait."""
-        return int(_twice(self._redis.llen, QUEUE))
+        return int(_twice(self._redis.llen, self._keys.queue))
 
     def count_dead_letters(self) -> int:
         """Return how many malformed messages are kept that workers found and set aside."""
-        return int(_twice(self._redis.llen, DEAD_LETTERS))
+        return int(_twice(self._redis.llen, self._keys.dead_letters))
 
     def newest_dead_letter(self) -> str:
         """Return the beginning of the last one: the time and the reason, escaped; empty if there is none."""
-        newest = _twice(self._redis.lrange, DEAD_LETTERS, 0, 0)
+        newest = _twice(self._redis.lrange, self._keys.dead_letters, 0, 0)
         return repr(newest[0][:SHOWN])[2:-1] if newest else ""
 
     def close(self) -> None:

@@ -37,11 +37,12 @@ from gridfleet.worker.compiled_fit.errors import NotEligibleError, preparing_a_p
 from gridfleet.worker.compiled_fit.programs.building import (
     build_variables,
     check_optimizer,
+    has_convolutions,
     tracks_losses,
     unbuilt_if_it_fails,
 )
 from gridfleet.worker.compiled_fit.programs.evaluate import EvaluateProgram
-from gridfleet.worker.compiled_fit.programs.found import Found
+from gridfleet.worker.compiled_fit.programs.found import Found, find_once
 from gridfleet.worker.compiled_fit.programs.inputs import PassInputs, StreamInputs
 from gridfleet.worker.compiled_fit.programs.predict import PredictProgram
 from gridfleet.worker.compiled_fit.programs.train import TrainProgram
@@ -163,7 +164,7 @@ class CompiledCalls:
             lambda: None if validation is None or apart else validation.batches(model),
         )
         train = prepared.data.train
-        orders = _orders(train, shuffle, epochs)  # before a callback may set another seed
+        draw_orders = _draw_orders(train, shuffle)  # before a callback may set another seed
         container = training_callback_list(callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps)
         return self._train(
             model,
@@ -171,7 +172,7 @@ class CompiledCalls:
             container,
             Schedule(
                 epochs=_begin_training(model, container, initial_epoch, epochs, resets=prepared.waits),
-                orders=orders,
+                draw_orders=draw_orders,
                 should_validate=_validation_rule(model, validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
             ),
@@ -191,7 +192,8 @@ class CompiledCalls:
             data = FitData(train, make_validation())
             # Keras traces at the first batch: what callbacks change until then counts
             waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
-            mode = FitMode.EXACT if isinstance(train, Stream) else self.mode
+            # where XLA is not going to compile, the program that Keras' step is traced for is the first one
+            mode = FitMode.EXACT if isinstance(train, Stream) or has_convolutions(model) else self.mode
             programs = FitPrograms(mode, partial(self._train_program, model, data))
             if not waits:
                 model.reset_metrics()  # now, for Keras leaves those alone that are not built yet
@@ -212,8 +214,9 @@ class CompiledCalls:
         model._eval_epoch_iterator = None
         with handing_over_callbacks(container):
             runner = self._runner(model, prepared, flat_callbacks(given_callbacks))
-            with restored_if_it_fails(model):
-                logs = train_epochs(runner, container, schedule, validate)
+            may_fail = isinstance(prepared.data.train, Stream) or runner.program.may_fail
+            with restored_if_it_fails(model, may_fail=may_fail) as copies:
+                logs = train_epochs(runner, container, schedule, validate, after_first_run=copies.free)
         del model._eval_epoch_iterator
         if isinstance(model.optimizer, keras_optimizers.Optimizer):
             model.optimizer.finalize_variable_values(model.trainable_weights)
@@ -238,18 +241,20 @@ class CompiledCalls:
             *(_signature(one, knows_size=not for_xla or fixes_size) for one in (train, validation)),
         )
         kept = traced(model, "train").programs
+
+        def find() -> Found[TrainProgram]:
+            entry = find_or_trace(
+                self._cache,
+                structure=structure_of(model, trains=True) if build_variables(model, train, trains=True) else None,
+                signature=signature,
+                trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
+            )
+            return Found(entry, VariableSet.of_training(model))
+
         if signature not in kept:
             check_optimizer(model)
-            with self.report.timed("trace"), unbuilt_if_it_fails(model.optimizer), preparing_a_program():
-                entry = find_or_trace(
-                    self._cache,
-                    structure=structure_of(model, trains=True) if build_variables(model, train, trains=True) else None,
-                    signature=signature,
-                    trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
-                )
-                kept[signature] = Found(entry, VariableSet.of_training(model))
-        found: Found[TrainProgram] = kept[signature]
-        return found
+        with self.report.timed("trace"), unbuilt_if_it_fails(model.optimizer):
+            return find_once(kept, signature, find)
 
     def evaluate(
         self,
@@ -292,16 +297,17 @@ class CompiledCalls:
     def _evaluate_program(self, model: Model, data: Batches | Stream) -> Found[EvaluateProgram]:
         signature = "evaluate", data.fixed_batch_size, data.signature, isinstance(data, Stream)
         kept = traced(model, "test").programs
-        if signature not in kept:
+
+        def find() -> Found[EvaluateProgram]:
             entry = find_or_trace(
                 self._cache,
                 structure=structure_of(model) if build_variables(model, data, trains=False) else None,
                 signature=signature,
                 trace=lambda: EvaluateProgram(model, data),
             )
-            kept[signature] = Found(entry, VariableSet.of_evaluation(model))
-        found: Found[EvaluateProgram] = kept[signature]
-        return found
+            return Found(entry, VariableSet.of_evaluation(model))
+
+        return find_once(kept, signature, find)
 
     def predict(
         self,
@@ -328,18 +334,19 @@ class CompiledCalls:
 
     def _predict_program(self, model: Model, data: Batches) -> Found[PredictProgram]:
         sizes = traced_predict_sizes(model, data)
-        signature = "predict", data.first_batch_size, sizes, data.signature
+        signature = "predict", sizes, data.signature
         kept = traced(model, "predict").programs
-        if signature not in kept:
+
+        def find() -> Found[PredictProgram]:
             entry = find_or_trace(
                 self._cache,
-                structure=structure_of(model),
+                structure=structure_of(model, predicts=True),
                 signature=signature,
                 trace=lambda: PredictProgram(model, data, sizes),
             )
-            kept[signature] = Found(entry, VariableSet.of_prediction(model))
-        found: Found[PredictProgram] = kept[signature]
-        return found
+            return Found(entry, VariableSet.of_prediction(model))
+
+        return find_once(kept, signature, find)
 
 
 @dataclass(frozen=True)
@@ -414,10 +421,10 @@ def _validate(model: Model, data: _ValidationData, container: CallbackList) -> L
     return logs
 
 
-def _orders(train: Batches | Stream, shuffle: Shuffle, n_epochs: int) -> Orders:
+def _draw_orders(train: Batches | Stream, shuffle: Shuffle) -> Callable[[int], Orders]:
     if isinstance(train, Stream):
-        return np.zeros((1, 0), np.int64)
-    return epoch_orders(train.n_samples, train.batch_size, shuffle, n_epochs)
+        return lambda _: np.zeros((1, 0), np.int64)
+    return epoch_orders(train.n_samples, train.batch_size, shuffle)
 
 
 def _begin_training(model: Model, container: CallbackList, initial_epoch: int, n_epochs: int, *, resets: bool) -> range:

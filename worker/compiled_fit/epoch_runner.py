@@ -30,6 +30,8 @@ from gridfleet.worker.compiled_fit.report import FitReport
 from gridfleet.worker.compiled_fit.types import Callback, Model, Orders, Results, ValidationPlan
 from gridfleet.worker.compiled_fit.xla_policy import XlaPolicy
 
+#: Of variables, where nothing in a step can fail for their values: 18 million parameters with Adam are 216 MB.
+MAX_COPIED_MB = 64
 #: Results of each epoch, and batches of the last one.
 Outcome: TypeAlias = tuple[Results, int]
 
@@ -197,7 +199,11 @@ class EpochRunner:
         """Report how the fit was trained, and why not as it was asked to."""
         self._report.modes.append(self.used)
         if self._mode is FitMode.XLA and self.used is not FitMode.XLA:
-            reason = self._obstacle or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
+            reason = (
+                self._obstacle
+                or self._slower
+                or "no full batch, TerminateOnNaN, or one epoch whose indices are checked"
+            )
             self._report.fell_back(f"not in XLA: {reason}")
 
     def _policy(self) -> XlaPolicy:
@@ -210,7 +216,6 @@ class EpochRunner:
             keras_uses_xla=bool(self.model.jit_compile),
             has_full_batch=self._train.n_samples >= self._train.batch_size,
             is_compiled=self._is_compiled,
-            convolves=first.convolves,
             n_operations=first.n_operations,
             steps_per_epoch=self._train.n_steps,
             n_graph_steps=graph.entry.n_graph_steps if graph else 0,
@@ -220,10 +225,15 @@ class EpochRunner:
 
     @property
     def _obstacle(self) -> str | None:
-        """Why XLA can't compile the step to something with the same result, or None."""
+        """Why XLA can't compile the step to something with the same result, or not to something faster; or None."""
         xla = self._programs.made(for_xla=True)
         known = self.program.xla_obstacle or (xla.program.xla_obstacle if xla else None)
         return known or (None if self._is_finite else "the data are not finite")
+
+    @property
+    def _slower(self) -> str | None:
+        """That XLA was measured to be slower, or None."""
+        return "its steps were slower there" if self._policy().is_slower_in_xla else None
 
     @property
     def _is_compiled(self) -> bool:
@@ -299,14 +309,64 @@ def check_step(model: Model, train_function: object, epoch: int) -> None:
         raise error
 
 
-@contextmanager
-def restored_if_it_fails(model: Model) -> Iterator[None]:
-    """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them."""
-    variables = variables_of(model)
-    before = [tf.identity(variable.value) for variable in variables]
-    try:
-        yield
-    except ProgramFailedError:
-        for variable, value in zip(variables, before, strict=True):
+class Copies:
+    """The values of a model's variables, to put them back.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Whose variables may change.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._variables = variables_of(model)
+        self._values = [tf.identity(variable.value) for variable in self._variables]
+
+    @property
+    def are_free(self) -> bool:
+        """Whether they are gone."""
+        return not self._values
+
+    @property
+    def size_mb(self) -> float:
+        """Megabytes that they take once the variables have changed."""
+        return float(sum(value.dtype.size * value.shape.num_elements() for value in self._values) / 2**20)
+
+    def free(self) -> None:
+        """Give their memory back: what has run once will not fail for a reason that Keras' own loop does not have."""
+        self._variables, self._values = [], []
+
+    def put_back(self) -> None:
+        """Give the variables the values that they had."""
+        for variable, value in zip(self._variables, self._values, strict=True):
             variable.assign(value)
+
+
+@contextmanager
+def restored_if_it_fails(model: Model, *, may_fail: bool = True) -> Iterator[Copies]:
+    """Put the model's variables back if TensorFlow fails, for Keras' own fit starts from them.
+
+    Once the copies are free, the error is the user's, as that of Keras' own loop is.
+
+    Parameters
+    ----------
+    model : keras.Model
+        To be trained.
+    may_fail : bool, default=True
+        Whether it is known that TensorFlow may; else variables of more than `MAX_COPIED_MB` are not copied.
+
+    Yields
+    ------
+    Copies
+        To be freed as soon as nothing can fail.
+    """
+    copies = Copies(model)
+    if not may_fail and copies.size_mb > MAX_COPIED_MB:
+        copies.free()
+    try:
+        yield copies
+    except ProgramFailedError as error:
+        if copies.are_free and error.__cause__ is not None:
+            raise error.__cause__ from None
+        copies.put_back()
         raise

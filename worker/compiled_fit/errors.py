@@ -57,7 +57,7 @@ def preparing_a_program() -> Iterator[None]:
     """Leave whatever can't be converted or traced to Keras, which says better what is wrong, or can do it."""
     try:
         yield
-    except NotEligibleError:
+    except KerasTakesOverError:
         raise
     except Exception as error:
         raise ProgramFailedError(_summary(error)) from error

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 #: The programs of this process, shared by all trials.
 programs = ProgramCache()
 
+#: Releases whose results were compared with those of programs; the selfcheck compares any other.
+TESTED_RELEASES = {"keras": "3.15.", "tensorflow": "2.21."}
+
 #: What runs the calls of this thread; other threads' models are trained by Keras.
 _calls: ContextVar[CompiledCalls | None] = ContextVar("gridfleet_compiled_calls", default=None)
 #: Arguments of a call by position, and by name.
@@ -74,12 +77,27 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
     from gridfleet.worker.compiled_fit.calls import CompiledCalls
     from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 
+    if mode is not FitMode.KERAS:
+        _warn_of_untested(keras.__version__, sys.modules["tensorflow"].__version__)
     token = _calls.set(CompiledCalls(mode, programs, report, n_fits=n_fits))
     try:
         with _methods.installed(), kept_kernels():
             yield report
     finally:
         _calls.reset(token)
+
+
+@functools.cache
+def _warn_of_untested(keras_release: str, tensorflow_release: str) -> None:
+    """Say once in a process that programs were not compared with these releases."""
+    for name, release in (("keras", keras_release), ("tensorflow", tensorflow_release)):
+        if not release.startswith(TESTED_RELEASES[name]):
+            logger.warning(
+                "compiled training was not tested with %s %s; compare it by "
+                "`python -m gridfleet.worker.compiled_fit.selfcheck`, or train with fit_mode='keras'",
+                name,
+                release,
+            )
 
 
 def _replaced_methods() -> Iterator[Replacement]:

@@ -23,8 +23,8 @@ class Schedule:
     ----------
     epochs : range
         Their numbers, as callbacks see them.
-    orders : ndarray of shape (1, n_samples) or (n_epochs, n_samples)
-        In which order each takes the rows; one row: all the same.
+    draw_orders : callable
+        Returns in which orders the next epochs take the rows, as they are needed.
     should_validate : callable
         Whether to validate after an epoch.
     n_fits_to_come : int
@@ -32,15 +32,13 @@ class Schedule:
     """
 
     epochs: range
-    orders: Orders
+    draw_orders: Callable[[int], Orders]
     should_validate: Callable[[int], bool]
     n_fits_to_come: int
 
-    def orders_of(self, epoch: int, n_epochs: int, *, n_rows: int) -> Orders:
-        """Return the orders of some epochs, of the first rows alone."""
-        orders = self.orders[:, :n_rows]
-        first = epoch - self.epochs.start
-        return orders if len(orders) == 1 else orders[first : first + n_epochs]
+    def next_orders(self, n_epochs: int, *, n_rows: int) -> Orders:
+        """Return the orders of the next epochs, of the first rows alone."""
+        return self.draw_orders(n_epochs)[:, :n_rows]
 
     def validation_plan(self, epoch: int, n_epochs: int) -> ValidationPlan:
         """Return after which of some epochs to validate."""
@@ -56,6 +54,8 @@ def train_epochs(
     container: CallbackList,
     schedule: Schedule,
     validate: Callable[[], Logs] | None = None,
+    *,
+    after_first_run: Callable[[], None],
 ) -> Logs | None:
     """Train until the last epoch, or until a callback stops it; returns the last epoch's logs.
 
@@ -71,6 +71,8 @@ def train_epochs(
         Which epochs.
     validate : callable, default=None
         Validates the model after an epoch; None: the runner does.
+    after_first_run : callable
+        Called once epochs were run.
     """
     # where nothing but the History listens, epochs follow each other inside the graph
     returns_each_epoch = validate is not None or has_listeners(container)
@@ -84,9 +86,10 @@ def train_epochs(
         n_rows = runner.select_rows()
         n_epochs = 1 if returns_each_epoch else runner.epochs_of_next_run(schedule.epochs.stop - epoch)
         plan = schedule.validation_plan(epoch, n_epochs)
-        orders = schedule.orders_of(epoch, n_epochs, n_rows=n_rows)
+        orders = schedule.next_orders(n_epochs, n_rows=n_rows)
         inside = plan if validate is None else np.zeros_like(plan)
         results, n_steps = runner.run(orders, inside, n_more=schedule.n_epochs_after(epoch + n_epochs))
+        after_first_run()
         for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
             if place:
                 container.on_epoch_begin(epoch)

@@ -54,7 +54,8 @@ class XlaPolicy:
     mode : FitMode
         What was asked for.
     obstacle : str or None
-        Why XLA can't compile the step to something with the same result; None: nothing is known against it.
+        Why XLA can't compile the step to something with the same result, or is slow at it; None: nothing is known
+        against it.
     has_checked_indices : bool
         Whether the graph has looked up all the rows' indices, of which XLA does not say that they are out of range.
     watches_for_nan : bool
@@ -65,8 +66,6 @@ class XlaPolicy:
         Whether there is a batch for XLA's loop: the shorter last one runs in the graph.
     is_compiled : bool
         Whether XLA has compiled the program for this shape.
-    convolves : bool
-        Whether a step's time is that of convolutions, for which TensorFlow's own kernels beat XLA's.
     n_operations : int
         Operations of a step's graph.
     steps_per_epoch : int
@@ -84,7 +83,6 @@ class XlaPolicy:
     keras_uses_xla: bool
     has_full_batch: bool
     is_compiled: bool
-    convolves: bool
     n_operations: int
     steps_per_epoch: int
     n_graph_steps: int
@@ -107,6 +105,11 @@ class XlaPolicy:
             and self.has_full_batch
         )
 
+    @property
+    def is_slower_in_xla(self) -> bool:
+        """Whether both were measured, and the graph was the faster one."""
+        return not is_faster_in_xla(graph_step_s=self.graph_step_s, xla_step_s=self.xla_step_s)
+
     def uses_xla(self, n_epochs_to_come: int) -> bool:
         """Whether the next run is XLA's.
 
@@ -117,11 +120,11 @@ class XlaPolicy:
         """
         if not self.may_use_xla:
             return False
+        if self.is_compiled:
+            return not self.is_slower_in_xla
         if self.mode is FitMode.XLA:
             return True
-        if self.is_compiled:
-            return is_faster_in_xla(graph_step_s=self.graph_step_s, xla_step_s=self.xla_step_s)
-        if self.graph_step_s is None or self.convolves:
+        if self.graph_step_s is None:
             return False
         n_steps = self.n_graph_steps + n_epochs_to_come * self.steps_per_epoch
         return repays(n_steps, self.graph_step_s, self.n_operations)
@@ -138,7 +141,8 @@ class XlaPolicy:
         """
         if self.mode is not FitMode.EXACT and not self.has_checked_indices:
             return 1
-        step_s = self.xla_step_s if self.may_use_xla and self.is_compiled else self.graph_step_s
+        uses_xla = self.may_use_xla and self.is_compiled and not self.is_slower_in_xla
+        step_s = self.xla_step_s if uses_xla else self.graph_step_s
         if step_s is None:
             return 1 if is_first else min(n_epochs, MAX_EPOCHS_OF_UNKNOWN_SPEED)
         return min(n_epochs, epochs_until_return(step_s, self.steps_per_epoch))

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gridfleet.storage.errors import SettingsError
+
 #: Seconds for which a folder that nobody holds is left alone: its process may be about to hold it.
 YOUNG_S = 60
 #: What a folder's name has after what it is for.
@@ -27,8 +29,20 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
     ----------
     purpose : str
         What it is for, a part of its name.
+
+    Raises
+    ------
+    SettingsError
+        If there is no temporary folder at all, as under a read-only root.
     """
     prefix = f"gridfleet-{purpose}-"
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"there is no temporary folder that this process can write to ({error.strerror}); mount one at /tmp, or "
+            "set TMPDIR to another"
+        ) from error
     _remove_those_of_the_dead(prefix)
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     # held by this process and those that it forks, and let go by the kernel however they end; process ids would not do,

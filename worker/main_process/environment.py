@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import secrets
 import socket
@@ -12,13 +13,16 @@ from pathlib import Path
 
 import joblib
 
-from gridfleet.storage.private_folder import make_private_folder
+from gridfleet.storage.payloads.host_cache import cache_folder
+from gridfleet.storage.private_folder import make_private_folder, why_not_made
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.worker.guards.memory import THREAD_VARIABLES, default_limit_mb
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, forget_signs_of_the_dead
 from gridfleet.worker.guards.temporary_folder import temporary_folder
 from gridfleet.worker.guards.xla_cache import share_compiled_programs
 from gridfleet.worker.trial.process import NODE_VARIABLE
+
+logger = logging.getLogger(__name__)
 
 #: Threads of each of a process's pools. More bring next to nothing to models that a search trains, and each takes a
 #: stack: with 96 of them, trials on a machine of 192 cores ended for want of memory.
@@ -77,6 +81,29 @@ def private_current_folder(settings: Settings) -> Iterator[None]:
             os.environ[name] = str(Path(os.environ[name]).absolute())
     with temporary_folder("work") as folder, chdir(folder):
         yield
+
+
+def with_cache(settings: Settings) -> Settings:
+    """Let payloads be kept in a temporary folder where this user has no place of its own: no home, a read-only root.
+
+    Returns
+    -------
+    Settings
+        With that folder; the variables of this process name it too, for those that it starts.
+    """
+    if settings.cache_dir is not None:
+        return settings
+    reason = why_not_made(cache_folder(settings).absolute())
+    if reason is None:
+        return settings
+    own = ExitStack()
+    atexit.register(own.close)
+    folder = own.enter_context(temporary_folder("cache"))
+    logger.warning(
+        "%s: payloads are kept in %s until this worker ends; %sCACHE_DIR names another", reason, folder, PREFIX
+    )
+    os.environ[f"{PREFIX}CACHE_DIR"] = str(folder)
+    return settings.replace(cache_dir=folder)
 
 
 def _signs_folder(settings: Settings) -> Path:

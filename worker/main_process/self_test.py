@@ -16,7 +16,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, PayloadError, PayloadSignatureError, UnfitWorkerError, first_line
 from gridfleet.storage.payloads.host_cache import cache_folder
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.private_folder import make_private_folder, why_not_private
+from gridfleet.storage.private_folder import why_not_made
 from gridfleet.storage.settings import PREFIX, Settings
 
 #: What is written into each folder: more than a file system keeps beside the file's name, or left of its last block.
@@ -68,7 +68,7 @@ def note_fitness(database: Database) -> None:
 def _folders(settings: Settings) -> Iterator[tuple[Path, str]]:
     cache = cache_folder(settings)
     remedy = f"make room, let this user write there, or set {PREFIX}CACHE_DIR to another folder"
-    _make(cache, remedy)
+    _make(cache)
     for folder in (cache, cache / "sources", cache / "xla"):
         if folder == cache or folder.exists():
             yield folder, remedy
@@ -80,16 +80,10 @@ def _folders(settings: Settings) -> Iterator[tuple[Path, str]]:
         yield settings.health_path.parent, remedy
 
 
-def _make(cache: Path, remedy: str) -> None:
-    try:
-        is_private = make_private_folder(cache)
-    except OSError as error:
-        raise _unfit(cache, error, remedy) from error
-    if not is_private:
-        raise UnfitWorkerError(
-            f"the cache is not private: {why_not_private(cache, 'folder', others_may_read=True)}; "
-            f"or set {PREFIX}CACHE_DIR to another folder"
-        )
+def _make(cache: Path) -> None:
+    reason = why_not_made(cache)
+    if reason is not None:
+        raise UnfitWorkerError(f"the cache is not private: {reason}; or set {PREFIX}CACHE_DIR to another folder")
 
 
 def _temporary() -> Path:

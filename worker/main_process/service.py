@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SettingsError, first_line
+from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.storage.trials import queue, transitions
@@ -88,21 +89,24 @@ def run_worker(
     from celery.exceptions import SecurityWarning
 
     from gridfleet.worker.broker.app import create_app
+    from gridfleet.worker.broker.keys import Keys
     from gridfleet.worker.broker.publisher import Publisher
 
-    with closing(Database(settings)) as database, closing(Publisher(settings)) as publisher:
+    with closing(Database(settings)) as database:
         database.check()
         migrations.require_current(database)
         store = PayloadStore(database, settings)
         store.check_key()
         require_readable_payload(settings, store)
         note_fitness(database)
+        keys = Keys(fleet_id(database))
+    with closing(Publisher(settings, keys)) as publisher:
         publisher.check()
 
-    app = create_app(settings)
+    app = create_app(settings, keys)
     # while nothing is connected
     end_orphans = _fork_processes(app, tensorflow=tensorflow) if settings.forks_processes else None
-    database, publisher = Database(settings), Publisher(settings)
+    database, publisher = Database(settings), Publisher(settings, keys)
     hooks = _Hooks(settings, database, publisher, node=os.environ[NODE_VARIABLE], end_orphans=end_orphans)
     signals.worker_init.connect(hooks.on_init, weak=False)
     signals.worker_ready.connect(hooks.on_ready, weak=False)

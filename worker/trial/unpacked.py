@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gridfleet.storage.errors import PayloadError
 from gridfleet.storage.payloads.digest import is_digest
-from gridfleet.storage.private_folder import make_private_folder, why_not_private
+from gridfleet.storage.private_folder import why_not_made, why_not_private
 from gridfleet.storage.settings import PREFIX
 from gridfleet.storage.sources.archive import unpack
 
@@ -41,8 +41,8 @@ class UnpackedSources:
     """
 
     def __init__(self, folder: Path, digest: str, archive: bytes) -> None:
-        if not make_private_folder(folder):
-            reason = why_not_private(folder, "folder", others_may_read=True)
+        reason = why_not_made(folder)
+        if reason is not None:
             raise PayloadError(f"the folder for sources is not private: {reason}; or set {PREFIX}CACHE_DIR to another")
         files = unpack(archive)
         self.names = list(files)

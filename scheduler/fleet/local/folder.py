@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,6 +63,15 @@ class Folder:
                 f"the folder {self.home} can't be made ({error.strerror}); set {PREFIX}HOME to one that can"
             ) from error
         self._check()  # another user may have been faster
+        try:
+            self._make_files()
+        except OSError as error:
+            raise LocalFleetError(
+                f"the folder {self.home} can't be written to ({error.strerror}); make room or rights, or set "
+                f"{PREFIX}HOME to another"
+            ) from error
+
+    def _make_files(self) -> None:
         self.work.mkdir(mode=0o700, exist_ok=True)
         if not self.key.exists():
             draft = self.home / f"secret.key.{os.getpid()}"
@@ -165,8 +174,12 @@ class Folder:
 
 def _require(path: Path, kind: str) -> None:
     """Refuse what is there and not this user's alone."""
-    with suppress(FileNotFoundError):
+    try:
         _refuse(why_not_private(path, kind))
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # below a folder that lets this user in no more, or below a file
+        _refuse(f"{path} can't be looked at ({error.strerror})")
 
 
 def _read(path: Path) -> str:
@@ -184,7 +197,11 @@ def _refuse(reason: str | None) -> None:
 
 def _append_to(path: Path) -> IO[bytes]:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o600), "ab")
+    try:
+        return os.fdopen(os.open(path, flags, 0o600), "ab")
+    except OSError as error:  # a read-only file system, a full disk, no right to write
+        _refuse(f"{path} can't be written ({error.strerror})")
+        raise
 
 
 def _locks(file: IO[bytes], kind: int) -> bool:

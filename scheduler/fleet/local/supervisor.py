@@ -28,9 +28,11 @@ from gridfleet.scheduler.fleet.reconciler import Reconciler
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, LocalFleetError, UnfitWorkerError
+from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import held_by
+from gridfleet.worker.broker.keys import Keys
 from gridfleet.worker.broker.publisher import Publisher
 from gridfleet.worker.guards.orphans import adopt_orphans, end_orphans
 from gridfleet.worker.main_process.exit_status import TOOK_ITSELF_OUT
@@ -128,7 +130,7 @@ class _Supervisor:
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **dies_with_us(signal.SIGTERM))
 
     def _watch(self, database: Database) -> None:
-        publisher = Publisher(self._settings)
+        publisher = Publisher(self._settings, Keys(fleet_id(database)))
         # messages of before died with the last broker, so queued trials are published again at once
         Reconciler(self._settings.replace(republish_s=0), database, publisher).try_once()
         reconciler = Reconciler(self._settings, database, publisher)

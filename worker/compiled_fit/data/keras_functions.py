@@ -82,10 +82,11 @@ def as_traced(model: Model, kind: Kind, data: Data) -> Data:
 
 
 def traced_predict_sizes(model: Model, data: Batches) -> tuple[int | None, ...]:
-    """Return for which sizes Keras' graphs are that predict the full batches, and the shorter last one if there is any.
+    """Return for which sizes Keras' graphs are that predict the full batches, and the shorter last one if another does.
 
     Keras hands each batch to its function with its size.
     """
     kept = traced(model, "predict")
     rest = [data.n_samples % data.first_batch_size] if data.has_remainder else []
-    return tuple(kept.size_for(data.signature, size) for size in (data.first_batch_size, *rest))
+    sizes = tuple(kept.size_for(data.signature, size) for size in (data.first_batch_size, *rest))
+    return (None,) if set(sizes) == {None} else sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -20,8 +21,8 @@ PROBE_ROWS, PROBE_SEED = 37, 20_261_124
 PHILOX = 1
 
 
-def epoch_orders(n_samples: int, batch_size: int, shuffle: Shuffle, n_epochs: int) -> Orders:
-    """Return the order of the rows in each epoch.
+def epoch_orders(n_samples: int, batch_size: int, shuffle: Shuffle) -> Callable[[int], Orders]:
+    """Return what draws the orders of the rows in the next epochs: thousands of epochs may never be run.
 
     Under a global seed (``keras.utils.set_random_seed``) Keras on TensorFlow draws the same permutation in every
     epoch, since each epoch starts the same dataset anew. Without one, every epoch gets a fresh permutation.
@@ -34,25 +35,32 @@ def epoch_orders(n_samples: int, batch_size: int, shuffle: Shuffle, n_epochs: in
         Rows of a batch; matters for ``shuffle="batch"``, which permutes the rows within each batch.
     shuffle : bool or "batch"
         As in Keras' ``fit``.
-    n_epochs : int
-        Epochs that are to be run.
 
     Returns
     -------
-    ndarray of shape (1, n_samples) or (n_epochs, n_samples)
-        One row if all epochs have the same order.
+    callable
+        Takes a number of epochs; returns an ndarray of shape (1, n_samples), one row if all have the same order, or
+        (n_epochs, n_samples). The seed is that of now.
     """
     if not shuffle:
-        return np.arange(n_samples, dtype=np.int64)[None]
+        return _always(np.arange(n_samples, dtype=np.int64))
     seed = context.global_seed()
     if seed is not None:
         if shuffle == "batch" or not _order_is_keras():
-            return _order_of_adapter(n_samples, batch_size, shuffle)[None]
-        return seeded_order(n_samples, seed)[None]
+            return _always(_order_of_adapter(n_samples, batch_size, shuffle))
+        return _always(seeded_order(n_samples, seed))
     generator = np.random.default_rng()
-    if shuffle == "batch":
-        return np.stack([_shuffled_within_batches(n_samples, batch_size, generator) for _ in range(n_epochs)])
-    return np.stack([generator.permutation(n_samples) for _ in range(n_epochs)]).astype(np.int64)
+
+    def one_order() -> Order:
+        if shuffle == "batch":
+            return _shuffled_within_batches(n_samples, batch_size, generator)
+        return generator.permutation(n_samples).astype(np.int64, copy=False)
+
+    return lambda n_epochs: np.stack([one_order() for _ in range(n_epochs)])
+
+
+def _always(order: Order) -> Callable[[int], Orders]:
+    return lambda _: order[None]
 
 
 @lru_cache(maxsize=64)

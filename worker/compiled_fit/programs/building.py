@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 
 import keras
+from keras.src.layers.convolutional.base_conv import BaseConv
 from keras.src.trainers.data_adapters import data_adapter_utils
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
@@ -62,6 +63,11 @@ def check_optimizer(model: Model) -> None:
     known = optimizer._trainable_variables_indices
     if not all(optimizer._var_key(variable) in known for variable in model.trainable_variables):
         raise NotEligibleError("the optimizer was built for other variables")
+
+
+def has_convolutions(model: Model) -> bool:
+    """Whether a layer convolves, as far as its class tells."""
+    return any(isinstance(layer, BaseConv) for layer in model._flatten_layers(False))
 
 
 def tracks_losses(model: Model) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from gridfleet.worker.compiled_fit.errors import KerasTakesOverError, preparing_a_program
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
 from gridfleet.worker.compiled_fit.sharing.cache import Entry
 
@@ -30,3 +32,33 @@ class Found(Generic[P]):
     def program(self) -> P:
         """The program."""
         return self.entry.program
+
+
+def find_once(kept: dict[Hashable, Any], signature: Hashable, find: Callable[[], Found[P]]) -> Found[P]:
+    """Return what was found for a model before, or find it now; that there is no program is remembered too.
+
+    Parameters
+    ----------
+    kept : dict
+        What was found for the model, by signature.
+    signature : hashable
+        Kind of program and types of the data.
+    find : callable
+        Finds or traces the program.
+
+    Raises
+    ------
+    KerasTakesOverError
+        If none can be made: Keras goes on with what it traced itself.
+    """
+    if signature not in kept:
+        try:
+            with preparing_a_program():
+                kept[signature] = find()
+        except KerasTakesOverError as error:
+            kept[signature] = type(error)(str(error))  # without a traceback, which holds the model
+            raise
+    found: Found[P] | KerasTakesOverError = kept[signature]
+    if isinstance(found, KerasTakesOverError):
+        raise type(found)(str(found))
+    return found

@@ -13,7 +13,7 @@ from gridfleet.worker.compiled_fit.programs.epoch_loop import EpochLoop, Trainin
 from gridfleet.worker.compiled_fit.programs.function import Program, SharedFunction
 from gridfleet.worker.compiled_fit.programs.graph_loop import GraphLoop
 from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs
-from gridfleet.worker.compiled_fit.programs.operations import checks_indices, operations_of
+from gridfleet.worker.compiled_fit.programs.operations import checks_indices, may_fail, operations_of
 from gridfleet.worker.compiled_fit.programs.step import Step, trace_reset
 from gridfleet.worker.compiled_fit.programs.stream_loop import StreamLoop
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
@@ -62,13 +62,13 @@ class TrainProgram(Program):
     validation_layout : ResultLayout or None
         Of those of the validation, which follow them.
     xla_obstacle : str or None
-        Why XLA can't compile the steps; None as long as nothing is known against it.
+        Why XLA does not compile the steps; None as long as nothing is known against it.
     xla_wants_fixed_batches : bool
         Whether XLA needs the step traced for batches of a fixed size: recurrent layers do, others by trying.
     checks_indices : bool
         Whether a step fails at an index out of range, where XLA would go on.
-    convolves : bool
-        Whether a step's time is that of convolutions, for which TensorFlow's own kernels beat XLA's.
+    may_fail : bool
+        Whether a step may fail for the values that it is given.
     n_operations : int
         Operations of a training step's graph.
     """
@@ -102,6 +102,7 @@ class TrainProgram(Program):
         self._validation = None if validation is None else validation.without_rows()
         self._loops: dict[tuple[LoopOptions, bool], Loop] = {}
         self._look_at_operations(for_xla=for_xla)
+        self.may_fail = any(may_fail(step.traced) for step in steps)
 
     def _look_at_operations(self, *, for_xla: bool) -> None:
         traced = self._train_step.traced
@@ -110,7 +111,6 @@ class TrainProgram(Program):
         # where it is not traced for XLA yet, uniform numbers are those of TensorFlow's kernels still
         self.xla_obstacle = self._train_step.xla_obstacle(() if for_xla else TRACED_OTHERWISE_FOR_XLA)
         self.checks_indices = checks_indices(traced)
-        self.convolves = any("Conv" in name for name in operations)
         self.n_operations = len(traced.graph.get_operations())
 
     def loop(self, model: Model, variables: VariableSet, options: LoopOptions) -> Loop:

@@ -102,7 +102,7 @@ def compare(case: Case, mode: FitMode, *, expected: Outcome, found: Outcome) -> 
         differences[where],
         where,
         case.tolerance(mode),
-        mode if case.option.runs_in_xla else FitMode.EXACT,
+        mode if case.option.runs_in_xla and case.family.runs_in_xla else FitMode.EXACT,
         found.report.mode,
         found.report.fallback_reason,
         () if case.option.known_fallback is None else (case.option.known_fallback,),

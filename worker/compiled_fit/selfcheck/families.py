@@ -57,6 +57,8 @@ class Family:
         False for models with several outputs, where Keras refuses ``class_weight``.
     xla_tolerance : mapping of str to float, default={}
         What XLA may differ by with an optimizer, where that is more than `XLA_TOLERANCE`.
+    runs_in_xla : bool, default=True
+        Whether XLA takes it; convolutions stay in the graph.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Family:
     compile_arguments: Mapping[str, Any]
     takes_class_weight: bool = True
     xla_tolerance: Mapping[str, float] = field(default_factory=dict)
+    runs_in_xla: bool = True
 
 
 def _features(*shape: int) -> Callable[[np.random.Generator, int], Data]:
@@ -190,8 +193,8 @@ _BINARY = {"loss": "binary_crossentropy", "metrics": ["accuracy"]}
 FAMILIES = (
     Family("mlp", _mlp, _features(8), _BINARY),
     Family("batch_normalization", _normalized, _features(8), _BINARY, xla_tolerance=XLA_TOLERANCE_OF_NOISE),
-    Family("conv1d", _conv1d, _features(10, 3), _BINARY),
-    Family("conv2d", _conv2d, _features(6, 6, 1), _BINARY),
+    Family("conv1d", _conv1d, _features(10, 3), _BINARY, runs_in_xla=False),
+    Family("conv2d", _conv2d, _features(6, 6, 1), _BINARY, runs_in_xla=False),
     Family("lstm", _lstm, _features(5, 3), _BINARY),
     Family("gru", _gru, _features(5, 3), _BINARY),
     Family("embedding", _embedding, _words, {**_BINARY, "metrics": ["accuracy", "auc"]}),

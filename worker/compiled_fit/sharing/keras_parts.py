@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ _TRANSPARENT = """
     EinsumDense Embedding Flatten GRU GRUCell GaussianDropout GaussianNoise GlobalAveragePooling1D
     GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
     GroupNormalization InputLayer LSTM LSTMCell LayerNormalization LeakyReLU Masking MaxPooling1D MaxPooling2D
-    MaxPooling3D Maximum Minimum MultiHeadAttention Multiply PReLU Permute ReLU RepeatVector Reshape SeparableConv1D
-    SeparableConv2D SimpleRNN SimpleRNNCell Softmax SpatialDropout1D SpatialDropout2D SpatialDropout3D Subtract
-    TimeDistributed UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D
+    MaxPooling3D Maximum Minimum MultiHeadAttention Multiply PReLU Permute ReLU RepeatVector Rescaling Reshape
+    SeparableConv1D SeparableConv2D SimpleRNN SimpleRNNCell Softmax SpatialDropout1D SpatialDropout2D SpatialDropout3D
+    Subtract TimeDistributed UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D
+    ZeroPadding3D
 """
 #: Layers whose computation their config alone determines. Others may keep arrays or tensors that end as
 #: constants in the graph (an adapted Normalization, say); models with one are compared by their graph.
@@ -50,9 +52,9 @@ def has_replaced_method(part: Layer | Model) -> bool:
     return any(name in vars(part) for name in REPLACEABLE)
 
 
-def has_keras_functions_only(part: Any) -> bool:
+def has_keras_functions_only(part: Any, *, but_for: Container[str] = ()) -> bool:
     """Whether no attribute of a layer, model, optimizer, loss or metric is a function of somebody else's."""
-    return not any(_is_foreign_function(value) for value in vars(part).values())
+    return not any(_is_foreign_function(value) for name, value in vars(part).items() if name not in but_for)
 
 
 def is_keras_class(kind: type) -> bool:

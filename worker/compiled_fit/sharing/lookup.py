@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol, TypeVar
 
+from gridfleet.worker.compiled_fit.errors import NotEligibleError
 from gridfleet.worker.compiled_fit.sharing.cache import Entry, ProgramCache
 from gridfleet.worker.compiled_fit.sharing.graph_digest import graph_digest
 from gridfleet.worker.compiled_fit.types import ConcreteFunction
@@ -49,12 +50,24 @@ def find_or_trace(
     -------
     Entry
         With the program.
+
+    Raises
+    ------
+    NotEligibleError
+        If none can be made, which is kept as a program is.
     """
     if structure is not None:
         entry = cache.get((structure, signature))
         if entry is not None:
+            if isinstance(entry.program, NotEligibleError):
+                raise NotEligibleError(str(entry.program))
             return entry
-    program = trace()
+    try:
+        program = trace()
+    except NotEligibleError as error:
+        if structure is not None:
+            cache.put((structure, signature), NotEligibleError(str(error)))
+        raise
     if not program.is_shareable:
         return cache.use_once(program)
     if structure is not None:

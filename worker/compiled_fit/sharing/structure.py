@@ -24,13 +24,17 @@ from gridfleet.worker.compiled_fit.types import Layer, Model, Optimizer, Variabl
 #: Keys of configs that give a variable its first value and change nothing in the graph.
 VALUES_OF_VARIABLES = ("seed",)
 INITIALIZER = "_initializer"
+#: Attributes of a model that hold what ``compile`` was given, and that a prediction does not use.
+GIVEN_TO_COMPILE = ("loss",)
+#: A model inside another one: Keras' own, though its config names it as it names what users register.
+FUNCTIONAL = {"module": "keras.src.models.functional", "registered_name": "Functional"}
 
 
 class _OpaqueError(Exception):
     """A part of the model does something that its config does not show."""
 
 
-def structure_of(model: Model, *, trains: bool = False) -> str | None:
+def structure_of(model: Model, *, trains: bool = False, predicts: bool = False) -> str | None:
     """Return what a model's program depends on, but for the data's types.
 
     Learning rate, seeds, initial weights and the number of epochs are values of variables or arguments of
@@ -43,6 +47,8 @@ def structure_of(model: Model, *, trains: bool = False) -> str | None:
         Compiled.
     trains : bool, default=False
         Whether the program trains it, and so depends on its optimizer.
+    predicts : bool, default=False
+        Whether the program predicts, and so depends on no loss and no metric.
 
     Returns
     -------
@@ -54,22 +60,28 @@ def structure_of(model: Model, *, trains: bool = False) -> str | None:
         return None
     layers = list(model._flatten_layers(include_self=False))
     optimizer = model.optimizer if trains else None
-    if not _is_determined_by_configs(model, layers, optimizer):
+    if not _is_determined_by_configs(model, layers, optimizer, predicts=predicts):
         return None
     try:
-        fingerprint = _fingerprint(model, layers, optimizer)
+        fingerprint = _fingerprint(model, layers, optimizer, predicts=predicts)
         text = json.dumps(_without_values(fingerprint), sort_keys=True, default=_refuse)
     except (_OpaqueError, TypeError, ValueError, NotImplementedError):  # Keras has no config of functools.partial, say
         return None
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _is_determined_by_configs(model: Model, layers: list[Layer], optimizer: Optimizer | None) -> bool:
+def _is_determined_by_configs(
+    model: Model, layers: list[Layer], optimizer: Optimizer | None, *, predicts: bool
+) -> bool:
     if not model.built or not all(is_transparent(layer) for layer in layers):
         return False
     if optimizer is not None and not (is_keras_class(type(optimizer)) and has_keras_functions_only(optimizer)):
         return False
-    return _is_determined_by_compile(model) and has_keras_functions_only(model) and not has_replaced_method(model)
+    if has_replaced_method(model):
+        return False
+    if predicts:
+        return has_keras_functions_only(model, but_for=GIVEN_TO_COMPILE)
+    return _is_determined_by_compile(model) and has_keras_functions_only(model)
 
 
 def _is_determined_by_compile(model: Model) -> bool:
@@ -85,15 +97,15 @@ def _is_determined_by_compile(model: Model) -> bool:
     return metrics is None or not (config.get("metrics") is None and config.get("weighted_metrics") is None)
 
 
-def _fingerprint(model: Model, layers: list[Layer], optimizer: Optimizer | None) -> list[Any]:
+def _fingerprint(model: Model, layers: list[Layer], optimizer: Optimizer | None, *, predicts: bool) -> list[Any]:
     return [
         type(model).__name__,
         model.get_config(),
         [(layer.name, bool(layer.trainable), bool(layer.autocast), _attributes_of(layer)) for layer in layers],
         [_fingerprint_of_variable(variable) for variable in model.variables],
-        [(type(metric).__name__, metric.name) for metric in model.metrics],
+        None if predicts else [(type(metric).__name__, metric.name) for metric in model.metrics],
         None if optimizer is None else _fingerprint_of_optimizer(optimizer),
-        _compile_settings(model),
+        [model.jit_compile, model.steps_per_execution] if predicts else _compile_settings(model),
         global_settings(),
     ]
 
@@ -170,7 +182,8 @@ def _fingerprint_of_part(part: Any) -> Any:
 def _without_values(part: Any) -> Any:
     """Drop seeds and initializers from nested configs; refuse whatever is registered by somebody else."""
     if isinstance(part, dict):
-        if part.get("class_name") == "__lambda__" or part.get("registered_name") is not None:
+        is_registered = part.get("registered_name") is not None and not part.items() >= FUNCTIONAL.items()
+        if part.get("class_name") == "__lambda__" or is_registered:
             raise _OpaqueError
         if not str(part.get("module") or "keras").startswith("keras"):
             raise _OpaqueError
