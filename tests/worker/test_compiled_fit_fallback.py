@@ -268,10 +268,10 @@ def test_what_cannot_be_compiled_is_trained_by_keras_and_the_reason_is_reported(
 
 @pytest.mark.parametrize("mode", some_of([FitMode.EXACT, FitMode.AUTO, FitMode.XLA]))
 def test_a_failure_inside_a_program_leaves_no_trace_in_the_result(mode: FitMode) -> None:
-    at_the_fifth_batch = Refusal("just now", build=lambda: mlp(FailsOnce(5), layers.Dropout(0.2)))
+    at_the_second_batch = Refusal("just now", build=lambda: mlp(FailsOnce(2), layers.Dropout(0.2)))
     never = Refusal("", build=lambda: mlp(FailsOnce(-1), layers.Dropout(0.2)))
 
-    found = trained(at_the_fifth_batch, mode)
+    found = trained(at_the_second_batch, mode)
 
     assert found.report.modes == [FitMode.KERAS]
     assert "the program failed with" in found.report.fallback_reason
