@@ -18,6 +18,7 @@ from tensorflow.python.ops import gen_stateless_random_ops_v2 as random_ops
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit, scope
+from gridfleet.worker.compiled_fit.errors import XLA_IN_WORDS
 from gridfleet.worker.compiled_fit.patches.code_generator import HAVE_OLDER_CODE_GENERATOR, older_code_generator
 from gridfleet.worker.compiled_fit.patches.random_numbers import same_random_numbers
 
@@ -249,6 +250,19 @@ def test_the_sums_of_each_outputs_loss_are_those_of_keras() -> None:
     assert (report.modes, report.fallback_reason) == ([FitMode.XLA], None)
     for one, other in zip(found, outcome(FitMode.KERAS)[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@pytest.mark.complete
+def test_the_reason_why_a_recurrent_layer_behind_an_embedding_is_not_compiled_is_in_words() -> None:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([layers.Input((5,)), layers.Embedding(9, 4), layers.LSTM(3), layers.Dense(1)])
+    model.compile("adam", "mse")
+
+    with compiled_fit("xla") as report:
+        model.fit(np.arange(100).reshape(20, 5) % 9, np.arange(20) % 2, epochs=3, batch_size=8, verbose=0)
+
+    assert report.modes == [FitMode.EXACT]
+    assert str(report.fallback_reason).endswith(f"not in XLA: {XLA_IN_WORDS['TensorList']}")
 
 
 def test_random_numbers_are_patched_until_the_last_of_two_blocks_ends() -> None:

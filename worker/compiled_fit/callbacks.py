@@ -27,7 +27,7 @@ BATCH_HOOKS = (
 #: Methods of a callback that Keras calls before it traces the first step.
 HOOKS_BEFORE_TRACING = ("set_model", "set_params", "on_train_begin", "on_epoch_begin")
 #: Methods of a callback that Keras calls after that.
-HOOKS_BETWEEN_EPOCHS = ("on_epoch_begin", "on_epoch_end", "on_test_end")
+HOOKS_BETWEEN_EPOCHS = ("on_epoch_begin", "on_epoch_end", "on_test_begin", "on_test_end")
 
 
 def flat_callbacks(callbacks: Callbacks) -> list[Callback]:
@@ -50,6 +50,11 @@ def acts_before_first_batch(callbacks: Iterable[Callback], *, is_built: bool) ->
         or (isinstance(callback, keras_callbacks.BackupAndRestore) and not is_built)
         for callback in callbacks
     )
+
+
+def acts_before_validation(callbacks: Callbacks) -> bool:
+    """Whether a callback is called before each validation, and may change the model as SwapEMAWeights does."""
+    return any(overrides(callback, "on_test_begin") for callback in flat_callbacks(callbacks))
 
 
 def acts_between_epochs(callbacks: Iterable[Callback]) -> bool:

@@ -12,12 +12,16 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src import optimizers as keras_optimizers
+from keras.src.backend.tensorflow.trainer import TFEpochIterator
 from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
+from keras.src.utils.python_utils import pythonify_logs
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit.callbacks import (
     acts_before_first_batch,
+    acts_before_validation,
     callback_list,
     flat_callbacks,
     handing_over_callbacks,
@@ -32,7 +36,8 @@ from gridfleet.worker.compiled_fit.data.keras_functions import (
     traced_predict_sizes,
 )
 from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
-from gridfleet.worker.compiled_fit.eligibility import check_arrays, check_callbacks, check_model
+from gridfleet.worker.compiled_fit.data.stream import Stream, is_dataset, make_stream
+from gridfleet.worker.compiled_fit.eligibility import check_arrays, check_callbacks, check_model, is_overridden
 from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner, FitData, FitPrograms, restored_if_it_fails
 from gridfleet.worker.compiled_fit.errors import NotEligibleError, preparing_a_program, running_a_program
 from gridfleet.worker.compiled_fit.programs.building import (
@@ -44,6 +49,7 @@ from gridfleet.worker.compiled_fit.programs.building import (
 )
 from gridfleet.worker.compiled_fit.programs.evaluate import EvaluateProgram
 from gridfleet.worker.compiled_fit.programs.found import Found, find_once
+from gridfleet.worker.compiled_fit.programs.inputs import PassInputs, StreamInputs
 from gridfleet.worker.compiled_fit.programs.predict import PredictProgram
 from gridfleet.worker.compiled_fit.programs.train import TrainProgram
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
@@ -51,8 +57,19 @@ from gridfleet.worker.compiled_fit.report import FitReport
 from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 from gridfleet.worker.compiled_fit.sharing.lookup import find_or_trace
 from gridfleet.worker.compiled_fit.sharing.structure import structure_of
+from gridfleet.worker.compiled_fit.stream_runner import StreamRunner
 from gridfleet.worker.compiled_fit.training import Schedule, train_epochs
-from gridfleet.worker.compiled_fit.types import ArrayLike, CallbackList, Callbacks, Logs, Model, Shuffle, Structure
+from gridfleet.worker.compiled_fit.types import (
+    ArrayLike,
+    Callback,
+    CallbackList,
+    Callbacks,
+    Logs,
+    Model,
+    Orders,
+    Shuffle,
+    Structure,
+)
 
 
 @dataclass(frozen=True)
@@ -124,24 +141,36 @@ class CompiledCalls:
         """
         model._assert_compile_called("fit")
         self._n_fits_to_come = max(self._n_fits_to_come - 1, 0)
-        _check_fit(model, callbacks, validates=bool(validation_split or validation_data is not None))
-        check_arrays((x, y, sample_weight))
-        if steps_per_epoch or validation_steps:
-            raise NotEligibleError("steps_per_epoch or validation_steps is set")
+        check_model(model, "train")
+        check_callbacks(callbacks, steps_per_execution=model.steps_per_execution)
         if epochs <= initial_epoch:
             raise NotEligibleError("there are no epochs to train")
-        if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = array_slicing.train_validation_split(
-                (x, y, sample_weight), validation_split=validation_split
-            )
+        if not is_dataset(x):
+            check_arrays((x, y, sample_weight))
+            if validation_split and validation_data is None:
+                (x, y, sample_weight), validation_data = array_slicing.train_validation_split(
+                    (x, y, sample_weight), validation_split=validation_split
+                )
+        elif validation_split:
+            raise NotEligibleError("validation_split of a Dataset")  # Keras says so
+        validation = _ValidationData.of(validation_data, validation_batch_size or batch_size, validation_steps)
+        apart = validation if validation is not None and _is_apart(model, validation, callbacks) else None
+
+        def make_train() -> Batches | Stream:
+            options = {"batch_size": batch_size, "class_weight": class_weight}
+            if is_dataset(x) or steps_per_epoch:
+                options |= {"steps_per_epoch": steps_per_epoch, "shuffle": shuffle}
+                return make_stream(model, x, y, sample_weight, **options)
+            return make_batches(x, y, sample_weight, **options)
+
         prepared = self._prepare(
             model,
             callbacks,
-            lambda: make_batches(x, y, sample_weight, batch_size=batch_size, class_weight=class_weight),
-            lambda: _validation_batches(model, validation_data, validation_batch_size or batch_size),
+            make_train,
+            lambda: None if validation is None or apart else validation.batches(model),
         )
         train = prepared.data.train
-        draw_orders = epoch_orders(train.n_samples, train.batch_size, shuffle)
+        draw_orders = _draw_orders(train, shuffle)  # before a callback may set another seed
         container = training_callback_list(callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps)
         return self._train(
             model,
@@ -150,26 +179,27 @@ class CompiledCalls:
             Schedule(
                 epochs=_begin_training(model, container, initial_epoch, epochs, resets=prepared.waits),
                 draw_orders=draw_orders,
-                should_validate=_validation_rule(model, prepared.data.validation, validation_freq),
+                should_validate=_validation_rule(model, validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
             ),
             given_callbacks=callbacks,
+            validate=partial(_validate, model, apart, container) if apart else None,
         )
 
     def _prepare(
         self,
         model: Model,
         callbacks: Callbacks,
-        make_train: Callable[[], Batches],
+        make_train: Callable[[], Batches | Stream],
         make_validation: Callable[[], Batches | None],
     ) -> _Prepared:
         with preparing_a_program():
-            train = make_train()
-            data = FitData(as_traced(model, "train", train), make_validation())
+            train: Batches | Stream = as_traced(model, "train", make_train())
+            data = FitData(train, make_validation())
             # Keras traces at the first batch: what callbacks change until then counts
             waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
             # where XLA is not going to compile, the program that Keras' step is traced for is the first one
-            mode = FitMode.EXACT if has_convolutions(model) else self.mode
+            mode = FitMode.EXACT if isinstance(train, Stream) or has_convolutions(model) else self.mode
             programs = FitPrograms(mode, partial(self._train_program, model, data))
             if not waits:
                 model.reset_metrics()  # now, for Keras leaves those alone that are not built yet
@@ -184,24 +214,29 @@ class CompiledCalls:
         schedule: Schedule,
         *,
         given_callbacks: Callbacks,
+        validate: Callable[[], Logs] | None,
     ) -> Any:
         """Run the epochs of a fit that has begun; returns its History."""
+        model._eval_epoch_iterator = None
         with handing_over_callbacks(container):
-            runner = EpochRunner(
-                model,
-                prepared.data,
-                prepared.programs,
-                mode=self.mode,
-                report=self.report,
-                callbacks=flat_callbacks(given_callbacks),
-            )
-            with restored_if_it_fails(model, may_fail=runner.program.may_fail) as copies:
-                logs = train_epochs(runner, container, schedule, after_first_run=copies.free)
+            runner = self._runner(model, prepared, flat_callbacks(given_callbacks))
+            may_fail = isinstance(prepared.data.train, Stream) or runner.program.may_fail
+            with restored_if_it_fails(model, may_fail=may_fail) as copies:
+                logs = train_epochs(runner, container, schedule, validate, after_first_run=copies.free)
+        del model._eval_epoch_iterator
         if isinstance(model.optimizer, keras_optimizers.Optimizer):
             model.optimizer.finalize_variable_values(model.trainable_weights)
         container.on_train_end(logs=logs)
         runner.report_mode()
         return model.history
+
+    def _runner(self, model: Model, prepared: _Prepared, callbacks: list[Callback]) -> EpochRunner | StreamRunner:
+        train, validation, programs = prepared.data.train, prepared.data.validation, prepared.programs
+        if isinstance(train, Stream):
+            if self.mode is FitMode.XLA:
+                self.report.fell_back("not in XLA: its batches come out of an iterator")
+            return StreamRunner(model, train, validation, programs, report=self.report, callbacks=callbacks)
+        return EpochRunner(model, train, validation, programs, mode=self.mode, report=self.report, callbacks=callbacks)
 
     def _train_program(self, model: Model, data: FitData, *, for_xla: bool) -> Found[TrainProgram]:
         train, validation = data.train, data.validation
@@ -245,21 +280,31 @@ class CompiledCalls:
     ) -> Any:
         """Evaluate a model as ``keras.Model.evaluate`` does; the parameters are its own."""
         model._assert_compile_called("evaluate")
-        check_model(model)
-        check_callbacks(callbacks)
-        check_arrays((x, y, sample_weight))
-        if steps or keywords:
-            raise NotEligibleError("steps is set")
+        is_in_fit = keywords.pop("_use_cached_eval_dataset", False)  # then the callbacks are those of the fit
+        check_model(model, "test")
+        if not is_in_fit:
+            check_callbacks(callbacks)
+        if keywords:
+            raise NotEligibleError("an argument is not known")  # Keras says so
+        if not is_dataset(x):
+            check_arrays((x, y, sample_weight))
         with self.report.timed("trace"), preparing_a_program():
-            data = as_traced(model, "test", make_batches(x, y, sample_weight, batch_size=batch_size))
+            given: Batches | Stream
+            if is_dataset(x) or steps:
+                source = model._eval_epoch_iterator if is_in_fit else None
+                options = {"batch_size": batch_size, "steps_per_epoch": steps, "shuffle": False}
+                given = make_stream(model, x, y, sample_weight, source=source, **options)
+            else:
+                given = make_batches(x, y, sample_weight, batch_size=batch_size)
+            data = as_traced(model, "test", given)
             model.reset_metrics()  # now, for Keras leaves those alone that are not built yet
             found = self._evaluate_program(model, data)
-        container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
+        container = callbacks if is_in_fit else callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
         logs = _evaluate(found, model, data, container)
         return logs if return_dict else model._flatten_metrics_in_order(logs)
 
-    def _evaluate_program(self, model: Model, data: Batches) -> Found[EvaluateProgram]:
-        signature = "evaluate", data.fixed_batch_size, data.signature
+    def _evaluate_program(self, model: Model, data: Batches | Stream) -> Found[EvaluateProgram]:
+        signature = "evaluate", data.fixed_batch_size, data.signature, isinstance(data, Stream)
         kept = traced(model, "test").programs
 
         def find() -> Found[EvaluateProgram]:
@@ -284,7 +329,7 @@ class CompiledCalls:
         callbacks: Callbacks = None,
     ) -> Structure:
         """Predict as ``keras.Model.predict`` does; the parameters are its own."""
-        check_model(model)
+        check_model(model, "predict")
         check_callbacks(callbacks)
         check_arrays((x,))
         if steps:
@@ -314,9 +359,82 @@ class CompiledCalls:
         return find_once(kept, signature, find)
 
 
-def _check_fit(model: Model, callbacks: Callbacks, *, validates: bool) -> None:
-    check_model(model)
-    check_callbacks(callbacks, validates=validates, steps_per_execution=model.steps_per_execution)
+@dataclass(frozen=True)
+class _ValidationData:
+    """What a fit validates on.
+
+    Parameters
+    ----------
+    x, y, sample_weight : nested structure of array-like, or a Dataset as `x`
+        As for Keras' ``fit``.
+    batch_size, steps : int or None
+        As for Keras' ``evaluate``.
+    """
+
+    x: ArrayLike
+    y: ArrayLike
+    sample_weight: ArrayLike
+    batch_size: int | None
+    steps: int | None
+
+    @classmethod
+    def of(cls, validation_data: ArrayLike, batch_size: int | None, steps: int | None) -> _ValidationData | None:
+        """Return what the arguments of a fit say, or None."""
+        if validation_data is None:
+            return None
+        if isinstance(validation_data, (tuple, list)) and not 1 <= len(validation_data) <= 3:
+            raise NotEligibleError("validation_data has too many parts")  # Keras says so
+        x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(validation_data)
+        return cls(x, y, sample_weight, batch_size, steps)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the batches come out of an iterator."""
+        return is_dataset(self.x) or bool(self.steps)
+
+    def batches(self, model: Model) -> Batches:
+        """Return the rows to validate on in the program of the fit."""
+        check_arrays((self.x, self.y, self.sample_weight))
+        data = make_batches(self.x, self.y, self.sample_weight, batch_size=self.batch_size)
+        return as_traced(model, "test", data)
+
+
+def _is_apart(model: Model, validation: _ValidationData, callbacks: Callbacks) -> bool:
+    """Whether a validation is to run as an evaluation of its own: the program of the fit can't do it."""
+    has_own_methods = any(is_overridden(model, method) for method in ("evaluate", "make_test_function"))
+    return validation.is_stream or acts_before_validation(callbacks) or has_own_methods
+
+
+def _validate(model: Model, data: _ValidationData, container: CallbackList) -> Logs:
+    """Validate a model apart from the program of its fit, as Keras does: by the model's own ``evaluate``."""
+    if model._eval_epoch_iterator is None:
+        model._eval_epoch_iterator = TFEpochIterator(
+            x=data.x,
+            y=data.y,
+            sample_weight=data.sample_weight,
+            batch_size=data.batch_size,
+            distribute_strategy=model.distribute_strategy,
+            steps_per_execution=model.steps_per_execution,
+            steps_per_epoch=data.steps,
+            shuffle=False,
+        )
+    logs: Logs = model.evaluate(
+        x=data.x,
+        y=data.y,
+        sample_weight=data.sample_weight,
+        batch_size=data.batch_size,
+        steps=data.steps,
+        callbacks=container,
+        return_dict=True,
+        _use_cached_eval_dataset=True,
+    )
+    return logs
+
+
+def _draw_orders(train: Batches | Stream, shuffle: Shuffle) -> Callable[[int], Orders]:
+    if isinstance(train, Stream):
+        return lambda _: np.zeros((1, 0), np.int64)
+    return epoch_orders(train.n_samples, train.batch_size, shuffle)
 
 
 def _begin_training(model: Model, container: CallbackList, initial_epoch: int, n_epochs: int, *, resets: bool) -> range:
@@ -331,14 +449,29 @@ def _begin_training(model: Model, container: CallbackList, initial_epoch: int, n
     return epochs
 
 
-def _evaluate(found: Found[EvaluateProgram], model: Model, data: Batches, container: CallbackList) -> Logs:
+def _evaluate(found: Found[EvaluateProgram], model: Model, data: Batches | Stream, container: CallbackList) -> Logs:
     model.stop_evaluating = False
     container.on_test_begin()
     with running_a_program():
-        rows = data.first_execution(model.steps_per_execution) if model.stop_evaluating else data
-        logs = found.program.run(found.variables, rows)
+        logs = _evaluate_stream(found, model, data) if isinstance(data, Stream) else _evaluate_rows(found, model, data)
     container.on_test_end(logs)
-    return dict(sorted(logs.items()))  # as Keras' pythonify_logs orders them
+    result: Logs = pythonify_logs(logs)
+    return result
+
+
+def _evaluate_rows(found: Found[EvaluateProgram], model: Model, data: Batches) -> Logs:
+    rows = data.first_execution(model.steps_per_execution) if model.stop_evaluating else data
+    return found.program.run(found.variables, PassInputs.of(rows))[0]
+
+
+def _evaluate_stream(found: Found[EvaluateProgram], model: Model, data: Stream) -> Logs:
+    stops = bool(model.stop_evaluating)
+
+    def run(iterator: Any, limit: int) -> tuple[Logs, int]:
+        inputs = StreamInputs.of(iterator, model.steps_per_execution if stops else limit)
+        return found.program.run(found.variables, inputs)
+
+    return data.one_pass(run, is_cut=lambda _: stops)[0]
 
 
 def _predict(found: Found[PredictProgram], model: Model, data: Batches, container: CallbackList) -> Structure:
@@ -352,21 +485,13 @@ def _predict(found: Found[PredictProgram], model: Model, data: Batches, containe
     return predicted
 
 
-def _validation_batches(model: Model, validation_data: ArrayLike, batch_size: int | None) -> Batches | None:
-    if validation_data is None:
-        return None
-    if not isinstance(validation_data, (tuple, list)):
-        raise NotEligibleError("validation_data is no tuple of arrays")
-    x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(tuple(validation_data))
-    check_arrays((x, y, sample_weight))
-    return as_traced(model, "test", make_batches(x, y, sample_weight, batch_size=batch_size))
-
-
-def _validation_rule(model: Model, validation: Batches | None, validation_freq: Any) -> Callable[[int], bool]:
+def _validation_rule(model: Model, validation: _ValidationData | None, validation_freq: Any) -> Callable[[int], bool]:
     if validation is None:
         return lambda _: False
     return lambda epoch: bool(model._should_eval(epoch, validation_freq))
 
 
-def _signature(data: Batches | None, *, knows_size: bool) -> Any:
-    return data and (data.fixed_batch_size if knows_size else None, data.signature)
+def _signature(data: Batches | Stream | None, *, knows_size: bool) -> Any:
+    if data is None:
+        return None
+    return data.fixed_batch_size if knows_size else None, data.signature, isinstance(data, Stream)

@@ -8,24 +8,29 @@ from keras.src import callbacks as keras_callbacks
 from keras.src.backend import config as keras_config
 from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
 
-from gridfleet.worker.compiled_fit.callbacks import flat_callbacks, is_called_per_epoch_only, overrides
+from gridfleet.worker.compiled_fit.callbacks import flat_callbacks, is_called_per_epoch_only
+from gridfleet.worker.compiled_fit.data.keras_functions import Kind
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
 from gridfleet.worker.compiled_fit.types import ArrayLike, Callbacks, Model, Structure
 
-#: The methods that are Keras' loops; a model that overrides one of these wants another loop.
-LOOP_METHODS = (
-    "fit",
-    "evaluate",
-    "predict",
-    "make_train_function",
-    "make_test_function",
-    "make_predict_function",
-    "_make_function",
-)
+#: The methods that make what Keras' loops call; a model that overrides one of a call's wants something else at each
+#: batch. An own ``fit``, ``evaluate`` or ``predict`` has done its part where it calls Keras'.
+LOOP_METHODS: dict[Kind, tuple[str, ...]] = {
+    "train": ("make_train_function", "_make_function"),
+    "test": ("make_test_function", "_make_function"),
+    "predict": ("make_predict_function",),
+}
 
 
-def check_model(model: Model) -> None:
-    """Make sure that a model's training loop is Keras' own, on TensorFlow, in graph mode.
+def check_model(model: Model, kind: Kind) -> None:
+    """Make sure that a model's loop is Keras' own, on TensorFlow, in graph mode.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Compiled.
+    kind : {"train", "test", "predict"}
+        Which loop.
 
     Raises
     ------
@@ -36,11 +41,16 @@ def check_model(model: Model) -> None:
         raise NotEligibleError("the model runs eagerly")
     if model._distribute_strategy is not None or tf.distribute.has_strategy():
         raise NotEligibleError("a distribution strategy is in use")
-    for method in LOOP_METHODS:
-        if getattr(type(model), method) is not getattr(keras.Model, method) or method in vars(model):
+    for method in LOOP_METHODS[kind]:
+        if is_overridden(model, method):
             raise NotEligibleError(f"{type(model).__name__} overrides {method}")
     if keras_config.max_epochs() or keras_config.max_steps_per_epoch():
         raise NotEligibleError("KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set")
+
+
+def is_overridden(model: Model, method: str) -> bool:
+    """Whether a model has another method than Keras', by its class or on the instance."""
+    return getattr(type(model), method) is not getattr(keras.Model, method) or method in vars(model)
 
 
 def check_arrays(arrays: Structure) -> None:
@@ -57,7 +67,7 @@ def check_arrays(arrays: Structure) -> None:
         With the reason.
     """
     if not can_convert_arrays(arrays):
-        raise NotEligibleError("the data are no arrays (a generator, a Dataset, a list of numbers)")
+        raise NotEligibleError("the data are no arrays (a generator, a list of numbers)")
     for array in keras.tree.flatten(arrays):
         _check_array(array)
 
@@ -70,15 +80,13 @@ def _check_array(array: ArrayLike) -> None:
         raise NotEligibleError("the data are objects or strings")
 
 
-def check_callbacks(callbacks: Callbacks, *, validates: bool = False, steps_per_execution: int = 1) -> None:
+def check_callbacks(callbacks: Callbacks, *, steps_per_execution: int = 1) -> None:
     """Make sure that no callback wants to be called inside an epoch.
 
     Parameters
     ----------
     callbacks : callback, nested list of callbacks or None
         As for Keras' ``fit``.
-    validates : bool, default=False
-        Whether epochs end with a validation: it follows the training in one go, with no call before it.
     steps_per_execution : int, default=1
         The model's.
 
@@ -92,7 +100,5 @@ def check_callbacks(callbacks: Callbacks, *, validates: bool = False, steps_per_
     for callback in flat_callbacks(callbacks):
         if not is_called_per_epoch_only(callback):
             raise NotEligibleError(f"the callback {type(callback).__name__} is called at every batch")
-        if validates and overrides(callback, "on_test_begin"):  # SwapEMAWeights changes the weights there
-            raise NotEligibleError(f"the callback {type(callback).__name__} is called before each validation")
         if type(callback) is keras_callbacks.TerminateOnNaN and steps_per_execution > 1:
             raise NotEligibleError("TerminateOnNaN looks at the last of steps_per_execution batches only")

@@ -13,9 +13,11 @@ import tensorflow as tf
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit.callbacks import acts_between_epochs, watches_for_nan
 from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.data.stream import Stream
 from gridfleet.worker.compiled_fit.errors import (
     ProgramFailedError,
     StepChangedError,
+    in_words,
     preparing_a_program,
     running_a_program,
 )
@@ -40,13 +42,13 @@ class FitData:
 
     Parameters
     ----------
-    train : Batches
+    train : Batches or Stream
         To train on.
     validation : Batches or None
-        To validate on after an epoch.
+        To validate on after an epoch, in the same program.
     """
 
-    train: Batches
+    train: Batches | Stream
     validation: Batches | None
 
 
@@ -88,8 +90,8 @@ class EpochRunner:
     ----------
     model : keras.Model
         To be trained.
-    data : FitData
-        What on.
+    train, validation : Batches
+        What on, and what to validate on in the same program; None: nothing.
     programs : FitPrograms
         Which are run.
     mode : FitMode
@@ -108,7 +110,8 @@ class EpochRunner:
     def __init__(
         self,
         model: Model,
-        data: FitData,
+        train: Batches,
+        validation: Batches | None,
         programs: FitPrograms,
         *,
         mode: FitMode,
@@ -119,17 +122,17 @@ class EpochRunner:
         self.program = programs.first()
         self.used = FitMode.EXACT
         self.watches_for_nan = watches_for_nan(callbacks)
-        self._all_rows = data.train
-        self._train = data.train  # the rows of the next run
-        self._validation = data.validation
+        self._all_rows = train
+        self._train = train  # the rows of the next run
+        self._validation = validation
         self._programs = programs
         self._mode = mode
         self._report = report
         self._has_checked_indices = not self.program.checks_indices
         # XLA makes NaN of what TensorFlow's ReLU and maxima make zero
-        self._is_finite = mode is FitMode.EXACT or data.train.is_finite()
+        self._is_finite = mode is FitMode.EXACT or train.is_finite()
         self._has_run = False
-        self._shape = (data.train.batch_size, data.train.n_padded)
+        self._shape = (train.batch_size, train.n_padded)
         self._train_function = model.train_function
         self._may_change = acts_between_epochs(callbacks)
         if self._may_change and self._policy().may_come_to_use_xla:
@@ -164,12 +167,7 @@ class EpochRunner:
         TypeError
             If a callback took it away, by compiling the model; Keras calls it then.
         """
-        if self.model.train_function is None:
-            raise TypeError("'NoneType' object is not callable")
-        if self.model.train_function is not self._train_function:
-            error = StepChangedError("a callback made the model's train_function anew")
-            error.epoch = epoch
-            raise error
+        check_step(self.model, self._train_function, epoch)
 
     def run(self, orders: Orders, plan: ValidationPlan, *, n_more: int) -> Outcome:
         """Run epochs.
@@ -259,7 +257,7 @@ class EpochRunner:
                 with restored_if_it_fails(self.model):
                     return self._run(orders, plan, use_xla=True)
             except ProgramFailedError as error:
-                obstacle = str(error)
+                obstacle = in_words(str(error))
         program.xla_obstacle = obstacle
         return None
 
@@ -299,6 +297,16 @@ class EpochRunner:
         if entry.n_graph_steps:
             entry.graph_step_s = seconds / n_steps
         entry.n_graph_steps += n_steps
+
+
+def check_step(model: Model, train_function: object, epoch: int) -> None:
+    """Make sure that Keras would go on with the step that it began with; see `EpochRunner.check_step`."""
+    if model.train_function is None:
+        raise TypeError("'NoneType' object is not callable")
+    if model.train_function is not train_function:
+        error = StepChangedError("a callback made the model's train_function anew")
+        error.epoch = epoch
+        raise error
 
 
 class Copies:

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 #: How the lines of TensorFlow's errors begin that say where it failed, and not why.
 WHERE_IT_FAILED = ("Graph execution error:", "Detected at node", "File ", "<stack traces", "[[{{node")
+#: What XLA names where it fails, and what that means.
+XLA_IN_WORDS = {"TensorList": "XLA can't compile a recurrent layer behind a layer that is trained (an Embedding, say)"}
 #: Characters of an error's message that a report keeps.
 MAX_MESSAGE = 200
 
@@ -59,6 +61,11 @@ def preparing_a_program() -> Iterator[None]:
         raise
     except Exception as error:
         raise ProgramFailedError(_summary(error)) from error
+
+
+def in_words(message: str) -> str:
+    """Return what a message of XLA's means, where that is known."""
+    return next((words for name, words in XLA_IN_WORDS.items() if name in message), message)
 
 
 def _summary(error: Exception) -> str:

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from keras.src.utils.python_utils import pythonify_logs
 
 from gridfleet.worker.compiled_fit.callbacks import has_listeners, report_nan, report_validation
 from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner
+from gridfleet.worker.compiled_fit.programs.train import TrainProgram
+from gridfleet.worker.compiled_fit.stream_runner import StreamRunner
 from gridfleet.worker.compiled_fit.types import CallbackList, Logs, Orders, Results, ValidationPlan
 
 
@@ -47,7 +50,12 @@ class Schedule:
 
 
 def train_epochs(
-    runner: EpochRunner, container: CallbackList, schedule: Schedule, *, after_first_run: Callable[[], None]
+    runner: EpochRunner | StreamRunner,
+    container: CallbackList,
+    schedule: Schedule,
+    validate: Callable[[], Logs] | None = None,
+    *,
+    after_first_run: Callable[[], None],
 ) -> Logs | None:
     """Train until the last epoch, or until a callback stops it; returns the last epoch's logs.
 
@@ -61,11 +69,13 @@ def train_epochs(
         The callbacks.
     schedule : Schedule
         Which epochs.
+    validate : callable, default=None
+        Validates the model after an epoch; None: the runner does.
     after_first_run : callable
         Called once epochs were run.
     """
     # where nothing but the History listens, epochs follow each other inside the graph
-    returns_each_epoch = has_listeners(container)
+    returns_each_epoch = validate is not None or has_listeners(container)
     logs: Logs | None = None
     epoch = schedule.epochs.start
     while epoch < schedule.epochs.stop:
@@ -77,12 +87,16 @@ def train_epochs(
         n_epochs = 1 if returns_each_epoch else runner.epochs_of_next_run(schedule.epochs.stop - epoch)
         plan = schedule.validation_plan(epoch, n_epochs)
         orders = schedule.next_orders(n_epochs, n_rows=n_rows)
-        results, n_steps = runner.run(orders, plan, n_more=schedule.n_epochs_after(epoch + n_epochs))
+        inside = plan if validate is None else np.zeros_like(plan)
+        results, n_steps = runner.run(orders, inside, n_more=schedule.n_epochs_after(epoch + n_epochs))
         after_first_run()
         for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
             if place:
                 container.on_epoch_begin(epoch)
-            logs = _report_epoch(runner, container, row, is_validated=is_validated, n_steps=n_steps)
+            is_validated_inside = is_validated and validate is None
+            logs = _report_epoch(runner, container, row, is_validated=is_validated_inside, n_steps=n_steps)
+            if is_validated and validate is not None:
+                _add_validation(logs, validate(), runner.program)
             container.on_epoch_end(epoch, logs)
             epoch += 1
         if container.model.stop_training:
@@ -91,15 +105,21 @@ def train_epochs(
 
 
 def _report_epoch(
-    runner: EpochRunner, container: CallbackList, row: Results, *, is_validated: bool, n_steps: int
+    runner: EpochRunner | StreamRunner, container: CallbackList, row: Results, *, is_validated: bool, n_steps: int
 ) -> Logs:
     """Return an epoch's logs, once callbacks were called for what happened inside it."""
     program = runner.program
-    logs = dict(zip(program.metric_names, map(float, row), strict=False))
+    n_results = program.layout.size
+    logs = program.layout.unpack(row[:n_results])
     if runner.watches_for_nan:
         report_nan(container, n_steps - 1, logs)
-    if is_validated:
-        validation = dict(zip(program.validation_names, map(float, row[len(program.metric_names) :]), strict=True))
-        report_validation(container, {name.removeprefix("val_"): value for name, value in validation.items()})
-        logs.update(validation)
+    if is_validated and program.validation_layout is not None:
+        validation: Logs = pythonify_logs(program.validation_layout.unpack(row[n_results:]))
+        report_validation(container, validation)
+        _add_validation(logs, validation, program)
     return logs
+
+
+def _add_validation(logs: Logs, validation: Logs, program: TrainProgram) -> None:
+    logs.update({f"val_{name}": value for name, value in validation.items()})
+    logs.update({name: validation[name] for name in program.layout.read_late if name in validation})

@@ -41,8 +41,8 @@ Structure: TypeAlias = Any
 StepFunction: TypeAlias = Callable[[Structure], Any]
 #: Whether ``fit`` shuffles the rows: all of them, or within each batch.
 Shuffle: TypeAlias = bool | Literal["batch"]
-#: Names of metrics and their values.
-Logs: TypeAlias = dict[str, float]
+#: Names of metrics and their values: numbers, arrays, or dicts of such.
+Logs: TypeAlias = dict[str, Any]
 
 #: The rows' places in one epoch, of shape (n_samples,).
 Order: TypeAlias = npt.NDArray[np.int64]

@@ -82,6 +82,10 @@ class Batches:
         """The part of the data's types that two calls must have in common to use one program."""
         return types_signature(self.structure, self.tensors)
 
+    def pack(self, batch: list[Tensor]) -> Structure:
+        """Return a batch's tensors as Keras hands them to a step."""
+        return keras.tree.pack_sequence_as(self.structure, batch)
+
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite."""
         return all(bool(tf.reduce_all(tf.math.is_finite(one))) for one in self.tensors if one.dtype.is_floating)

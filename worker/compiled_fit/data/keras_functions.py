@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import keras
 import tensorflow as tf
@@ -23,8 +23,10 @@ from gridfleet.worker.compiled_fit.data.keras_traces import (
     traced_batches,
     types_signature,
 )
+from gridfleet.worker.compiled_fit.data.stream import Stream
 from gridfleet.worker.compiled_fit.types import ConcreteFunction, Model, Structure
 
+Data = TypeVar("Data", bound=Batches | Stream)
 Kind: TypeAlias = Literal["train", "test", "predict"]
 #: Which of Keras' functions a method runs.
 _RUN_BY: dict[str, tuple[Kind, ...]] = {"fit": ("train", "test"), "evaluate": ("test",), "predict": ("predict",)}
@@ -105,12 +107,14 @@ def trace_what_keras_would_have(model: Model, method: str) -> None:
                 trace_for(function, batch)
 
 
-def kept_step(model: Model, kind: Kind, data: Batches, *, batch_size: int | None) -> ConcreteFunction | None:
+def kept_step(model: Model, kind: Kind, data: Batches | Stream, *, batch_size: int | None) -> ConcreteFunction | None:
     """Return the graph of a step that Keras would run now, traced by a program or by its own loop before; or None."""
     return find_step(getattr(model, f"{kind}_function"), _sized(_types_of(data), batch_size))
 
 
-def trace_kept_step(model: Model, kind: Kind, data: Batches, *, batch_size: int | None) -> ConcreteFunction | None:
+def trace_kept_step(
+    model: Model, kind: Kind, data: Batches | Stream, *, batch_size: int | None
+) -> ConcreteFunction | None:
     """Trace a step so that Keras' own loop finds it later; None: it has to be traced apart."""
     step = trace_step_of(getattr(model, f"{kind}_function"), _sized(_types_of(data), batch_size))
     if step is not None:
@@ -118,13 +122,13 @@ def trace_kept_step(model: Model, kind: Kind, data: Batches, *, batch_size: int 
     return step
 
 
-def is_traced_by_keras(model: Model, kind: Kind, data: Batches | None) -> bool:
+def is_traced_by_keras(model: Model, kind: Kind, data: Batches | Stream | None) -> bool:
     """Whether Keras would run a step that its own loop has traced in an earlier call, whatever the model is now."""
     step = data and kept_step(model, kind, data, batch_size=data.fixed_batch_size)
     return step is not None and not any(step is one for one in traced(model, kind).own_steps)
 
 
-def is_as_it_was_traced(model: Model, train: Batches, structure: str | None) -> bool:
+def is_as_it_was_traced(model: Model, train: Batches | Stream, structure: str | None) -> bool:
     """Whether the step that Keras would train with is that of the structure that the model has now.
 
     Parameters
@@ -141,15 +145,15 @@ def is_as_it_was_traced(model: Model, train: Batches, structure: str | None) -> 
     return kept.structure == structure and not is_traced_by_keras(model, "train", train)
 
 
-def _types_of(data: Batches) -> Structure:
-    return keras.tree.pack_sequence_as(data.structure, data.specs)
+def _types_of(data: Batches | Stream) -> Structure:
+    return data.pack(data.specs)
 
 
 def _sized(types: Structure, size: int | None) -> Structure:
     return keras.tree.map_structure(lambda one: tf.TensorSpec((size, *one.shape[1:]), one.dtype), types)
 
 
-def as_traced(model: Model, kind: Kind, data: Batches) -> Batches:
+def as_traced(model: Model, kind: Kind, data: Data) -> Data:
     """Return batches as Keras' step sees them, and note that it was traced for them.
 
     Parameters
@@ -158,12 +162,12 @@ def as_traced(model: Model, kind: Kind, data: Batches) -> Batches:
         Compiled.
     kind : {"train", "test"}
         Which step.
-    data : Batches
+    data : Batches or Stream
         What it is to run on.
 
     Returns
     -------
-    Batches
+    Batches or Stream
     """
     size = traced(model, kind).size_for(data.signature, data.fixed_batch_size, _types_of(data))
     return data if size == data.fixed_batch_size else replace(data, knows_size=False)

@@ -11,6 +11,7 @@ from keras.src.layers.convolutional.base_conv import BaseConv
 from keras.src.trainers.data_adapters import data_adapter_utils
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.data.stream import Stream
 from gridfleet.worker.compiled_fit.errors import KerasTakesOverError, NotEligibleError
 from gridfleet.worker.compiled_fit.patches.patch import Patch, Replacement
 from gridfleet.worker.compiled_fit.sharing.keras_parts import PLAIN_MODELS, is_keras_class, is_transparent
@@ -20,14 +21,14 @@ from gridfleet.worker.compiled_fit.types import Metric, Model, Optimizer, Struct
 BUILT_BY_STEPS = frozenset(("ScheduleFreeAdamW",))
 
 
-def build_variables(model: Model, data: Batches, *, trains: bool) -> bool:
+def build_variables(model: Model, data: Batches | Stream, *, trains: bool) -> bool:
     """Build the variables of model, optimizer and metrics without tracing a step, where it is known which they are.
 
     Parameters
     ----------
     model : keras.Model
         Compiled.
-    data : Batches
+    data : Batches or Stream
         What it is to be trained or evaluated on.
     trains : bool
         Whether it is to be trained; an evaluation leaves the optimizer alone.

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from gridfleet.worker.compiled_fit.programs.graph_loop import GraphLoop
 from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs, PassInputs
-from gridfleet.worker.compiled_fit.programs.step import RESULT, Step
+from gridfleet.worker.compiled_fit.programs.results import RESULT
+from gridfleet.worker.compiled_fit.programs.step import Step
 from gridfleet.worker.compiled_fit.types import Model, Tensor, TensorArray
 
 #: One pass over the rows in an order: returns the number of batches that were run, and the last one's logs.
@@ -36,7 +37,7 @@ class EpochLoop:
         self._train = train
         self._train_pass = train_pass
         self._validation = None if test is None else _Validation(model, test)
-        self._n_results = len(train.result_names) + (0 if test is None else len(test.result_names))
+        self._n_results = train.layout.size + (0 if test is None else test.layout.size)
 
     def run(self, inputs: EpochInputs) -> tuple[Tensor, Tensor]:
         """Return the results, of shape (n_epochs, n_results), and the number of the last epoch's batches."""
@@ -77,8 +78,7 @@ class _Validation:
 
     def run_if(self, is_wanted: Tensor, data: PassInputs) -> Tensor:
         """Return its results, or zeros."""
-        n_results = len(self._step.result_names)
-        return tf.cond(is_wanted, lambda: self._run(data), lambda: tf.zeros((n_results,), RESULT))
+        return tf.cond(is_wanted, lambda: self._run(data), lambda: tf.zeros((self._step.layout.size,), RESULT))
 
     def _run(self, data: PassInputs) -> Tensor:
         self._model.reset_metrics()

@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar
 import tensorflow as tf
 
 from gridfleet.worker.compiled_fit.patches.grappler import without_grappler
-from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs, PassInputs
+from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs, PassInputs, StreamInputs
 from gridfleet.worker.compiled_fit.programs.operations import check_random_operations
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
 from gridfleet.worker.compiled_fit.types import ConcreteFunction
 
-Inputs = TypeVar("Inputs", PassInputs, EpochInputs)
+Inputs = TypeVar("Inputs", PassInputs, EpochInputs, PassInputs | StreamInputs)
 
 
 class SharedFunction(Generic[Inputs]):
@@ -24,7 +24,7 @@ class SharedFunction(Generic[Inputs]):
     ----------
     function : callable
         Takes the inputs, inside the graph.
-    specs : PassInputs or EpochInputs
+    specs : PassInputs, StreamInputs or EpochInputs
         The inputs' types.
     variables : VariableSet
         Of the model that it is traced with.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from gridfleet.worker.compiled_fit.programs.inputs import PassInputs, as_from_an_iterator, some_rows
-from gridfleet.worker.compiled_fit.programs.step import RESULT, Step
+from gridfleet.worker.compiled_fit.programs.results import RESULT
+from gridfleet.worker.compiled_fit.programs.step import Step
 from gridfleet.worker.compiled_fit.types import Model, Tensor
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.data.stream import Stream
 from gridfleet.worker.compiled_fit.types import Orders, Tensor, TensorSpec, ValidationPlan
 
 _SCALAR = tf.TensorSpec((), tf.int32)
@@ -45,12 +46,42 @@ class PassInputs(NamedTuple):
         return (self.n_samples + self.batch_size - 1) // self.batch_size
 
 
+class StreamInputs(NamedTuple):
+    """The data of one pass that come out of an iterator.
+
+    Parameters
+    ----------
+    iterator : Tensor
+        The handle of a Dataset's iterator.
+    n_steps : Tensor
+        Batches to take from it at most.
+    """
+
+    iterator: Tensor
+    n_steps: Tensor
+
+    @classmethod
+    def of(cls, iterator: Any, n_steps: int) -> StreamInputs:
+        """Return the tensors of a pass."""
+        return cls(iterator._iterator_resource, tf.constant(n_steps))
+
+    @classmethod
+    def specs(cls) -> StreamInputs:
+        """Return the types to trace a function for."""
+        return cls(tf.TensorSpec((), tf.resource), _SCALAR)
+
+
+def specs_of(data: Batches | Stream | None) -> PassInputs | StreamInputs:
+    """Return the types of a pass over data, to trace a function for."""
+    return StreamInputs.specs() if isinstance(data, Stream) else PassInputs.specs([] if data is None else data.specs)
+
+
 class EpochInputs(NamedTuple):
     """The data of a run of epochs: tensors, or their types for tracing.
 
     Parameters
     ----------
-    train, validation : PassInputs
+    train, validation : PassInputs, or StreamInputs to train on
         What to train on, and what to validate on.
     orders : Tensor of shape (1, n_samples) or (n_epochs, n_samples)
         In which order the rows are fed; one row: the same in all epochs.
@@ -60,7 +91,7 @@ class EpochInputs(NamedTuple):
         Rows that XLA is handed.
     """
 
-    train: PassInputs
+    train: Any
     validation: PassInputs
     orders: Tensor
     validates: Tensor
@@ -78,11 +109,22 @@ class EpochInputs(NamedTuple):
         )
 
     @classmethod
-    def specs(cls, train: list[TensorSpec], validation: list[TensorSpec]) -> EpochInputs:
-        """Return the types to trace a function for; no types of validation: there is none."""
+    def of_stream(cls, train: StreamInputs, validation: Batches | None, *, plan: ValidationPlan) -> EpochInputs:
+        """Return the tensors of an epoch whose batches come out of an iterator."""
         return cls(
-            train=PassInputs.specs(train),
-            validation=PassInputs.specs(validation),
+            train=train,
+            validation=PassInputs.of(validation),
+            orders=tf.zeros((1, 0), tf.int64),
+            validates=tf.constant(plan),
+            n_padded=tf.constant(0),
+        )
+
+    @classmethod
+    def specs(cls, train: Batches | Stream, validation: Batches | None) -> EpochInputs:
+        """Return the types to trace a function for."""
+        return cls(
+            train=specs_of(train),
+            validation=PassInputs.specs([] if validation is None else validation.specs),
             orders=tf.TensorSpec((None, None), tf.int64),
             validates=tf.TensorSpec((None,), tf.bool),
             n_padded=_SCALAR,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from copy import copy
 
-import keras
 import tensorflow as tf
 from tensorflow.core.framework.attr_value_pb2 import AttrValue
 from tensorflow.python.eager.polymorphic_function.concrete_function import (
@@ -15,6 +14,7 @@ from tensorflow.python.ops.handle_data_util import get_resource_handle_data
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
 from gridfleet.worker.compiled_fit.data.keras_functions import Kind, is_traced_by_keras, kept_step, trace_kept_step
+from gridfleet.worker.compiled_fit.data.stream import Stream
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
 from gridfleet.worker.compiled_fit.patches.grappler import without_grappler
 from gridfleet.worker.compiled_fit.programs.operations import (
@@ -24,11 +24,10 @@ from gridfleet.worker.compiled_fit.programs.operations import (
     operations_of,
     xla_obstacle,
 )
+from gridfleet.worker.compiled_fit.programs.results import RESULT, ResultLayout
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
 from gridfleet.worker.compiled_fit.types import ConcreteFunction, Graph, Model, StepFunction, Structure, Tensor
 
-#: Scores and results travel as doubles, which hold every float32 exactly.
-RESULT = tf.float64
 #: Attributes of a function that Grappler, TensorFlow's optimizer of graphs, looks at by itself, and not together with
 #: the loop around it.
 SEEN_ALONE = {"_noinline": True}
@@ -36,7 +35,7 @@ SEEN_ALONE = {"_noinline": True}
 _KINDS: dict[str, Kind] = {"train_step": "train", "test_step": "test"}
 
 
-def trace_step(model: Model, step: StepFunction, data: Batches, *, batch_size: int | None) -> ConcreteFunction:
+def trace_step(model: Model, step: StepFunction, data: Batches | Stream, *, batch_size: int | None) -> ConcreteFunction:
     """Trace a method of a model for batches of one size, or of any.
 
     Parameters
@@ -57,7 +56,7 @@ def trace_step(model: Model, step: StepFunction, data: Batches, *, batch_size: i
     """
 
     def one_batch(*batch: Tensor) -> Structure:
-        return step(keras.tree.pack_sequence_as(data.structure, list(batch)))
+        return step(data.pack(list(batch)))
 
     traced = tf.function(
         one_batch,
@@ -69,7 +68,9 @@ def trace_step(model: Model, step: StepFunction, data: Batches, *, batch_size: i
     return traced
 
 
-def trace_as_keras(model: Model, step: StepFunction, data: Batches, *, batch_size: int | None) -> ConcreteFunction:
+def trace_as_keras(
+    model: Model, step: StepFunction, data: Batches | Stream, *, batch_size: int | None
+) -> ConcreteFunction:
     """Trace a method as `trace_step` does, so that Grappler rewrites in it what it rewrites in Keras' own function.
 
     In a loop it takes swish for other operations than outside of one. With several steps to an execution Keras has a
@@ -98,7 +99,9 @@ def _seen_alone(traced: ConcreteFunction) -> ConcreteFunction:
     return alone
 
 
-def _trace_for_keras(model: Model, step: StepFunction, data: Batches, *, batch_size: int | None) -> ConcreteFunction:
+def _trace_for_keras(
+    model: Model, step: StepFunction, data: Batches | Stream, *, batch_size: int | None
+) -> ConcreteFunction:
     """Return the graph that Keras would run; traced where its own loop finds it, if another call falls back to that."""
     kind = _KINDS.get(step.__name__)
     traced = kind and (
@@ -146,15 +149,15 @@ class Step:
     ----------
     reads_metrics : bool
         Whether results are read off the metrics; otherwise they are what the last batch's step returned.
-    result_names : list of str
-        Keys of the results.
+    layout : ResultLayout
+        Of the results.
     """
 
     def __init__(
         self,
         model: Model,
         step: StepFunction,
-        data: Batches,
+        data: Batches | Stream,
         *,
         batch_size: int | None = None,
         for_xla: bool = False,
@@ -170,10 +173,7 @@ class Step:
         if not isinstance(logs, dict):
             raise NotEligibleError("the model's step returns no dict of metrics")
         self.reads_metrics = set(logs) == set(metrics)
-        results = metrics if self.reads_metrics else logs
-        if any(isinstance(value, dict) or getattr(value, "shape", None) != () for value in results.values()):
-            raise NotEligibleError("a metric's result is not a single number")
-        self.result_names = list(results)
+        self.layout = ResultLayout(metrics if self.reads_metrics else logs)
 
     def on(self, variables: VariableSet, *, traced_with: VariableSet) -> Step:
         """Return the step as it runs on another model's variables.
@@ -188,12 +188,12 @@ class Step:
     def call(self, batch: list[Tensor]) -> Tensor:
         """Run it inside the graph; returns its logs as a vector where they are wanted."""
         logs = self.traced._call_flat(batch, self._captured)
-        return tf.zeros((0,), RESULT) if self.reads_metrics else _vector(logs, self.result_names)
+        return tf.zeros((0,), RESULT) if self.reads_metrics else self.layout.vector(logs)
 
     @property
     def no_logs(self) -> Tensor:
         """What the logs are before the first batch."""
-        return tf.zeros((0 if self.reads_metrics else len(self.result_names),), RESULT)
+        return tf.zeros((0 if self.reads_metrics else self.layout.size,), RESULT)
 
     def results(self, model: Model, logs: Tensor) -> Tensor:
         """Return the results of a pass as one vector, inside the graph.
@@ -203,7 +203,7 @@ class Step:
         if not self.reads_metrics:
             return logs
         results = tf.function(
-            lambda: _vector(model.get_metrics_result(), self.result_names),
+            lambda: self.layout.vector(model.get_metrics_result()),
             autograph=False,
             experimental_attributes=SEEN_ALONE,
         )
@@ -212,18 +212,11 @@ class Step:
 
     def loss(self, model: Model, logs: Tensor) -> Tensor:
         """Return the loss among the results, inside the graph."""
-        if "loss" not in self.result_names:
-            return tf.constant(0.0)
-        return self.results(model, logs)[self.result_names.index("loss")]
+        place = self.layout.place_of("loss")
+        return tf.constant(0.0) if place is None else self.results(model, logs)[place]
 
     def xla_obstacle(self, without: Collection[str]) -> str | None:
         """Return why the step can't be compiled to something with the same result, but for some operations, or None."""
-        if not self.reads_metrics:
-            return "its results are those of the last batch"
         if self._is_keras:
             return "Keras' own loop traced it in an earlier call"
         return xla_obstacle(operations_of(self.traced).difference(without))
-
-
-def _vector(results: dict[str, Tensor], names: list[str]) -> Tensor:
-    return tf.stack([tf.cast(results[name], RESULT) for name in names]) if names else tf.zeros((0,), RESULT)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
+from gridfleet.worker.compiled_fit.data.stream import Stream
 from gridfleet.worker.compiled_fit.patches.random_numbers import TRACED_OTHERWISE_FOR_XLA, same_random_numbers
 from gridfleet.worker.compiled_fit.programs.epoch_loop import EpochLoop, TrainingPass
 from gridfleet.worker.compiled_fit.programs.function import Program, SharedFunction
@@ -13,9 +15,10 @@ from gridfleet.worker.compiled_fit.programs.graph_loop import GraphLoop
 from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs
 from gridfleet.worker.compiled_fit.programs.operations import checks_indices, may_fail, operations_of
 from gridfleet.worker.compiled_fit.programs.step import Step, trace_reset
+from gridfleet.worker.compiled_fit.programs.stream_loop import StreamLoop
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
 from gridfleet.worker.compiled_fit.programs.xla_loop import XlaLoop
-from gridfleet.worker.compiled_fit.types import Model, Results
+from gridfleet.worker.compiled_fit.types import Model, Results, Tensor
 
 #: A traced loop over epochs.
 Loop: TypeAlias = SharedFunction[EpochInputs]
@@ -43,7 +46,7 @@ class TrainProgram(Program):
     ----------
     model : keras.Model
         Compiled; variables that it does not have yet, the steps build as they are traced, as in Keras.
-    train : Batches
+    train : Batches or Stream
         What it is trained on; only types and structure count.
     validation : Batches or None
         What it is validated on after an epoch.
@@ -54,8 +57,10 @@ class TrainProgram(Program):
 
     Attributes
     ----------
-    metric_names, validation_names : list of str
-        Keys of the results, in their order.
+    layout : ResultLayout
+        Of the training's results.
+    validation_layout : ResultLayout or None
+        Of those of the validation, which follow them.
     xla_obstacle : str or None
         Why XLA does not compile the steps; None as long as nothing is known against it.
     xla_wants_fixed_batches : bool
@@ -69,7 +74,13 @@ class TrainProgram(Program):
     """
 
     def __init__(
-        self, model: Model, train: Batches, validation: Batches | None, *, for_xla: bool, fixes_size: bool = False
+        self,
+        model: Model,
+        train: Batches | Stream,
+        validation: Batches | None,
+        *,
+        for_xla: bool,
+        fixes_size: bool = False,
     ) -> None:
         knows_size = fixes_size or not for_xla
         with same_random_numbers() if for_xla else nullcontext():
@@ -80,14 +91,15 @@ class TrainProgram(Program):
                 size = _step_size(validation, knows_size=knows_size)
                 self._test_step = Step(model, model.test_step, validation, batch_size=size)
         steps = [self._train_step] if self._test_step is None else [self._train_step, self._test_step]
-        self.metric_names = self._train_step.result_names
-        self.validation_names = [f"val_{name}" for step in steps[1:] for name in step.result_names]
+        self.layout = self._train_step.layout
+        self.validation_layout = None if self._test_step is None else self._test_step.layout
         super().__init__(
             [trace_reset(model), *(step.traced for step in steps)],
             VariableSet.of_training(model),  # only now, for the steps build those that are missing
-            (self.metric_names, self.validation_names),
+            (self.layout, self.validation_layout),
         )
         self._train = train.without_rows()  # the program outlives the data
+        self._validation = None if validation is None else validation.without_rows()
         self._loops: dict[tuple[LoopOptions, bool], Loop] = {}
         self._look_at_operations(for_xla=for_xla)
         self.may_fail = any(may_fail(step.traced) for step in steps)
@@ -151,7 +163,7 @@ class TrainProgram(Program):
         loop = EpochLoop(model, train, test, self._training_pass(model, train, options))
         return SharedFunction(
             loop.run,
-            EpochInputs.specs(train.specs, [] if test is None else test.specs),
+            EpochInputs.specs(self._train, self._validation),
             variables,
             # validation stays in the graph, and may be much
             uses_grappler=options.xla_batch_size is None or test is not None,
@@ -161,7 +173,8 @@ class TrainProgram(Program):
         if options.xla_batch_size is not None:
             full_step = self._step_for_xla(model, step, options.xla_batch_size)
             return XlaLoop(step, full_step, options.xla_batch_size)
-        loop = GraphLoop(model, step, watches_for_nan=options.watches_for_nan)
+        kind: Any = StreamLoop if isinstance(self._train, Stream) else GraphLoop
+        loop: Callable[..., tuple[Tensor, Tensor]] = kind(model, step, watches_for_nan=options.watches_for_nan)
         return lambda inputs, order: loop(inputs.train, order)
 
     def _step_for_xla(self, model: Model, step: Step, batch_size: int) -> Step:
@@ -171,6 +184,6 @@ class TrainProgram(Program):
             return Step(model, model.train_step, self._train, batch_size=batch_size, for_xla=True)
 
 
-def _step_size(data: Batches, *, knows_size: bool) -> int | None:
+def _step_size(data: Batches | Stream, *, knows_size: bool) -> int | None:
     # XLA takes splits whose sizes differ by one in one program
     return data.fixed_batch_size if knows_size else None

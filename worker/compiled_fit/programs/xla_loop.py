@@ -30,35 +30,33 @@ class XlaLoop:
         self._full_batches = _compiled_loop(full_step, batch_size)
 
     def __call__(self, inputs: EpochInputs, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Train on the rows in an order; returns the number of batches, and no logs."""
+        """Train on the rows in an order; returns the number of batches, and the last one's logs."""
         n_full = inputs.train.n_samples // self._batch_size
         n_steps = (inputs.train.n_samples + self._batch_size - 1) // self._batch_size
         # rows of splits that differ by one are padded to one shape, which XLA compiles once
         padding = [[0, inputs.n_padded - inputs.train.n_samples]]
         shuffled = [tf.gather(rows, tf.pad(order, padding)) for rows in inputs.train.rows]
-        self._full_batches(n_full, *shuffled)
+        logs = self._full_batches(n_full, *shuffled)
 
         def last_batch() -> Tensor:
             first = n_full * self._batch_size
-            self._step.call([rows[first : inputs.train.n_samples] for rows in shuffled])
-            return tf.constant(0)
+            return self._step.call([rows[first : inputs.train.n_samples] for rows in shuffled])
 
-        tf.cond(n_full < n_steps, last_batch, lambda: tf.constant(0))
-        return n_steps, self._step.no_logs
+        return n_steps, tf.cond(n_full < n_steps, last_batch, lambda: logs)
 
 
 def _compiled_loop(step: Step, batch_size: int) -> Callable[..., Tensor]:
-    def run_batch(number: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor]:
-        step.call([some_rows(row, number * batch_size, batch_size) for row in rows])
-        return (number + 1,)
+    def run_batch(number: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return number + 1, step.call([some_rows(row, number * batch_size, batch_size) for row in rows])
 
     def full_batches(n_full: Tensor, *rows: Tensor) -> Tensor:
-        return tf.while_loop(
-            lambda number: number < n_full,
-            lambda number: run_batch(number, rows),
-            [tf.constant(0)],
+        _, logs = tf.while_loop(
+            lambda number, _: number < n_full,
+            lambda number, _: run_batch(number, rows),
+            [tf.constant(0), step.no_logs],
             parallel_iterations=1,
         )
+        return logs
 
     compiled: Callable[..., Tensor] = tf.function(full_batches, autograph=False, jit_compile=True)
     return compiled
