@@ -229,7 +229,8 @@ class Checker:
             return "I8: neither its holder nor expired"
         if after.attempt != before.attempt:
             return "I4: another attempt"
-        if actor.role == "reconciler" and self._is_just_awake(actor):
+        was_over = str(min(before.lease_expires_at, before.deadline_at)) < shown_time(actor.life.fell_asleep_s)
+        if actor.role == "reconciler" and self._is_just_awake(actor) and not was_over:
             return "I5: judged before those that slept with it had time for a heartbeat"
         if before.cancel_requested and after.state == "queued":
             return "I10: a cancelled trial is queued again"

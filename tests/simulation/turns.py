@@ -35,6 +35,7 @@ class Life:
     stalled_until_s: float = 0.0
     #: when it woke up last with the machine that it runs on
     slept_until_s: float = -1_000.0
+    fell_asleep_s: float = -1_000.0
     #: the actor that is its main thread, and what that does at a signal
     main: Actor | None = None
     on_signal: Callable[[], None] | None = None
@@ -135,6 +136,7 @@ class Turns:
         for actor in self._actors:
             actor.life.stalled_until_s = max(actor.life.stalled_until_s, until_s)
             actor.life.slept_until_s = until_s
+            actor.life.fell_asleep_s = self.now_s
 
     def end(self) -> None:
         """End the simulation."""
