@@ -26,6 +26,8 @@ from gridfleet.storage.versions import installed_versions
 STOPPED_S = 3_600
 #: A scheduler that let so many of its times to look pass is not there any more.
 PASSES_MISSED = 4
+#: A worker process that let so many heartbeats pass is not alive, as far as anybody knows.
+BEATS_MISSED = 3
 #: Import packages without which no search of a Keras model can be submitted or evaluated.
 PACKAGES = {"sklearn": "scikit-learn", "scikeras": "scikeras", "keras": "keras"}
 
@@ -108,7 +110,7 @@ def _database(settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
     if not schema.is_wrong:
         if not is_embedded:  # whose supervisor does what a scheduler does
             yield _scheduler(database, settings)
-        yield from _workers(database, is_embedded=is_embedded)
+        yield from _workers(database, settings, is_embedded=is_embedded)
 
 
 def _check_broker(settings: Settings) -> str:
@@ -180,16 +182,18 @@ def _scheduler(database: Database, settings: Settings) -> Finding:
     return Finding("scheduler", f"{sentence}; start one with `gridfleet scheduler`", is_wrong=True)
 
 
-def _workers(database: Database, *, is_embedded: bool) -> Iterator[Finding]:
+def _workers(database: Database, settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
     yield from _stopped_workers(database)
-    seen = [worker for worker in reader.workers_seen(database, within_s=SEEN_S) if worker.stopped_reason is None]
+    within_s = BEATS_MISSED * settings.heartbeat_s
+    seen = [worker for worker in reader.workers_seen(database, within_s=within_s) if worker.stopped_reason is None]
     queued = queue.count_queued(database)
     if not seen:
         starts = "gridfleet up" if is_embedded else "gridfleet worker"
-        sentence = f"none was seen in the last {SEEN_S} s and {queued} trials wait; `{starts}` starts some"
-        yield Finding("workers", sentence, is_wrong=queued > 0 and not is_embedded)
+        sentence = f"none is alive, by its heartbeats of the last {within_s:g} s, and {queued} trials wait"
+        yield Finding("workers", f"{sentence}; `{starts}` starts some", is_wrong=not is_embedded)
         return
-    yield Finding("workers", f"{len(seen)} seen in the last {SEEN_S} s; {queued} trials wait")
+    n_workers = len({worker.id.rpartition("/")[0] for worker in seen})
+    yield Finding("workers", f"{n_workers} alive, with {len(seen)} processes; {queued} trials wait")
     for waiting in reader.waiting_for_python(database):
         yield Finding("python", f"{waiting}; start one, or submit again with a Python that workers have", is_wrong=True)
     here = installed_versions()

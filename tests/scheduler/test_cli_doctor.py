@@ -83,7 +83,8 @@ def test_doctor_says_that_trials_wait_for_workers(gridfleet, fleet, database):
     status, shown, _ = gridfleet("doctor")
 
     assert status == 1
-    assert "none was seen in the last 60 s and 1 trials wait; `gridfleet worker` starts some" in shown
+    none = "WRONG workers   none is alive, by its heartbeats of the last 30 s, and 1 trials wait"
+    assert f"{none}; `gridfleet worker` starts some" in shown
 
 
 def test_doctor_says_when_a_scheduler_last_looked(gridfleet, fleet, database):
