@@ -20,6 +20,8 @@ from gridfleet.storage.plain import plain, plain_lines
 HOLD_S = 60
 #: Lines of which it is known at most that they were written: a message may have a number in it that always differs.
 MAX_HELD = 500
+#: Characters of a line that are written; of longer ones, as a model may print them, the end.
+MAX_MESSAGE = 65_536
 #: The logger of what models print, which is written as often as they print it.
 PRINTED = "celery.redirected"
 
@@ -181,4 +183,4 @@ def _message(formatter: logging.Formatter, record: logging.LogRecord) -> str:
         message += "\n" + formatter.formatException(record.exc_info)
     if record.stack_info:
         message += "\n" + formatter.formatStack(record.stack_info)
-    return message
+    return message if len(message) <= MAX_MESSAGE else f"…{message[-MAX_MESSAGE:]}"

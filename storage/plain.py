@@ -5,6 +5,8 @@ from __future__ import annotations
 
 def plain(text: str) -> str:
     """Show a text in one line: what can't be printed, the ends of lines too, as its escape sequence."""
+    if text.isprintable():  # a megabyte of what a model prints takes its time otherwise
+        return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

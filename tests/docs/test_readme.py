@@ -49,6 +49,7 @@ def test_the_readme_s_script_and_its_commands_work(embedded_home: Path) -> None:
         assert "first" in answer.stdout or command.split()[1] in ("sql", "doctor")
 
 
+@pytest.mark.complete  # its two searches are like those of other tests
 def test_the_blocks_of_the_page_on_scikit_learn_work(embedded_home: Path) -> None:
     _run_as_a_script("docs/scikit-learn.md", "search-1")
 

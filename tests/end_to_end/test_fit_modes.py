@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import psutil
 import pytest
@@ -31,6 +32,13 @@ SPACE = {"model__units": [3, 4], "random_state": [1, 2]}
 PHASES = ("build_time", "trace_time", "compile_time", "train_time", "score_time", "record_time")
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"])
+
+
+class AtEveryBatch(keras.callbacks.Callback):
+    """What no loop inside the graph can call."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -86,15 +94,15 @@ def test_a_fallback_is_told_with_its_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     start_worker(configured, concurrency=1)
-    keras_model.set_params(fit__steps_per_epoch=2)
+    keras_model.set_params(callbacks=[AtEveryBatch()])
 
-    submit(GridSearchCV(keras_model, {"random_state": [1]}, cv=2), X, Y, name="stepped").wait(120)
+    submit(GridSearchCV(keras_model, {"random_state": [1]}, cv=2), X, Y, name="watched").wait(120)
 
-    (row,) = trials_of(fleet, "stepped")
+    (row,) = trials_of(fleet, "watched")
     assert (row.state, row.fit_mode) == ("completed", "keras")
-    assert "steps_per_epoch" in row.fit_fallback_reason
-    tables.print_report(fleet.database, "stepped")
-    assert "1 trials keras: steps_per_epoch" in capsys.readouterr().out
+    assert row.fit_fallback_reason == "the callback AtEveryBatch is called at every batch"
+    tables.print_report(fleet.database, "watched")
+    assert f"1 trials keras: {row.fit_fallback_reason}" in capsys.readouterr().out
 
 
 def test_what_xla_compiled_serves_the_next_worker_of_the_host(

@@ -134,6 +134,7 @@ def test_nothing_of_the_failed_attempt_stays_in_a_trial_tried_again(search: Stor
         fit_mode="keras",
         fit_fallback_reason="a callback that no graph can hold",
         exception="{}",
+        peak_memory_mb=700,
         warnings=[WarningResult("UserWarning", "mind this", "__main__", 2)],
         **dict.fromkeys(PHASES, 0.5),
     )

@@ -8,9 +8,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from billiard import pool
-from billiard.compat import mem_rss
-
 #: What the kernel says of this process; its resident memory, most and now, in kB.
 _STATUS = Path("/proc/self/status")
 _MOST = re.compile(rb"^VmHWM:\s+(\d+)", re.MULTILINE)
@@ -69,6 +66,8 @@ def own_memory_kb() -> int:
         found = _OWN.search(_STATUS.read_bytes())
         if found is not None:
             return int(found[1])
+    from billiard.compat import mem_rss  # scripts import this module, and Celery's libraries are not theirs
+
     return int(mem_rss())
 
 
@@ -78,4 +77,6 @@ def replace_by_own_memory() -> None:
     Billiard looks at the most that was ever resident: data beyond ``GRIDFLEET_MAX_MEMORY_MB``, which processes of
     a host share, would end each process after each trial.
     """
+    from billiard import pool
+
     pool.mem_rss = own_memory_kb
