@@ -146,6 +146,9 @@ class Search(Base):
         Double, comment="seconds after started_at at which the search is stopped"
     )
     python_version: Mapped[str] = mapped_column(String(32))
+    needs_python: Mapped[str | None] = mapped_column(
+        String(8), comment="minor version that its functions need; NULL: any"
+    )
     tensorflow_version: Mapped[str | None] = mapped_column(String(32))
     keras_version: Mapped[str | None] = mapped_column(String(32))
     scikit_learn_version: Mapped[str] = mapped_column(String(32))

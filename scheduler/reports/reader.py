@@ -295,7 +295,7 @@ def _best_first(search_id: Any) -> Select[Any]:
 @cache
 def _search_times(dialect: str) -> Select[Any]:
     seconds_running = seconds_between(dialect, Search.started_at, func.coalesce(Search.finished_at, now()))
-    return select(seconds_running.label("seconds_running"), Search.finished_at, Search.python_version).where(
+    return select(seconds_running.label("seconds_running"), Search.finished_at, Search.needs_python).where(
         Search.id == bindparam("wanted_id")
     )
 
@@ -317,14 +317,14 @@ def progress(database: Database, search_id: int) -> Progress:
         # of one that is being evaluated, there are workers
         may_wait = counts.get(TrialState.QUEUED, 0) and not counts.get(TrialState.RUNNING, 0)
         pythons = _pythons_of_workers(connection) if may_wait else set()
-    python = minor_version(search.python_version)
+    python = search.needs_python
     return Progress(
         total=sum(counts.values()),
         **{str(state): counts.get(state, 0) for state in TrialState},
         seconds_running=None if search.seconds_running is None else float(search.seconds_running),
         best_score=None if best is None else best.mean_test_score,
         is_finished=search.finished_at is not None,
-        waits_for_python=python if pythons and python not in pythons else None,
+        waits_for_python=python if python and pythons and python not in pythons else None,
     )
 
 
@@ -337,20 +337,16 @@ def _pythons_of_workers(connection: Connection) -> set[str]:
 def waiting_for_python(database: Database) -> list[WaitingForPython]:
     """Count the queued trials that no worker takes for want of their Python; none if no worker is there at all."""
     waiting = (
-        select(Search.python_version, func.count().label("n_trials"))
+        select(Search.needs_python, func.count().label("n_trials"))
         .join(Trial, Trial.search_id == Search.id)
-        .where(Trial.state == TrialState.QUEUED, Search.paused_at.is_(None))
-        .group_by(Search.python_version)
+        .where(Trial.state == TrialState.QUEUED, Search.paused_at.is_(None), Search.needs_python.is_not(None))
+        .group_by(Search.needs_python)
+        .order_by(Search.needs_python)
     )
     with database.read() as connection:
         pythons = _pythons_of_workers(connection)
         rows = connection.execute(waiting).all() if pythons else []
-    counts: dict[str, int] = {}
-    for row in rows:
-        python = minor_version(row.python_version)
-        if python not in pythons:
-            counts[python] = counts.get(python, 0) + row.n_trials
-    return [WaitingForPython(python, n_trials) for python, n_trials in sorted(counts.items())]
+    return [WaitingForPython(row.needs_python, row.n_trials) for row in rows if row.needs_python not in pythons]
 
 
 def best_trial(database: Database, search_id: int) -> RankedTrial | None:

@@ -101,6 +101,7 @@ def store(
     candidates, payloads = _prepare(fleet, request)
     fleet.payloads.require_room(payloads)
     columns = _columns(request, candidates, options, _digests(payloads, fleet.payloads.insert))
+    columns["needs_python"] = _needs_python(payloads)
     insert = functools.partial(_insert, fleet, columns, candidates, numbered=numbered)
     if numbered:
         return _again_if_name_was_taken(insert, name)
@@ -177,6 +178,11 @@ def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[Pre
 def _digests(payloads: Sequence[PreparedPayload], digest: Callable[[PreparedPayload], str]) -> dict[str, str | None]:
     """Return the digests of payloads, by column."""
     return {"sources_digest": None} | {f"{payload.kind.lower()}_digest": digest(payload) for payload in payloads}
+
+
+def _needs_python(payloads: Sequence[PreparedPayload]) -> str | None:
+    """Return the minor version of Python whose workers alone can evaluate a search; None: all can."""
+    return next((payload.needs_python for payload in payloads if payload.needs_python), None)
 
 
 def _insert(

@@ -118,6 +118,12 @@ def load(content: memoryview) -> tuple[str, Any]:
     return kind, obj
 
 
+def python_of(content: Sequence[memoryview]) -> str | None:
+    """Return the minor version of Python that can load a dumped object; None: any."""
+    python: str | None = json.loads(bytes(content[0][len(MAGIC) + 8 :]))["python"]
+    return python
+
+
 def pickle_of(content: memoryview) -> memoryview:
     """Return the pickle in a payload's content, without the arrays beside it."""
     return _parts(content)[1][0]

@@ -22,7 +22,7 @@ from gridfleet.storage.database.retries import retried
 from gridfleet.storage.errors import InvalidSearchError, PayloadError, PayloadSignatureError
 from gridfleet.storage.payloads import contents
 from gridfleet.storage.payloads.digest import check_digest, digest_of
-from gridfleet.storage.payloads.format import dump, load, pickle_of, size_of
+from gridfleet.storage.payloads.format import dump, load, pickle_of, python_of, size_of
 from gridfleet.storage.payloads.host_cache import HostCache, cache_folder
 from gridfleet.storage.schema import Payload
 from gridfleet.storage.settings import PREFIX, SAME_KEYS, Settings
@@ -45,6 +45,11 @@ class PreparedPayload:
     content: Sequence[memoryview]
     signature: str
     is_stored: bool
+
+    @property
+    def needs_python(self) -> str | None:
+        """The minor version of Python that can load it; None: any."""
+        return python_of(self.content)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, case, func, literal, or_, select, update
+from sqlalchemy import String, bindparam, case, func, literal, or_, select, update
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.connection import Database
@@ -20,9 +20,14 @@ from gridfleet.storage.versions import THIS_PYTHON
 
 logger = logging.getLogger(__name__)
 
-#: Whether a trial is of a search whose Python is the one of `releases_of`.
+#: Whether a trial is of a search that a minor version of Python can evaluate: bytecode that travels is of one.
 IS_FOR_PYTHON = (
-    select(Search.python_version).where(Search.id == Trial.search_id).scalar_subquery().like(bindparam("python"))
+    select(Search.id)
+    .where(
+        Search.id == Trial.search_id,
+        or_(Search.needs_python.is_(None), Search.needs_python == bindparam("python", type_=String)),
+    )
+    .exists()
 )
 _HINT = select(
     Trial.search_id, Trial.structure_digest, WAITS.label("waits"), IS_FOR_PYTHON.label("is_for_python")
@@ -37,11 +42,6 @@ WAITING_OF_STRUCTURES = WAITING_OF_SEARCH.where(Trial.structure_digest.in_(bindp
 
 class WaitsForAnotherPythonError(LookupError):
     """A trial waits, but not for this minor version of Python, and none that does is there."""
-
-
-def releases_of(python: str) -> str:
-    """Return the pattern of SQL's LIKE for the releases of a minor version of Python."""
-    return f"{python}.%"
 
 
 def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
@@ -104,13 +104,13 @@ def choose(database: Database, trial_id: int, structures: Collection[str], *, py
     WaitsForAnotherPythonError
         If only trials of other Pythons wait, of all that the message is a hint to.
     """
-    releases = {"python": releases_of(python)}
+    of_python = {"python": python}
     with database.read() as connection:
-        hint = connection.execute(_HINT, {"wanted_id": trial_id, **releases}).one_or_none()
+        hint = connection.execute(_HINT, {"wanted_id": trial_id, **of_python}).one_or_none()
         if hint is None:
             return _chosen(trial_id, None, "there is no such trial")
         if not hint.is_for_python:
-            mine: int | None = connection.execute(_WAITING_FOR_PYTHON, releases).scalar()
+            mine: int | None = connection.execute(_WAITING_FOR_PYTHON, of_python).scalar()
             if mine is None and hint.waits:
                 raise WaitsForAnotherPythonError
             return _chosen(trial_id, mine, "its search is of another Python; of this one, the first that waits")

@@ -163,7 +163,7 @@ def claim(
     holder = _new_holder(worker_id)
     limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s, "memory_mb": memory_mb}
     with database.write() as connection:
-        wanted = {**holder, **limits, "wanted_id": trial_id, "python": queue.releases_of(python)}
+        wanted = {**holder, **limits, "wanted_id": trial_id, "python": python}
         if session is None:
             row = connection.execute(_CLAIM, wanted).one_or_none()
         else:

@@ -22,6 +22,7 @@ from gridfleet.scheduler.reports.progress import describe
 from gridfleet.storage import workers
 from gridfleet.storage.schema import Attempt, Search, Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.versions import THIS_PYTHON
 from tests.conftest import STOP_S, give_to_another_user
 from tests.faults.support import X, Y, assert_one_result_each, attempts, search, wait_for
 
@@ -136,7 +137,7 @@ def test_a_worker_leaves_trials_of_another_python_alone_and_does_those_behind_th
 ) -> None:
     (tmp_path / "foreign").mkdir()
     foreign = submit(search(tmp_path / "foreign", [1, 2, 3]), X, Y)
-    set_python(fleet, foreign.id, "3.99.1")
+    set_python(fleet, foreign.id, "3.99")
     start_worker(configured)
 
     own = submit(search(tmp_path, [9]), X, Y).wait(90)
@@ -147,7 +148,7 @@ def test_a_worker_leaves_trials_of_another_python_alone_and_does_those_behind_th
     assert sentence in describe(reader.progress(fleet.database, foreign.id))
     assert f"WRONG python    {sentence}; start one" in doctors_findings()
 
-    set_python(fleet, foreign.id, f"{sys.version_info.major}.{sys.version_info.minor}.0")
+    set_python(fleet, foreign.id, THIS_PYTHON)
     reconcile_until(fleet, lambda: foreign.progress().is_finished, "the end of the search")
     assert_one_result_each(fleet, foreign)
 
@@ -156,4 +157,4 @@ def set_python(fleet: Fleet, search_id: int, version: str) -> None:
     with fleet.database.write() as connection:
         if fleet.database.dialect == "postgresql":
             connection.execute(text("SET LOCAL session_replication_role = replica"))
-        connection.execute(update(Search).where(Search.id == search_id).values(python_version=version))
+        connection.execute(update(Search).where(Search.id == search_id).values(needs_python=version))

@@ -24,6 +24,7 @@ from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial, TrialWarning
 from gridfleet.storage.trials import handed_back, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held, expired
+from gridfleet.storage.versions import THIS_PYTHON
 from tests.storage.conftest import N_SPLITS, StoredSearch, result_of, store_search
 
 # Times are large, and differ from all sums of ticks by far more than an example takes in real seconds.
@@ -87,7 +88,7 @@ class Trials(RuleBasedStateMachine):
     @precondition(lambda self: all(row.state in FINAL_STATES for row in self.rows().values()))
     @rule(size=st.integers(1, 2))
     def submit_another(self, size: int) -> None:
-        search = store_search(self.database, size)
+        search = store_search(self.database, size, needs_python=THIS_PYTHON)
         self.searches.append(search)
         self.params |= {row.id: row.params for row in self.rows().values() if row.search_id == search.id}
 

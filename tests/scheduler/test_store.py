@@ -6,9 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.svm import SVC
+from sqlalchemy import select
 
+from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.submission.store import _may_share_objects, _say_size
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.payloads.store import PreparedPayload
+from gridfleet.storage.schema import Search
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.versions import THIS_PYTHON
+
+FEATURES, CLASSES = np.zeros((12, 2)), np.arange(12) % 2
 
 
 @pytest.mark.parametrize(
@@ -40,3 +51,19 @@ def test_the_size_of_much_code_is_said_once(
 )
 def test_functions_and_objects_travel_with_the_estimator_that_may_compare_them(value: Any, may: bool) -> None:
     assert _may_share_objects({"value": value}) is may
+
+
+def test_only_functions_of_the_script_need_the_python_that_they_were_made_by(
+    fleet: Settings, database: Database
+) -> None:
+    function = eval("lambda X: X", {"__name__": "__main__"})
+
+    plain = submit(GridSearchCV(SVC(), {"C": [1]}), FEATURES, CLASSES)
+    own = submit(GridSearchCV(make_pipeline(FunctionTransformer(function), SVC()), {"svc__C": [1]}), FEATURES, CLASSES)
+
+    with database.read() as connection:
+        needs = [
+            connection.execute(select(Search.needs_python).where(Search.id == handle.id)).scalar_one()
+            for handle in (plain, own)
+        ]
+    assert needs == [None, THIS_PYTHON]

@@ -124,6 +124,8 @@ class World:
             patch.setattr(heartbeat, "threading", _Threading(self.database))
             patch.setattr(process_module, "PeakMemory", lambda: _Memory(self.database))
             patch.setattr(gridfleet.worker.trial.task, "memory_mb", lambda: None)
+            # as if functions of the script were in each search
+            patch.setattr(gridfleet.scheduler.submission.store, "_needs_python", lambda _: THIS_PYTHON)
             patch.setattr(gridfleet.worker.trial.task, "workers", _Workers(self.database))
             patch.setattr(interrupter, "threading", _Threading(self.database))
             patch.setattr(interrupter, "signal", _Signal(self.database))

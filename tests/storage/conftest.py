@@ -77,6 +77,7 @@ def store_search(
     name: str | None = None,
     signer: Signer | None = None,
     session: str | None = None,
+    needs_python: str | None = None,
 ) -> StoredSearch:
     """Store a search whose payloads exist in name only; without a signature, as older releases did, or with one."""
     if isinstance(candidates, int):
@@ -92,6 +93,8 @@ def store_search(
         )
         if signer is not None:  # a table of an older release has no such column, and signs nothing
             digests["sources_digest"] = None
+        if needs_python is not None:
+            digests["needs_python"] = needs_python
         facts = {
             "name": name,
             "strategy": "GridSearchCV",

@@ -182,12 +182,12 @@ def of_python(search: StoredSearch, version: str) -> StoredSearch:
     with search.database.write() as connection:
         if search.database.dialect == "postgresql":
             connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
-        connection.execute(update(Search).where(Search.id == search.id).values(python_version=version))
+        connection.execute(update(Search).where(Search.id == search.id).values(needs_python=version))
     return search
 
 
 def test_a_worker_of_another_python_leaves_a_trial_alone(search: StoredSearch) -> None:
-    of_python(search, "3.99.1")
+    of_python(search, "3.99")
 
     def claim(python: str) -> object:
         return transitions.claim(
@@ -201,7 +201,7 @@ def test_a_worker_of_another_python_leaves_a_trial_alone(search: StoredSearch) -
 
 
 def test_a_message_of_another_python_leads_to_a_trial_of_this_one_if_any_waits(database: Database) -> None:
-    foreign, own = of_python(store_search(database, 2), "3.99.1"), store_search(database, 2)
+    foreign, own = of_python(store_search(database, 2), "3.99"), store_search(database, 2)
 
     assert queue.choose(database, foreign.trial_ids[0], []) == own.trial_ids[0]
     own.claim(0)
@@ -213,7 +213,7 @@ def test_a_message_of_another_python_leads_to_a_trial_of_this_one_if_any_waits(d
 
 
 def test_a_late_message_of_another_python_is_nothing_to_wait_for(database: Database) -> None:
-    foreign = of_python(store_search(database, 2), "3.99.1")
+    foreign = of_python(store_search(database, 2), "3.99")
     transitions.claim(database, foreign.trial_ids[0], "node/1", lease_s=60, max_runtime_s=60, python="3.99")
 
     assert queue.choose(database, foreign.trial_ids[0], []) is None

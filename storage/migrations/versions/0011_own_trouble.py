@@ -18,7 +18,11 @@ OUTCOMES = (
 
 
 def upgrade() -> None:
-    """Add three columns and an outcome; every row stays as it is."""
+    """Add four columns and an outcome; every row stays as it is."""
+    op.add_column(
+        "searches",
+        sa.Column("needs_python", sa.String(length=8), comment="minor version that its functions need; NULL: any"),
+    )
     op.add_column(
         "trials",
         sa.Column(
