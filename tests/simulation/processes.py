@@ -311,6 +311,7 @@ def submit(
             name=f"search of {simulation.turns.me.name}",
             signer=world.signer,
             session=world.session,
+            needs_python=THIS_PYTHON,
         )
         world.database.raw.execute(
             "UPDATE searches SET trial_timeout = ?, search_timeout = ? WHERE id = ?",
