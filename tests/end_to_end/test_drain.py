@@ -17,6 +17,7 @@ from gridfleet.storage.schema import Worker
 from gridfleet.storage.settings import Settings
 from tests.conftest import STOP_S
 from tests.faults.support import X, Y, attempts, search, wait_for, wait_for_file
+from tests.warm_workers import GO_ON_VARIABLE
 
 
 def test_a_worker_that_drains_finishes_what_it_runs_and_ends_with_0(
@@ -26,7 +27,8 @@ def test_a_worker_that_drains_finishes_what_it_runs_and_ends_with_0(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    worker = start_worker(configured.replace(heartbeat_s=0.2))
+    # a process goes on by itself for a second at most
+    worker = start_worker(configured.replace(heartbeat_s=0.2), **{GO_ON_VARIABLE: "0"})
     handle = submit(search(tmp_path, [1, 2], then="wait"), X, Y)
     wait_for_file(tmp_path, "began-*")
     with pytest.raises(SystemExit) as left:

@@ -19,6 +19,7 @@ from gridfleet import submit
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.storage.errors import GridfleetError
+from gridfleet.storage.passes import last_pass
 from gridfleet.storage.settings import PREFIX, Settings
 from tests.faults.support import X, Y, search, wait_for
 from tests.security.conftest import DeployedFleet, GuardedBroker, RoledDatabase
@@ -99,6 +100,7 @@ def test_a_fleet_with_the_rights_of_deploy_does_its_work_and_shows_no_secret(
         assert handle.best_score_ == 3
         said["handle"] = f"{handle!r}{handle._repr_html_()}{handle._fleet.settings!r}{handle._fleet.database.url!r}"
 
+        wait_for(lambda: last_pass(handle._fleet.database), "the scheduler has looked after the fleet")
         assert ask(deployed.owner, "doctor") == 0, said
         assert ask(deployed.worker, "doctor") == 0, said
         assert ask(deployed.reporter, "best", "deployed") == 0
