@@ -25,6 +25,7 @@ from gridfleet.storage.settings import Settings
 from tests.conftest import PostgresqlServer, free_port
 from tests.end_to_end.conftest import configured, fleet, use_fleet
 from tests.scheduler.conftest import gridfleet
+from tests.stored_searches import WORKERS, claim, record, store_search
 
 __all__ = ["configured", "fleet", "gridfleet", "use_fleet"]
 
@@ -213,3 +214,16 @@ def _password() -> str:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def ended(roled_database: RoledDatabase) -> Iterator[int]:
+    """Store a search as its owner and evaluate it as the workers' role: one trial of it failed."""
+    settings = Settings(database_url=roled_database.url("owner"), secret_key=roled_database.secret_key)
+    as_worker = settings.replace(database_url=roled_database.url("worker"))
+    with closing(Database(settings)) as owner, closing(Database(as_worker)) as worker:
+        search_id = store_search(settings, owner, "ended", [{"C": 1}, {"C": 2}])
+        store_search(settings, owner, "waiting", [{"C": 1}])
+        record(worker, claim(worker, search_id, 0, WORKERS[0]), (0.5, 0.5))
+        record(worker, claim(worker, search_id, 1, WORKERS[0]), None)
+        yield search_id
