@@ -38,13 +38,14 @@ from gridfleet.storage.schema import Trial
 from gridfleet.storage.trials import queue as trial_queue
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import expired, held_by
+from gridfleet.worker.broker.publisher import MAX_MESSAGES
 from tests import history
 from tests.history import Expected
 from tests.soak.system import SCHEDULER, System, be_quiet, running, use_fleet
 
 DATABASES = ("sqlite", "postgresql")
-#: Trials that are due in a pass of the reconciler.
-DUE = 5_000
+#: Messages that a pass of the reconciler sends where none waits.
+DUE = MAX_MESSAGES
 AIMS = {
     "scheduler's memory, MB": 300,
     "reconciler's pass, nothing due, s": 1,
@@ -161,7 +162,8 @@ def passes_of_reconciler(fleet: Fleet, search_id: int) -> dict[str, float]:
 
 
 def forget_messages(fleet: Fleet, search_id: int, n_trials: int) -> None:
-    """Make trials such that no message was ever sent for them."""
+    """Make trials such that no message was ever sent for them, and none waits."""
+    empty_queue(fleet)
     first = select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.id).limit(n_trials)
     with fleet.database.write() as connection:
         connection.execute(update(Trial).where(Trial.id.in_(first)).values(published_at=None, publish_count=0))
@@ -196,7 +198,7 @@ def memory_of_scheduler(fleet: Fleet) -> float:
     ) as process:
         try:
             most, until = 0, time.monotonic() + 60
-            while trial_queue.due_for_publishing(fleet.database, republish_s=3_600, only_unpublished=True, limit=1):
+            while fleet.publisher.room():
                 assert time.monotonic() < until, "the scheduler published nothing"
                 most = max(most, psutil.Process(process.pid).memory_info().rss)
                 time.sleep(0.02)
@@ -217,15 +219,15 @@ def plans_of_queries(fleet: Fleet, *, waiting: int, ended: int) -> dict[str, dic
     assert transitions.claim(database, first, "node/1", lease_s=3_600, max_runtime_s=3_600) is not None
     questions: dict[str, Callable[[], Any]] = {
         "due_for_publishing": lambda: trial_queue.due_for_publishing(database, republish_s=60),
-        "due_for_publishing, only unpublished": lambda: trial_queue.due_for_publishing(
-            database, republish_s=60, only_unpublished=True
+        "due_for_publishing, messages wait": lambda: trial_queue.due_for_publishing(
+            database, republish_s=60, oldest=first
         ),
         "expired": lambda: expired(database),
         "count_queued": lambda: trial_queue.count_queued(database),
         "unfinished_searches": lambda: searches.unfinished_searches(database),
         "finish_search, open": lambda: searches.finish_search(database, waiting),
         "finish_search, ended": lambda: searches.finish_search(database, ended),
-        "choose": lambda: trial_queue.choose(database, first, ["0" * 64]),
+        "look": lambda: trial_queue.look(database, first),
         "held_by": lambda: held_by(database, "node"),
         "progress": lambda: reader.progress(database, waiting),
         "best": lambda: reader.best_trial(database, ended),

@@ -32,7 +32,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0014"
+SCHEMA_REVISION = "0015"
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
@@ -250,6 +250,15 @@ Index(
     "ix_trials_queued_structure",
     Trial.search_id,
     Trial.structure_digest,
+    Trial.id,
+    postgresql_where=text("state = 'queued'"),
+    sqlite_where=text("state = 'queued'"),
+)
+# for which of them a message has to be sent
+Index(
+    "ix_trials_queued_published",
+    Trial.search_id,
+    Trial.published_at,
     Trial.id,
     postgresql_where=text("state = 'queued'"),
     sqlite_where=text("state = 'queued'"),

@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(60, gt=0, description="Seconds that a claimed trial is held without a heartbeat.")
     heartbeat_s: float = Field(10, gt=0, description="Seconds between heartbeats of a running trial.")
     reconcile_s: float = Field(15, gt=0, description="Seconds between passes of the reconciler.")
-    republish_s: float = Field(60, gt=0, description="Seconds after which a queued trial is published again.")
+    republish_s: float = Field(60, gt=0, description="Seconds after which a message counts as lost.")
     max_failures: int = Field(3, ge=1, description="Deaths, time-outs and lost leases after which a trial fails.")
     max_runtime_s: float = Field(86_400, gt=0, description="Seconds that one attempt at a trial may take.")
     fit_mode: FitMode = Field(FitMode.EXACT, description="How Keras models are trained, unless a search says.")

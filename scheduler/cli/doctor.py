@@ -186,14 +186,15 @@ def _workers(database: Database, settings: Settings, *, is_embedded: bool) -> It
     yield from _stopped_workers(database)
     within_s = BEATS_MISSED * settings.heartbeat_s
     seen = [worker for worker in reader.workers_seen(database, within_s=within_s) if worker.stopped_reason is None]
-    queued = queue.count_queued(database)
+    n_queued = queue.count_queued(database)
+    queued = f"{n_queued:,}{' or more' * (n_queued == queue.COUNTED)} trials wait"
     if not seen:
         starts = "gridfleet up" if is_embedded else "gridfleet worker"
-        sentence = f"none is alive, by its heartbeats of the last {within_s:g} s, and {queued} trials wait"
+        sentence = f"none is alive, by its heartbeats of the last {within_s:g} s, and {queued}"
         yield Finding("workers", f"{sentence}; `{starts}` starts some", is_wrong=not is_embedded)
         return
     n_workers = len({worker.id.rpartition("/")[0] for worker in seen})
-    yield Finding("workers", f"{n_workers} alive, with {len(seen)} processes; {queued} trials wait")
+    yield Finding("workers", f"{n_workers} alive, with {len(seen)} processes; {queued}")
     for waiting in reader.waiting_for_python(database):
         yield Finding("python", f"{waiting}; start one, or submit again with a Python that workers have", is_wrong=True)
     here = installed_versions()

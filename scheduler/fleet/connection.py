@@ -70,14 +70,15 @@ class Fleet:
         self.publisher.check()
 
     def publish(self, trial_ids: Sequence[int]) -> bool:
-        """Send messages for stored trials; a broker that fails now is the reconciler's business.
+        """Send messages for stored trials, as many as the queue has room for; the rest is the reconciler's business.
 
         Returns
         -------
         bool
-            Whether all were sent.
+            Whether the broker took them.
         """
         try:
+            trial_ids = trial_ids[: self.publisher.room()]
             self.publisher.publish(trial_ids)
         except RedisError:
             return False

@@ -20,15 +20,16 @@ from gridfleet.storage.database.times import now
 from gridfleet.storage.errors import first_line
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import lost_together, queue, transitions
+from gridfleet.storage.trials import lost_together, transitions
 from gridfleet.storage.trials.held import Held, expired
 from gridfleet.worker.broker.publisher import Publisher
+from gridfleet.worker.broker.top_up import top_up
 
 logger = logging.getLogger(__name__)
 
 #: Key of PostgreSQL's advisory lock that one reconciler holds during a pass.
 RECONCILER_LOCK = 0x67726965
-#: Trials that one pass takes back or publishes at most, so that a pass stays short.
+#: Trials that one pass takes back at most, so that a pass stays short.
 PER_PASS = 5_000
 #: Seconds between looks for rows of workers that are long gone. The first comes as late: those of a machine that slept
 #: have been seen again by then.
@@ -114,7 +115,8 @@ class Reconciler:
         n_taken_back, n_finished = self._take_back(), self._finish()
         passes.note_pass(self._database)
         # last: the broker may be down
-        return Pass(taken_back=n_taken_back, finished=n_finished, published=self._publish())
+        n_published = top_up(self._settings, self._database, self._publisher)
+        return Pass(taken_back=n_taken_back, finished=n_finished, published=n_published)
 
     def _stop_overdue(self) -> None:
         database = self._database
@@ -190,28 +192,6 @@ class Reconciler:
             max_failures=settings.max_failures,
             expired_only=True,
         )
-
-    def _publish(self) -> int:
-        settings, database = self._settings, self._database
-        n_messages, n_queued = self._publisher.queue_length(), queue.count_queued(database)
-        is_empty, is_full = n_messages == 0, n_messages >= n_queued
-        # a queue that holds a message for every queued trial needs no copies, but what never had one needs one;
-        # an empty one has lost them all, and takes copies without harm
-        due = queue.due_for_publishing(
-            database,
-            republish_s=min(settings.republish_s, settings.reconcile_s) if is_empty else settings.republish_s,
-            backs_off=not is_empty,
-            only_unpublished=is_full,
-            limit=PER_PASS,
-        )
-        logger.debug(
-            "%d messages wait for %d queued trials, of which %d are sent again", n_messages, n_queued, len(due)
-        )
-        if not due:
-            return 0
-        self._publisher.publish(due)
-        queue.mark_published(database, due)
-        return len(due)
 
     def _finish(self) -> int:
         database = self._database

@@ -93,6 +93,9 @@ def _first_after(waiting: Select[Any]) -> Any:
 
 
 _CLAIM = _taking(update(Trial).where(Trial.id == bindparam("wanted_id"), WAITS)).where(queue.IS_FOR_PYTHON)
+_CLAIM_AT_MESSAGE, _CLAIM_OF_STRUCTURES = (
+    _taking(update(Trial).where(Trial.id == choice)) for choice in (queue.CHOICE, queue.CHOICE_OF_STRUCTURES)
+)
 # one that was tried before may have to run alone, or not to be tried yet: it waits for its message
 _CLAIM_NEXT, _CLAIM_NEXT_OF_STRUCTURES = (
     _taking(update(Trial).where(_first_after(waiting), Trial.attempt == 0))
@@ -160,14 +163,56 @@ def claim(
     Claim or None
         None if it is not there, not queued, not to be tried yet, of a paused search, or of another session or Python.
     """
-    holder = _new_holder(worker_id)
     limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s, "memory_mb": memory_mb}
+    wanted = {**limits, "wanted_id": trial_id, "python": python}
+    if session is None:
+        return _claim(database, _CLAIM, wanted, worker_id)
+    return _claim(database, _CLAIM_OF_SESSION, {**wanted, "own_session": session}, worker_id)
+
+
+def claim_at_message(
+    database: Database,
+    hint: queue.Hint,
+    worker_id: str,
+    *,
+    lease_s: float,
+    max_runtime_s: float,
+    grace_s: float = 0,
+    memory_mb: int | None = None,
+    structures: Collection[str] = (),
+) -> Claim | None:
+    """Choose and take a trial of the search that a message led to, in one statement.
+
+    It is the one that the message led to, unless there is one of a structure that the worker has compiled programs for,
+    or another worker takes it right now: then the first one that waits.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    hint : Hint
+        What `queue.look` found: a search of this worker's Python.
+    worker_id, lease_s, max_runtime_s, grace_s, memory_mb
+        Who takes it, and for how long, as for `claim`.
+    structures : collection of str, default=()
+        ``structure_digest`` of trials that this worker evaluated.
+
+    Returns
+    -------
+    Claim or None
+        None if none waits any more that nobody else takes right now.
+    """
+    limits = {"lease_s": lease_s, "max_runtime_s": max_runtime_s, "grace_s": grace_s, "memory_mb": memory_mb}
+    wanted: dict[str, Any] = {**limits, "hinted_id": hint.trial_id, "searched_id": hint.search_id}
+    if structures:
+        return _claim(database, _CLAIM_OF_STRUCTURES, {**wanted, "structures": list(structures)}, worker_id)
+    return _claim(database, _CLAIM_AT_MESSAGE, wanted, worker_id)
+
+
+def _claim(database: Database, statement: Any, wanted: dict[str, Any], worker_id: str) -> Claim | None:
+    holder = _new_holder(worker_id)
     with database.write() as connection:
-        wanted = {**holder, **limits, "wanted_id": trial_id, "python": python}
-        if session is None:
-            row = connection.execute(_CLAIM, wanted).one_or_none()
-        else:
-            row = connection.execute(_CLAIM_OF_SESSION, {**wanted, "own_session": session}).one_or_none()
+        row = connection.execute(statement, {**holder, **wanted}).one_or_none()
         if row is None:
             return None
         _open_attempt(connection, holder, row)
@@ -176,7 +221,7 @@ def claim(
             connection.execute(_START_SEARCH, {"wanted_id": row.search_id})
     facts = search._mapping
     return Claim(
-        trial_id=trial_id,
+        trial_id=row.id,
         number=row.number,
         attempt=row.attempt,
         token=holder["holder_token"],

@@ -123,6 +123,32 @@ class Trials(RuleBasedStateMachine):
     def deliver_forged(self, data: st.DataObject) -> None:
         self.claim(data.draw(st.sampled_from([*self.params, 2**40])))
 
+    @precondition(lambda self: self.broker)
+    @rule(data=st.data(), late=st.booleans())
+    def deliver_as_a_hint(self, data: st.DataObject, late: bool) -> None:
+        """A worker takes what a message leads to; others may have been faster since it looked."""
+        rows = self.rows()
+        trial_id = data.draw(st.sampled_from(self.broker))
+        known = data.draw(st.sampled_from([(), (rows[trial_id].structure_digest,)]))
+        hint = queue.look(self.database, trial_id)
+        hold((hint is not None) == bool(self.waiting_of(rows[trial_id].search_id)), "a message that hides work", hint)
+        if hint is None:
+            return
+        if late:
+            self.claim(hint.trial_id)
+        waiting = self.waiting_of(hint.search_id)
+        limits = {"lease_s": LEASE_S, "max_runtime_s": MAX_RUNTIME_S}
+        claim = transitions.claim_at_message(self.database, hint, "node/1", structures=known, **limits)
+        hold((claim is not None) == bool(waiting), "I10: claimed what may not start, or not what may", waiting, claim)
+        if claim is not None:
+            row = next((row for row in waiting if row.id == claim.trial_id), None)
+            hold(row is not None and claim.attempt == row.attempt + 1, "took another", waiting, claim)
+            self.note_claim(claim)
+
+    def waiting_of(self, search_id: int) -> list[Row[Any]]:
+        rows = [row for row in self.rows().values() if row.search_id == search_id and search_id not in self.paused]
+        return [row for row in rows if row.state == "queued" and self.is_due(row.id)]
+
     @rule(data=st.data())
     def deliver_to_another_python(self, data: st.DataObject) -> None:
         before, trial_id = self.rows(), data.draw(st.sampled_from(list(self.params)))
@@ -196,10 +222,8 @@ class Trials(RuleBasedStateMachine):
             self.cancel_search(data)
 
         def write(held: Any, before: Row[Any]) -> bool:
-            claim, rows = self.claims[held.token], self.rows().values()
-            waiting = [row for row in rows if row.search_id == before.search_id and row.id > before.id]
-            waiting = [row for row in waiting if row.state == "queued" and self.is_due(row.id)]
-            first = waiting[0] if waiting and before.search_id not in self.paused else None
+            claim = self.claims[held.token]
+            first = next((row for row in self.waiting_of(before.search_id) if row.id > before.id), None)
             is_recorded, following = transitions.record_and_claim(
                 self.database,
                 claim,

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gridfleet.storage import searches, statements
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.trials import held, transitions
+from gridfleet.storage.trials import held, queue, transitions
 from tests.mutants import mutated
 from tests.properties.machine import BACKOFF_S, InvariantError, explore
 
@@ -21,6 +21,11 @@ MUTATIONS = {
         transitions,
         '.where(Trial.id == bindparam("wanted_id"), WAITS)',
         '.where(Trial.id == bindparam("wanted_id"), or_(Trial.not_before.is_(None), Trial.not_before <= now()))',
+    ),
+    "takes at a message whatever the state": (
+        queue,
+        '.where(Trial.id == bindparam("hinted_id"), WAITS)',
+        '.where(Trial.id == bindparam("hinted_id"))',
     ),
     "takes the next one though the result is refused": (transitions, "return False, None", "pass"),
     "claims before the backoff is over": (

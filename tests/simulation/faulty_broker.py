@@ -13,6 +13,8 @@ from tests.simulation.turns import Actor, InvariantError, Turns
 
 #: Seconds after which a late copy of a message arrives at the latest.
 LATEST_S = 300
+#: Messages that may wait: fewer than the largest search has trials.
+MOST = 4
 
 
 class FaultyBroker:
@@ -73,11 +75,17 @@ class FaultyBroker:
         if draw < 0.06:
             raise BrokerSilent("no answer")
 
-    def queue_length(self) -> int:
-        """Return how many messages wait."""
+    def room(self) -> int:
+        """Return how many more messages may wait."""
         self._turns.pause(self._latency_s())
         self._require_up()
-        return len(self.queue)
+        return max(0, MOST - len(self.queue))
+
+    def oldest(self) -> int | None:
+        """Return the trial of the message that has waited longest."""
+        self._turns.pause(self._latency_s())
+        self._require_up()
+        return self.queue[0] if self.queue else None
 
     def receive(self) -> int:
         """Wait for a message; on its way to the worker it may get lost."""

@@ -80,6 +80,7 @@ class Node:
             node=self.node,
             processes=self._living,
             publish_again=self._hooks._publish_again,
+            top_up=self._hooks._top_up,
             drain=lambda: None,  # nobody asks
             take_out=lambda: None,  # a process tells by itself: `_work`
         )

@@ -12,6 +12,7 @@ import gridfleet.storage.statements
 import gridfleet.storage.trials.held
 import gridfleet.storage.trials.queue
 import gridfleet.storage.trials.transitions
+import gridfleet.worker.broker.top_up
 import gridfleet.worker.main_process.watchdog
 from tests.mutants import mutated
 from tests.simulation.simulation import Simulation
@@ -24,9 +25,9 @@ MAX_SEEDS = 2_000
 MUTANTS = {
     "writes without a token": (gridfleet.storage.trials.held, ", Trial.token == token)", ")"),
     "claims whatever the state": (
-        gridfleet.storage.trials.transitions,
-        '.where(Trial.id == bindparam("wanted_id"), WAITS)',
-        '.where(Trial.id == bindparam("wanted_id"), *WAITS.clauses[1:])',
+        gridfleet.storage.trials.queue,
+        '.where(Trial.id == bindparam("hinted_id"), WAITS)',
+        '.where(Trial.id == bindparam("hinted_id"), *WAITS.clauses[1:])',
     ),
     "takes the next one whatever its state": (
         gridfleet.storage.trials.transitions,
@@ -90,11 +91,16 @@ MUTANTS = {
         "pass\n        with",
     ),
     "noted before it is sent": (
-        gridfleet.scheduler.fleet.reconciler,
-        "self._publisher.publish(due)\n        queue.mark_published(database, due)",
-        "queue.mark_published(database, due)\n        self._publisher.publish(due)",
+        gridfleet.worker.broker.top_up,
+        "publisher.publish(trial_ids)\n    queue.mark_published(database, trial_ids)",
+        "queue.mark_published(database, trial_ids)\n    publisher.publish(trial_ids)",
     ),
-    "nothing published again": (gridfleet.storage.trials.queue, "if only_unpublished else", "if True else"),
+    "nothing published again": (gridfleet.storage.trials.queue, " and lost_before is not None:", " and False:"),
+    "only what was sent published again": (
+        gridfleet.storage.trials.queue,
+        "Trial.published_at.is_(None)).order_by(Trial.published_at, Trial.id)",
+        "Trial.id < 0).order_by(Trial.published_at, Trial.id)",
+    ),
     "nothing taken back": (
         gridfleet.scheduler.fleet.reconciler,
         "    def _take_back(self) -> int:\n",
@@ -110,7 +116,7 @@ MUTANTS = {
         "error_type=Outcome.HANDED_BACK,",
         "error_type=Outcome.HANDED_BACK, failures=Trial.failures + 1,",
     ),
-    "claims whatever the Python": (gridfleet.storage.trials.transitions, ".where(queue.IS_FOR_PYTHON)", ""),
+    "claims whatever the Python": (gridfleet.storage.trials.queue, "if not hint.is_for_python:", "if False:"),
     "judges as soon as it wakes up": (
         gridfleet.scheduler.fleet.reconciler,
         "return now_s >= self._waits_until",

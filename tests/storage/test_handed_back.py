@@ -203,20 +203,23 @@ def test_a_worker_of_another_python_leaves_a_trial_alone(search: StoredSearch) -
 def test_a_message_of_another_python_leads_to_a_trial_of_this_one_if_any_waits(database: Database) -> None:
     foreign, own = of_python(store_search(database, 2), "3.99"), store_search(database, 2)
 
-    assert queue.choose(database, foreign.trial_ids[0], []) == own.trial_ids[0]
+    hint = queue.look(database, foreign.trial_ids[0])
+    assert hint == queue.Hint(own.trial_ids[0], own.id, own.row().session)
     own.claim(0)
-    assert queue.choose(database, foreign.trial_ids[0], []) == own.trial_ids[1]
+    hint = queue.look(database, foreign.trial_ids[0])
+    assert hint == queue.Hint(own.trial_ids[1], own.id, own.row().session)
     own.claim(1)
     with pytest.raises(queue.WaitsForAnotherPythonError):
-        queue.choose(database, foreign.trial_ids[0], [])
-    assert queue.choose(database, foreign.trial_ids[0], [], python="3.99") == foreign.trial_ids[0]
+        queue.look(database, foreign.trial_ids[0])
+    hint = queue.look(database, foreign.trial_ids[0], python="3.99")
+    assert hint == queue.Hint(foreign.trial_ids[0], foreign.id, foreign.row().session)
 
 
 def test_a_late_message_of_another_python_is_nothing_to_wait_for(database: Database) -> None:
     foreign = of_python(store_search(database, 2), "3.99")
     transitions.claim(database, foreign.trial_ids[0], "node/1", lease_s=60, max_runtime_s=60, python="3.99")
 
-    assert queue.choose(database, foreign.trial_ids[0], []) is None
+    assert queue.look(database, foreign.trial_ids[0]) is None
 
 
 # memory

@@ -49,7 +49,7 @@ def test_no_trial_of_a_paused_search_starts_and_those_that_run_end(search: Store
     assert searches.pause_search(search.database, search.id)
 
     assert search.claim(1) is None
-    assert queue.choose(search.database, search.trial_ids[1], []) is None
+    assert queue.look(search.database, search.trial_ids[1]) is None
     assert queue.due_for_publishing(search.database, republish_s=60) == []
     assert queue.count_queued(search.database) == 0
     assert transitions.record(search.database, held, result_of(0.5))
@@ -63,7 +63,7 @@ def test_a_resumed_search_is_published_again_and_goes_on(search: StoredSearch) -
 
     assert searches.resume_search(search.database, search.id)
 
-    assert queue.due_for_publishing(search.database, republish_s=60, only_unpublished=True) == search.trial_ids
+    assert queue.due_for_publishing(search.database, republish_s=60) == search.trial_ids
     assert search.claim(0) is not None
 
 

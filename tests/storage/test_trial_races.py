@@ -14,7 +14,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Search, SplitScore, Trial
 from gridfleet.storage.searches import cancel_search
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import Held
 from tests.storage.conftest import OLD_TOKEN, race, result_of, store_search
 
@@ -49,6 +49,29 @@ def test_of_threads_that_claim_the_same_trial_exactly_one_wins(database: Databas
         with ThreadPoolExecutor(4) as pool:
             claims = [found for found in pool.map(claim, range(4)) if found is not None]
         assert len(claims) == 1
+
+
+def _claim_at_messages(database: Database, messages: list[int]) -> list[int | None]:
+    claims = []
+    for trial_id in messages:
+        hint = queue.look(database, trial_id)
+        claim = hint and transitions.claim_at_message(database, hint, "node/1", lease_s=60, max_runtime_s=60)
+        claims.append(claim and claim.trial_id)
+    return claims
+
+
+def test_processes_that_get_stale_messages_at_once_take_a_trial_each(
+    database: Database, database_settings: Settings
+) -> None:
+    search = store_search(database, 1 + N_RACERS * 10)
+    search.held(0)
+
+    claimed = race(database_settings, _claim_at_messages, [[search.trial_ids[0]] * 10] * N_RACERS)
+
+    found = [trial_id for one in claimed for trial_id in one if trial_id is not None]
+    assert len(found) == len(set(found))
+    # at the first try, but where the last ones are held by others (SQLite: taken between the look and the claim)
+    assert len(found) >= N_RACERS * 9
 
 
 def _go_on(database: Database, trial_id: int) -> list[int]:

@@ -47,6 +47,15 @@ def why_malformed(raw: bytes, queue: str) -> str | None:
         return str(error)
 
 
+def trial_of(raw: bytes) -> int | None:
+    """Return the trial that a message names; None if it is no message."""
+    try:
+        envelope = _parse(raw) if len(raw) <= MAX_BYTES else None
+        return _trial_id(_body(envelope.get("body"))) if isinstance(envelope, dict) else None
+    except ValueError:
+        return None
+
+
 def _why_not_ours(envelope: Any, queue: str) -> str | None:
     if not isinstance(envelope, dict):
         return f"it is {shown(envelope)}, not a JSON object"

@@ -25,6 +25,8 @@ from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import held_by
+from gridfleet.worker.broker.publisher import MAX_MESSAGES, Publisher
+from gridfleet.worker.broker.top_up import top_up
 from gridfleet.worker.guards.health_file import touch_for_ever
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE
 from gridfleet.worker.main_process.environment import prepare_environment
@@ -36,7 +38,6 @@ from gridfleet.worker.trial.process import NODE_VARIABLE
 if TYPE_CHECKING:
     from celery import Celery
 
-    from gridfleet.worker.broker.publisher import Publisher
     from gridfleet.worker.main_process.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,6 @@ def run_worker(
 
     from gridfleet.worker.broker.app import create_app
     from gridfleet.worker.broker.keys import Keys
-    from gridfleet.worker.broker.publisher import Publisher
     from gridfleet.worker.trial import logs  # noqa: F401 - Celery calls what it connects
 
     with closing(Database(settings)) as database:
@@ -193,6 +193,7 @@ class _Hooks:
             node=self._node,
             processes=self._processes,
             publish_again=self._publish_again,
+            top_up=self._top_up,
             drain=self._drain,
             take_out=self._take_out,
         )
@@ -267,10 +268,18 @@ class _Hooks:
 
     def _publish_again(self, trial_ids: Sequence[int]) -> None:
         # not those that have to wait before they are tried again: they are the reconciler's
-        ready = queue.due_for_publishing(self._database, republish_s=self._settings.republish_s, among=trial_ids)
+        ready = queue.never_published(self._database, trial_ids)
         try:
             self._publisher.publish(ready)
         except RedisError as error:  # the reconciler will
             logger.warning("could not publish %d trials again: %s", len(ready), error)
             return
         queue.mark_published(self._database, ready)
+
+    def _top_up(self) -> None:
+        """Fill the queue while trials run here: short ones may empty it between two passes of the reconciler."""
+        try:
+            if self._publisher.room() > MAX_MESSAGES // 2:
+                top_up(self._settings, self._database, self._publisher)
+        except RedisError as error:  # the reconciler will
+            logger.warning("could not publish trials that wait: %s", error)

@@ -62,6 +62,8 @@ class Watchdog:
         Returns the ids of the worker processes that live.
     publish_again : callable
         Called with the ids of trials that were taken back.
+    top_up : callable
+        Called at each look while trials run here: messages may have become few.
     drain : callable
         Called when somebody asked this worker to drain, at each look from then on.
     take_out : callable
@@ -77,6 +79,7 @@ class Watchdog:
         node: str,
         processes: Callable[[], Collection[int]],
         publish_again: Callable[[Sequence[int]], None],
+        top_up: Callable[[], None],
         drain: Callable[[], None],
         take_out: Callable[[], None],
     ) -> None:
@@ -86,6 +89,7 @@ class Watchdog:
         self._node = node
         self._processes = processes
         self._publish_again = publish_again
+        self._top_up = top_up
         self._drain = drain
         self._take_out = take_out
         #: those of a worker of this name that ran before
@@ -93,6 +97,7 @@ class Watchdog:
         self._reasons: dict[int, Reason] = {}
         self._unexplained: set[int] = set()
         self._silences: dict[int, _Silence] = {}
+        self._is_busy = False
         self._looked_at = time.monotonic()
         self._wake = threading.Event()
         self._is_stopped = False
@@ -126,6 +131,8 @@ class Watchdog:
                 workers.note_ended(self._database, self._node, alive=self._ids_of_processes())
                 if workers.is_draining(self._database, self._node):
                     self._drain()
+                if self._is_busy:
+                    self._top_up()
             except SQLAlchemyError as error:
                 logger.warning("the trials of dead processes can't be taken back yet: %s", first_line(error))
             except Exception:
@@ -150,6 +157,7 @@ class Watchdog:
         watched_s = min(now - self._looked_at, 2 * self._settings.heartbeat_s)
         self._looked_at = now
         signs = signs_of_children(self._signs)
+        self._is_busy = any(sign.holds_a_trial for sign in signs)
         self._silences = {sign.pid: self._silence(sign, watched_s) for sign in signs}
         alive = self._processes()
         for sign in signs:

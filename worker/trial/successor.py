@@ -13,7 +13,6 @@ from typing import NoReturn
 from billiard.pool import EX_RECYCLE
 
 from gridfleet.storage.session import has_tensorflow
-from gridfleet.storage.trials import queue
 from gridfleet.worker.trial.process import WorkerProcess
 
 #: With what a process ends that hands its message on; billiard's own word for a process that is to be replaced.
@@ -38,25 +37,18 @@ def note_template(*, lacks_tensorflow: bool) -> None:
     _template_lacks_tensorflow = lacks_tensorflow
 
 
-def require_own(process: WorkerProcess, trial_id: int) -> None:
-    """Refuse the message of a trial whose session is not this process's; asks the database.
+def require_own(process: WorkerProcess, session: str | None) -> None:
+    """Refuse the message of a trial whose session is not this process's.
 
     Raises
     ------
     MessageForAnother
         If a fresh process has to take it.
     """
-    session = queue.session_of(process.database, trial_id)
     if has_tensorflow(session) and _template_lacks_tensorflow:
         raise MessageForAnother(HANDED_ON_WITH_TENSORFLOW)
     if session != process.session and process.session is not None:
         raise MessageForAnother(HANDED_ON)
-
-
-def require_tensorflow(process: WorkerProcess, trial_id: int) -> None:
-    """Refuse the first message of a process that lacks TensorFlow if its session has it."""
-    if process.session is None and _template_lacks_tensorflow:
-        require_own(process, trial_id)
 
 
 def leave(process: WorkerProcess, status: int) -> NoReturn:

@@ -43,7 +43,7 @@ from gridfleet.worker.trial.keras_state import any_model_loads
 from gridfleet.worker.trial.model_memory import without_garbage_collection
 from gridfleet.worker.trial.process import WorkerProcess, this_process
 from gridfleet.worker.trial.process_state import unchanged_process
-from gridfleet.worker.trial.successor import MessageForAnother, leave, require_own, require_tensorflow
+from gridfleet.worker.trial.successor import MessageForAnother, leave, require_own
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,10 @@ PROCESS_NAME = "gridfleet-trial"
 #: Seconds for which a process takes no message after one of a trial that waits for another Python, while none waits for
 #: its own: so that it does not use up the messages of workers that have that Python.
 REST_S = 2.0
+#: Seconds between looks, the first and the longest, while others hold all trials that wait: for a moment, to claim them
+#: or to note that they were published. Whoever took one as theirs would use up the message of another one.
+LOOK_AGAIN_S = 0.05
+LONGEST_LOOK_S = 1.0
 #: What a process ends with whose worker takes itself out.
 STOPPED = 0x9D
 
@@ -155,19 +159,18 @@ def _claim(
 
 def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
     """Claim the trial of a message, or another of its search: one that this process has compiled programs for."""
-    # asked first, for most messages of short trials come when these are done, and a claim locks
-    chosen = queue.choose(process.database, trial_id, process.structures, python=process.python)
-    if chosen is not None:
-        require_tensorflow(process, chosen)
-    while chosen is not None:
-        claim = _claim_one(process, chosen)
+    pause_s = LOOK_AGAIN_S
+    # looked at first, for most messages of short trials come when these are done, and a claim locks
+    while (hint := queue.look(process.database, trial_id, python=process.python)) is not None:
+        require_own(process, hint.session)
+        claim = transitions.claim_at_message(
+            process.database, hint, process.id, structures=process.structures, **_limits(process)
+        )
         if claim is not None:
             return claim
-        logger.debug("trial %d was taken by another process, or is not for this one", chosen)
-        # another worker was faster, so there is one less to choose from; or none of them is for this process
-        chosen = queue.choose(process.database, trial_id, process.structures, python=process.python)
-        if chosen is not None:
-            require_own(process, chosen)
+        logger.debug("what waits of search %d is held by others just now", hint.search_id)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_LOOK_S)
     return None
 
 
