@@ -16,6 +16,10 @@ class DatabaseUnreachableError(GridfleetError, ConnectionError):
     """The database does not answer."""
 
 
+class NoConnectionLeftError(DatabaseUnreachableError):
+    """The database answers, and others have all of its connections."""
+
+
 class BrokerUnreachableError(GridfleetError, ConnectionError):
     """The broker does not answer."""
 

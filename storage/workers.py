@@ -6,9 +6,10 @@ A worker is called as its node; its processes are ``node/process id``, and each 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import delete, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gridfleet.storage.database.connection import Database
@@ -61,10 +62,35 @@ def register(
         connection.execute(insert(Worker).values(row))
 
 
-def seen(database: Database, worker_id: str) -> None:
-    """Note that a worker process is alive."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the rows of a worker say: whether it is to drain, which processes took it out, which are not ended yet."""
+
+    is_draining: bool
+    stopped: dict[str, str]
+    present: frozenset[str]
+
+
+def note_seen(database: Database, node: str, alive: Collection[str]) -> Asked:
+    """Note that processes of a worker are alive, all in one statement; return what is asked of it.
+
+    Processes that took the place of others which were asked to drain count as asked too.
+    """
+    rows = select(Worker.id, Worker.draining, Worker.stopped_reason, Worker.ended_at).where(
+        _is_of(node),
+        ~IS_OF_HOST,
+        or_(Worker.ended_at.is_(None), Worker.draining, Worker.stopped_reason.is_not(None)),
+    )
+    # what another transaction changes right now, as a drain of all workers, is seen next time
+    free = select(Worker.id).where(Worker.id.in_(alive)).with_for_update(skip_locked=True)
     with database.write() as connection:
-        connection.execute(update(Worker).where(Worker.id == worker_id).values(last_seen_at=now()))
+        connection.execute(update(Worker).where(Worker.id.in_(free)).values(last_seen_at=now()))
+        found = connection.execute(rows).all()
+    return Asked(
+        is_draining=any(row.draining for row in found),
+        stopped={row.id: row.stopped_reason for row in found if row.stopped_reason is not None},
+        present=frozenset(row.id for row in found if row.ended_at is None),
+    )
 
 
 def note_ended(database: Database, node: str | None, *, alive: Collection[str] = ()) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gridfleet.storage.database import postgresql, sqlite
-from gridfleet.storage.errors import DatabaseUnreachableError, first_line
+from gridfleet.storage.errors import DatabaseUnreachableError, NoConnectionLeftError, first_line
 from gridfleet.storage.settings import PREFIX, Settings, without_secrets
 
 
@@ -62,6 +62,8 @@ class Database:
         ------
         DatabaseUnreachableError
             With the address (never the password), the reason and what to do.
+        NoConnectionLeftError
+            If it answers that others have all of its connections.
         SettingsError
             If it is one that can't hold texts.
         """
@@ -69,6 +71,11 @@ class Database:
             with self.read() as connection:
                 connection.execute(text("SELECT 1"))
         except (OperationalError, DBAPIError) as error:
+            if postgresql.has_no_room(error):
+                raise NoConnectionLeftError(
+                    f"the database {without_secrets(self.url)} has no connection left ({first_line(error)}); run fewer "
+                    "processes, or raise its max_connections and the role's CONNECTION LIMIT"
+                ) from error
             raise DatabaseUnreachableError(self._unreachable(first_line(error))) from error
 
     def _unreachable(self, reason: str) -> str:

@@ -16,6 +16,13 @@ from gridfleet.storage.settings import PREFIX
 READ_ONLY = "25006"
 #: SQLSTATE of what a role may not do.
 INSUFFICIENT_PRIVILEGE = "42501"
+#: What PostgreSQL and PgBouncer say where there is no connection left.
+NO_ROOM = (
+    "too many clients already",
+    "remaining connection slots are reserved",
+    "too many connections for",
+    "no more connections allowed",
+)
 #: Bounds of what a session may keep others waiting for. Payloads of hundreds of MB are written in one statement per
 #: chunk, so 60 s a statement is ample.
 LIMITS = {"statement_timeout": "60s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}
@@ -68,8 +75,9 @@ def options(url: URL) -> dict[str, Any]:
         "isolation_level": "READ COMMITTED",
         "pool_pre_ping": True,
         "pool_recycle": 1800,
-        "pool_size": 2,
-        "max_overflow": 2,
+        # kept open: one; what a thread needs besides, it closes again
+        "pool_size": 1,
+        "max_overflow": 3,
     }
 
 
@@ -94,6 +102,12 @@ def connect(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> An
             "kind; make one with `createdb --template=template0 --encoding=UTF8`"
         )
     return connection
+
+
+def has_no_room(error: BaseException) -> bool:
+    """Whether a server refused a connection because others have all that there are, or all of this role's."""
+    # psycopg knows no SQLSTATE of what a server says before a connection is there
+    return any(sentence in str(error) for sentence in NO_ROOM)
 
 
 def begin(connection: Connection) -> None:

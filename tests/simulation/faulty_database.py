@@ -206,6 +206,9 @@ class FaultyDatabase(Database):
         with super().read() as connection:
             yield connection
 
+    def close(self) -> None:
+        """Keep the one connection: with it, all would be gone."""
+
     def forget(self) -> None:
         """Delete what the last simulation left."""
         self.turns, self.faults, self.defect = None, Calm(), None

@@ -32,6 +32,7 @@ from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
 from gridfleet.storage.sources.collect import Sources
 from gridfleet.storage.trial_results import TrialResult
+from gridfleet.storage.trials import transitions
 from gridfleet.storage.versions import THIS_PYTHON
 from gridfleet.worker.trial import heartbeat, interrupter
 from gridfleet.worker.trial import process as process_module
@@ -132,8 +133,8 @@ class World:
             patch.setattr(process_module, "Database", lambda _: self.database)
             patch.setattr(process_module, "PayloadStore", lambda *_: None)
             patch.setattr(process_module, "quiet_tensorflow", lambda: None)
-            for module in (heartbeat, process_module):
-                patch.setattr(module, "workers", _Workers(self.database))
+            patch.setattr(process_module, "workers", _Workers(self.database))
+            patch.setattr(heartbeat, "transitions", _Heartbeats(self.database))
             patch.setattr(
                 gridfleet.worker.trial.cross_validation,
                 "cross_validate_trial",
@@ -262,7 +263,7 @@ class _Signal:
 
 
 class _Workers:
-    """The table of workers, which nobody asks: what is left is that a heartbeat may go wrong."""
+    """The table of workers, which nobody asks."""
 
     def __init__(self, database: FaultyDatabase) -> None:
         self._database = database
@@ -270,11 +271,19 @@ class _Workers:
     def register(self, *_: Any, **__: Any) -> None:
         pass
 
-    def seen(self, *_: Any) -> None:
-        self._database.faults.begin_operation()
-
     def stop(self, *_: Any) -> None:
         pass
+
+
+class _Heartbeats:
+    """Heartbeats, each of which may go wrong."""
+
+    def __init__(self, database: FaultyDatabase) -> None:
+        self._database = database
+
+    def heartbeat(self, *arguments: Any, **options: Any) -> bool | None:
+        self._database.faults.begin_operation()
+        return transitions.heartbeat(*arguments, **options)
 
 
 class _Payloads:

@@ -149,7 +149,7 @@ def _write_much(database: Database, writer: int) -> int:
     finished = 0
     for trial_id in _trial_ids(database)[writer::N_WRITERS]:
         claim = transitions.claim(database, trial_id, f"node/{writer}", lease_s=60, max_runtime_s=60)
-        workers.seen(database, f"node/{writer}")
+        workers.note_seen(database, "node", [f"node/{writer}"])
         finished += transitions.record(database, Held(trial_id, claim.token), result_of(0.5))
     return finished
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, event, select, update
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
@@ -28,7 +28,7 @@ def test_workers_are_registered_and_seen(database: Database) -> None:
     before = rows(database)["node/1"]
 
     while True:
-        workers.seen(database, "node/1")
+        workers.note_seen(database, "node", ["node/1"])
         after = rows(database)["node/1"]
         if after.last_seen_at > before.last_seen_at:
             break
@@ -37,6 +37,28 @@ def test_workers_are_registered_and_seen(database: Database) -> None:
     assert (after.n_cores, after.memory_limit_mb, after.draining, after.ended_at) == (8, 2_000, False, None)
     assert after.python_version
     assert after.scikit_learn_version
+
+
+def test_all_processes_of_a_worker_are_seen_at_once_and_what_is_asked_of_it_is_told(database: Database) -> None:
+    for worker_id in ("node/1", "node/2", "node/3", "other/1"):
+        workers.register(database, worker_id, hostname="host", pid=1)
+        set_seen(database, worker_id, 60)
+    workers.note_ended(database, "node", alive=["node/1", "node/2"])
+    workers.stop(database, "node/3", "its disk is full")
+    statements: list[str] = []
+    event.listen(
+        database.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2].split()[0])
+    )
+
+    asked = workers.note_seen(database, "node", ["node/1", "node/2"])
+
+    assert [one for one in statements if one != "BEGIN"] == ["UPDATE", "SELECT"]
+    assert asked == workers.Asked(False, {"node/3": "its disk is full"}, frozenset({"node/1", "node/2"}))
+    seen = {worker_id for worker_id, row in rows(database).items() if row.last_seen_at > ago(30)}
+    assert seen == {"node/1", "node/2", "node/3"}  # the last one as it stopped
+    workers.drain(database, "node")
+    assert workers.note_seen(database, "node", []).is_draining
+    assert not workers.note_seen(database, "other", []).is_draining
 
 
 def test_processes_that_live_are_not_noted_as_ended_nor_are_those_of_others(database: Database) -> None:

@@ -16,9 +16,9 @@ from gridfleet.worker.broker.message import new_message, trial_of
 
 #: Messages in one LPUSH, about 1 MB.
 BATCH = 1_000
-#: Messages that may wait, about 9 MB. A message is a hint: any of a search leads to any of its trials, so more of them
-#: than fifty for each of two hundred processes bring nothing; 290,000 filled a broker of 256 MB.
-MAX_MESSAGES = 10_000
+#: Messages that may wait: with them the broker takes 9 MB. A message is a hint: any of a search leads to any of its
+#: trials, so that more than forty for each of two hundred processes bring nothing. 290,000 filled a broker of 256 MB.
+MAX_MESSAGES = 8_000
 #: Seconds that the broker may take to answer; with the second try, no call takes longer than twice that.
 ANSWER_S = 3
 #: Bytes of a dead letter that are worth a line.

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, suppress
@@ -19,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import migrations, workers
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import SettingsError, first_line
+from gridfleet.storage.errors import NoConnectionLeftError, SettingsError, first_line
 from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import PREFIX, Settings
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks whether a worker process has ended.
 LOOK_S = 0.5
+#: Seconds between tries to get a connection where the database has none left.
+WAIT_S = 1.0
 #: Seconds that letting go of trials may take at SIGTERM before the worker stops all the same.
 RELEASE_S = 5
 
@@ -91,7 +94,7 @@ def run_worker(
     from gridfleet.worker.trial import logs  # noqa: F401 - Celery calls what it connects
 
     with closing(Database(settings)) as database:
-        database.check()
+        wait_for_connection(database)
         migrations.require_current(database)
         store = PayloadStore(database, settings)
         store.check_key()
@@ -125,6 +128,25 @@ def run_worker(
     finally:
         hooks.on_end()
     sys.exit(hooks.exit_status())
+
+
+def wait_for_connection(database: Database) -> None:
+    """Make sure that the database answers; while others have all of its connections, say so once, and wait.
+
+    Raises
+    ------
+    DatabaseUnreachableError
+        If it does not answer.
+    """
+    is_told = False
+    while True:
+        try:
+            return database.check()
+        except NoConnectionLeftError as error:
+            if not is_told:
+                logger.warning("this worker waits: %s", error)
+            is_told = True
+            time.sleep(WAIT_S)
 
 
 def _refuse_secret_key(settings: Settings) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,26 +124,34 @@ class Watchdog:
             if self._is_stopped:
                 return
             try:
-                self._end_what_hangs()
-                self._take_back()
-                if self._is_out():
+                if self._look():
                     return
-                workers.note_ended(self._database, self._node, alive=self._ids_of_processes())
-                if workers.is_draining(self._database, self._node):
-                    self._drain()
-                if self._is_busy:
-                    self._top_up()
             except SQLAlchemyError as error:
                 logger.warning("the trials of dead processes can't be taken back yet: %s", first_line(error))
             except Exception:
                 logger.exception("watchdog")
 
+    def _look(self) -> bool:
+        """Look once; returns whether it was the last time. A worker that idles asks the database for little."""
+        self._end_what_hangs()
+        self._take_back()
+        asked = workers.note_seen(self._database, self._node, self._ids_of_processes())
+        if self._is_out(asked.stopped):
+            return True
+        alive = self._ids_of_processes()  # after the question, or one that began meanwhile would be dead
+        if not asked.present <= set(alive):
+            workers.note_ended(self._database, self._node, alive=alive)
+        if asked.is_draining:
+            self._drain()
+        if self._is_busy:
+            self._top_up()
+        return False
+
     def _ids_of_processes(self) -> list[str]:
         return [f"{self._node}/{pid}" for pid in self._processes()]
 
-    def _is_out(self) -> bool:
+    def _is_out(self, stopped: Mapping[str, str]) -> bool:
         """Take the worker out if one of its processes noted that it can't evaluate trials."""
-        stopped = workers.stopped_processes(self._database, self._node)
         reasons = [reason for process_id, reason in stopped.items() if process_id not in self._stopped_before]
         if not reasons:
             return False

@@ -11,7 +11,6 @@ from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.settings import Settings
@@ -28,6 +27,9 @@ LOOK_S = 1
 #: MB beyond those that were told last at which the next heartbeat comes at once: what takes all memory of a container
 #: may do so in less time than lies between two, and has to be told before the kernel ends all processes.
 GROWN_MB = 256
+#: Heartbeats without a trial after which this process closes its connections: a new one takes 40 ms, and those of a
+#: thousand processes that wait are kept from nobody.
+CLOSED_AFTER = 3
 
 
 class Heartbeat:
@@ -39,8 +41,6 @@ class Heartbeat:
         The lease's times.
     database : Database
         Where the trials are.
-    worker_id : str
-        This process.
     interrupter : Interrupter
         Stops a trial that is lost, cancelled or over its time.
     sign : SignOfLife
@@ -53,14 +53,12 @@ class Heartbeat:
         self,
         settings: Settings,
         database: Database,
-        worker_id: str,
         interrupter: Interrupter,
         sign: SignOfLife,
         memory: PeakMemory,
     ) -> None:
         self._settings = settings
         self._database = database
-        self._worker_id = worker_id
         self._interrupter = interrupter
         self._sign = sign
         self._memory = memory
@@ -84,17 +82,20 @@ class Heartbeat:
         self._sign.end()
 
     def _beat_for_ever(self) -> None:
-        pause_s = self._settings.heartbeat_s
+        pause_s, n_idle = self._settings.heartbeat_s, 0
         while True:
-            is_early = self._has_grown.wait(pause_s)
+            self._has_grown.wait(pause_s)
             self._has_grown.clear()
             pause_s = self._settings.heartbeat_s
             held = self._interrupter.held
             try:
-                if not is_early:
-                    workers.seen(self._database, self._worker_id)
                 if held is not None:
+                    n_idle = 0
                     self._beat(held)
+                else:
+                    n_idle += 1
+                    if n_idle == CLOSED_AFTER:
+                        self._database.close()
             # tried again soon, and not by all workers at once; memory may be what a model took
             except (SQLAlchemyError, MemoryError) as error:
                 logger.warning("heartbeat failed: %s", type(error).__name__)

@@ -64,7 +64,7 @@ class WorkerProcess:
         self.python = THIS_PYTHON
         self.memory = PeakMemory()
         self._interrupter = Interrupter()
-        self._heartbeat = Heartbeat(settings, self.database, self.id, self._interrupter, sign, self.memory)
+        self._heartbeat = Heartbeat(settings, self.database, self._interrupter, sign, self.memory)
         workers.register(
             self.database,
             self.id,
