@@ -95,8 +95,8 @@ class Publisher:
 
     def oldest(self) -> int | None:
         """Return the trial of the message that has waited longest; None if none waits, 0 if that one is no message."""
-        found = _twice(self._redis.lindex, self._keys.queue, -1)
-        return None if found is None else trial_of(found) or 0
+        found = _twice(self._redis.lrange, self._keys.queue, -1, -1)
+        return (trial_of(found[0]) or 0) if found else None
 
     def count_dead_letters(self) -> int:
         """Return how many malformed messages are kept that workers found and set aside."""
