@@ -19,7 +19,7 @@ from gridfleet.storage.schema import Search, Trial, TrialState
 ROWS_PER_STATEMENT = 5_000
 
 #: What a trial that no worker holds has in its columns.
-NOT_HELD: dict[str, Any] = {"token": None, "worker_id": None, "lease_expires_at": None, "deadline_at": None}
+NOT_HELD: dict[str, Any] = {"token": None, "worker_id": None, "deadline_at": None}
 #: What a queued trial has in its columns whose messages, if any were sent, are used up.
 NOT_PUBLISHED: dict[str, Any] = {"published_at": None, "publish_count": 0}
 

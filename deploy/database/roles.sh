@@ -128,6 +128,8 @@ BEGIN
   END IF;
   IF name IN ('attempts', 'split_scores', 'epochs', 'trial_warnings') THEN
     EXECUTE format('GRANT INSERT ON %s TO gridfleet_worker', relation);
+  ELSIF name = 'leases' THEN
+    EXECUTE format('GRANT INSERT, DELETE ON %s TO gridfleet_worker', relation);
   ELSIF name = 'workers' THEN
     -- a worker must not let others drain; of rows, a trigger lets it remove those of the long gone (0013_workers.py)
     EXECUTE format('GRANT INSERT (%s), DELETE ON %s TO gridfleet_worker', (
@@ -139,13 +141,15 @@ BEGIN
     changes := '{state, started_at, finished_at, paused_at, error}';
   ELSIF name = 'trials' THEN
     changes := '{
-      state, attempt, worker_id, token, failures, lease_expires_at, deadline_at, not_before, cancel_requested,
+      state, attempt, worker_id, token, failures, deadline_at, not_before, cancel_requested,
       published_at, publish_count, started_at, finished_at, mean_test_score, std_test_score, mean_fit_time, fit_mode,
       fit_fallback_reason, build_time, trace_time, compile_time, train_time, score_time, record_time, error_type, error, exception,
       peak_memory_mb
     }';
   ELSIF name = 'attempts' THEN
     changes := '{ended_at, outcome, error, peak_memory_mb}';
+  ELSIF name = 'leases' THEN
+    changes := '{expires_at, memory_mb}';
   ELSIF name = 'workers' THEN
     changes := '{last_seen_at, ended_at, stopped_reason}';
   ELSIF name = 'reconciler' THEN

@@ -14,7 +14,17 @@ from sqlalchemy.exc import DBAPIError
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import SearchNotFoundError
-from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, Trial, TrialState, TrialWarning, Worker
+from gridfleet.storage.schema import (
+    FINAL_STATES,
+    Attempt,
+    Lease,
+    Search,
+    SplitScore,
+    Trial,
+    TrialState,
+    TrialWarning,
+    Worker,
+)
 from gridfleet.storage.searches import may_be_numbered
 from gridfleet.storage.trial_results import NON_FINITE
 from gridfleet.storage.versions import minor_version
@@ -406,11 +416,10 @@ def attempts(database: Database, search_id: int) -> list[AttemptStory]:
             Attempt.outcome,
             Attempt.error,
             # of one that runs, what its last heartbeat said
-            func.coalesce(Attempt.peak_memory_mb, case((Attempt.ended_at.is_(None), Trial.peak_memory_mb))).label(
-                "peak_memory_mb"
-            ),
+            func.coalesce(Attempt.peak_memory_mb, Lease.memory_mb).label("peak_memory_mb"),
         )
         .join(Trial, Trial.id == Attempt.trial_id)
+        .outerjoin(Lease, and_(Lease.trial_id == Attempt.trial_id, Lease.token == Attempt.token))
         .where(Trial.search_id == search_id)
         .order_by(Trial.number, Attempt.attempt)
     )

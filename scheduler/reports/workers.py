@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from gridfleet.scheduler.reports.plain import plain
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
-from gridfleet.storage.schema import Attempt, Search, Trial, TrialState, Worker
+from gridfleet.storage.schema import Attempt, Lease, Search, Trial, Worker
 from gridfleet.storage.workers import IS_OF_HOST, IS_THERE, node_of
 
 #: Seconds in which attempts that ended are counted.
@@ -105,8 +105,8 @@ def _running(database: Database) -> dict[str, RunningTrial]:
     seconds = seconds_between(database.dialect, Trial.started_at, now()).label("seconds")
     query = (
         select(Trial.worker_id, Search.name, Trial.number, Trial.attempt, seconds)
+        .join(Lease, Lease.trial_id == Trial.id)
         .join(Search, Search.id == Trial.search_id)
-        .where(Trial.state == TrialState.RUNNING)
     )
     with database.read() as connection:
         rows = connection.execute(query)

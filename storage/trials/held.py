@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Update, and_, or_, select, update
+from sqlalchemy import Connection, Update, and_, bindparam, delete, or_, select, update
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
-from gridfleet.storage.schema import Trial, TrialState
+from gridfleet.storage.schema import Lease, Trial, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,36 +53,50 @@ class Held:
     seen_at: datetime | None = field(default=None, compare=False)  # by the database's clock, as it was found expired
 
 
+_END_LEASE = delete(Lease).where(Lease.trial_id == bindparam("wanted_id"), Lease.token == bindparam("holder_token"))
+
+
 def update_held(trial_id: Any, token: Any) -> Update:
     """Begin the statement that changes a trial if it is running and held with this token, and nothing otherwise."""
     return update(Trial).where(Trial.id == trial_id, Trial.state == TrialState.RUNNING, Trial.token == token)
 
 
-def is_expired(at: datetime | None = None) -> Any:
-    """Return the condition that the lease or the deadline of a running trial is over, by the database's clock.
-
-    Parameters
-    ----------
-    at : datetime, default=None
-        When; None: now.
-    """
-    when = now() if at is None else at
-    return or_(Trial.lease_expires_at < when, Trial.deadline_at < when)
-
-
 # one whose lease was over before was lost, however late anybody looks
-_IS_OVERDUE = and_(Trial.deadline_at < now(), Trial.deadline_at < Trial.lease_expires_at)
+_IS_OVERDUE = and_(Trial.deadline_at < now(), Trial.deadline_at < Lease.expires_at)
+_IS_EXPIRED = or_(Lease.expires_at < now(), Trial.deadline_at < now())
 
 
 def expired(database: Database, *, limit: int = 500) -> list[Held]:
     """List running trials whose lease or deadline is over."""
     with database.read() as connection:
         rows = connection.execute(
-            select(Trial.id, Trial.token, Trial.worker_id, _IS_OVERDUE.label("is_overdue"), now().label("seen_at"))
-            .where(Trial.state == TrialState.RUNNING, is_expired())
+            select(
+                Lease.trial_id, Lease.token, Lease.worker_id, _IS_OVERDUE.label("is_overdue"), now().label("seen_at")
+            )
+            .join(Trial, and_(Trial.id == Lease.trial_id, Trial.token == Lease.token))
+            .where(_IS_EXPIRED)
             .limit(limit)
         )
-        return [Held(row.id, row.token, bool(row.is_overdue), row.worker_id, row.seen_at) for row in rows]
+        return [Held(row.trial_id, row.token, bool(row.is_overdue), row.worker_id, row.seen_at) for row in rows]
+
+
+def is_still_expired(connection: Connection, held: Held) -> bool:
+    """Whether a trial's lease or deadline is still the one that was over when it was found; locks both."""
+    # first the trial and then its lease, as all who write both
+    at = now() if held.seen_at is None else held.seen_at
+    of_trial = select(Trial.deadline_at < at).where(Trial.id == held.trial_id, Trial.token == held.token)
+    is_over = connection.execute(of_trial.with_for_update()).scalar()
+    if is_over is None:
+        return False
+    # not by the time of this statement: if the machine slept since it was found, others slept as well
+    of_lease = select(Lease.trial_id).where(Lease.trial_id == held.trial_id, Lease.token == held.token)
+    lost = connection.execute(of_lease.where(Lease.expires_at < at).with_for_update()).first()
+    return bool(is_over) or lost is not None
+
+
+def end_lease(connection: Connection, held: Held) -> None:
+    """Remove the lease of a trial that is not held any more, in the transaction that says so."""
+    connection.execute(_END_LEASE, {"wanted_id": held.trial_id, "holder_token": held.token})
 
 
 def held_by(database: Database, node: str | None) -> list[Held]:
@@ -90,9 +104,8 @@ def held_by(database: Database, node: str | None) -> list[Held]:
 
     The id of a worker process begins with the name of its node.
     """
-    condition = Trial.state == TrialState.RUNNING
+    query = select(Lease.trial_id, Lease.token, Lease.worker_id)
     if node is not None:
-        condition = and_(condition, Trial.worker_id.startswith(node + "/", autoescape=True))
+        query = query.where(Lease.worker_id.startswith(node + "/", autoescape=True))
     with database.read() as connection:
-        rows = connection.execute(select(Trial.id, Trial.token, Trial.worker_id).where(condition))
-        return [Held(row.id, row.token, worker_id=row.worker_id) for row in rows]
+        return [Held(row.trial_id, row.token, worker_id=row.worker_id) for row in connection.execute(query)]

@@ -16,7 +16,7 @@ from sqlalchemy import and_, bindparam, func, or_, select
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import Attempt, Trial, TrialState
+from gridfleet.storage.schema import Attempt, Lease
 from gridfleet.storage.trials.held import Held
 
 #: Losses with others that count no failure. Not one: to be alone costs a worker the work of its other processes, and
@@ -62,20 +62,19 @@ def is_lost_with_others(database: Database, held: Held, *, lease_s: float) -> bo
         return False
     node = held.worker_id.rpartition("/")[0] + "/"
     mine = (
-        select(Attempt.started_at, Trial.lease_expires_at, Trial.peak_memory_mb)
-        .join(Trial, Trial.id == Attempt.trial_id)
+        select(Attempt.started_at, Lease.expires_at, Lease.memory_mb)
+        .join(Lease, and_(Lease.trial_id == Attempt.trial_id, Lease.token == Attempt.token))
         .where(Attempt.trial_id == held.trial_id, Attempt.token == held.token)
     )
     with database.read() as connection:
-        row = connection.execute(mine).one()
-        if row.lease_expires_at is None:  # taken back meanwhile
+        row = connection.execute(mine).one_or_none()
+        if row is None:  # taken back meanwhile
             return False
         # whoever lived on has prolonged its lease since: by now it lasts almost a whole one longer
-        lost_too = select(Trial.peak_memory_mb).where(
-            Trial.state == TrialState.RUNNING,
-            Trial.worker_id.startswith(node, autoescape=True),
-            Trial.worker_id != held.worker_id,
-            Trial.lease_expires_at < row.lease_expires_at + timedelta(seconds=lease_s / 2),
+        lost_too = select(Lease.memory_mb).where(
+            Lease.worker_id.startswith(node, autoescape=True),
+            Lease.worker_id != held.worker_id,
+            Lease.expires_at < row.expires_at + timedelta(seconds=lease_s / 2),
         )
         taken_back_before = select(Attempt.peak_memory_mb).where(
             Attempt.worker_id.startswith(node, autoescape=True),
@@ -87,6 +86,6 @@ def is_lost_with_others(database: Database, held: Held, *, lease_s: float) -> bo
     if not others:
         return False
     known = [mb for mb in others if mb is not None]
-    if row.peak_memory_mb is None or len(known) < len(others):
+    if row.memory_mb is None or len(known) < len(others):
         return True
-    return bool(row.peak_memory_mb < CLEARLY * max(known))
+    return bool(row.memory_mb < CLEARLY * max(known))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from gridfleet.storage.schema import (
     FINAL_STATES,
     Attempt,
     Epoch,
+    Lease,
     Search,
     SearchState,
     SplitScore,
@@ -53,7 +54,7 @@ from gridfleet.storage.trial_results import (
     warning_row,
 )
 from gridfleet.storage.trials import handed_back, queue
-from gridfleet.storage.trials.held import Claim, Held, is_expired, update_held
+from gridfleet.storage.trials.held import Claim, Held, end_lease, is_still_expired, update_held
 from gridfleet.storage.versions import THIS_PYTHON
 
 #: Seconds before a trial is tried again after its first, second, third … failure: 0, 10, 30, 70 …
@@ -62,7 +63,13 @@ BACKOFF_S = 10
 BACKOFF_FAILURES = 8
 
 #: What a trial that ended has in its columns; worker_id stays and says who did it.
-_FINISHED: dict[str, Any] = {"token": None, "lease_expires_at": None, "deadline_at": None, "finished_at": now()}
+_FINISHED: dict[str, Any] = {"token": None, "deadline_at": None, "finished_at": now()}
+#: What the last heartbeat said of the memory that a trial took, or what was known as it began.
+_TOLD: dict[str, Any] = {
+    "peak_memory_mb": func.coalesce(
+        select(Lease.memory_mb).where(Lease.trial_id == Trial.id).scalar_subquery(), Trial.peak_memory_mb
+    )
+}
 
 _RUNTIME_S = func.coalesce(
     select(Search.trial_timeout).where(Search.id == Trial.search_id).scalar_subquery(),
@@ -77,7 +84,6 @@ def _taking(found: Update) -> Any:
         attempt=Trial.attempt + 1,
         token=bindparam("holder_token"),
         worker_id=bindparam("holder_worker_id"),
-        lease_expires_at=now(bindparam("lease_s", type_=Double)),
         deadline_at=now(_RUNTIME_S + bindparam("grace_s", type_=Double)),
         started_at=now(),
         peak_memory_mb=bindparam("memory_mb", type_=Integer),
@@ -109,6 +115,13 @@ _OPEN_ATTEMPT = insert(Attempt).values(
     attempt=bindparam("tried_attempt"),
     token=bindparam("holder_token"),
     worker_id=bindparam("holder_worker_id"),
+)
+_OPEN_LEASE = insert(Lease).values(
+    trial_id=bindparam("tried_id"),
+    token=bindparam("holder_token"),
+    worker_id=bindparam("holder_worker_id"),
+    expires_at=now(bindparam("lease_s", type_=Double)),
+    memory_mb=bindparam("memory_mb", type_=Integer),
 )
 _SEARCH_FACTS = select(
     Search.state,
@@ -215,7 +228,7 @@ def _claim(database: Database, statement: Any, wanted: dict[str, Any], worker_id
         row = connection.execute(statement, {**holder, **wanted}).one_or_none()
         if row is None:
             return None
-        _open_attempt(connection, holder, row)
+        _open_attempt(connection, holder, row, wanted)
         search = connection.execute(_SEARCH_FACTS, {"wanted_id": row.search_id}).one()
         if search.state == SearchState.QUEUED:
             connection.execute(_START_SEARCH, {"wanted_id": row.search_id})
@@ -235,8 +248,21 @@ def _new_holder(worker_id: str) -> dict[str, str]:
     return {"holder_token": secrets.token_hex(16), "holder_worker_id": worker_id}
 
 
-def _open_attempt(connection: Connection, holder: dict[str, str], claimed: Row[Any]) -> None:
+def _open_attempt(connection: Connection, holder: dict[str, str], claimed: Row[Any], limits: Mapping[str, Any]) -> None:
+    lease = {name: limits[name] for name in ("lease_s", "memory_mb")}
+    connection.execute(_OPEN_LEASE, {**holder, **lease, "tried_id": claimed.id})
     connection.execute(_OPEN_ATTEMPT, {**holder, "tried_id": claimed.id, "tried_attempt": claimed.attempt})
+
+
+_HEARTBEAT = (
+    update(Lease)
+    .where(Lease.trial_id == bindparam("wanted_id"), Lease.token == bindparam("holder_token"))
+    .values(
+        expires_at=now(bindparam("lease_s", type_=Double)),
+        memory_mb=func.coalesce(bindparam("memory_mb", type_=Integer), Lease.memory_mb),
+    )
+    .returning(select(Trial.cancel_requested).where(Trial.id == Lease.trial_id).scalar_subquery())
+)
 
 
 def heartbeat(database: Database, held: Held, *, lease_s: float, memory_mb: int | None = None) -> bool | None:
@@ -258,11 +284,9 @@ def heartbeat(database: Database, held: Held, *, lease_s: float, memory_mb: int 
     bool or None
         Whether it should be cancelled; None if it is no longer held with this token.
     """
-    prolonged = update_held(held.trial_id, held.token).values(lease_expires_at=now(lease_s))
-    if memory_mb is not None:
-        prolonged = prolonged.values(peak_memory_mb=memory_mb)
+    told = {"wanted_id": held.trial_id, "holder_token": held.token, "lease_s": lease_s, "memory_mb": memory_mb}
     with database.write() as connection:
-        return connection.execute(prolonged.returning(Trial.cancel_requested)).scalar_one_or_none()
+        return connection.execute(_HEARTBEAT, told).scalar_one_or_none()
 
 
 def put_off_deadlines(database: Database, *, by_s: float) -> None:
@@ -279,7 +303,7 @@ def put_off_deadlines(database: Database, *, by_s: float) -> None:
     with database.write() as connection:
         connection.execute(
             update(Trial)
-            .where(Trial.state == TrialState.RUNNING)
+            .where(Trial.id.in_(select(Lease.trial_id)))
             .values(deadline_at=now(left_s + literal(float(by_s))))
         )
 
@@ -354,7 +378,7 @@ def record_and_claim(
         row = connection.execute(statement, {**holder, **limits, **wanted}).one_or_none()
         if row is None:
             return None
-        _open_attempt(connection, holder, row)
+        _open_attempt(connection, holder, row, limits)
         # what is known of the search never changes, and was signed
         return replace(
             claim,
@@ -387,6 +411,7 @@ def _record(
         ).scalar_one_or_none()
         if search_id is None:
             return False, None
+        end_lease(connection, held)
         insert_all(connection, SplitScore, [split_row(held.trial_id, split) for split in result.splits])
         insert_all(connection, Epoch, [epoch_row(held.trial_id, epoch) for epoch in result.epochs])
         warned = enumerate(result.warnings[:MAX_WARNINGS])
@@ -419,19 +444,22 @@ def release(database: Database, held: Held, *, error: str | None = None, expired
     bool
         Whether it was held with this token.
     """
-    statement = _update_lost(held, expired_only=expired_only)
     with database.write() as connection:
+        if expired_only and not is_still_expired(connection, held):
+            return False
         released = connection.execute(
-            statement.values(
+            update_held(held.trial_id, held.token).values(
                 state=case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED),
                 finished_at=case((Trial.cancel_requested, now()), else_=null()),
                 not_before=None,
                 **NOT_PUBLISHED,
+                **_TOLD,
                 **{**NOT_HELD, "worker_id": case((Trial.cancel_requested, Trial.worker_id), else_=null())},
             )
         )
         if not changed(released):
             return False
+        end_lease(connection, held)
         _close_attempt(connection, held, Outcome.RELEASED, error)
     _finish_search_of(database, held.trial_id)
     return True
@@ -479,11 +507,13 @@ def hand_back(database: Database, held: Held, *, worker_id: str, reason: str, er
                 error_type=Outcome.HANDED_BACK,
                 error=shorten(told),
                 **NOT_PUBLISHED,
+                **_TOLD,
                 **{**NOT_HELD, "worker_id": case((over, Trial.worker_id), else_=null())},
             )
         )
         if not changed(returned):
             return False
+        end_lease(connection, held)
         _close_attempt(connection, held, Outcome.HANDED_BACK, told)
     _finish_search_of(database, held.trial_id)
     return True
@@ -521,10 +551,11 @@ def reap(
     if outcome == Outcome.TIMEOUT:
         spent = or_(spent, _has_own_timeout())
     over = or_(Trial.cancel_requested, spent)
-    statement = _update_lost(held, expired_only=expired_only)
     with database.write() as connection:
+        if expired_only and not is_still_expired(connection, held):
+            return False
         reaped = connection.execute(
-            statement.values(
+            update_held(held.trial_id, held.token).values(
                 state=case(
                     (Trial.cancel_requested, TrialState.CANCELLED), (spent, TrialState.FAILED), else_=TrialState.QUEUED
                 ),
@@ -534,20 +565,16 @@ def reap(
                 error_type=outcome,
                 error=shorten(error),
                 **NOT_PUBLISHED,
+                **_TOLD,
                 **{**NOT_HELD, "worker_id": case((over, Trial.worker_id), else_=null())},
             )
         )
         if not changed(reaped):
             return False
+        end_lease(connection, held)
         _close_attempt(connection, held, outcome, error)
     _finish_search_of(database, held.trial_id)
     return True
-
-
-def _update_lost(held: Held, *, expired_only: bool) -> Update:
-    statement = update_held(held.trial_id, held.token)
-    # not by the time of this statement: if the machine slept since it was found, others slept as well
-    return statement.where(is_expired(held.seen_at)) if expired_only else statement
 
 
 def _has_own_timeout() -> Any:
@@ -561,10 +588,11 @@ def _backoff_s() -> Any:
 
 def cancel(database: Database, held: Held) -> bool:
     """End a running trial whose cancellation was requested."""
-    cancelled = update_held(held.trial_id, held.token).values(state=TrialState.CANCELLED, **_FINISHED)
+    cancelled = update_held(held.trial_id, held.token).values(state=TrialState.CANCELLED, **_TOLD, **_FINISHED)
     with database.write() as connection:
         if not changed(connection.execute(cancelled)):
             return False
+        end_lease(connection, held)
         _close_attempt(connection, held, Outcome.CANCELLED, None)
     _finish_search_of(database, held.trial_id)
     return True

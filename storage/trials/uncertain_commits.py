@@ -9,7 +9,7 @@ from sqlalchemy import select
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import RESULTS
-from gridfleet.storage.schema import Attempt, Search, Trial, TrialState
+from gridfleet.storage.schema import Attempt, Lease, Search, Trial
 from gridfleet.storage.trials.held import Claim, Held
 
 
@@ -65,7 +65,8 @@ def claim_of(database: Database, worker_id: str) -> Claim | None:
         row = connection.execute(
             select(Trial.id.label("trial_id"), *columns)
             .join(Search, Search.id == Trial.search_id)
-            .where(Trial.state == TrialState.RUNNING, Trial.worker_id == worker_id)
+            .join(Lease, Lease.trial_id == Trial.id)
+            .where(Lease.worker_id == worker_id)
             .limit(1)
         ).one_or_none()
     return None if row is None else Claim(**row._mapping)

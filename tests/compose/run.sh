@@ -78,8 +78,8 @@ check "a second worker starts" docker compose up --detach --no-recreate --scale 
 outside killed --trials 12 --trees 700 &
 outside_pid=$!
 if wait_for 120 "two workers run trials of a search" two_workers_run_trials; then
-  victim=$(reporter_sql "SELECT hostname FROM trials JOIN workers ON workers.id = worker_id
-    WHERE state = 'running' ORDER BY lease_expires_at DESC LIMIT 1")
+  victim=$(reporter_sql "SELECT hostname FROM leases JOIN workers ON workers.id = worker_id
+    ORDER BY expires_at DESC LIMIT 1")
   check "one of them is killed with SIGKILL" docker kill --signal KILL "$victim"
 fi
 wait_for 300 "the script outside gets its score all the same" has_best_score killed

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from gridfleet.storage.database import sqlite
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import patiently
 from gridfleet.storage.database.times import now
-from gridfleet.storage.schema import Attempt, Search, Trial
+from gridfleet.storage.schema import Attempt, Lease, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import queue
 from tests.conftest import PostgresqlServer, RunningWorker
@@ -98,6 +99,11 @@ def wait_for_log(worker: RunningWorker, words: str) -> None:
 def trial_row(fleet: Fleet) -> Row[Any]:
     with fleet.database.read() as connection:
         return connection.execute(select(Trial.__table__)).one()
+
+
+def lease_end(fleet: Fleet) -> datetime:
+    with fleet.database.read() as connection:
+        return connection.execute(select(Lease.expires_at)).scalar_one()
 
 
 # PostgreSQL goes away
@@ -214,14 +220,14 @@ def test_a_connection_that_is_open_on_one_side_only_is_noticed(
     start_worker(behind_proxy)
     handle = submit(search(tmp_path, [1], then="wait"), X, Y)
     wait_for_file(tmp_path, "began-1-0")
-    prolonged = trial_row(fleet).lease_expires_at
-    wait_for(lambda: trial_row(fleet).lease_expires_at > prolonged, "a heartbeat")
+    prolonged = lease_end(fleet)
+    wait_for(lambda: lease_end(fleet) > prolonged, "a heartbeat")
 
     proxy.swallow()
     swallowed = time.monotonic()
     with fleet.database.read() as connection:
         ended = connection.execute(select(now(1 + behind_proxy.lease_s))).scalar_one()
-    wait_for(lambda: trial_row(fleet).lease_expires_at > ended, "a heartbeat on another connection")
+    wait_for(lambda: lease_end(fleet) > ended, "a heartbeat on another connection")
     note_recovery("D4", time.monotonic() - swallowed)
     (tmp_path / "go").touch()
     handle.wait(PATIENCE_S)

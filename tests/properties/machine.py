@@ -21,11 +21,11 @@ from sqlalchemy import Row, delete, select, text
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial, TrialWarning
+from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Lease, Search, SplitScore, Trial, TrialWarning
 from gridfleet.storage.trials import handed_back, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held, expired
 from gridfleet.storage.versions import THIS_PYTHON
-from tests.storage.conftest import N_SPLITS, StoredSearch, result_of, store_search
+from tests.storage.conftest import N_SPLITS, TRIAL_WITH_LEASE, StoredSearch, result_of, store_search
 
 # Times are large, and differ from all sums of ticks by far more than an example takes in real seconds.
 LEASE_S = 6_050
@@ -76,7 +76,7 @@ class Trials(RuleBasedStateMachine):
         self.paused: set[int] = set()
         self.forgiven: dict[int, int] = {}  # attempts that count no more, since somebody asked for new ones
         with self.database.write() as connection:
-            for table in (Epoch, TrialWarning, SplitScore, Attempt, Trial, Search):
+            for table in (Lease, Epoch, TrialWarning, SplitScore, Attempt, Trial, Search):
                 connection.execute(delete(table))
 
     @initialize(results_from=st.sampled_from([0, 10, 25]), cancels_from=st.sampled_from([0, 20, 1_000]))
@@ -481,6 +481,13 @@ class Trials(RuleBasedStateMachine):
                 self.closed[key] = one
 
     @invariant()
+    def leases_are_those_of_running_trials(self) -> None:
+        running = {(row.id, row.token, row.worker_id) for row in self.rows().values() if row.state == "running"}
+        with self.database.read() as connection:
+            leases = set(map(tuple, connection.execute(select(Lease.trial_id, Lease.token, Lease.worker_id))))
+        hold(leases == running, "I3: a lease of each running trial, and no other", leases, running)
+
+    @invariant()
     def searches_are_sound(self) -> None:
         rows = self.rows().values()
         for search in self.searches:
@@ -533,7 +540,8 @@ class Trials(RuleBasedStateMachine):
 
     def rows(self) -> dict[int, Row[Any]]:
         with self.database.read() as connection:
-            rows = connection.execute(select(*Trial.__table__.columns).order_by(Trial.id))
+            query = select(*TRIAL_WITH_LEASE).outerjoin(Lease, Lease.trial_id == Trial.id).order_by(Trial.id)
+            rows = connection.execute(query)
             return {row.id: row for row in rows}
 
     def attempt_rows(self) -> dict[int, list[Row[Any]]]:
@@ -555,9 +563,10 @@ class Trials(RuleBasedStateMachine):
 _OPEN_TIMES = (
     (
         "trials",
-        ("lease_expires_at", "deadline_at", "not_before", "published_at", "started_at"),
+        ("deadline_at", "not_before", "published_at", "started_at"),
         "state IN ('queued', 'running')",
     ),
+    ("leases", ("expires_at",), "true"),
     ("attempts", ("started_at",), "ended_at IS NULL"),
 )
 

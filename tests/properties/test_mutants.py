@@ -35,12 +35,22 @@ MUTATIONS = {
     ),
     "failures not counted": (transitions, "failures=Trial.failures + 1", "failures=Trial.failures"),
     "a budget without end": (transitions, "spent = Trial.failures + 1 >= max_failures", "spent = Trial.failures < 0"),
-    "a reaper that trusts what it read": (
-        transitions,
-        "statement.where(is_expired(held.seen_at)) if expired_only else statement",
-        "statement",
+    "a reaper that trusts what it read": (held, "return bool(is_over) or lost is not None", "return True"),
+    "deadlines not watched": (
+        held,
+        "or_(Lease.expires_at < now(), Trial.deadline_at < now())",
+        "Lease.expires_at < now()",
     ),
-    "deadlines not watched": (held, ", Trial.deadline_at < now())", ")"),
+    "leases prolonged without a token": (
+        transitions,
+        'Lease.token == bindparam("holder_token"))\n    .values(',
+        "Lease.token.is_not(None))\n    .values(",
+    ),
+    "leases left behind": (
+        transitions,
+        "        end_lease(connection, held)\n        insert_all",
+        "        insert_all",
+    ),
     "attempts not numbered": (transitions, "attempt=Trial.attempt + 1", "attempt=Trial.attempt"),
     "cancelled trials queued again": (
         transitions,

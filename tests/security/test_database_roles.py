@@ -101,8 +101,9 @@ TO_WORKERS_AND_REPORTERS = (
 CHANGED_BY_WORKERS = {
     "searches": {"state", "started_at", "finished_at", "paused_at", "error"},
     "trials": {column.name for column in Trial.__table__.columns}
-    - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at"},
+    - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at", "lease_expires_at"},
     "attempts": {"ended_at", "outcome", "error", "peak_memory_mb"},
+    "leases": {"expires_at", "memory_mb"},
     "workers": {"last_seen_at", "ended_at", "stopped_reason"},
     "reconciler": {"hostname", "pid", "last_pass_at"},
 }
@@ -120,6 +121,9 @@ TO_REPORTERS = (
     "INSERT INTO epochs SELECT * FROM epochs",
     "INSERT INTO trial_warnings SELECT * FROM trial_warnings",
     "DELETE FROM workers",
+    "DELETE FROM leases",
+    "INSERT INTO leases SELECT * FROM leases",
+    "UPDATE leases SET expires_at = now()",
     "SELECT * FROM trials FOR UPDATE",
     "BEGIN; LOCK TABLE trials IN SHARE MODE",
     f"SELECT pg_advisory_lock({RECONCILER_LOCK})",

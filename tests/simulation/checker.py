@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from gridfleet.storage.schema import Trial
 from gridfleet.storage.trials.lost_together import CLEARLY, FREE_LOSSES
 from tests.simulation.faulty_database import EPOCH, FaultyDatabase, shown_time
 from tests.simulation.turns import Actor, hold
@@ -18,8 +19,13 @@ OF_ANOTHER_PYTHON = "another python's"
 HARMLESS = ("completed", "failed", "released", "cancelled", "handed_back")
 
 
+_OTHERS = ", ".join(column.name for column in Trial.__table__.columns if column.name != "lease_expires_at")
+#: Trials, each with the end of its lease.
+TRIALS = f"(SELECT {_OTHERS}, (SELECT expires_at FROM leases WHERE trial_id = id) AS lease_expires_at FROM trials)"
+
+
 class TrialRow(NamedTuple):
-    """A row of ``trials``."""
+    """A row of ``trials``, with the end of its lease."""
 
     id: int
     search_id: int
@@ -123,7 +129,10 @@ class Checker:
         self._seen_changes = raw.total_changes
         attempts = {(row.trial_id, row.attempt): row for row in self._rows(AttemptRow, "attempts")}
         searches = {row.id: row for row in self._rows(SearchRow, "searches")}
-        trials = {row.id: row for row in self._rows(TrialRow, "trials")}
+        trials = {row.id: row for row in self._rows(TrialRow, TRIALS)}
+        leases = set(raw.execute("SELECT trial_id, token, worker_id FROM leases"))
+        running = {(row.id, row.token, row.worker_id) for row in trials.values() if row.state == "running"}
+        hold(leases == running, "I3: a lease of each running trial, and no other", leases, running)
         scores = "SELECT trial_id, COUNT(*), MIN(test_score), MAX(test_score) FROM split_scores GROUP BY trial_id"
         self._scores = {trial_id: rest for trial_id, *rest in raw.execute(scores)}
         before, self.trials = self.trials, trials

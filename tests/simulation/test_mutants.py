@@ -42,12 +42,15 @@ MUTANTS = {
     ),
     "an attempt opened in a transaction of its own": (
         gridfleet.storage.trials.transitions,
-        "        _open_attempt(connection, holder, row)\n        search",
-        "    with database.write() as connection:\n        _open_attempt(connection, holder, row)\n        search",
+        "        _open_attempt(connection, holder, row, wanted)\n        search",
+        (
+            "    with database.write() as connection:\n"
+            "        _open_attempt(connection, holder, row, wanted)\n        search"
+        ),
     ),
     "the next one's attempt not opened": (
         gridfleet.storage.trials.transitions,
-        "        _open_attempt(connection, holder, row)\n        #",
+        "        _open_attempt(connection, holder, row, limits)\n        #",
         "        #",
     ),
     "scores in a transaction of their own": (
@@ -61,9 +64,14 @@ MUTANTS = {
         "failures=Trial.failures",
     ),
     "a reaper that trusts what it read": (
+        gridfleet.storage.trials.held,
+        "return bool(is_over) or lost is not None",
+        "return True",
+    ),
+    "leases left behind": (
         gridfleet.storage.trials.transitions,
-        "statement.where(is_expired(held.seen_at)) if expired_only else statement",
-        "statement",
+        "        end_lease(connection, held)\n        insert_all",
+        "        insert_all",
     ),
     "cancelled trials queued again": (
         gridfleet.storage.trials.transitions,

@@ -19,7 +19,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.payloads.store import KEY_CHECK, PayloadStore
-from gridfleet.storage.schema import Attempt, Payload, Search, Trial
+from gridfleet.storage.schema import Attempt, Lease, Payload, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
 from gridfleet.storage.trial_results import SplitResult, TrialResult
@@ -35,6 +35,12 @@ N_SPLITS = 2
 OLD_TOKEN = "f" * 32
 #: Seconds that processes on a busy machine may take to be ready for a race.
 READY_S = 90
+
+#: The columns of a trial, in which the end of its lease stands for the column of before.
+TRIAL_WITH_LEASE = [
+    Lease.expires_at.label(column.name) if column.name == "lease_expires_at" else column
+    for column in Trial.__table__.columns
+]
 
 _numbers = itertools.count()
 
@@ -54,10 +60,10 @@ class StoredSearch:
             return connection.execute(select(*Search.__table__.columns).where(Search.id == self.id)).one()
 
     def trial(self, number: int = 0) -> Row[Any]:
-        """Return a trial by its number."""
+        """Return a trial by its number, with the end of its lease."""
+        statement = select(*TRIAL_WITH_LEASE).outerjoin(Lease, Lease.trial_id == Trial.id)
         with self.database.read() as connection:
-            statement = select(*Trial.__table__.columns).where(Trial.search_id == self.id, Trial.number == number)
-            return connection.execute(statement).one()
+            return connection.execute(statement.where(Trial.search_id == self.id, Trial.number == number)).one()
 
     def claim(self, number: int = 0, *, worker_id: str = "node/1", lease_s: float = 60) -> Claim | None:
         """Claim a trial by its number."""
@@ -151,9 +157,13 @@ def attempts_of(database: Database, trial_id: int) -> list[Row[Any]]:
 
 
 def set_trial(database: Database, trial_id: int, **values: Any) -> None:
-    """Put times of a trial elsewhere, as if the clock had moved."""
+    """Put times of a trial or of its lease elsewhere, as if the clock had moved."""
+    expires_at = values.pop("lease_expires_at", None)
     with database.write() as connection:
-        connection.execute(update(Trial).where(Trial.id == trial_id).values(**values))
+        if expires_at is not None:
+            connection.execute(update(Lease).where(Lease.trial_id == trial_id).values(expires_at=expires_at))
+        if values:
+            connection.execute(update(Trial).where(Trial.id == trial_id).values(**values))
 
 
 def ago(seconds: float) -> datetime:

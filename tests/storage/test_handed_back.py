@@ -229,8 +229,8 @@ def test_the_peak_of_memory_is_told_by_heartbeats_and_kept_of_each_attempt(searc
     held = search.held()
     transitions.heartbeat(search.database, held, lease_s=60, memory_mb=700)
     transitions.heartbeat(search.database, held, lease_s=60)
-    assert search.trial().peak_memory_mb == 700
     transitions.release(search.database, held)
+    assert search.trial().peak_memory_mb == 700
 
     options = {"lease_s": 60, "max_runtime_s": 60, "memory_mb": 80}
     claim = transitions.claim(search.database, held.trial_id, "node/1", **options)

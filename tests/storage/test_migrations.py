@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import CheckConstraint, insert, inspect, text, update
+from sqlalchemy import CheckConstraint, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from gridfleet.storage import migrations
@@ -22,11 +22,11 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SchemaVersionError, SettingsError
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.payloads.store import KEY_CHECK
-from gridfleet.storage.schema import SCHEMA_REVISION, Attempt, Base, Payload, PayloadChunk, Trial
+from gridfleet.storage.schema import SCHEMA_REVISION, Attempt, Base, Lease, Payload, PayloadChunk, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials import transitions
-from gridfleet.storage.trials.held import Held
+from gridfleet.storage.trials.held import Held, expired, held_by
 from tests.conftest import PostgresqlServer
 from tests.storage.conftest import DIGEST, StoredSearch, race, result_of, store_search
 
@@ -238,6 +238,39 @@ def test_an_attempt_that_runs_during_the_upgrade_ends_after_it(empty: Database) 
 
     assert transitions.record(empty, held, result_of(0.5))
     assert query(empty, "SELECT outcome FROM attempts") == [("completed",)]
+
+
+def test_trials_that_run_during_the_upgrade_keep_their_leases_and_end_after_it(empty: Database) -> None:
+    upgrade_to(empty, "0014")
+    ids = store_search(empty, 3).trial_ids
+    ends, tokens = [datetime(2026, 1, 1, 12, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)], ["a" * 32, "b" * 32]
+    with empty.write() as connection:
+        for trial_id, ends_at, token in zip(ids, ends, tokens, strict=False):
+            facts = {"token": token, "worker_id": "node/1"}
+            running = {"state": "running", "attempt": 1, "lease_expires_at": ends_at, "deadline_at": ends[1], **facts}
+            connection.execute(
+                update(Trial).where(Trial.id == trial_id).values(peak_memory_mb=700, started_at=ends[0], **running)
+            )
+            connection.execute(insert(Attempt).values(trial_id=trial_id, attempt=1, **facts))
+
+    migrations.upgrade(empty)
+
+    with empty.read() as connection:
+        leases = connection.execute(select(*Lease.__table__.columns).order_by(Lease.trial_id)).all()
+    assert leases == [(one, token, "node/1", at, 700) for one, token, at in zip(ids, tokens, ends, strict=False)]
+    assert query(empty, "SELECT count(*) FROM trials WHERE lease_expires_at IS NOT NULL") == [(0,)]
+    first, second = held_by(empty, "node")
+    assert expired(empty) == [first]
+    assert transitions.reap(
+        empty, first, outcome=Outcome.LEASE_EXPIRED, error="lost", max_failures=3, expired_only=True
+    )
+    assert transitions.record(empty, second, result_of(0.5))
+    assert query(empty, "SELECT state, peak_memory_mb FROM trials ORDER BY id") == [
+        ("queued", 700),
+        ("completed", None),
+        ("queued", None),
+    ]
+    assert query(empty, "SELECT count(*) FROM leases") == [(0,)]
 
 
 def test_processes_that_upgrade_stored_attempts_at_once_do_not_collide(

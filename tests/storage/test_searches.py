@@ -16,7 +16,7 @@ from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial, TrialWa
 from gridfleet.storage.trial_results import PHASES, RESULT_COLUMNS, WarningResult
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import expired
-from tests.storage.conftest import StoredSearch, attempts_of, result_of, store_search
+from tests.storage.conftest import StoredSearch, attempts_of, result_of, set_trial, store_search
 from tests.stored_searches import switch_triggers_off
 
 
@@ -243,8 +243,7 @@ def test_a_trial_that_takes_too_long_is_tried_again_only_if_the_search_did_not_s
 
 def test_a_lost_lease_is_not_taken_for_a_time_out(search: StoredSearch) -> None:
     search.held(0)
-    with search.database.write() as connection:
-        connection.execute(update(Trial).where(Trial.id == search.trial_ids[0]).values(lease_expires_at=now(-1)))
+    set_trial(search.database, search.trial_ids[0], lease_expires_at=now(-1))
 
     (lost,) = expired(search.database)
 
