@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,7 +139,7 @@ def be_the_script(way: str, file: Path) -> dict[str, Any]:
 
 
 def searches_of_loky(X: Any, y: Any, small: tuple[Any, Any]) -> dict[str, Any]:
-    search(sklearn.model_selection.GridSearchCV, 0).fit(*small)
+    search(sklearn.model_selection.GridSearchCV, *range(2 * WORKERS)).fit(*small)
     with most_in_files() as files:
         started = time.perf_counter()
         search(sklearn.model_selection.GridSearchCV, 1).fit(X, y)
@@ -154,10 +155,10 @@ def searches_of_loky(X: Any, y: Any, small: tuple[Any, Any]) -> dict[str, Any]:
     return {**figures, "cache, MB": files[0] / MB}
 
 
-def search(kind: Any, number: int, **options: Any) -> Any:
-    """Return a search of one candidate on one split of ten rows."""
+def search(kind: Any, *numbers: int, **options: Any) -> Any:
+    """Return a search of some candidates on one split of ten rows."""
     split = ShuffleSplit(1, train_size=10, test_size=10, random_state=0)
-    return kind(Glance(), {"number": [number]}, cv=split, refit=False, n_jobs=WORKERS, **options)
+    return kind(Glance(), {"number": list(numbers)}, cv=split, refit=False, n_jobs=WORKERS, **options)
 
 
 def digest_of(file: Path) -> str:
@@ -167,12 +168,21 @@ def digest_of(file: Path) -> str:
 
 @contextlib.contextmanager
 def most_in_files() -> Iterator[list[int]]:
-    """Note what joblib's folders of maps have at the end."""
-    found = [0]
-    yield found
+    """Note the most bytes that joblib's folders of maps have, which go when their call ends."""
+    found, is_over = [0], threading.Event()
     places = [Path("/dev/shm"), Path(tempfile.gettempdir())]
-    folders = [folder for place in places for folder in place.glob(f"joblib_memmapping_folder_{os.getpid()}_*")]
-    found[0] = sum(entry.stat().st_size for folder in folders for entry in folder.rglob("*.pkl"))
+
+    def look() -> None:
+        while not is_over.wait(0.02):
+            files = [file for place in places for file in place.glob(f"joblib_memmapping_folder_{os.getpid()}_*/*.pkl")]
+            with contextlib.suppress(FileNotFoundError):
+                found[0] = max(found[0], sum(file.stat().st_size for file in files))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    yield found
+    is_over.set()
+    watcher.join()
 
 
 def pss_of(process: psutil.Process) -> int:
