@@ -60,8 +60,6 @@ def read(ref: DataRef, file: IO[bytes]) -> Any:
 
 @contextmanager
 def _explained(ref: DataRef) -> Iterator[None]:
-    import pyarrow as pa
-
     try:
         yield
     except InvalidDataError:
@@ -70,8 +68,16 @@ def _explained(ref: DataRef) -> Iterator[None]:
         if error.errno is not None:  # of the disk or of the network
             raise not_read(ref.location, error) from error
         raise _damaged(ref, error) from error
-    except (*_DAMAGED, pa.ArrowException) as error:
+    except (*_DAMAGED, *_of_arrow(ref)) as error:
         raise _damaged(ref, error) from error
+
+
+def _of_arrow(ref: DataRef) -> tuple[type[Exception], ...]:
+    if ref.format != ".parquet":
+        return ()
+    import pyarrow as pa  # half a second, for whoever needs it
+
+    return (pa.ArrowException,)
 
 
 def _damaged(ref: DataRef, error: Exception) -> InvalidDataError:

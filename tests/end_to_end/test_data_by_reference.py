@@ -46,6 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 def cases(folder: Path) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any], dict[str, Any], Any]]:
     """Yield data by reference, the data themselves, parameters of fit likewise, and splits."""
+    yield (DataRef(folder / "X.npy"), Y), (X, Y), {}, {}, 3
     more = {"sample_weight": "weights", "groups": "groups"}
     by_row = {name: DataRef(folder / "more.npz", key=key) for name, key in more.items()}
     splits = model_selection.GroupKFold(3)
@@ -56,7 +57,6 @@ def cases(folder: Path) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...], dict
         {"sample_weight": WEIGHTS, "groups": GROUPS},
         splits,
     )
-    yield (DataRef(folder / "X.npy"), Y), (X, Y), {}, {}, 3
     read = pd.read_csv(folder / "iris.csv")
     for name in ("iris.csv", "iris.parquet"):
         refs = DataRef(folder / name, columns=FEATURES), DataRef(folder / name, columns="target")
@@ -69,7 +69,7 @@ def test_scores_are_those_of_the_data_themselves(
     start_worker(configured)
     model = SVC(kernel="linear")
     for number, (refs, data, params, given, cv) in enumerate(cases(folder)):
-        refit = number % 2 == 0  # where it is not, rows of frames are not read here
+        refit = number % 2 == 0  # where it is not, rows of X and weights are only counted here
         ours = gridfleet.GridSearchCV(model, GRID, cv=cv, verbose=0, refit=refit).fit(*refs, **params)
         theirs = model_selection.GridSearchCV(model, GRID, cv=cv, refit=refit).fit(*data, **given)
 
