@@ -115,8 +115,9 @@ def _agree(connection: Connection, found: Sequence[Story], *, least: int) -> boo
 def why_to_stop(database: Database, worker_id: str) -> str | None:
     """Say why a worker should take itself out: it handed back one trial after the other, whoever's they were.
 
-    Code or data that are missing, or an error outside of the fits, is no reason as long as it is one search's: it may
-    be its own mistake, and would end one worker after the other.
+    Code that is missing, or an error outside of the fits, is no reason as long as it is one search's: it may be its own
+    mistake, and would end one worker after the other. Data by reference that are missing are none ever: a file that was
+    replaced may be that of several searches.
 
     Parameters
     ----------
@@ -145,9 +146,8 @@ def why_to_stop(database: Database, worker_id: str) -> str | None:
     if len(rows) < IN_A_ROW or any(row.outcome != Outcome.HANDED_BACK for row in rows):
         return None
     reasons = [(row.error or "").rpartition("\n")[2] for row in rows]
-    if (
-        all(reason.startswith((LACKS, LACKS_DATA, OUTSIDE)) for reason in reasons)
-        and len({row.search_id for row in rows}) == 1
-    ):
+    if any(reason.startswith(LACKS_DATA) for reason in reasons):
+        return None
+    if all(reason.startswith((LACKS, OUTSIDE)) for reason in reasons) and len({row.search_id for row in rows}) == 1:
         return None
     return f"it handed back {IN_A_ROW} trials in a row, the last for this reason: {reasons[0]}"
