@@ -17,7 +17,16 @@ from gridfleet.storage.references.source import not_read
 from gridfleet.storage.suggestion import did_you_mean
 
 #: What is raised, depending on where a file is damaged.
-_DAMAGED = (ValueError, EOFError, LookupError, TypeError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
+_DAMAGED: tuple[type[Exception], ...] = (
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def count_rows(ref: DataRef, file: IO[bytes]) -> int:
@@ -68,16 +77,16 @@ def _explained(ref: DataRef) -> Iterator[None]:
         if error.errno is not None:  # of the disk or of the network
             raise not_read(ref.location, error) from error
         raise _damaged(ref, error) from error
-    except (*_DAMAGED, *_of_arrow(ref)) as error:
+    except _damage(ref) as error:
         raise _damaged(ref, error) from error
 
 
-def _of_arrow(ref: DataRef) -> tuple[type[Exception], ...]:
+def _damage(ref: DataRef) -> tuple[type[Exception], ...]:
     if ref.format != ".parquet":
-        return ()
+        return _DAMAGED
     import pyarrow as pa  # half a second, for whoever needs it
 
-    return (pa.ArrowException,)
+    return (*_DAMAGED, pa.ArrowException)
 
 
 def _damaged(ref: DataRef, error: Exception) -> InvalidDataError:
