@@ -16,7 +16,7 @@ from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import PayloadSignatureError
 from gridfleet.storage.schema import (
     OPEN_STATES,
-    Epoch,
+    Curve,
     Search,
     SearchState,
     SplitScore,
@@ -277,7 +277,7 @@ def retry_failed(database: Database, search_id: int) -> int:
         )
         if not changed(open_again):
             return 0
-        for table in (SplitScore, Epoch, TrialWarning):
+        for table in (SplitScore, Curve, TrialWarning):
             connection.execute(delete(table).where(table.trial_id.in_(failed)))
         return connection.execute(
             update(Trial)

@@ -14,7 +14,17 @@ from sqlalchemy.exc import DBAPIError
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import SearchNotFoundError
-from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, Trial, TrialState, TrialWarning, Worker
+from gridfleet.storage.schema import (
+    FINAL_STATES,
+    Attempt,
+    Base,
+    Search,
+    SplitScore,
+    Trial,
+    TrialState,
+    TrialWarning,
+    Worker,
+)
 from gridfleet.storage.searches import may_be_numbered
 from gridfleet.storage.trial_results import NON_FINITE
 from gridfleet.storage.versions import minor_version
@@ -227,6 +237,8 @@ def _is_run_again(connection: Connection, name: str) -> bool:
 
 def _shown_by_view(database: Database, name: str) -> int | None:
     """Return the id of the search whose trials a search's view shows; None if it can't be read."""
+    if name.lower() in Base.metadata.tables:  # of before there was a table of that name
+        return None
     view = table(quoted_name(name, quote=True), column("trial_id"))
     shown = select(view.c.trial_id).limit(1).scalar_subquery()
     try:

@@ -33,7 +33,7 @@ from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import (
     FINAL_STATES,
     Attempt,
-    Epoch,
+    Curve,
     Search,
     SearchState,
     SplitScore,
@@ -46,7 +46,7 @@ from gridfleet.storage.trial_results import (
     MAX_WARNINGS,
     RESULT_COLUMNS,
     TrialResult,
-    epoch_row,
+    curve_row,
     result_row,
     shorten,
     split_row,
@@ -343,7 +343,7 @@ def _record(
         if search_id is None:
             return False, None
         insert_all(connection, SplitScore, [split_row(held.trial_id, split) for split in result.splits])
-        insert_all(connection, Epoch, [epoch_row(held.trial_id, epoch) for epoch in result.epochs])
+        insert_all(connection, Curve, [curve_row(held.trial_id, curve) for curve in result.curves])
         warned = enumerate(result.warnings[:MAX_WARNINGS])
         insert_all(connection, TrialWarning, [warning_row(held.trial_id, position, each) for position, each in warned])
         _close_attempt(connection, held, outcome, result.error)

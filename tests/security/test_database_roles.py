@@ -59,12 +59,12 @@ TO_WORKERS_AND_REPORTERS = (
     "CREATE INDEX ON trials (state)",
     "DROP TABLE trials",
     "DROP VIEW leaderboard",
-    "TRUNCATE epochs",
+    "TRUNCATE curves",
     "DELETE FROM searches",
     "DELETE FROM trials",
     "DELETE FROM attempts",
     "DELETE FROM split_scores",
-    "DELETE FROM epochs",
+    "DELETE FROM curves",
     "DELETE FROM trial_warnings",
     "DELETE FROM fleet_identity",
     "DELETE FROM payloads",
@@ -78,7 +78,7 @@ TO_WORKERS_AND_REPORTERS = (
     "UPDATE payload_chunks SET content = 'x'",
     "UPDATE alembic_version SET version_num = '9999'",
     "UPDATE split_scores SET test_score = 1",
-    "UPDATE epochs SET value = 1",
+    "UPDATE curves SET values = '{1}'",
     "UPDATE trial_warnings SET n_fits = 1",
     "UPDATE fleet_identity SET id = 'mine'",
     "UPDATE trials SET params = '{}'",
@@ -117,7 +117,7 @@ TO_REPORTERS = (
     "UPDATE workers SET last_seen_at = now()",
     "INSERT INTO attempts SELECT * FROM attempts",
     "INSERT INTO split_scores SELECT * FROM split_scores",
-    "INSERT INTO epochs SELECT * FROM epochs",
+    "INSERT INTO curves SELECT * FROM curves",
     "INSERT INTO trial_warnings SELECT * FROM trial_warnings",
     "DELETE FROM workers",
     "SELECT * FROM trials FOR UPDATE",
@@ -250,9 +250,8 @@ TOO_LATE = {
     f"UPDATE trials SET state = 'completed', finished_at = now(), mean_test_score = 1 WHERE {WAITING}": "is queued",
     f"INSERT INTO split_scores (trial_id, split, metric, test_score, fit_time, score_time, n_train, n_test) "
     f"VALUES ({A_TRIAL}, 7, 'score', 1, 0, 0, 1, 1)": "not being recorded",
-    f"INSERT INTO epochs (trial_id, split, epoch, metric, value) VALUES ({A_TRIAL}, 7, 0, 'loss', 0)": (
-        "not being recorded"
-    ),
+    f"INSERT INTO curves (trial_id, split, metric, values) "
+    f"VALUES ({A_TRIAL}, 7, 'loss', '{{0}}')": "not being recorded",
     f"INSERT INTO trial_warnings (trial_id, position, category, message, n_fits) "
     f"VALUES ({A_TRIAL}, 0, 'UserWarning', 'mind this', 1)": "not being recorded",
     f"UPDATE attempts SET outcome = 'released' WHERE trial_id = {A_TRIAL}": "has ended",

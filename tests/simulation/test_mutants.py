@@ -76,8 +76,8 @@ MUTANTS = {
     ),
     "old scores kept at a retry": (
         gridfleet.storage.searches,
-        "for table in (SplitScore, Epoch, TrialWarning):",
-        "for table in (Epoch, TrialWarning):",
+        "for table in (SplitScore, Curve, TrialWarning):",
+        "for table in (Curve, TrialWarning):",
     ),
     "published before the commit": (
         gridfleet.scheduler.submission.store,

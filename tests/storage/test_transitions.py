@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event, select, update
+from sqlalchemy import delete, event, select, text, update
 
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.schema import Epoch, Search, SplitScore, Trial, TrialWarning
+from gridfleet.storage.schema import Search, SplitScore, Trial, TrialWarning
 from gridfleet.storage.trial_results import (
     MAX_ERROR,
     MAX_WARNING,
     MAX_WARNINGS,
-    EpochResult,
+    CurveResult,
     SplitResult,
     TrialResult,
     WarningResult,
@@ -161,7 +161,7 @@ def test_a_result_is_recorded_with_its_scores_and_curves(search: StoredSearch) -
             SplitResult(0, "score", 0.25, 0.5, fit_time=1.5, score_time=0.25, n_train=8, n_test=4),
             SplitResult(1, "score", 0.75, 1.0, fit_time=2.5, score_time=0.25, n_train=8, n_test=4),
         ],
-        epochs=[EpochResult(0, 0, "loss", 0.7), EpochResult(0, 1, "loss", math.nan)],
+        curves=[CurveResult(0, "loss", [0.7, math.nan, math.inf, None, 0.1 + 0.2])],
         mean_test_score=0.5,
         std_test_score=0.25,
         mean_fit_time=2.0,
@@ -178,9 +178,11 @@ def test_a_result_is_recorded_with_its_scores_and_curves(search: StoredSearch) -
         splits = connection.execute(
             select(SplitScore.split, SplitScore.test_score, SplitScore.train_score, SplitScore.fit_time)
         ).all()
-        epochs = connection.execute(select(Epoch.epoch, Epoch.metric, Epoch.value)).all()
+        epochs = connection.execute(text("SELECT split, epoch, metric, value FROM epochs")).all()
     assert sorted(splits) == [(0, 0.25, 0.5, 1.5), (1, 0.75, 1.0, 2.5)]
-    assert sorted(epochs, key=lambda epoch: epoch.epoch) == [(0, "loss", 0.7), (1, "loss", None)]
+    assert sorted(epochs, key=lambda epoch: epoch.epoch) == [
+        (0, epoch, "loss", value) for epoch, value in enumerate([0.7, None, None, None, 0.1 + 0.2])
+    ]
     (attempt,) = attempts_of(search.database, held.trial_id)
     assert (attempt.outcome, attempt.worker_id) == ("completed", "node/1")
     assert attempt.ended_at >= attempt.started_at
