@@ -191,9 +191,7 @@ def _make_room(connection: sa.Connection) -> None:
         return
     search_id = connection.execute(sa.text("SELECT id FROM searches WHERE lower(name) = 'curves'")).scalar()
     if search_id is None:
-        raise SchemaVersionError(
-            f"the view {view} is in the way of a new table; give it another name, and run again"
-        )
+        raise SchemaVersionError(f"the view {view} is in the way of a new table; give it another name, and run again")
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f'ALTER VIEW curves RENAME TO "search-{search_id}"')
         return

@@ -243,6 +243,7 @@ WAITING = "search_id = (SELECT id FROM searches WHERE name = 'waiting')"
 TOO_LATE = {
     f"UPDATE trials SET mean_test_score = 1 WHERE {OF_ENDED}": "changes no more",
     f"UPDATE trials SET worker_id = 'somebody/else' WHERE {OF_ENDED}": "changes no more",
+    f"UPDATE trials SET record_time = 1 WHERE {OF_ENDED}": "changes no more",
     f"UPDATE trials SET state = 'failed', mean_test_score = NULL WHERE number = 0 AND {OF_ENDED}": "changes no more",
     f"UPDATE trials SET state = 'running', token = 'mine', finished_at = NULL WHERE {OF_ENDED}": "changes no more",
     f"UPDATE trials SET state = 'queued', finished_at = NULL, error = NULL, error_type = NULL "
@@ -252,6 +253,8 @@ TOO_LATE = {
     f"VALUES ({A_TRIAL}, 7, 'score', 1, 0, 0, 1, 1)": "not being recorded",
     f"INSERT INTO curves (trial_id, split, metric, values) "
     f"VALUES ({A_TRIAL}, 7, 'loss', '{{0}}')": "not being recorded",
+    f"INSERT INTO split_scores (trial_id, split, metric, test_score, fit_time, score_time, n_train, n_test) "
+    f"SELECT id, 7, 'score', 1, 0, 0, 1, 1 FROM trials WHERE {WAITING}": "not being recorded",
     f"INSERT INTO trial_warnings (trial_id, position, category, message, n_fits) "
     f"VALUES ({A_TRIAL}, 0, 'UserWarning', 'mind this', 1)": "not being recorded",
     f"UPDATE attempts SET outcome = 'released' WHERE trial_id = {A_TRIAL}": "has ended",

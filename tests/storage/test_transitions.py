@@ -188,6 +188,22 @@ def test_a_result_is_recorded_with_its_scores_and_curves(search: StoredSearch) -
     assert attempt.ended_at >= attempt.started_at
 
 
+def test_the_row_of_a_trial_is_written_once_and_after_its_scores(search: StoredSearch) -> None:
+    held = search.held()
+    written: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        verb, *words = statement.split()
+        if verb in ("INSERT", "UPDATE"):
+            written.append(f"{verb} {words[verb == 'INSERT']}")
+
+    event.listen(search.database.engine, "before_cursor_execute", note)
+    transitions.record(search.database, held, replace(result_of(0.5), curves=[CurveResult(0, "loss", [0.7])]))
+
+    assert written == ["INSERT split_scores", "INSERT curves", "UPDATE trials", "UPDATE attempts"]
+    assert search.trial().record_time > 0
+
+
 def test_warnings_are_recorded_in_number_and_size_within_bounds(search: StoredSearch) -> None:
     first = WarningResult("sklearn.exceptions.ConvergenceWarning", "half a pair \ud83d, a NUL \x00", None, 2)
     others = [WarningResult("UserWarning", f"{number}" * 9_999, "module", 1) for number in range(MAX_WARNINGS + 9)]
