@@ -71,7 +71,7 @@ MUTANTS = {
     ),
     "searches finished early": (
         gridfleet.storage.searches,
-        'Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)',
+        'Trial.search_id == bindparam("wanted_id"), Trial.state.between(min(OPEN_STATES), max(OPEN_STATES))',
         "Trial.id < 0",
     ),
     "old scores kept at a retry": (
