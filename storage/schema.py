@@ -343,6 +343,15 @@ class Attempt(Base):
     )
 
 
+# what the workers did in the last hour
+Index(
+    "ix_attempts_ended",
+    Attempt.ended_at,
+    postgresql_where=text("ended_at IS NOT NULL"),
+    sqlite_where=text("ended_at IS NOT NULL"),
+)
+
+
 class Worker(Base):
     """One worker process."""
 

@@ -484,6 +484,16 @@ def test_the_leaderboard_ranks_as_scikit_learn_does(database: Database, two_sear
     assert rows == [("pima", 1, 1, 0.9), ("pima", 1, 2, 0.9), ("pima", 3, 0, 0.7), ("pima", 4, 3, 0.1)]
 
 
+@pytest.mark.parametrize("backend", ["postgresql"])
+def test_the_leaderboard_of_one_search_does_not_rank_the_trials_of_others(
+    database: Database, two_searches: StoredSearch
+) -> None:
+    plan = "\n".join(str(row[0]) for row in query(database, "EXPLAIN SELECT * FROM leaderboard WHERE search = 'pima'"))
+
+    assert "WindowAgg" in plan
+    assert "Filter: (leaderboard.search" not in plan  # which would be behind the ranks of all
+
+
 def test_the_best_trial_of_equals_is_the_first(database: Database, two_searches: StoredSearch) -> None:
     rows = query(database, "SELECT search, state, metric, best_score, number FROM best_trials ORDER BY search_id")
 

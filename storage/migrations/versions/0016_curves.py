@@ -1,5 +1,6 @@
-"""A learning curve is one row with an array, which the view ``epochs`` shows; scores come before their trial ends."""
+"""Learning curves as arrays, which the view ``epochs`` shows; scores before a trial's end; views that count less."""
 
+import sqlalchemy as sa
 from alembic import op
 
 from gridfleet.storage.migrations.learning_curves import convert_rest
@@ -22,6 +23,32 @@ EPOCHS = {
           FROM curves c, json_each(c."values") v
         """,
 }
+
+# As in 0001, but that ``search`` can be asked for before all trials of all searches are ranked.
+LEADERBOARD = """
+    SELECT s.name AS search,
+           RANK() OVER (PARTITION BY s.name ORDER BY t.mean_test_score DESC) AS rank_test_score,
+           t.number, t.mean_test_score, t.std_test_score, t.params, t.mean_fit_time, t.id AS trial_id
+      FROM trials t JOIN searches s ON s.id = t.search_id
+     WHERE t.mean_test_score IS NOT NULL
+    """
+# As in 0001, but that completed trials, which are the most, are not counted: all others are.
+SEARCH_PROGRESS = """
+    SELECT d.*,
+           CASE WHEN d.done < d.total AND d.done > 0 AND d.state = 'running'
+                THEN d.seconds_running / d.done * (d.total - d.done) END AS seconds_left
+      FROM (SELECT c.search, c.search_id, c.state, c.total, c.queued, c.running,
+                   c.total - c.queued - c.running - c.failed - c.pruned - c.cancelled AS completed,
+                   c.failed, c.pruned, c.cancelled, c.total - c.queued - c.running AS done, c.seconds_running
+              FROM (SELECT s.name AS search, s.id AS search_id, s.state, s.n_trials AS total, {counts},
+                           {seconds_running} AS seconds_running
+                      FROM searches s) c) d
+    """
+SECONDS_RUNNING = {
+    "postgresql": "EXTRACT(EPOCH FROM COALESCE(s.finished_at, clock_timestamp()) - s.started_at)",
+    "sqlite": "(julianday(COALESCE(s.finished_at, 'now')) - julianday(s.started_at)) * 86400.0",
+}
+COUNTED = ("queued", "running", "failed", "pruned", "cancelled")
 
 # as in 0005, but that nothing of a trial is written behind its end
 KEEP_TRIAL = """
@@ -67,10 +94,29 @@ def upgrade() -> None:
     convert_rest(connection)
     op.drop_table("epochs")
     op.execute(EPOCHS[connection.dialect.name])
+    counts = ", ".join(
+        f"(SELECT COUNT(*) FROM trials t WHERE t.search_id = s.id AND t.state = '{state}') AS {state}"  # noqa: S608 - constants
+        for state in COUNTED
+    )
+    _replace_view("leaderboard", LEADERBOARD)
+    _replace_view(
+        "search_progress",
+        SEARCH_PROGRESS.format(counts=counts, seconds_running=SECONDS_RUNNING[connection.dialect.name]),
+    )
+    is_ended = sa.text("ended_at IS NOT NULL")
+    op.create_index("ix_attempts_ended", "attempts", ["ended_at"], postgresql_where=is_ended, sqlite_where=is_ended)
     if connection.dialect.name == "postgresql":  # not before: it lets nobody write scores of a trial that has ended
         op.execute("CREATE TRIGGER keep_scores BEFORE INSERT ON curves FOR EACH ROW EXECUTE FUNCTION keep_scores()")
         _replace_function("keep_trial", KEEP_TRIAL)
         _replace_function("keep_scores", KEEP_SCORES)
+
+
+def _replace_view(name: str, query: str) -> None:
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(f"DROP VIEW {name}")
+        op.execute(f"CREATE VIEW {name} AS {query}")
+    else:  # with its rights, and with what others made of it
+        op.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
 
 
 def _replace_function(name: str, body: str) -> None:
