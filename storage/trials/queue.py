@@ -63,7 +63,7 @@ class WaitsForAnotherPythonError(LookupError):
 
 #: What differs between the new trials of a search, with its types as arrays of PostgreSQL.
 _NEW = {"number": Integer, "params": Text, "params_digest": Text, "structure_digest": Text}
-_arrays = (bindparam(f"each_{name}", type_=ARRAY(kind)) for name, kind in _NEW.items())
+_arrays: list[Any] = [bindparam(f"each_{name}", type_=ARRAY(kind)) for name, kind in _NEW.items()]
 _news = func.unnest(*_arrays).table_valued(*_NEW).render_derived()
 # arrays and not rows of parameters, of which the driver makes a statement each: 100,000 trials take 5 s instead of 16
 _CREATE = insert(Trial).from_select(
