@@ -65,8 +65,8 @@ class WaitsForAnotherPythonError(LookupError):
 _NEW = {"number": Integer, "params": Text, "params_digest": Text, "structure_digest": Text}
 _arrays: list[Any] = [bindparam(f"each_{name}", type_=ARRAY(kind)) for name, kind in _NEW.items()]
 _news = func.unnest(*_arrays).table_valued(*_NEW).render_derived()
-# arrays and not rows of parameters, of which the driver makes a statement each: 30,000 trials took 9.5 s instead of 24.4
-# on a busy machine
+# arrays and not rows of parameters, of which the driver makes a statement each: 30,000 trials took 9.5 s instead of
+# 24.4 on a busy machine
 _CREATE = insert(Trial).from_select(
     ["search_id", *_NEW],
     select(
