@@ -56,9 +56,14 @@ class Held:
 _END_LEASE = delete(Lease).where(Lease.trial_id == bindparam("wanted_id"), Lease.token == bindparam("holder_token"))
 
 
+def is_held(trial_id: Any, token: Any) -> Any:
+    """Return the condition that a trial is running and held with this token."""
+    return and_(Trial.id == trial_id, Trial.state == TrialState.RUNNING, Trial.token == token)
+
+
 def update_held(trial_id: Any, token: Any) -> Update:
     """Begin the statement that changes a trial if it is running and held with this token, and nothing otherwise."""
-    return update(Trial).where(Trial.id == trial_id, Trial.state == TrialState.RUNNING, Trial.token == token)
+    return update(Trial).where(is_held(trial_id, token))
 
 
 # one whose lease was over before was lost, however late anybody looks
@@ -85,7 +90,7 @@ def is_still_expired(connection: Connection, held: Held) -> bool:
     # first the trial and then its lease, as all who write both
     at = now() if held.seen_at is None else held.seen_at
     of_trial = select(Trial.deadline_at < at).where(Trial.id == held.trial_id, Trial.token == held.token)
-    is_over = connection.execute(of_trial.with_for_update()).scalar()
+    is_over = connection.execute(of_trial.with_for_update(key_share=True)).scalar()
     if is_over is None:
         return False
     # not by the time of this statement: if the machine slept since it was found, others slept as well

@@ -24,7 +24,7 @@ EPOCH = datetime(2001, 1, 1)  # noqa: DTZ001 - what is stored says that it is UT
 #: Tables between whose rows a simulation begins with none, children first.
 TABLES = (
     "leases",
-    "epochs",
+    "curves",
     "trial_warnings",
     "split_scores",
     "attempts",

@@ -300,7 +300,7 @@ class _Payloads:
     def get(self, kind: str, digest: str) -> Any:
         if kind == "candidates":
             return types.SimpleNamespace(params={number: {} for number in range(9)})
-        return types.SimpleNamespace(process=self._process, params=None, keras_objects=None)
+        return types.SimpleNamespace(process=self._process, params=None, keras_objects=None, arguments={})
 
 
 def _remember(process: WorkerProcess, structure: str | None) -> None:

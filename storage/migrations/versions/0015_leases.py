@@ -4,6 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from gridfleet.storage.database.times import UtcDateTime
+from gridfleet.storage.migrations.new_tables import make_room
 
 revision = "0015"
 down_revision = "0014"
@@ -19,6 +20,7 @@ def upgrade() -> None:
     The column of before stays, and is empty: a view of a user's that shows all of trials would keep it from being
     dropped.
     """
+    make_room(op.get_bind(), "leases")
     op.create_table(
         "leases",
         sa.Column(
