@@ -53,6 +53,7 @@ from gridfleet.worker.compiled_fit.programs.inputs import PassInputs, StreamInpu
 from gridfleet.worker.compiled_fit.programs.predict import PredictProgram
 from gridfleet.worker.compiled_fit.programs.train import TrainProgram
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
+from gridfleet.worker.compiled_fit.proof import prove
 from gridfleet.worker.compiled_fit.report import FitReport
 from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 from gridfleet.worker.compiled_fit.sharing.lookup import find_or_trace
@@ -104,10 +105,17 @@ class CompiledCalls:
         How each call ran.
     n_fits : int
         How many fits of this structure the trial has, for ``auto``.
+    untested : str or None, default=None
+        The release of Keras or TensorFlow that was not tested; None: both were. Otherwise only fits run compiled, as
+        ``exact``, each program once its first batches were equal to Keras' own.
     """
 
-    def __init__(self, mode: FitMode, cache: ProgramCache, report: FitReport, *, n_fits: int) -> None:
-        self.mode = mode
+    def __init__(
+        self, mode: FitMode, cache: ProgramCache, report: FitReport, *, n_fits: int, untested: str | None = None
+    ) -> None:
+        self.mode = FitMode.EXACT if untested and mode in (FitMode.XLA, FitMode.AUTO) else mode
+        self._asked_for = mode
+        self._untested = untested
         self.report = report
         self._cache = cache
         self._n_fits_to_come = n_fits
@@ -154,7 +162,8 @@ class CompiledCalls:
         elif validation_split:
             raise NotEligibleError("validation_split of a Dataset")  # Keras says so
         validation = _ValidationData.of(validation_data, validation_batch_size or batch_size, validation_steps)
-        apart = validation if validation is not None and _is_apart(model, validation, callbacks) else None
+        is_apart = validation is not None and (self._untested or _is_apart(model, validation, callbacks))
+        apart = validation if is_apart else None
 
         def make_train() -> Batches | Stream:
             options = {"batch_size": batch_size, "class_weight": class_weight}
@@ -168,6 +177,8 @@ class CompiledCalls:
             callbacks,
             make_train,
             lambda: None if validation is None or apart else validation.batches(model),
+            # a callback may stop the first fit of a structure soon
+            n_epochs=1 if callbacks else (epochs - initial_epoch) * (1 + self._n_fits_to_come),
         )
         train = prepared.data.train
         draw_orders = _draw_orders(train, shuffle)  # before a callback may set another seed
@@ -192,6 +203,8 @@ class CompiledCalls:
         callbacks: Callbacks,
         make_train: Callable[[], Batches | Stream],
         make_validation: Callable[[], Batches | None],
+        *,
+        n_epochs: int,
     ) -> _Prepared:
         with preparing_a_program():
             train: Batches | Stream = as_traced(model, "train", make_train())
@@ -200,11 +213,21 @@ class CompiledCalls:
             waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
             # where XLA is not going to compile, the program that Keras' step is traced for is the first one
             mode = FitMode.EXACT if isinstance(train, Stream) or has_convolutions(model) else self.mode
-            programs = FitPrograms(mode, partial(self._train_program, model, data))
+            programs = FitPrograms(mode, partial(self._train_program, model, data, n_epochs=n_epochs))
             if not waits:
                 model.reset_metrics()  # now, for Keras leaves those alone that are not built yet
                 programs.first()
+            if self._untested:
+                self._prove(model, train, programs, waits=waits)
         return _Prepared(data, programs, waits)
+
+    def _prove(self, model: Model, train: Batches | Stream, programs: FitPrograms, *, waits: bool) -> None:
+        try:
+            if waits:
+                raise NotEligibleError("a callback may change the model before the first batch")
+            prove(model, train, programs.get(for_xla=False))
+        except NotEligibleError as error:
+            raise NotEligibleError(f"not tested with {self._untested}: {error}") from None
 
     def _train(
         self,
@@ -232,13 +255,15 @@ class CompiledCalls:
 
     def _runner(self, model: Model, prepared: _Prepared, callbacks: list[Callback]) -> EpochRunner | StreamRunner:
         train, validation, programs = prepared.data.train, prepared.data.validation, prepared.programs
+        if self._untested and self._asked_for is FitMode.XLA:
+            self.report.fell_back(f"not in XLA: not tested with {self._untested}")
         if isinstance(train, Stream):
             if self.mode is FitMode.XLA:
                 self.report.fell_back("not in XLA: its batches come out of an iterator")
             return StreamRunner(model, train, validation, programs, report=self.report, callbacks=callbacks)
         return EpochRunner(model, train, validation, programs, mode=self.mode, report=self.report, callbacks=callbacks)
 
-    def _train_program(self, model: Model, data: FitData, *, for_xla: bool) -> Found[TrainProgram]:
+    def _train_program(self, model: Model, data: FitData, *, for_xla: bool, n_epochs: int) -> Found[TrainProgram]:
         train, validation = data.train, data.validation
         fixes_size = for_xla and tracks_losses(model)
         signature = (
@@ -258,7 +283,11 @@ class CompiledCalls:
                 signature=signature,
                 trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
             )
-            return Found(entry, VariableSet.of_training(model))
+            program = entry.program
+            stays_in_graph = self.mode is FitMode.EXACT or program.xla_obstacle is not None
+            if is_known and structure is not None and stays_in_graph and not self._untested:
+                program.update_at_once(model, entry.n_graph_steps + n_epochs * train.n_steps)
+            return Found(entry, program.variables_of(model))
 
         if signature not in kept:
             check_optimizer(model)
@@ -280,6 +309,7 @@ class CompiledCalls:
     ) -> Any:
         """Evaluate a model as ``keras.Model.evaluate`` does; the parameters are its own."""
         model._assert_compile_called("evaluate")
+        self._check_release()
         is_in_fit = keywords.pop("_use_cached_eval_dataset", False)  # then the callbacks are those of the fit
         check_model(model, "test")
         if not is_in_fit:
@@ -329,6 +359,7 @@ class CompiledCalls:
         callbacks: Callbacks = None,
     ) -> Structure:
         """Predict as ``keras.Model.predict`` does; the parameters are its own."""
+        self._check_release()
         check_model(model, "predict")
         check_callbacks(callbacks)
         check_arrays((x,))
@@ -341,6 +372,11 @@ class CompiledCalls:
             found = self._predict_program(model, data)
         container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
         return _predict(found, model, data, container)
+
+    def _check_release(self) -> None:
+        """Leave what nobody compares to Keras."""
+        if self._untested:
+            raise NotEligibleError(f"not tested with {self._untested}: predict and evaluate are Keras' own")
 
     def _predict_program(self, model: Model, data: Batches) -> Found[PredictProgram]:
         sizes = traced_predict_sizes(model, data)

@@ -39,7 +39,9 @@ _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
-def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Iterator[FitReport]:
+def compiled_fit(
+    mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1, trusts_any_release: bool = False
+) -> Iterator[FitReport]:
     """Run Keras' loops inside the graph, in this block and this thread.
 
     Where Keras is not imported yet, nothing is done: an estimator of scikit-learn's own does not need it.
@@ -50,6 +52,9 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
         How; ``keras`` changes nothing and only reports.
     n_fits : int, default=1
         How many models of one structure are going to be fitted in the block, for ``auto``.
+    trusts_any_release : bool, default=False
+        Whether programs run as they are in a release of Keras or TensorFlow that was not tested. Otherwise a fit is
+        compared with Keras' own in its first batches, and ``evaluate`` and ``predict`` are Keras'.
 
     Yields
     ------
@@ -77,9 +82,10 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
     from gridfleet.worker.compiled_fit.calls import CompiledCalls
     from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 
-    if mode is not FitMode.KERAS:
-        _warn_of_untested(keras.__version__, sys.modules["tensorflow"].__version__)
-    token = _calls.set(CompiledCalls(mode, programs, report, n_fits=n_fits))
+    untested = None
+    if mode is not FitMode.KERAS and not trusts_any_release:
+        untested = _untested_release(keras.__version__, sys.modules["tensorflow"].__version__)
+    token = _calls.set(CompiledCalls(mode, programs, report, n_fits=n_fits, untested=untested))
     try:
         with _methods.installed(), kept_kernels():
             yield report
@@ -88,16 +94,19 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
 
 
 @functools.cache
-def _warn_of_untested(keras_release: str, tensorflow_release: str) -> None:
-    """Say once in a process that programs were not compared with these releases."""
-    for name, release in (("keras", keras_release), ("tensorflow", tensorflow_release)):
-        if not release.startswith(TESTED_RELEASES[name]):
-            logger.warning(
-                "compiled training was not tested with %s %s; compare it by "
-                "`python -m gridfleet.worker.compiled_fit.selfcheck`, or train with fit_mode='keras'",
-                name,
-                release,
-            )
+def _untested_release(keras_release: str, tensorflow_release: str) -> str | None:
+    """Return which release programs were not compared with, and say so once in a process; None: they were with both."""
+    releases = {"keras": keras_release, "tensorflow": tensorflow_release}
+    untested = [f"{name} {one}" for name, one in releases.items() if not one.startswith(TESTED_RELEASES[name])]
+    if not untested:
+        return None
+    named = " and ".join(untested)
+    logger.warning(
+        "compiled training was not tested with %s: each program's first batches are compared with Keras' own, XLA, "
+        "predict and evaluate are left to Keras; `python -m gridfleet.worker.compiled_fit.selfcheck` compares them all",
+        named,
+    )
+    return named
 
 
 def _replaced_methods() -> Iterator[Replacement]:
