@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit import FitReport, compiled_fit, epoch_runner, scope
+from gridfleet.worker.compiled_fit import FitReport, compiled_fit, epoch_runner, releases
 from tests.thinning import some_of
 
 RNG = np.random.default_rng(0)
@@ -523,17 +523,17 @@ def test_a_release_that_was_not_tested_is_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(keras, "__version__", "3.99.1")
-    monkeypatch.setattr(scope.logger, "propagate", True)
+    monkeypatch.setattr(releases.logger, "propagate", True)
 
     for mode in (FitMode.KERAS, FitMode.EXACT, FitMode.EXACT):
         with compiled_fit(mode):
             pass
 
-    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "compiled training was not tested with keras 3.99.1"
     ]
 
 
 def test_the_releases_that_are_installed_are_tested() -> None:
     for library in (keras, tf):
-        assert library.__version__.startswith(scope.TESTED_RELEASES[library.__name__])
+        assert library.__version__.startswith(releases.TESTED_RELEASES[library.__name__])

@@ -30,17 +30,16 @@ CASES = [
     Case(FAMILY["mlp"], "adam", OPTION["amsgrad"]),
     Case(FAMILY["mlp"], "nadam", OPTION["gradient_accumulation"]),
     Case(FAMILY["mlp"], "adamw", OPTION["ema_overwrites"]),
-    Case(FAMILY["mlp"], "rmsprop", OPTION["global_clipnorm"]),
 ]
-#: Options that the optimizer, or a callback, has nothing to do with the order of variables for.
+#: All else that is done around it, and all kinds of models.
 MORE_CASES = [
     *(
         Case(FAMILY["mlp"], optimizer, option)
-        for optimizer in ("adam", "nadam", "rmsprop")
+        for optimizer in ("adam", "nadam")
         for option in OTHER_OPTIONS
         if option.name not in ("amsgrad", "traces_step_anew", "jit_compile") or optimizer == "adam"
     ),
-    *(Case(family, optimizer, DATA_OPTIONS[0]) for family in FAMILIES for optimizer in ("adam", "nadam", "rmsprop")),
+    *(Case(family, optimizer, DATA_OPTIONS[0]) for family in FAMILIES for optimizer in ("adam", "nadam")),
 ]
 
 
@@ -96,24 +95,17 @@ def test_each_family_and_each_option_is_updated_as_one_by_one(case: Case) -> Non
 
 
 @pytest.mark.parametrize(
-    ("build", "arguments"),
+    "build",
     [
         # a gradient that is sparse, for rows of the words that a batch has
-        (lambda: mlp("adam", layers.Embedding(9, 3), layers.Flatten()), {}),
-        # TensorFlow computes reciprocal square roots otherwise at the end of an array, also in the momentum's sum
-        (lambda: mlp(keras.optimizers.RMSprop(momentum=0.9)), {}),
-        (lambda: mlp("adagrad"), {}),
-        # a variable without a gradient
-        pytest.param(
-            lambda: mlp("adam", layers.Dense(5, activation="silu")),
-            {},
-            marks=pytest.mark.complete,
-        ),
+        lambda: mlp("adam", layers.Embedding(9, 3), layers.Flatten()),
+        # TensorFlow computes reciprocal square roots otherwise at the end of an array
+        lambda: mlp("rmsprop"),
+        # as it does swish in a loop
+        pytest.param(lambda: mlp("adam", layers.Dense(5, activation="silu")), marks=pytest.mark.complete),
     ],
 )
-def test_what_is_not_known_to_be_equal_is_updated_one_by_one(
-    build: Callable[[], Any], arguments: dict[str, Any], programs: ProgramCache
-) -> None:
+def test_what_is_not_known_to_be_equal_is_updated_one_by_one(build: Callable[[], Any], programs: ProgramCache) -> None:
     x = np.abs(X * 2).astype(int) if isinstance(build().layers[0], layers.Embedding) else X
 
     def outcome(mode: FitMode) -> list[Any]:

@@ -21,6 +21,7 @@ from gridfleet.worker.compiled_fit import FitReport, compiled_fit, scope
 from gridfleet.worker.compiled_fit.errors import XLA_IN_WORDS
 from gridfleet.worker.compiled_fit.patches.code_generator import HAVE_OLDER_CODE_GENERATOR, older_code_generator
 from gridfleet.worker.compiled_fit.patches.random_numbers import same_random_numbers
+from gridfleet.worker.compiled_fit.xla_policy import SURE_STEPS
 
 FLAG = "--xla_cpu_use_fusion_emitters"
 
@@ -99,9 +100,11 @@ def test_what_xla_has_not_is_named_and_the_time_of_trying_is_reported() -> None:
 
 def test_auto_compiles_a_long_training_and_not_a_short_one() -> None:
     short, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(4)], epochs=2)
-    long, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(4)], epochs=20_000)
+    n_programs = len(scope.programs)
+    long, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(5)], epochs=SURE_STEPS // 3 + 1)
 
     assert (short.modes, long.modes) == ([FitMode.EXACT], [FitMode.XLA])
+    assert len(scope.programs) == n_programs + 1  # none for the graph, where it is sure
 
 
 @pytest.mark.skipif(

@@ -44,6 +44,8 @@ from gridfleet.worker.compiled_fit.programs.building import (
     build_variables,
     check_optimizer,
     has_convolutions,
+    is_recurrent,
+    n_trained_numbers,
     tracks_losses,
     unbuilt_if_it_fails,
 )
@@ -71,6 +73,7 @@ from gridfleet.worker.compiled_fit.types import (
     Shuffle,
     Structure,
 )
+from gridfleet.worker.compiled_fit.xla_policy import surely_repays
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class CompiledCalls:
         self._untested = untested
         self.report = report
         self._cache = cache
-        self._n_fits_to_come = n_fits
+        self._n_fits = self._n_fits_to_come = n_fits
 
     def fit(
         self,
@@ -177,8 +180,8 @@ class CompiledCalls:
             callbacks,
             make_train,
             lambda: None if validation is None or apart else validation.batches(model),
-            # a callback may stop the first fit of a structure soon
-            n_epochs=1 if callbacks else (epochs - initial_epoch) * (1 + self._n_fits_to_come),
+            # of all fits of the trial; a callback may stop each of them soon
+            n_epochs=1 if callbacks else (epochs - initial_epoch) * max(self._n_fits, 1),
         )
         train = prepared.data.train
         draw_orders = _draw_orders(train, shuffle)  # before a callback may set another seed
@@ -213,7 +216,11 @@ class CompiledCalls:
             waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
             # where XLA is not going to compile, the program that Keras' step is traced for is the first one
             mode = FitMode.EXACT if isinstance(train, Stream) or has_convolutions(model) else self.mode
-            programs = FitPrograms(mode, partial(self._train_program, model, data, n_epochs=n_epochs))
+            find = partial(self._train_program, model, data, n_epochs=n_epochs)
+            is_sure = model.built and surely_repays(
+                n_epochs * train.n_steps, n_trained_numbers(model), is_recurrent=is_recurrent(model)
+            )
+            programs = FitPrograms(mode, find, surely_repays=is_sure)
             if not waits:
                 model.reset_metrics()  # now, for Keras leaves those alone that are not built yet
                 programs.first()

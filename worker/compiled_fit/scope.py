@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit.patches.patch import Patch, Replacement
+from gridfleet.worker.compiled_fit.releases import untested_release
 from gridfleet.worker.compiled_fit.report import FitReport
 from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 
@@ -28,9 +29,6 @@ logger = logging.getLogger(__name__)
 
 #: The programs of this process, shared by all trials.
 programs = ProgramCache()
-
-#: Releases whose results were compared with those of programs; the selfcheck compares any other.
-TESTED_RELEASES = {"keras": "3.15.", "tensorflow": "2.21."}
 
 #: What runs the calls of this thread; other threads' models are trained by Keras.
 _calls: ContextVar[CompiledCalls | None] = ContextVar("gridfleet_compiled_calls", default=None)
@@ -82,31 +80,13 @@ def compiled_fit(
     from gridfleet.worker.compiled_fit.calls import CompiledCalls
     from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 
-    untested = None
-    if mode is not FitMode.KERAS and not trusts_any_release:
-        untested = _untested_release(keras.__version__, sys.modules["tensorflow"].__version__)
+    untested = None if mode is FitMode.KERAS or trusts_any_release else untested_release()
     token = _calls.set(CompiledCalls(mode, programs, report, n_fits=n_fits, untested=untested))
     try:
         with _methods.installed(), kept_kernels():
             yield report
     finally:
         _calls.reset(token)
-
-
-@functools.cache
-def _untested_release(keras_release: str, tensorflow_release: str) -> str | None:
-    """Return which release programs were not compared with, and say so once in a process; None: they were with both."""
-    releases = {"keras": keras_release, "tensorflow": tensorflow_release}
-    untested = [f"{name} {one}" for name, one in releases.items() if not one.startswith(TESTED_RELEASES[name])]
-    if not untested:
-        return None
-    named = " and ".join(untested)
-    logger.warning(
-        "compiled training was not tested with %s: each program's first batches are compared with Keras' own, XLA, "
-        "predict and evaluate are left to Keras; `python -m gridfleet.worker.compiled_fit.selfcheck` compares them all",
-        named,
-    )
-    return named
 
 
 def _replaced_methods() -> Iterator[Replacement]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
@@ -73,6 +74,16 @@ def check_optimizer(model: Model) -> None:
 def has_convolutions(model: Model) -> bool:
     """Whether a layer convolves, as far as its class tells."""
     return any(isinstance(layer, BaseConv) for layer in model._flatten_layers(False))
+
+
+def is_recurrent(model: Model) -> bool:
+    """Whether a layer goes over a sequence step by step, as far as its class tells."""
+    return any(isinstance(layer, keras.layers.RNN) for layer in model._flatten_layers(False))
+
+
+def n_trained_numbers(model: Model) -> int:
+    """Return how many numbers the variables have that are trained, as far as there are any yet."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 def tracks_losses(model: Model) -> bool:

@@ -9,6 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,8 @@ def train(case: Case, mode: FitMode) -> Outcome:
     printed, data = io.StringIO(), case.family.draw(np.random.default_rng(SEED), N_ROWS)
     with _session(case.option.policy), tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(printed):
         folder = Path(name)
-        scope = contextlib.nullcontext(FitReport())
-        if mode is not FitMode.KERAS:
-            scope = compiled_fit(mode, trusts_any_release=True)
-        with scope as report:
+        is_keras, compiled = mode is FitMode.KERAS, partial(compiled_fit, mode, trusts_any_release=True)
+        with contextlib.nullcontext(FitReport()) if is_keras else compiled() as report:
             keras.utils.set_random_seed(SEED)
             model = _compiled_model(case)
             arguments = {"batch_size": BATCH_SIZE, "epochs": EPOCHS, "verbose": 0}
