@@ -133,18 +133,18 @@ def test_a_compilation_is_repaid_by_the_overhead_of_many_steps(
 
 
 @pytest.mark.parametrize(
-    ("n_steps", "n_numbers", "is_recurrent", "expected"),
+    ("n_steps", "n_multiplications", "is_recurrent", "expected"),
     [
-        (15_600, 120, False, True),
-        (11_000, 120, False, False),
-        (15_600, 10**6, False, False),
-        (15_600, 120, True, False),
+        (15_600, 1_210, False, True),
+        (11_000, 1_210, False, False),
+        (15_600, 545_000, False, False),
+        (15_600, 1_210, True, False),
     ],
 )
 def test_the_many_steps_of_a_small_model_repay_xla_for_sure(
-    n_steps: int, n_numbers: int, is_recurrent: bool, expected: bool
+    n_steps: int, n_multiplications: int, is_recurrent: bool, expected: bool
 ) -> None:
-    assert surely_repays(n_steps, n_numbers, is_recurrent=is_recurrent) is expected
+    assert surely_repays(n_steps, n_multiplications, is_recurrent=is_recurrent) is expected
 
 
 @pytest.mark.parametrize(

@@ -217,8 +217,14 @@ class CompiledCalls:
             # where XLA is not going to compile, the program that Keras' step is traced for is the first one
             mode = FitMode.EXACT if isinstance(train, Stream) or has_convolutions(model) else self.mode
             find = partial(self._train_program, model, data, n_epochs=n_epochs)
-            is_sure = model.built and surely_repays(
-                n_epochs * train.n_steps, n_trained_numbers(model), is_recurrent=is_recurrent(model)
+            is_sure = (
+                model.built
+                and isinstance(train, Batches)
+                and surely_repays(
+                    n_epochs * train.n_steps,
+                    n_trained_numbers(model) * train.batch_size,
+                    is_recurrent=is_recurrent(model),
+                )
             )
             programs = FitPrograms(mode, find, surely_repays=is_sure)
             if not waits:

@@ -15,8 +15,9 @@ LEFT_BY_XLA = 0.25
 #: Steps of a trial that repay XLA's compilation several times over where the model is small, so that ``auto`` need not
 #: try the graph first: that took a fifth of a search of three fits of 5,200 steps, of which XLA spares 0.1 ms each.
 SURE_STEPS = 12_000
-#: Numbers in the variables of a small model; the time of larger ones is arithmetic, of which XLA spares none.
-MAX_NUMBERS_OF_SURE = 50_000
+#: Numbers in the variables of a small model times rows of a batch; the time of larger ones is arithmetic, of which XLA
+#: spares none: 17,000 numbers and 32 rows took as long in XLA, 121 numbers and 10 rows a quarter.
+MAX_MULTIPLICATIONS_OF_SURE = 200_000
 #: Seconds after which a run of epochs returns to Python, so that a trial can be stopped.
 RETURN_S = 1.0
 #: Epochs of a fit's second run at most, while the speed is not known.
@@ -40,19 +41,19 @@ def repays(n_steps: int, step_s: float, n_operations: int) -> bool:
     return spared_s > COMPILE_S_PER_OPERATION * n_operations
 
 
-def surely_repays(n_steps: int, n_numbers: int, *, is_recurrent: bool) -> bool:
+def surely_repays(n_steps: int, n_multiplications: int, *, is_recurrent: bool) -> bool:
     """Whether XLA's compilation is repaid by what is to come, whatever a step takes.
 
     Parameters
     ----------
     n_steps : int
         Steps of the trial that nothing can cut short.
-    n_numbers : int
-        In the variables that are trained.
+    n_multiplications : int
+        Numbers in the variables that are trained, times rows of a batch.
     is_recurrent : bool
         Whether the model has loops of its own, which take XLA seconds to compile.
     """
-    return n_steps >= SURE_STEPS and n_numbers <= MAX_NUMBERS_OF_SURE and not is_recurrent
+    return n_steps >= SURE_STEPS and n_multiplications <= MAX_MULTIPLICATIONS_OF_SURE and not is_recurrent
 
 
 def is_faster_in_xla(*, graph_step_s: float | None, xla_step_s: float | None) -> bool:
