@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     CheckConstraint,
@@ -32,11 +33,16 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0014"
+SCHEMA_REVISION = "0016"
+
+#: The views that migrations make; each search has one besides (search_views.py).
+VIEWS = ("best_trials", "epochs", "leaderboard", "search_progress")
 
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
 Json = JSON().with_variant(JSONB(), "postgresql")
+#: Floats in their order; SQLite has no arrays.
+Floats = JSON().with_variant(ARRAY(Double), "postgresql")
 
 #: The largest finite double: PostgreSQL would store NaN and Infinity and sort them above all scores.
 FINITE = "BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308"
@@ -289,16 +295,15 @@ class SplitScore(Base):
     score_error: Mapped[str | None] = mapped_column(Text, comment="traceback of the scorer")
 
 
-class Epoch(Base):
-    """A point of a learning curve: Keras' History, long."""
+class Curve(Base):
+    """A learning curve: one metric of Keras' History. The view ``epochs`` has a row for each of its values."""
 
-    __tablename__ = "epochs"
+    __tablename__ = "curves"
 
     trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
     split: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    epoch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     metric: Mapped[str] = mapped_column(Text, primary_key=True)
-    value: Mapped[float | None] = mapped_column(Double, comment="NULL: not finite")
+    values: Mapped[list[float | None]] = mapped_column(Floats, comment="one an epoch, from 0 on; NULL: not finite")
 
 
 class TrialWarning(Base):
@@ -336,6 +341,15 @@ class Attempt(Base):
     peak_memory_mb: Mapped[int | None] = mapped_column(
         Integer, comment="most memory of the worker process, as far as it is known"
     )
+
+
+# what the workers did in the last hour
+Index(
+    "ix_attempts_ended",
+    Attempt.ended_at,
+    postgresql_where=text("ended_at IS NOT NULL"),
+    sqlite_where=text("ended_at IS NOT NULL"),
+)
 
 
 class Worker(Base):

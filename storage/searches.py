@@ -16,7 +16,7 @@ from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import PayloadSignatureError
 from gridfleet.storage.schema import (
     OPEN_STATES,
-    Epoch,
+    Curve,
     Search,
     SearchState,
     SplitScore,
@@ -277,7 +277,7 @@ def retry_failed(database: Database, search_id: int) -> int:
         )
         if not changed(open_again):
             return 0
-        for table in (SplitScore, Epoch, TrialWarning):
+        for table in (SplitScore, Curve, TrialWarning):
             connection.execute(delete(table).where(table.trial_id.in_(failed)))
         return connection.execute(
             update(Trial)
@@ -326,14 +326,19 @@ def stop_search(database: Database, search_id: int) -> bool:
     return True
 
 
-_HAS_OPEN_TRIALS = (
-    select(Trial.id).where(Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)).exists()
+# From the end of the index, where the trial is that was claimed last: PostgreSQL keeps what was queued and what ran
+# before in the index for as long as anybody's snapshot is older, and whoever begins at the other end reads all of it at
+# each record. A range of states and no list, for only then the index gives the order; no final state lies in it.
+_OPEN_TRIAL = (
+    select(Trial.state)
+    .where(Trial.search_id == bindparam("wanted_id"), Trial.state.between(min(OPEN_STATES), max(OPEN_STATES)))
+    .order_by(Trial.state.desc())
+    .limit(1)
 )
-_IS_OPEN = select(_HAS_OPEN_TRIALS)
 _LOCK_SEARCH = select(Search.id).where(Search.id == bindparam("wanted_id")).with_for_update()
 _FINISH_SEARCH = (
     update(Search)
-    .where(Search.id == bindparam("wanted_id"), Search.finished_at.is_(None), ~_HAS_OPEN_TRIALS)
+    .where(Search.id == bindparam("wanted_id"), Search.finished_at.is_(None), _OPEN_TRIAL.scalar_subquery().is_(None))
     .values(
         state=case((Search.state == SearchState.CANCELLED, SearchState.CANCELLED), else_=SearchState.COMPLETED),
         finished_at=now(),
@@ -346,7 +351,7 @@ def finish_search(database: Database, search_id: int) -> bool:
     # transactions of their own: of two workers that record the last two trials at once, each sees the
     # other's as open until both have committed
     with database.read() as connection:
-        if connection.execute(_IS_OPEN, {"wanted_id": search_id}).scalar():
+        if connection.execute(_OPEN_TRIAL, {"wanted_id": search_id}).first() is not None:
             return False
     with database.write() as connection:
         # locked before it is looked at: a retry_failed that commits meanwhile would not be seen

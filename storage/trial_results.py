@@ -50,13 +50,12 @@ class SplitResult:
 
 
 @dataclass(frozen=True, slots=True)
-class EpochResult:
-    """One point of a learning curve."""
+class CurveResult:
+    """One learning curve, with a value for each epoch; None: what the fit noted of it is no number."""
 
     split: int
-    epoch: int
     metric: str
-    value: float
+    values: Sequence[float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class TrialResult:
     """
 
     splits: Sequence[SplitResult]
-    epochs: Sequence[EpochResult] = field(default_factory=tuple)
+    curves: Sequence[CurveResult] = field(default_factory=tuple)
     warnings: Sequence[WarningResult] = field(default_factory=tuple)
     mean_test_score: float | None = None
     std_test_score: float | None = None
@@ -140,14 +139,13 @@ def split_row(trial_id: int, result: SplitResult) -> dict[str, Any]:
     }
 
 
-def epoch_row(trial_id: int, result: EpochResult) -> dict[str, Any]:
-    """Return the row of ``epochs``."""
+def curve_row(trial_id: int, result: CurveResult) -> dict[str, Any]:
+    """Return the row of ``curves``."""
     return {
         "trial_id": trial_id,
         "split": result.split,
-        "epoch": result.epoch,
         "metric": result.metric,
-        "value": _finite(result.value),
+        "values": [_finite(value) for value in result.values],
     }
 
 

@@ -16,7 +16,7 @@ from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.search_views import create_search_view
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trial_results import EpochResult, SplitResult, TrialResult
+from gridfleet.storage.trial_results import CurveResult, SplitResult, TrialResult
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.versions import installed_versions
@@ -118,10 +118,9 @@ def _scored(scores: tuple[float, float], number: int) -> TrialResult:
             )
             for split, score in enumerate(scores)
         ],
-        epochs=[
-            EpochResult(split=split, epoch=epoch, metric=metric, value=value / (epoch + 1))
+        curves=[
+            CurveResult(split=split, metric=metric, values=[value / (epoch + 1) for epoch in range(3)])
             for split in range(len(scores))
-            for epoch in range(3)
             for metric, value in (("loss", 0.75 + split / 4), ("accuracy", 0.5))
         ],
         mean_test_score=mean,

@@ -126,7 +126,7 @@ BEGIN
   IF name NOT IN ('payloads', 'payload_chunks') THEN
     EXECUTE format('GRANT SELECT ON %s TO gridfleet_reporter', relation);
   END IF;
-  IF name IN ('attempts', 'split_scores', 'epochs', 'trial_warnings') THEN
+  IF name IN ('attempts', 'split_scores', 'curves', 'trial_warnings') THEN
     EXECUTE format('GRANT INSERT ON %s TO gridfleet_worker', relation);
   ELSIF name = 'workers' THEN
     -- a worker must not let others drain; of rows, a trigger lets it remove those of the long gone (0013_workers.py)

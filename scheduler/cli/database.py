@@ -20,7 +20,7 @@ def upgrade() -> None:
 
     database = Database(stored_settings())
     database.check()
-    changed = migrations.upgrade(database)
+    changed = migrations.upgrade(database, say=say)
     show(f"the schema is {SCHEMA_REVISION}" + ("" if changed else " already"))
 
 

@@ -14,7 +14,17 @@ from sqlalchemy.exc import DBAPIError
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import SearchNotFoundError
-from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SplitScore, Trial, TrialState, TrialWarning, Worker
+from gridfleet.storage.schema import (
+    OPEN_STATES,
+    Attempt,
+    Base,
+    Search,
+    SplitScore,
+    Trial,
+    TrialState,
+    TrialWarning,
+    Worker,
+)
 from gridfleet.storage.searches import may_be_numbered
 from gridfleet.storage.trial_results import NON_FINITE
 from gridfleet.storage.versions import minor_version
@@ -227,6 +237,8 @@ def _is_run_again(connection: Connection, name: str) -> bool:
 
 def _shown_by_view(database: Database, name: str) -> int | None:
     """Return the id of the search whose trials a search's view shows; None if it can't be read."""
+    if name.lower() in Base.metadata.tables:  # of before there was a table of that name
+        return None
     view = table(quoted_name(name, quote=True), column("trial_id"))
     shown = select(view.c.trial_id).limit(1).scalar_subquery()
     try:
@@ -266,20 +278,21 @@ def list_searches(database: Database, *, limit: int = 50) -> list[SearchSummary]
 
 def count_trials(database: Database, search_ids: Sequence[int]) -> dict[int, TrialCounts]:
     """Count the trials of several searches, by their ids, in one query."""
-    is_final, has_failed = Trial.state.in_(FINAL_STATES), Trial.state == TrialState.FAILED
-    query = (
-        select(
-            Trial.search_id,
-            func.count(case((is_final, 1))).label("done"),
-            func.count(case((has_failed, 1))).label("failed"),
-            func.max(Trial.mean_test_score).label("best_score"),
-        )
-        .where(Trial.search_id.in_(search_ids))
-        .group_by(Trial.search_id)
-    )
+    # not those that were scored, which are the most: each is one of `n_trials`
+    query = select(
+        Search.id,
+        (Search.n_trials - _count_of(OPEN_STATES)).label("done"),
+        _count_of((TrialState.FAILED,)).label("failed"),
+        _best_first(Search.id).with_only_columns(Trial.mean_test_score).limit(1).scalar_subquery().label("best_score"),
+    ).where(Search.id.in_(search_ids))
     with database.read() as connection:
         rows = connection.execute(query).all()
-    return {row.search_id: TrialCounts(row.done, row.failed, row.best_score) for row in rows}
+    return {row.id: TrialCounts(row.done, row.failed, row.best_score) for row in rows}
+
+
+def _count_of(states: Sequence[TrialState]) -> Any:
+    counted = select(func.count()).where(Trial.search_id == Search.id, Trial.state.in_(states))
+    return counted.correlate(Search).scalar_subquery()
 
 
 def _best_first(search_id: Any) -> Select[Any]:
@@ -295,13 +308,19 @@ def _best_first(search_id: Any) -> Select[Any]:
 @cache
 def _search_times(dialect: str) -> Select[Any]:
     seconds_running = seconds_between(dialect, Search.started_at, func.coalesce(Search.finished_at, now()))
-    return select(seconds_running.label("seconds_running"), Search.finished_at, Search.needs_python).where(
-        Search.id == bindparam("wanted_id")
-    )
+    return select(
+        seconds_running.label("seconds_running"), Search.finished_at, Search.needs_python, Search.n_trials
+    ).where(Search.id == bindparam("wanted_id"))
 
 
+# not those that were scored, which are the most: all others are
 _COUNTS = (
-    select(Trial.state, func.count().label("n")).where(Trial.search_id == bindparam("wanted_id")).group_by(Trial.state)
+    select(Trial.state, func.count().label("n"))
+    .where(
+        Trial.search_id == bindparam("wanted_id"),
+        Trial.state.in_([state for state in TrialState if state != TrialState.COMPLETED]),
+    )
+    .group_by(Trial.state)
 )
 _BEST = _best_first(bindparam("wanted_id")).limit(1)
 
@@ -313,13 +332,14 @@ def progress(database: Database, search_id: int) -> Progress:
         of_search = {"wanted_id": search_id}
         search = connection.execute(_search_times(database.dialect), of_search).one()
         counts = {str(row.state): int(row.n) for row in connection.execute(_COUNTS, of_search)}
+        counts[TrialState.COMPLETED] = search.n_trials - sum(counts.values())
         best = connection.execute(_BEST, of_search).first()
         # of one that is being evaluated, there are workers
         may_wait = counts.get(TrialState.QUEUED, 0) and not counts.get(TrialState.RUNNING, 0)
         pythons = _pythons_of_workers(connection) if may_wait else set()
     python = search.needs_python
     return Progress(
-        total=sum(counts.values()),
+        total=search.n_trials,
         **{str(state): counts.get(state, 0) for state in TrialState},
         seconds_running=None if search.seconds_running is None else float(search.seconds_running),
         best_score=None if best is None else best.mean_test_score,

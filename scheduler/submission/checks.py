@@ -19,7 +19,7 @@ from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage.errors import InvalidSearchError, first_line
 from gridfleet.storage.payloads.culprit import check_can_be_copied
-from gridfleet.storage.schema import Base
+from gridfleet.storage.schema import VIEWS, Base
 from gridfleet.storage.suggestion import did_you_mean
 
 #: What a search may be called: its name is also a view's.
@@ -29,7 +29,7 @@ MAX_PARAM_NAME = 1_000
 #: Names that searches without one get.
 AUTOMATIC_NAME = re.compile(r"search-\d+", re.IGNORECASE)
 #: Names that are tables and views already.
-RESERVED_NAMES = {*Base.metadata.tables, "leaderboard", "best_trials", "search_progress", "alembic_version"}
+RESERVED_NAMES = {*Base.metadata.tables, *VIEWS, "alembic_version"}
 #: Arguments that scikeras itself passes to a model function.
 PASSED_BY_WRAPPER = ("meta", "compile_kwargs", "params")
 #: Kinds of arguments without a name of their own.
@@ -234,7 +234,8 @@ def check_finite(request: SearchRequest) -> None:
         ("X", request.X, _takes_nan, "drop these rows, or put a SimpleImputer before it in a Pipeline"),
         ("y", request.y, _takes_nan_target, "drop these rows of X and y"),
     ):
-        if takes(estimator):  # asked first: the data may be large
+        # asked first: the data may be large; X by reference is for the workers to read
+        if takes(estimator) or (argument == "X" and request.sent(values) is not values):
             continue
         missing = _count_nan(values, request)
         if missing and not _any_takes(takes, estimator, request.candidates):

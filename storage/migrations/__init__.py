@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,24 +14,28 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.postgresql import INSUFFICIENT_PRIVILEGE
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.errors import SchemaVersionError, SettingsError, first_line
+from gridfleet.storage.migrations import learning_curves
 from gridfleet.storage.schema import SCHEMA_REVISION
 from gridfleet.storage.settings import PREFIX, without_secrets
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+logger = logging.getLogger(__name__)
+
 #: Key of PostgreSQL's advisory lock under which migrations run; any constant of our own will do.
 MIGRATION_LOCK = 0x67726964
 
 
-@retried  # of several that start at once, all but one wait
-def upgrade(database: Database) -> bool:
+def upgrade(database: Database, *, say: Callable[[str], None] = logger.info) -> bool:
     """Bring the tables to this release's schema; safe to call from many processes at once.
 
     Parameters
     ----------
     database : Database
         The database to migrate.
+    say : callable, default=logger.info
+        Is told how far it is, where that takes its time.
 
     Returns
     -------
@@ -45,24 +51,36 @@ def upgrade(database: Database) -> bool:
     """
     if current_revision(database) == SCHEMA_REVISION:
         return False
+    try:
+        _refuse_unknown(current_revision(database), _config())
+        learning_curves.convert_completed(database, _lock, say=say)
+        _migrate(database)
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
+            raise
+        raise SettingsError(_may_not(database, error)) from error
+    return True
+
+
+@retried  # of several that start at once, all but one wait
+def _migrate(database: Database) -> None:
     # here and below, for every process asks for the revision, and importing Alembic takes 0.25 s
     from alembic import command
 
     config = _config()
-    with database.write() as connection:  # SQLite: BEGIN IMMEDIATE is the lock
-        if database.dialect == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    with database.write() as connection:
+        _lock(connection)
         _refuse_unknown(_revision_of(connection), config)
         config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except ProgrammingError as error:
-            if getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
-                raise
-            raise SettingsError(_may_not(database, error)) from error
+        command.upgrade(config, "head")
         if database.dialect == "postgresql":
             _set_rights(connection)
-    return True
+
+
+def _lock(connection: Connection) -> None:
+    """Let one process migrate, until the end of its transaction."""
+    if connection.dialect.name == "postgresql":  # in SQLite BEGIN IMMEDIATE does
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
 
 
 def _set_rights(connection: Connection) -> None:

@@ -53,9 +53,14 @@ class Held:
     seen_at: datetime | None = field(default=None, compare=False)  # by the database's clock, as it was found expired
 
 
+def is_held(trial_id: Any, token: Any) -> Any:
+    """Return the condition that a trial is running and held with this token."""
+    return and_(Trial.id == trial_id, Trial.state == TrialState.RUNNING, Trial.token == token)
+
+
 def update_held(trial_id: Any, token: Any) -> Update:
     """Begin the statement that changes a trial if it is running and held with this token, and nothing otherwise."""
-    return update(Trial).where(Trial.id == trial_id, Trial.state == TrialState.RUNNING, Trial.token == token)
+    return update(Trial).where(is_held(trial_id, token))
 
 
 def is_expired(at: datetime | None = None) -> Any:

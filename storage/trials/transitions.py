@@ -33,7 +33,7 @@ from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import (
     FINAL_STATES,
     Attempt,
-    Epoch,
+    Curve,
     Search,
     SearchState,
     SplitScore,
@@ -46,14 +46,14 @@ from gridfleet.storage.trial_results import (
     MAX_WARNINGS,
     RESULT_COLUMNS,
     TrialResult,
-    epoch_row,
+    curve_row,
     result_row,
     shorten,
     split_row,
     warning_row,
 )
 from gridfleet.storage.trials import handed_back, queue
-from gridfleet.storage.trials.held import Claim, Held, is_expired, update_held
+from gridfleet.storage.trials.held import Claim, Held, is_expired, is_held, update_held
 from gridfleet.storage.versions import THIS_PYTHON
 
 #: Seconds before a trial is tried again after its first, second, third … failure: 0, 10, 30, 70 …
@@ -239,17 +239,19 @@ def put_off_deadlines(database: Database, *, by_s: float) -> None:
         )
 
 
+# locked, so that nobody takes it back while its scores are written
+_IS_HELD = (
+    select(Trial.id).where(is_held(bindparam("wanted_id"), bindparam("holder_token"))).with_for_update(key_share=True)
+)
 _RECORD = (
     update_held(bindparam("wanted_id"), bindparam("holder_token"))
     .values(
         state=bindparam("final_state"),
+        record_time=bindparam("with_record_time"),
         **{name: bindparam(f"with_{name}") for name in RESULT_COLUMNS},
         **_FINISHED,
     )
     .returning(Trial.search_id)
-)
-_NOTE_RECORD_TIME = (
-    update(Trial).where(Trial.id == bindparam("wanted_id")).values(record_time=bindparam("with_record_time"))
 )
 
 
@@ -331,24 +333,20 @@ def _record(
         state, outcome = TrialState.FAILED, Outcome.FAILED
     with database.write() as connection:
         started = time.perf_counter()
-        search_id = connection.execute(
-            _RECORD,
-            {
-                "wanted_id": held.trial_id,
-                "holder_token": held.token,
-                "final_state": state,
-                **{f"with_{name}": value for name, value in result_row(result).items()},
-            },
-        ).scalar_one_or_none()
-        if search_id is None:
+        own = {"wanted_id": held.trial_id, "holder_token": held.token}
+        if connection.execute(_IS_HELD, own).first() is None:
             return False, None
         insert_all(connection, SplitScore, [split_row(held.trial_id, split) for split in result.splits])
-        insert_all(connection, Epoch, [epoch_row(held.trial_id, epoch) for epoch in result.epochs])
+        insert_all(connection, Curve, [curve_row(held.trial_id, curve) for curve in result.curves])
         warned = enumerate(result.warnings[:MAX_WARNINGS])
         insert_all(connection, TrialWarning, [warning_row(held.trial_id, position, each) for position, each in warned])
+        # last, and once: at the second update of a row in one transaction PostgreSQL checks its foreign keys again, and
+        # all workers lock the row of one search for that
+        found = {**result_row(result), "record_time": time.perf_counter() - started}
+        search_id = connection.execute(
+            _RECORD, {**own, "final_state": state, **{f"with_{name}": value for name, value in found.items()}}
+        ).scalar_one()
         _close_attempt(connection, held, outcome, result.error)
-        spent = {"wanted_id": held.trial_id, "with_record_time": time.perf_counter() - started}
-        connection.execute(_NOTE_RECORD_TIME, spent)
         following = claim_next(connection)
     if following is None:  # else the search is not at its end
         searches.finish_search(database, search_id)

@@ -11,13 +11,12 @@ from sqlalchemy import inspect, text
 
 from gridfleet.scheduler.cli import sql
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import Base
+from gridfleet.storage.schema import VIEWS, Base
 from tests.stored_searches import store_pima
 
 TEXT = (Path(__file__).parents[2] / "docs" / "sql.md").read_text()
 #: Title, query and output of each example.
 EXAMPLES = re.findall(r"^### \d+\. (.*?)\n.*?```sql\n(.*?)\n```\n\n```text\n(.*?)\n```", TEXT, re.DOTALL | re.MULTILINE)
-VIEWS = ("best_trials", "leaderboard", "search_progress")
 
 
 def _columns_in_docs(name: str) -> list[str]:

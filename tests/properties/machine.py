@@ -21,7 +21,7 @@ from sqlalchemy import Row, delete, select, text
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import FINAL_STATES, Attempt, Epoch, Search, SplitScore, Trial, TrialWarning
+from gridfleet.storage.schema import FINAL_STATES, Attempt, Curve, Search, SplitScore, Trial, TrialWarning
 from gridfleet.storage.trials import handed_back, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held, expired
 from gridfleet.storage.versions import THIS_PYTHON
@@ -76,7 +76,7 @@ class Trials(RuleBasedStateMachine):
         self.paused: set[int] = set()
         self.forgiven: dict[int, int] = {}  # attempts that count no more, since somebody asked for new ones
         with self.database.write() as connection:
-            for table in (Epoch, TrialWarning, SplitScore, Attempt, Trial, Search):
+            for table in (Curve, TrialWarning, SplitScore, Attempt, Trial, Search):
                 connection.execute(delete(table))
 
     @initialize(results_from=st.sampled_from([0, 10, 25]), cancels_from=st.sampled_from([0, 20, 1_000]))

@@ -52,7 +52,7 @@ MUTATIONS = {
     "claims for any Python": (transitions, ".where(queue.IS_FOR_PYTHON)", ""),
     "searches finished early": (
         searches,
-        'Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)',
+        'Trial.search_id == bindparam("wanted_id"), Trial.state.between(min(OPEN_STATES), max(OPEN_STATES))',
         "Trial.id < 0",
     ),
 }

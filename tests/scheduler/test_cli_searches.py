@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from gridfleet.scheduler.reports import reader
 from gridfleet.storage.schema import Trial
@@ -61,3 +61,14 @@ def test_report_tells_every_attempt(gridfleet, pima):
     assert WORKERS[1] in rows[1]
     assert rows[1].rstrip().endswith("the process ended with signal 9 (SIGKILL)")
     assert rows[5].rstrip().endswith("ValueError: Could not interpret optimizer identifier: adan")
+
+
+def test_the_trials_of_all_listed_searches_are_counted_in_one_statement(fleet, database, pima):
+    new = store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
+    asked = []
+    event.listen(database.engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2]))
+
+    counts = reader.count_trials(database, [pima, new])
+
+    assert counts == {pima: reader.TrialCounts(5, 1, 0.75), new: reader.TrialCounts(0, 0, None)}
+    assert len([statement for statement in asked if statement.startswith("SELECT")]) == 1

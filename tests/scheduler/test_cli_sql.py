@@ -60,18 +60,18 @@ def test_csv_cells_are_no_formulas_and_numbers_stay_numbers(gridfleet, pima, tex
     [
         "DELETE FROM trials",
         "UPDATE searches SET name = 'x'",
-        "INSERT INTO epochs VALUES (1, 0, 0, 'x', 0)",
+        "INSERT INTO curves VALUES (1, 0, 'x', '{0}')",
         "CREATE TABLE x (y INTEGER)",
         "DROP VIEW leaderboard",
-        "SELECT 1; DELETE FROM epochs",
-        "COMMIT; DELETE FROM epochs",
+        "SELECT 1; DELETE FROM curves",
+        "COMMIT; DELETE FROM curves",
         "COMMIT",
-        "WITH gone AS (DELETE FROM epochs RETURNING *) SELECT * FROM gone",
+        "WITH gone AS (DELETE FROM curves RETURNING *) SELECT * FROM gone",
         "SET default_transaction_read_only = off",
         "SET TRANSACTION READ WRITE",
         "COPY (SELECT 1) TO PROGRAM 'touch stolen'",
         "COPY (SELECT 1) TO '/tmp/gridfleet-stolen'",
-        "DO $$ BEGIN DELETE FROM epochs; END $$",
+        "DO $$ BEGIN DELETE FROM curves; END $$",
         "SELECT lo_from_bytea(0, 'x')",
         "PRAGMA query_only = OFF",
         "PRAGMA journal_mode = DELETE",
@@ -97,7 +97,7 @@ def test_sql_can_change_nothing(gridfleet, pima, database, query, tmp_path, monk
 
 
 def _everything(database):
-    tables = ("searches", "trials", "split_scores", "epochs", "trial_warnings", "attempts", "workers", "payloads")
+    tables = ("searches", "trials", "split_scores", "curves", "trial_warnings", "attempts", "workers", "payloads")
     with database.read() as connection:
         return {table: connection.execute(text(f"SELECT * FROM {table}")).all() for table in tables}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from gridfleet.storage import workers
+from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Worker
+from gridfleet.storage.versions import installed_versions
 from tests.stored_searches import claim, store_search
 
 
@@ -91,6 +93,18 @@ def test_drain_waits_until_the_workers_have_ended(gridfleet, pima, database):
     workers.note_ended(database, "host-a")
 
     assert gridfleet("drain", "--all", "--wait")[0] == 0
+
+
+def test_drain_does_not_wait_for_a_worker_that_was_killed(gridfleet, pima, database):
+    row = {"id": "killed/7", "hostname": "killed", "pid": 7, **installed_versions(), "last_seen_at": now(-61)}
+    with database.write() as connection:
+        connection.execute(insert(Worker).values(row))
+
+    status, shown, said = gridfleet("drain", "killed", "--wait")
+
+    assert status == 0
+    assert shown.startswith("worker killed drains")
+    assert said == "gridfleet: nothing was heard of worker killed for 60 s, so nobody waits for it\n"
 
 
 def test_a_folder_s_own_fleet_is_changed_otherwise(gridfleet, embedded_home):

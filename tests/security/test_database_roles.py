@@ -59,12 +59,12 @@ TO_WORKERS_AND_REPORTERS = (
     "CREATE INDEX ON trials (state)",
     "DROP TABLE trials",
     "DROP VIEW leaderboard",
-    "TRUNCATE epochs",
+    "TRUNCATE curves",
     "DELETE FROM searches",
     "DELETE FROM trials",
     "DELETE FROM attempts",
     "DELETE FROM split_scores",
-    "DELETE FROM epochs",
+    "DELETE FROM curves",
     "DELETE FROM trial_warnings",
     "DELETE FROM fleet_identity",
     "DELETE FROM payloads",
@@ -78,7 +78,7 @@ TO_WORKERS_AND_REPORTERS = (
     "UPDATE payload_chunks SET content = 'x'",
     "UPDATE alembic_version SET version_num = '9999'",
     "UPDATE split_scores SET test_score = 1",
-    "UPDATE epochs SET value = 1",
+    "UPDATE curves SET values = '{1}'",
     "UPDATE trial_warnings SET n_fits = 1",
     "UPDATE fleet_identity SET id = 'mine'",
     "UPDATE trials SET params = '{}'",
@@ -117,7 +117,7 @@ TO_REPORTERS = (
     "UPDATE workers SET last_seen_at = now()",
     "INSERT INTO attempts SELECT * FROM attempts",
     "INSERT INTO split_scores SELECT * FROM split_scores",
-    "INSERT INTO epochs SELECT * FROM epochs",
+    "INSERT INTO curves SELECT * FROM curves",
     "INSERT INTO trial_warnings SELECT * FROM trial_warnings",
     "DELETE FROM workers",
     "SELECT * FROM trials FOR UPDATE",
@@ -243,6 +243,7 @@ WAITING = "search_id = (SELECT id FROM searches WHERE name = 'waiting')"
 TOO_LATE = {
     f"UPDATE trials SET mean_test_score = 1 WHERE {OF_ENDED}": "changes no more",
     f"UPDATE trials SET worker_id = 'somebody/else' WHERE {OF_ENDED}": "changes no more",
+    f"UPDATE trials SET record_time = 1 WHERE {OF_ENDED}": "changes no more",
     f"UPDATE trials SET state = 'failed', mean_test_score = NULL WHERE number = 0 AND {OF_ENDED}": "changes no more",
     f"UPDATE trials SET state = 'running', token = 'mine', finished_at = NULL WHERE {OF_ENDED}": "changes no more",
     f"UPDATE trials SET state = 'queued', finished_at = NULL, error = NULL, error_type = NULL "
@@ -250,9 +251,10 @@ TOO_LATE = {
     f"UPDATE trials SET state = 'completed', finished_at = now(), mean_test_score = 1 WHERE {WAITING}": "is queued",
     f"INSERT INTO split_scores (trial_id, split, metric, test_score, fit_time, score_time, n_train, n_test) "
     f"VALUES ({A_TRIAL}, 7, 'score', 1, 0, 0, 1, 1)": "not being recorded",
-    f"INSERT INTO epochs (trial_id, split, epoch, metric, value) VALUES ({A_TRIAL}, 7, 0, 'loss', 0)": (
-        "not being recorded"
-    ),
+    f"INSERT INTO curves (trial_id, split, metric, values) "
+    f"VALUES ({A_TRIAL}, 7, 'loss', '{{0}}')": "not being recorded",
+    f"INSERT INTO split_scores (trial_id, split, metric, test_score, fit_time, score_time, n_train, n_test) "
+    f"SELECT id, 7, 'score', 1, 0, 0, 1, 1 FROM trials WHERE {WAITING}": "not being recorded",
     f"INSERT INTO trial_warnings (trial_id, position, category, message, n_fits) "
     f"VALUES ({A_TRIAL}, 0, 'UserWarning', 'mind this', 1)": "not being recorded",
     f"UPDATE attempts SET outcome = 'released' WHERE trial_id = {A_TRIAL}": "has ended",

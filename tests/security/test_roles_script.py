@@ -95,7 +95,7 @@ def test_a_backup_is_restored_by_the_owner_so_that_nothing_in_it_runs_as_superus
     rows = "SELECT array_agg(t ORDER BY id), (SELECT count(*) FROM epochs WHERE metric = 'loss') FROM trials AS t"
     before = planted.execute(rows).fetchone()
     roled_database.run(BACK_UP, stdout=tmp_path / "gridfleet.dump")
-    planted.execute("DELETE FROM epochs")
+    planted.execute("DELETE FROM curves")
 
     roled_database.run(RESTORE, stdin=tmp_path / "gridfleet.dump")
 

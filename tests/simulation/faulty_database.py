@@ -22,7 +22,7 @@ from tests.simulation.turns import Actor, Crash, Life, Turns
 #: When the virtual clock begins: no real time is near it, so one that slips in is seen.
 EPOCH = datetime(2001, 1, 1)  # noqa: DTZ001 - what is stored says that it is UTC
 #: Tables between whose rows a simulation begins with none, children first.
-TABLES = ("epochs", "trial_warnings", "split_scores", "attempts", "trials", "searches", "payload_chunks", "payloads")
+TABLES = ("curves", "trial_warnings", "split_scores", "attempts", "trials", "searches", "payload_chunks", "payloads")
 
 #: Where something can go wrong: before a statement, or before a transaction and around its commit.
 Point = ClauseElement | str

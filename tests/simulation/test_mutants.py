@@ -71,13 +71,13 @@ MUTANTS = {
     ),
     "searches finished early": (
         gridfleet.storage.searches,
-        'Trial.search_id == bindparam("wanted_id"), Trial.state.in_(OPEN_STATES)',
+        'Trial.search_id == bindparam("wanted_id"), Trial.state.between(min(OPEN_STATES), max(OPEN_STATES))',
         "Trial.id < 0",
     ),
     "old scores kept at a retry": (
         gridfleet.storage.searches,
-        "for table in (SplitScore, Epoch, TrialWarning):",
-        "for table in (Epoch, TrialWarning):",
+        "for table in (SplitScore, Curve, TrialWarning):",
+        "for table in (Curve, TrialWarning):",
     ),
     "published before the commit": (
         gridfleet.scheduler.submission.store,

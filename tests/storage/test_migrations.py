@@ -20,18 +20,18 @@ from sqlalchemy.exc import IntegrityError
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SchemaVersionError, SettingsError
+from gridfleet.storage.migrations import learning_curves
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.payloads.store import KEY_CHECK
-from gridfleet.storage.schema import SCHEMA_REVISION, Attempt, Base, Payload, PayloadChunk, Trial
+from gridfleet.storage.schema import SCHEMA_REVISION, VIEWS, Attempt, Base, Payload, PayloadChunk, Trial
+from gridfleet.storage.search_views import create_search_view
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
 from tests.conftest import PostgresqlServer
 from tests.storage.conftest import DIGEST, StoredSearch, race, result_of, store_search
-
-VIEWS = {"leaderboard", "best_trials", "search_progress"}
-
+from tests.stored_searches import switch_triggers_off
 
 #: SQLite shows no expressions of indexes, and SQLAlchemy and Alembic say so.
 ignores_index_of_expressions = pytest.mark.filterwarnings(
@@ -67,7 +67,7 @@ def test_an_empty_database_is_brought_up_to_date(empty: Database) -> None:
 
     assert migrations.upgrade(empty) is True
 
-    assert names(empty) == ({*Base.metadata.tables, "alembic_version"}, VIEWS)
+    assert names(empty) == ({*Base.metadata.tables, "alembic_version"}, set(VIEWS))
     assert migrations.current_revision(empty) == SCHEMA_REVISION
     migrations.require_current(empty)
 
@@ -87,7 +87,7 @@ def test_processes_that_upgrade_at_once_do_not_collide(empty: Database, empty_se
     done = race(empty_settings, _upgrade, [None] * 5)
 
     assert True in done
-    assert names(empty) == ({*Base.metadata.tables, "alembic_version"}, VIEWS)
+    assert names(empty) == ({*Base.metadata.tables, "alembic_version"}, set(VIEWS))
     store_search(empty, 1)
 
 
@@ -214,7 +214,7 @@ def test_attempts_of_before_survive_the_check_of_their_outcomes(of_0003: Databas
     assert sorted(query(of_0003, "SELECT outcome FROM my_attempts WHERE outcome IS NOT NULL")) == sorted(
         (str(outcome),) for outcome in OLD_OUTCOMES
     )
-    assert names(of_0003)[1] == VIEWS | {"my_attempts"}
+    assert names(of_0003)[1] == {*VIEWS, "my_attempts"}
     with of_0003.read() as connection:  # the table that was made anew is the one that the migrations before made
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
@@ -328,6 +328,119 @@ def test_searches_and_payloads_survive_longer_signatures_and_the_key_of_before_i
         store_search(empty, 1, name="KEPT")
 
 
+# 0016: learning curves as arrays
+
+#: Epochs and values of the curves of one trial: any digits, what was not finite, and one with a gap.
+POINTS = {
+    (0, "loss"): [(0, 0.1 + 0.2), (1, 2 / 3), (2, None), (3, 1e-300), (4, 1.7976931348623157e308)],
+    (0, "accuracy"): [(0, 1.0), (1, 0.0)],
+    (1, "loss"): [(1, 0.5), (4, 0.25)],
+}
+
+
+@pytest.fixture
+def of_0014(empty: Database) -> Database:
+    """A database of the release before: trials in several states with a row for each point of a curve."""
+    upgrade_to(empty, "0014")
+    search = store_search(empty, 5)
+    points = [
+        {"trial_id": trial_id, "split": split, "epoch": epoch, "metric": metric, "value": value}
+        for trial_id in search.trial_ids[:4]
+        for (split, metric), of_curve in POINTS.items()
+        for epoch, value in of_curve
+    ]
+    with empty.write() as connection:
+        switch_triggers_off(connection)
+        for trial_id, state in zip(search.trial_ids, ("completed", "completed", "failed", "completed"), strict=False):
+            ended = update(Trial).where(Trial.id == trial_id).values(state=state, finished_at=datetime.now(UTC))
+            connection.execute(ended)
+        connection.execute(
+            text("INSERT INTO epochs VALUES (:trial_id, :split, :epoch, :metric, :value)"),
+            points,
+        )
+    return empty
+
+
+EPOCHS = "SELECT trial_id, split, epoch, metric, value FROM epochs ORDER BY trial_id, split, metric, epoch"
+
+
+def without_gaps(rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    """Return what is shown of rows of before: where there was none between others, one without a value."""
+    filled = {key: value for *key, value in rows for key in [tuple(key)]}
+    for trial_id in {key[0] for key in filled}:
+        filled |= {(trial_id, 1, epoch, "loss"): None for epoch in (0, 2, 3)}
+    return sorted(((*key, value) for key, value in filled.items()), key=lambda row: (row[0], row[1], row[3], row[2]))
+
+
+@ignores_index_of_expressions
+def test_learning_curves_of_before_show_the_same_rows(of_0014: Database) -> None:
+    before = query(of_0014, EPOCHS)
+
+    migrations.upgrade(of_0014)
+
+    assert query(of_0014, EPOCHS) == without_gaps(before)
+    assert len(query(of_0014, "SELECT metric FROM curves")) == 4 * len(POINTS)
+    with of_0014.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_a_conversion_of_learning_curves_that_is_interrupted_goes_on_where_it_ended(
+    of_0014: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = query(of_0014, EPOCHS)
+    for name, value in {"FIRST_BATCH": 1, "LARGEST_BATCH": 1, "SAY_S": -1}.items():
+        monkeypatch.setattr(learning_curves, name, value)
+    said: list[str] = []
+
+    def interrupt(sentence: str) -> None:
+        said.append(sentence)
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        migrations.upgrade(of_0014, say=interrupt)
+    assert migrations.current_revision(of_0014) == "0014"
+    assert query(of_0014, EPOCHS) == before
+    migrations.upgrade(of_0014, say=said.append)
+
+    completed = [
+        trial_id for (trial_id,) in query(of_0014, "SELECT id FROM trials WHERE state = 'completed' ORDER BY 1")
+    ]
+    assert said == [
+        f"learning curves become arrays: those of {trial_id:,} of {completed[0] + 4:,} trials" for trial_id in completed
+    ]
+    assert query(of_0014, EPOCHS) == without_gaps(before)
+
+
+def test_somebody_s_view_of_the_epochs_is_named_before_anything_is_converted(of_0014: Database) -> None:
+    with of_0014.write() as connection:
+        connection.execute(text("CREATE VIEW my_losses AS SELECT value FROM epochs WHERE metric = 'loss'"))
+    if of_0014.dialect == "postgresql":
+        with pytest.raises(SchemaVersionError, match=r"the table epochs becomes a view .* my_losses shows it; drop"):
+            migrations.upgrade(of_0014)
+        assert migrations.current_revision(of_0014) == "0014"
+        assert "curves" not in names(of_0014)[0]
+        return
+    before = sorted(map(str, query(of_0014, "SELECT value FROM my_losses WHERE value IS NOT NULL")))
+
+    migrations.upgrade(of_0014)
+
+    assert sorted(map(str, query(of_0014, "SELECT value FROM my_losses WHERE value IS NOT NULL"))) == before
+
+
+def test_the_view_of_a_search_that_is_called_as_the_new_table_gets_another_name(empty: Database) -> None:
+    upgrade_to(empty, "0014")
+    search = store_search(empty, 2, name="curves")
+    with empty.write() as connection:
+        create_search_view(connection, search.id, "curves", {"units": "bigint"})
+
+    migrations.upgrade(empty)
+
+    assert query(empty, f'SELECT number, units FROM "search-{search.id}" ORDER BY number') == [(0, 0), (1, 1)]
+    assert query(empty, "SELECT * FROM curves") == []
+
+
 def test_a_migration_that_fails_leaves_nothing(empty: Database) -> None:
     with empty.write() as connection:
         connection.execute(text("CREATE TABLE workers (id INTEGER)"))
@@ -357,7 +470,7 @@ def query(database: Database, statement: str) -> list[tuple[object, ...]]:
         return [tuple(row) for row in connection.execute(text(statement))]
 
 
-@pytest.mark.parametrize("view", sorted(VIEWS))
+@pytest.mark.parametrize("view", VIEWS)
 def test_a_view_of_an_empty_database_is_empty(view: str, database: Database) -> None:
     assert query(database, f"SELECT * FROM {view}") == []
 
@@ -369,6 +482,16 @@ def test_the_leaderboard_ranks_as_scikit_learn_does(database: Database, two_sear
     )
 
     assert rows == [("pima", 1, 1, 0.9), ("pima", 1, 2, 0.9), ("pima", 3, 0, 0.7), ("pima", 4, 3, 0.1)]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+def test_the_leaderboard_of_one_search_does_not_rank_the_trials_of_others(
+    database: Database, two_searches: StoredSearch
+) -> None:
+    plan = "\n".join(str(row[0]) for row in query(database, "EXPLAIN SELECT * FROM leaderboard WHERE search = 'pima'"))
+
+    assert "WindowAgg" in plan
+    assert "Filter: (leaderboard.search" not in plan  # which would be behind the ranks of all
 
 
 def test_the_best_trial_of_equals_is_the_first(database: Database, two_searches: StoredSearch) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime, timedelta
+
 import pytest
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
 
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.params import params_digest, params_to_json
+from gridfleet.storage.schema import Trial
 from gridfleet.storage.trials import queue, transitions
 from tests.storage.conftest import StoredSearch, ago, set_trial, store_search
+from tests.storage.conftest import count as count_rows
 
 MIXED = [
     {"units": units, "learning_rate": rate, "epochs": epochs}
@@ -26,6 +34,52 @@ def structure_of(search: StoredSearch, number: int) -> str:
 
 def test_learning_rate_and_epochs_make_no_other_structure(mixed: StoredSearch) -> None:
     assert structure_of(mixed, 0) == structure_of(mixed, 2) != structure_of(mixed, 1) == structure_of(mixed, 3)
+
+
+#: Combinations with values of all kinds, of which JSON has not all.
+ODD = [
+    {"a": None, "b": [1, "x"]},
+    {"a": math.nan, "b": 'quo"te\\, {brace} \x00 \N{SNOWMAN}'},
+    {},
+    {"a": 2**70, "b": True},
+]
+
+
+def test_new_trials_are_queued_in_the_order_of_their_combinations(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "ROWS_PER_STATEMENT", 3)
+
+    search = store_search(database, ODD)
+
+    for number, params in enumerate(ODD):
+        row, shown = search.trial(number), params_to_json(params)
+        assert (row.params, row.params_digest, row.structure_digest) == (
+            shown,
+            params_digest(shown),
+            params_digest(shown),
+        )
+        assert (row.state, row.attempt, row.failures, row.cancel_requested, row.publish_count) == (
+            "queued",
+            0,
+            0,
+            False,
+            0,
+        )
+        assert abs(datetime.now(UTC) - row.created_at) < timedelta(minutes=5)
+    assert search.trial_ids == sorted(search.trial_ids)
+
+
+def test_trials_that_can_not_all_be_stored_leave_none(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "ROWS_PER_STATEMENT", 2)
+    search = store_search(database, 5)
+    with database.write() as connection:
+        connection.execute(delete(Trial).where(Trial.number < 4))
+
+    with pytest.raises(IntegrityError), database.write() as connection:
+        queue.create_trials(connection, search.id, [{"units": number} for number in range(5)])
+
+    assert count_rows(database, Trial) == 1
 
 
 def test_messages_are_sent_for_different_structures_first(database: Database) -> None:

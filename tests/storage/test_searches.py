@@ -6,13 +6,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import Attempt, Search, SplitScore, Trial, TrialWarning
+from gridfleet.storage.schema import OPEN_STATES, Attempt, Search, SplitScore, Trial, TrialState, TrialWarning
 from gridfleet.storage.trial_results import PHASES, RESULT_COLUMNS, WarningResult
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import expired
@@ -367,6 +367,24 @@ def test_a_search_is_finished_with_its_last_trial(search: StoredSearch) -> None:
     assert search.row().state == "completed"
     assert searches.unfinished_searches(search.database) == []
     assert not searches.finish_search(search.database, search.id)
+
+
+def test_no_final_state_lies_between_the_open_ones() -> None:
+    assert sorted(TrialState)[-2:] == sorted(OPEN_STATES)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+def test_whether_a_search_is_at_its_end_is_read_off_the_end_of_an_index(search: StoredSearch) -> None:
+    """At its beginning is what an old snapshot keeps of all trials that were claimed since."""
+    statement = searches._OPEN_TRIAL.compile(dialect=search.database.engine.dialect)
+    with search.database.read() as connection:
+        for other in ("seqscan", "bitmapscan"):  # as in a table of many trials
+            connection.execute(text(f"SET LOCAL enable_{other} = off"))
+        rows = connection.exec_driver_sql(f"EXPLAIN {statement}", statement.construct_params({"wanted_id": search.id}))
+        plan = "\n".join(rows.scalars())
+
+    assert "Scan Backward using ix_trials_search_id_state" in plan
+    assert "Sort" not in plan
 
 
 def test_a_search_left_unfinished_by_a_killed_worker_is_finished_later(search: StoredSearch) -> None:

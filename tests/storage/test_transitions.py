@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event, select, update
+from sqlalchemy import delete, event, select, text, update
 
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.schema import Epoch, Search, SplitScore, Trial, TrialWarning
+from gridfleet.storage.schema import Search, SplitScore, Trial, TrialWarning
 from gridfleet.storage.trial_results import (
     MAX_ERROR,
     MAX_WARNING,
     MAX_WARNINGS,
-    EpochResult,
+    CurveResult,
     SplitResult,
     TrialResult,
     WarningResult,
@@ -161,7 +161,7 @@ def test_a_result_is_recorded_with_its_scores_and_curves(search: StoredSearch) -
             SplitResult(0, "score", 0.25, 0.5, fit_time=1.5, score_time=0.25, n_train=8, n_test=4),
             SplitResult(1, "score", 0.75, 1.0, fit_time=2.5, score_time=0.25, n_train=8, n_test=4),
         ],
-        epochs=[EpochResult(0, 0, "loss", 0.7), EpochResult(0, 1, "loss", math.nan)],
+        curves=[CurveResult(0, "loss", [0.7, math.nan, math.inf, None, 0.1 + 0.2])],
         mean_test_score=0.5,
         std_test_score=0.25,
         mean_fit_time=2.0,
@@ -178,12 +178,30 @@ def test_a_result_is_recorded_with_its_scores_and_curves(search: StoredSearch) -
         splits = connection.execute(
             select(SplitScore.split, SplitScore.test_score, SplitScore.train_score, SplitScore.fit_time)
         ).all()
-        epochs = connection.execute(select(Epoch.epoch, Epoch.metric, Epoch.value)).all()
+        epochs = connection.execute(text("SELECT split, epoch, metric, value FROM epochs")).all()
     assert sorted(splits) == [(0, 0.25, 0.5, 1.5), (1, 0.75, 1.0, 2.5)]
-    assert sorted(epochs, key=lambda epoch: epoch.epoch) == [(0, "loss", 0.7), (1, "loss", None)]
+    assert sorted(epochs, key=lambda epoch: epoch.epoch) == [
+        (0, epoch, "loss", value) for epoch, value in enumerate([0.7, None, None, None, 0.1 + 0.2])
+    ]
     (attempt,) = attempts_of(search.database, held.trial_id)
     assert (attempt.outcome, attempt.worker_id) == ("completed", "node/1")
     assert attempt.ended_at >= attempt.started_at
+
+
+def test_the_row_of_a_trial_is_written_once_and_after_its_scores(search: StoredSearch) -> None:
+    held = search.held()
+    written: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        verb, *words = statement.split()
+        if verb in ("INSERT", "UPDATE"):
+            written.append(f"{verb} {words[verb == 'INSERT']}")
+
+    event.listen(search.database.engine, "before_cursor_execute", note)
+    transitions.record(search.database, held, replace(result_of(0.5), curves=[CurveResult(0, "loss", [0.7])]))
+
+    assert written == ["INSERT split_scores", "INSERT curves", "UPDATE trials", "UPDATE attempts"]
+    assert search.trial().record_time > 0
 
 
 def test_warnings_are_recorded_in_number_and_size_within_bounds(search: StoredSearch) -> None:

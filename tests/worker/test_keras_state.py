@@ -123,7 +123,7 @@ def model() -> KerasClassifier:
 
 def losses(result: TrialResult) -> list[float]:
     assert result.error is None, result.error
-    return [point.value for point in result.epochs if point.metric == "loss"]
+    return [loss for curve in result.curves if curve.metric == "loss" for loss in curve.values]
 
 
 @pytest.mark.parametrize("setting", some_of(["floatx", "dtype_policy"]))

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 
 from gridfleet.storage.exceptions import exception_to_json, qualified_name
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.storage.trial_results import NON_FINITE, EpochResult, SplitResult, TrialResult
+from gridfleet.storage.trial_results import NON_FINITE, CurveResult, SplitResult, TrialResult
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
 from gridfleet.worker.trial.fit_warnings import WarningFilters, WarningNotes
 from gridfleet.worker.trial.keras_objects import KerasObjects
@@ -32,6 +32,9 @@ SCORE = "score"
 DIVERGED = (
     "a model diverged: its loss was not finite when its training ended; a smaller learning rate or scaled data may help"
 )
+
+#: Arguments of ``_fit_and_score`` that are dicts, some of whose values may have one item for each row of X.
+PARAMS_OF_ROWS = ("fit_params", "score_params")
 
 Split = tuple[Any, Any]
 
@@ -138,7 +141,7 @@ def cross_validate_trial(
         With ``error`` set if a fit or score raised or the mean score is not finite.
     """
     splits_done: list[SplitResult] = []
-    epochs: list[EpochResult] = []
+    curves: list[CurveResult] = []
     errors: list[tuple[str, str]] = []
     exception: str | None = None
     notes = WarningNotes()
@@ -169,11 +172,11 @@ def cross_validate_trial(
             if row["fit_error"] is not None:
                 errors.append((_raised_in(row["fit_error"]), row["fit_error"]))
             splits_done += _split_results(index, split, row, score_errors)
-            epochs += _learning_curves(index, row["estimator"])
+            curves += _learning_curves(index, row["estimator"])
             del row  # with its estimator
-            if _diverged(index, epochs):  # a classifier has a finite score all the same
+            if _diverged(index, curves):  # a classifier has a finite score all the same
                 notes.note(UserWarning, DIVERGED, None)
-    result = _summarise(splits_done, epochs, errors, n_splits=len(splits), refit_metric=refit_metric)
+    result = _summarise(splits_done, curves, errors, n_splits=len(splits), refit_metric=refit_metric)
     return replace(result, exception=exception, warnings=notes.results(), **_story_of(report, splits_done))
 
 
@@ -258,24 +261,30 @@ def _length(indices: Any) -> int:
     return int(indices.sum()) if indices.dtype == bool else len(indices)
 
 
-def _learning_curves(index: int, estimator: Any) -> list[EpochResult]:
+def _learning_curves(index: int, estimator: Any) -> list[CurveResult]:
     """Read Keras' History off a fitted estimator, or off the last step of a pipeline."""
     final = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
     history = getattr(final, "history_", None)
     if not isinstance(history, dict):
         return []
     return [
-        EpochResult(split=index, epoch=epoch, metric=str(metric), value=float(value))
+        CurveResult(split=index, metric=str(metric), values=list(map(_number, values)))
         for metric, values in history.items()
-        if isinstance(values, (list, tuple))
-        for epoch, value in enumerate(values)
-        if isinstance(value, (int, float, np.number))
+        if isinstance(values, (list, tuple)) and any(map(_is_number, values))
     ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if _is_number(value) else None
 
 
 def _summarise(
     splits: list[SplitResult],
-    epochs: list[EpochResult],
+    curves: list[CurveResult],
     errors: list[tuple[str, str]],
     *,
     n_splits: int,
@@ -289,11 +298,11 @@ def _summarise(
     std = float(np.sqrt(np.average((np.asarray(scores) - mean) ** 2))) if math.isfinite(mean) else math.nan
     error_type, error = errors[0] if errors else (None, None)
     if error is None:
-        error_type, error = _why_not_scored(splits, epochs, mean, refit_metric=refit_metric)
+        error_type, error = _why_not_scored(splits, curves, mean, refit_metric=refit_metric)
     fit_times = {split.split: split.fit_time for split in splits}
     return TrialResult(
         splits=splits,
-        epochs=epochs,
+        curves=curves,
         mean_test_score=mean,
         std_test_score=std,
         mean_fit_time=float(np.average(list(fit_times.values()))) if fit_times else None,
@@ -303,7 +312,7 @@ def _summarise(
 
 
 def _why_not_scored(
-    splits: Sequence[SplitResult], epochs: Sequence[EpochResult], mean: float, *, refit_metric: str
+    splits: Sequence[SplitResult], curves: Sequence[CurveResult], mean: float, *, refit_metric: str
 ) -> tuple[str | None, str | None]:
     """Return type and text of what kept fits that did not raise from a score; None, None if all is well."""
     ranked = [split for split in splits if split.metric == refit_metric]
@@ -312,7 +321,7 @@ def _why_not_scored(
         return None, None
     not_finite = [split.split for split in ranked if not math.isfinite(split.test_score)]
     first = raised.split if raised else min(not_finite, default=0)
-    diverged = _diverged(first, epochs)
+    diverged = _diverged(first, curves)
     if raised is not None and raised.score_error is not None:
         error = f"the scorer raised on split {first}:\n{raised.score_error.rstrip()}"
         return _raised_in(raised.score_error), f"{error}\n{diverged}" if diverged else error
@@ -322,9 +331,10 @@ def _why_not_scored(
     return NON_FINITE, f"the {refit_metric} {of_splits} is {score}: {reason}"
 
 
-def _diverged(split: int, epochs: Sequence[EpochResult]) -> str | None:
+def _diverged(split: int, curves: Sequence[CurveResult]) -> str | None:
     """Say from which epoch on a Keras model's loss was no number, if it was so at the end."""
-    losses = [epoch.value for epoch in epochs if epoch.split == split and epoch.metric == "loss"]
+    noted = (curve.values for curve in curves if curve.split == split and curve.metric == "loss")
+    losses = [loss for loss in next(noted, ()) if loss is not None]
     if not losses or math.isfinite(losses[-1]):
         return None
     first = next(number for number, loss in enumerate(losses, start=1) if not math.isfinite(loss))
