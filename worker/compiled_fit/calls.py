@@ -34,6 +34,7 @@ from gridfleet.worker.compiled_fit.data.keras_functions import (
     is_traced_by_keras,
     traced,
     traced_predict_sizes,
+    unnoted_if_keras_takes_over,
 )
 from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
 from gridfleet.worker.compiled_fit.data.stream import Stream, is_dataset, make_stream
@@ -163,28 +164,29 @@ class CompiledCalls:
                 return make_stream(model, x, y, sample_weight, **options)
             return make_batches(x, y, sample_weight, **options)
 
-        prepared = self._prepare(
-            model,
-            callbacks,
-            make_train,
-            lambda: None if validation is None or apart else validation.batches(model),
-        )
-        train = prepared.data.train
-        draw_orders = _draw_orders(train, shuffle)  # before a callback may set another seed
-        container = training_callback_list(callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps)
-        return self._train(
-            model,
-            prepared,
-            container,
-            Schedule(
-                epochs=_begin_training(model, container, initial_epoch, epochs, resets=prepared.waits),
-                draw_orders=draw_orders,
-                should_validate=_validation_rule(model, validation, validation_freq),
-                n_fits_to_come=self._n_fits_to_come,
-            ),
-            given_callbacks=callbacks,
-            validate=partial(_validate, model, apart, container) if apart else None,
-        )
+        def make_validation() -> Batches | None:
+            return None if validation is None or apart else validation.batches(model)
+
+        with unnoted_if_keras_takes_over(model, "train"):
+            prepared = self._prepare(model, callbacks, make_train, make_validation)
+            train = prepared.data.train
+            draw_orders = _draw_orders(train, shuffle)  # before a callback may set another seed
+            container = training_callback_list(
+                callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps
+            )
+            return self._train(
+                model,
+                prepared,
+                container,
+                Schedule(
+                    epochs=_begin_training(model, container, initial_epoch, epochs, resets=prepared.waits),
+                    draw_orders=draw_orders,
+                    should_validate=_validation_rule(model, validation, validation_freq),
+                    n_fits_to_come=self._n_fits_to_come,
+                ),
+                given_callbacks=callbacks,
+                validate=partial(_validate, model, apart, container) if apart else None,
+            )
 
     def _prepare(
         self,
@@ -193,7 +195,7 @@ class CompiledCalls:
         make_train: Callable[[], Batches | Stream],
         make_validation: Callable[[], Batches | None],
     ) -> _Prepared:
-        with preparing_a_program():
+        with unnoted_if_keras_takes_over(model, "test"), preparing_a_program():
             train: Batches | Stream = as_traced(model, "train", make_train())
             data = FitData(train, make_validation())
             # Keras traces at the first batch: what callbacks change until then counts
@@ -288,7 +290,7 @@ class CompiledCalls:
             raise NotEligibleError("an argument is not known")  # Keras says so
         if not is_dataset(x):
             check_arrays((x, y, sample_weight))
-        with self.report.timed("trace"), preparing_a_program():
+        with unnoted_if_keras_takes_over(model, "test"), self.report.timed("trace"), preparing_a_program():
             given: Batches | Stream
             if is_dataset(x) or steps:
                 source = model._eval_epoch_iterator if is_in_fit else None
@@ -317,7 +319,8 @@ class CompiledCalls:
             )
             return Found(entry, VariableSet.of_evaluation(model))
 
-        return find_once(kept, signature, find)
+        with unbuilt_if_it_fails(model):
+            return find_once(kept, signature, find)
 
     def predict(
         self,
@@ -336,7 +339,7 @@ class CompiledCalls:
             raise NotEligibleError("steps is set")
         if model.steps_per_execution > 1:
             raise NotEligibleError("steps_per_execution is set")  # Keras predicts as many batches in one graph
-        with self.report.timed("trace"), preparing_a_program():
+        with unnoted_if_keras_takes_over(model, "predict"), self.report.timed("trace"), preparing_a_program():
             data = make_batches(x, batch_size=batch_size)
             found = self._predict_program(model, data)
         container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
