@@ -277,22 +277,34 @@ def test_fits_that_fail_leave_to_the_next_ones_what_they_leave_in_keras(settings
     assert life(FitMode.EXACT) == life(FitMode.KERAS)
 
 
-class DividesByRowsButFifteen(layers.Layer):
-    """Fails at fifteen rows; TensorFlow divides by a number that it knows as it multiplies by the inverse."""
+def test_a_callback_that_fails_before_the_first_batch_leaves_what_it_leaves_in_keras() -> None:
+    def outcome(mode: FitMode) -> Any:
+        begin()
+        model = mlp(optimizer="adam", metrics=["accuracy"])
+        no_rate = keras.callbacks.LearningRateScheduler(lambda epoch, rate: "none")
+        with compiled_fit(mode), pytest.raises(ValueError, match="should be a float"):
+            model.fit(X, Y, verbose=0, callbacks=[no_rate])
+        return [metric.name for metric in model.metrics], len(model.optimizer.variables), len(model.metrics_variables)
+
+    assert outcome(FitMode.EXACT) == outcome(FitMode.KERAS)
+
+
+class DividesByRowsButFifty(layers.Layer):
+    """Fails at fifty rows; TensorFlow divides by a number that it knows as it multiplies by the inverse."""
 
     def call(self, inputs: Any) -> Any:
-        if inputs.shape[0] == 15:
-            raise ValueError("not fifteen")
+        if inputs.shape[0] == 50:
+            raise ValueError("not fifty")
         return inputs / keras.ops.cast(keras.ops.shape(inputs)[0], "float32")
 
 
 def test_an_evaluation_that_fails_is_none_for_the_size_of_the_batches_of_the_next_one() -> None:
     def evaluated(mode: FitMode) -> Any:
         begin()
-        model = mlp(layers.Dense(8), DividesByRowsButFifteen())
+        model = mlp(layers.Dense(8), DividesByRowsButFifty())
         with compiled_fit(mode):
-            with pytest.raises(ValueError, match="not fifteen"):
-                model.evaluate(X, Y, batch_size=15, verbose=0)
+            with pytest.raises(ValueError, match="not fifty"):
+                model.evaluate(X[:50], Y[:50], batch_size=50, verbose=0)
             return model.evaluate(X, Y, batch_size=12, verbose=0)
 
     assert evaluated(FitMode.EXACT) == evaluated(FitMode.KERAS)
@@ -426,7 +438,7 @@ def test_an_output_may_have_a_name_in_a_dict() -> None:
 
 def fitted_twice(mode: FitMode, *sizes: int, compiles: bool = False) -> Any:
     begin()
-    model = mlp(layers.Dense(5, activation="relu"), layers.BatchNormalization())
+    model = mlp(layers.Dense(5, activation="relu"), DividesByRowsButFifty())
     results = []
     with compiled_fit(mode) as report:
         for size in sizes:

@@ -360,7 +360,7 @@ class Drawn:
         choices = [
             "mae", "mse", "mape", metrics.RootMeanSquaredError, metrics.R2Score, "cosine_similarity",
             metrics.CosineSimilarity, metrics.PearsonCorrelation, metrics.ConcordanceCorrelation, "logcosh",
-            lambda: metrics.MeanRelativeError(np.full(width, 2.0, "float32")),
+            metrics.MeanSquaredLogarithmicError,
         ]  # fmt: skip
         loss = self.pick(
             "mse", "mae", keras.losses.Huber(0.3), "log_cosh", own_loss, "mean_squared_logarithmic_error", "poisson"

@@ -92,15 +92,15 @@ def traced(model: Model, kind: Kind) -> Traced:
 
 
 @contextmanager
-def unnoted_if_keras_takes_over(model: Model, *kinds: Kind) -> Iterator[None]:
-    """Forget what a call has noted that Keras' own loop is going to run after all: what that traces is seen by itself.
+def unnoted_if_it_fails(model: Model, *kinds: Kind, failure: type[Exception] = KerasTakesOverError) -> Iterator[None]:
+    """Forget what a call has noted that no program runs after all: what Keras' own loop traces is seen by itself.
 
-    Where it fails, nothing was traced, and the next call's batches are the first ones.
+    Where that fails too, nothing was traced, and the next call's batches are the first ones.
     """
     before = {kind: _sizes_of(model, kind) for kind in kinds}
     try:
         yield
-    except KerasTakesOverError:
+    except failure:
         for kind, (function, sizes) in before.items():
             kept: Traced | None = getattr(getattr(model, f"{kind}_function", None), ATTRIBUTE, None)
             if kept is not None:

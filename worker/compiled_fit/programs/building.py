@@ -81,18 +81,25 @@ def tracks_losses(model: Model) -> bool:
 
 
 @contextmanager
-def unbuilt_if_it_fails(model: Model) -> Iterator[None]:
+def unbuilt_if_it_fails(model: Model, failure: type[Exception] = KerasTakesOverError) -> Iterator[None]:
     """Put a model's optimizer, loss and metrics back as they were, not built, if a program can't be made.
 
     Keras' own loop builds them as it needs them: where it fails too, it has not come to all of them, and the metrics of
     the next call may be built for other targets. What was traced with their variables is forgotten with them.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Compiled.
+    failure : type of exception, default=KerasTakesOverError
+        What is a failure.
     """
     optimizers = [one for one in _with_inner(model.optimizer) if isinstance(one, keras.optimizers.Optimizer)]
     of_optimizers = [_Kept(one) for one in optimizers if not one.built]
     of_compile = [_Kept(one) for one in _unbuilt_parts_of_compile(model)]
     try:
         yield
-    except KerasTakesOverError:
+    except failure:
         has_built = [one.put_back() for one in of_compile]
         if any(has_built):
             model.test_function = None
