@@ -366,7 +366,7 @@ def f1() -> Any:
             lambda: [keras.metrics.R2Score(), "mse"],
             lambda: [keras.metrics.AUC(multi_label=True, num_labels=1), "accuracy"],
         ],
-        every=3,
+        every=5,
     ),
     ids=["before another", "before a mean", "between others", "r2", "auc"],
 )

@@ -69,7 +69,7 @@ FEW_CASES = _one_of_each_family(
 )
 #: Of those that are tried with one family: several callbacks at once, an epoch that is cut, and some that change when
 #: the variables of an optimizer change.
-FEW_OTHER_CASES = ("callbacks", "terminated_on_nan", "gradient_accumulation", "ema_overwrites", "steps_per_execution")
+FEW_OTHER_CASES = ("callbacks", "terminated_on_nan", "gradient_accumulation", "ema_overwrites")
 #: In a complete one.
 MORE_CASES = [case for case in quick_data_cases() if case not in FEW_CASES]
 
