@@ -147,6 +147,36 @@ nothing_is_left() {
   done
 }
 
+# as docs/operations.md says
+drain() {
+  local container workers
+  mapfile -t workers < <(docker compose ps --quiet worker)
+  ((${#workers[@]})) || return 1
+  docker update --restart=no "${workers[@]}" && docker compose run --rm --no-deps migrate drain --all --wait || return 1
+  for container in "${workers[@]}"; do
+    poll 60 container_ended_with_0 "$container" || return 1
+  done
+}
+
+container_ended_with_0() { [[ $(docker inspect --format '{{.State.Status}} {{.State.ExitCode}}' "$1") == "exited 0" ]]; }
+
+# as an orchestrator may: a user id that the image does not know, / read-only, neither home nor cache volume
+start_a_worker_of_any_user() {
+  local secret broker_password database_password
+  secret=$GRIDFLEET_SECRETS_DIR/gridfleet
+  broker_password=$(cat "${secret}_broker_password")
+  database_password=$(cat "${secret}_database_worker_password")
+  GRIDFLEET_BROKER_URL=redis://gridfleet:$broker_password@broker:6379/0 \
+    GRIDFLEET_DATABASE_URL=postgresql+psycopg://gridfleet_worker:$database_password@database:5432/gridfleet \
+    GRIDFLEET_PUBLIC_KEY=$(cat "${secret}_public_key") \
+    docker run --detach --name "$any_user" --user 234567:234567 --read-only --tmpfs /tmp --cap-drop ALL \
+    --security-opt no-new-privileges:true --network "${COMPOSE_PROJECT_NAME}_fleet" \
+    --env GRIDFLEET_BROKER_URL --env GRIDFLEET_DATABASE_URL --env GRIDFLEET_PUBLIC_KEY \
+    "gridfleet:$GRIDFLEET_IMAGE_TAG" worker --concurrency 1
+}
+
+worker_of_any_user_is_ready() { docker logs "$any_user" 2>&1 | grep -F 'is ready'; }
+
 # --- SQL, through the read-only role
 
 reporter_sql() {

@@ -20,6 +20,7 @@ python=.venv/bin/python
 read -r broker_port database_port < <("$python" tests/compose/free_ports.py 2)
 export COMPOSE_PROJECT_NAME=gridfleet-test-$$
 export GRIDFLEET_IMAGE_TAG=compose-test
+any_user=$COMPOSE_PROJECT_NAME-any-user
 export GRIDFLEET_SECRETS_DIR=$work/secrets
 export GRIDFLEET_BROKER_PORT=$broker_port GRIDFLEET_DATABASE_PORT=$database_port
 # a killed worker is noticed after the lease
@@ -32,6 +33,7 @@ finish() {
   if ((${#failures[@]})); then
     docker compose logs --no-color --tail 40 >&2
   fi
+  docker rm --force "$any_user" >/dev/null 2>&1
   docker compose down --volumes --remove-orphans --timeout 10 >"$work/down.log" 2>&1
   check "down leaves no container, volume or network" nothing_is_left
   docker image rm "gridfleet:$GRIDFLEET_IMAGE_TAG" >/dev/null 2>&1
@@ -100,3 +102,10 @@ check "a worker is refused what only submitters may do" inside worker "python - 
 check "nothing is published but on 127.0.0.1" published_on_loopback
 wait_for 90 "all services are healthy" all_healthy
 check "no secret is in a log, an environment or a command line" no_secret_shows
+
+check "workers that are drained end with status 0 and stay away" drain
+check "a worker of an unknown user id starts, without a cache" start_a_worker_of_any_user
+wait_for 90 "it is ready" worker_of_any_user_is_ready || docker logs "$any_user"
+outside drained --trials 2 --trees 20 &
+outside_pid=$!
+wait_for 120 "it evaluates what the drained ones leave" has_best_score drained

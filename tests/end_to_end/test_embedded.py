@@ -26,6 +26,8 @@ from gridfleet.storage.settings import Settings
 from tests.end_to_end.conftest import REPOSITORY, start_script
 from tests.end_to_end.models import Touching
 
+#: A fleet that starts on a machine with eight times as much to do as it can.
+PATIENCE_S = 180
 #: A user's script: a model in the script, one import from gridfleet.
 SCRIPT = """
     import numpy
@@ -79,7 +81,7 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < until, what
         time.sleep(0.05)
@@ -100,8 +102,12 @@ def test_a_script_with_one_changed_import_runs_on_a_fleet_of_its_own(
     assert done.returncode == 0, done.stderr
     assert "best score: 0.600000, best params: {'units': 3}" in done.stdout
     assert "3/3 trials" in done.stderr
-    assert processes_of(embedded_home / ".gridfleet") == []
+    home = embedded_home / ".gridfleet"
+    assert processes_of(home) == []
     assert open_search("search-1").best_params_ == {"units": 3}
+    # what is in it is for its user only
+    assert home.stat().st_mode & 0o077 == 0
+    assert (home / "secret.key").stat().st_mode & 0o077 == 0
 
 
 def on_one_core() -> None:
@@ -126,16 +132,6 @@ def test_the_demo_has_two_workers_on_any_machine_and_the_status_of_its_script(em
     assert done.returncode == 7, done.stderr
     assert "2 workers" in done.stdout
     assert processes_of(embedded_home / ".gridfleet") == []
-
-
-def test_secrets_of_the_folder_are_for_its_user_only(
-    embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
-    run_script(embedded_home, SCRIPT)
-
-    home = embedded_home / ".gridfleet"
-    assert home.stat().st_mode & 0o077 == 0
-    assert (home / "secret.key").stat().st_mode & 0o077 == 0
 
 
 def test_nothing_is_left_of_a_fleet_whose_owner_was_killed_and_the_search_can_be_resumed(
@@ -248,19 +244,6 @@ for verbose in (0, 1):
     assert "━" in loud
 
 
-def test_submitting_does_not_import_tensorflow(embedded_home: Path) -> None:
-    code = """
-import sys
-from gridfleet import GridSearchCV, submit
-from sklearn.svm import SVC
-handle = submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, n_jobs=1), [[0.0], [1.0]] * 6, [0, 1] * 6)
-handle.wait(60)
-print(handle.best_score_, "tensorflow" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=embedded_home)
-    assert done.stdout.split() == ["1.0", "False"], done.stderr
-
-
 def test_tensorflow_is_imported_once_a_search_needs_it(
     embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -284,13 +267,13 @@ def test_tensorflow_is_imported_once_a_search_needs_it(
             handle = submit(GridSearchCV(Looker(), {"number": [1, 2]}, n_jobs=1, cv=2), [[0.0], [1.0]] * 6, [0, 1] * 6)
             return handle.wait(60).cv_results_["mean_test_score"].tolist()
 
-        print(scores())
+        print(scores(), "tensorflow" in sys.modules)
         sys.modules["tensorflow"] = types.ModuleType("tensorflow")  # what the script imports counts, and this is quick
         print(scores())
     """
     done = run_script(embedded_home, code)
 
-    assert done.stdout == "[0.0, 0.0]\n[1.0, 1.0]\n", done.stderr
+    assert done.stdout == "[0.0, 0.0] False\n[1.0, 1.0]\n", done.stderr
     assert "exited" not in (embedded_home / ".gridfleet" / "fleet.log").read_text()
 
 

@@ -28,7 +28,7 @@ from tests.faults.support import wait_for
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 8)).astype("float32"), RNG.integers(0, 2, 60)
-SPACE = {"model__units": [3, 4], "random_state": [1, 2]}
+SPACE = {"model__units": [3], "random_state": [1, 2]}
 PHASES = ("build_time", "trace_time", "compile_time", "train_time", "score_time", "record_time")
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"])
@@ -79,11 +79,11 @@ def test_every_mode_gives_scikit_learn_s_scores_and_tells_where_the_time_went(
         assert {row.fit_fallback_reason for row in rows} == {None}
         assert all(getattr(row, phase) >= 0 for row in rows for phase in PHASES)
         assert all(row.train_time > 0 for row in rows)
-    # one program for each of two structures, whatever the seed: two trials traced it, two found it
-    assert sorted(row.compile_time > 0 for row in rows) == [False, False, True, True]
+    # one program for the structure, whatever the seed: one trial traced it, the other found it
+    assert sorted(row.compile_time > 0 for row in rows) == [False, True]
 
     tables.print_report(fleet.database, "in-xla")
-    assert "4 trials xla" in capsys.readouterr().out
+    assert "2 trials xla" in capsys.readouterr().out
 
 
 def test_a_fallback_is_told_with_its_reason(

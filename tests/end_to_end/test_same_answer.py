@@ -48,7 +48,7 @@ def test_keras_scores_equal_those_of_scikit_learn_split_by_split(
 ) -> None:
     worker = start_worker(configured, concurrency=concurrency)
     space = {"model__optimizer": ["adam", "rmsprop"], "model__units": [3]}
-    options = {"cv": 3, "scoring": ["accuracy", "neg_log_loss"], "refit": "accuracy", "return_train_score": True}
+    options = {"cv": 2, "scoring": ["accuracy", "neg_log_loss"], "refit": "accuracy", "return_train_score": True}
     theirs = model_selection.GridSearchCV(keras_classifier(), space, **options).fit(*PIMA)
 
     ours = gridfleet.GridSearchCV(keras_classifier(), space, **options, verbose=0).fit(*PIMA)
@@ -71,7 +71,8 @@ class TwoInputs(KerasClassifier):
 
 def test_a_keras_model_of_two_inputs_scores_as_in_scikit_learn(module_fleet: None, no_variables: None) -> None:
     model = TwoInputs(model=create_model_of_two_inputs, epochs=2, batch_size=16, verbose=0, random_state=42)
-    space, options = {"model__units": [2, 4]}, {"cv": 2, "scoring": "neg_log_loss", "error_score": "raise"}
+    options = {"cv": 2, "scoring": "neg_log_loss", "error_score": "raise", "refit": False}
+    space = {"model__units": [2]}
     theirs = model_selection.GridSearchCV(model, space, **options).fit(*PIMA)
 
     ours = gridfleet.GridSearchCV(model, space, **options, verbose=0, n_jobs=2).fit(*PIMA)
@@ -113,10 +114,11 @@ def own_loss(y_true, y_pred):
 def test_a_model_with_a_layer_of_the_script_scores_as_in_scikit_learn(module_fleet: None, no_variables: None) -> None:
     built = keras.Sequential([keras.Input((8,)), Doubling(), keras.layers.Dense(1, activation="sigmoid")])
     built.compile(loss=own_loss, optimizer="sgd")
-    model, space = KerasClassifier(model=built, verbose=0, random_state=42), {"epochs": [1, 3]}
-    theirs = model_selection.GridSearchCV(model, space, cv=2, error_score="raise").fit(*PIMA)
+    model, space = KerasClassifier(model=built, verbose=0, random_state=42), {"epochs": [3]}
+    options = {"cv": 2, "error_score": "raise", "refit": False}
+    theirs = model_selection.GridSearchCV(model, space, **options).fit(*PIMA)
 
-    ours = gridfleet.GridSearchCV(model, space, cv=2, error_score="raise", verbose=0, n_jobs=2).fit(*PIMA)
+    ours = gridfleet.GridSearchCV(model, space, **options, verbose=0, n_jobs=2).fit(*PIMA)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import secrets
@@ -45,6 +44,7 @@ from tests.faults.support import (
     wait_for,
     wait_for_file,
 )
+from tests.forked import forked
 from tests.storage.conftest import race, store_search
 
 #: What a worker logs when it begins to wait for its database.
@@ -54,8 +54,8 @@ WRITES = 30
 N_RECONCILERS = 4
 LOST = 100
 #: Trials of a search that is killed while it is stored, and how often.
-LARGE = 10_000
-KILLS = 5
+LARGE = 5_000
+KILLS = 4
 
 
 @pytest.fixture(scope="module")
@@ -361,10 +361,7 @@ def test_a_long_reader_delays_no_writer_and_what_it_costs_on_disk_is_given_back(
 def test_a_search_that_was_killed_while_it_was_stored_is_there_as_a_whole_or_not_at_all(
     fleet: Fleet, configured: Settings, tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [database_faults.__name__, "tests.faults.support", "gridfleet.scheduler.submission.joblib_backend"]
-    )
+    context = forked()
 
     def store(name: str) -> tuple[Any, Any]:
         inserts = context.Event()

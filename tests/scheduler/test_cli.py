@@ -409,7 +409,9 @@ def test_the_scheduler_takes_back_what_was_lost_and_ends_at_sigterm(fleet, datab
     search_id = store_search(fleet, database, "new", [{"C": 1}])
     claimed = claim(database, search_id, 0, WORKERS[0])
     transitions.heartbeat(database, Held(claimed.trial_id, claimed.token), lease_s=-1)
-    variables = fleet.replace(reconcile_s=0.05, health_file=tmp_path / "scheduler.health").as_variables()
+    # a scheduler that begins gives everybody a whole lease
+    short = {"reconcile_s": 0.05, "heartbeat_s": 0.2, "lease_s": 0.5}
+    variables = fleet.replace(**short, health_file=tmp_path / "scheduler.health").as_variables()
 
     service = subprocess.Popen(_program("scheduler"), env={**os.environ, **variables}, stderr=subprocess.PIPE)
     try:

