@@ -59,13 +59,13 @@ GOOD = Verdict(0.0, "predict", 0.0, FitMode.EXACT, FitMode.EXACT, None, ())
 FEW_CASES = _one_of_each_family(
     quick_data_cases(),
     "multi_output",
-    "conv2d",
-    "lstm",
-    "embedding",
-    "batch_normalization",
-    "own_train_step",
     "attention",
     "own_parts",
+    "conv2d",
+    "batch_normalization",
+    "lstm",
+    "embedding",
+    "own_train_step",
 )
 #: Of those that are tried with one family: several callbacks at once, an epoch that is cut, and some that change when
 #: the variables of an optimizer change.
