@@ -15,10 +15,10 @@ from tests.worker.training_situations import forget, judge
 
 #: Situations of a complete run, and how many one process lives through: TensorFlow keeps what it once prepared.
 N_SITUATIONS, PER_PROCESS = 500, 40
-#: Of a run of ten minutes: small models, each kind of them, and between them most of what is drawn.
+#: Of small models, each kind of them, with most of what is drawn between them; each fifth is trained in every run.
 QUICK_SEEDS = (
-    14, 19, 28, 30, 33, 35, 36, 38, 40, 45, 48, 66, 67, 70, 73,
-    99, 103, 105, 408, 422, 441, 452, 458, 461, 467, 472, 476, 483, 488, 498,
+    30, 14, 19, 28, 33, 36, 35, 38, 40, 48, 45, 66, 67, 70, 73,
+    99, 103, 105, 422, 441, 408, 458, 461, 467, 472, 452, 476, 483, 488, 498,
 )  # fmt: skip
 #: With Datasets, and with errors after which people go on.
 N_SITUATIONS_WITH_DATASETS = 160
@@ -56,7 +56,7 @@ def test_situations_come_out_as_in_keras(option: str, first: int) -> None:
     ("seed", "with_datasets"),
     [
         *some_of([(seed, False) for seed in QUICK_SEEDS], every=5),
-        *some_of([(seed, True) for seed in QUICK_SEEDS_WITH_DATASETS]),
+        *some_of([(seed, True) for seed in QUICK_SEEDS_WITH_DATASETS], every=4),
     ],
 )
 def test_some_situations_come_out_as_in_keras(seed: int, with_datasets: bool) -> None:

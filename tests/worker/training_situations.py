@@ -617,7 +617,6 @@ def forget() -> None:
     registry = gradient_registry._registry
     for name in [name for name in registry if name.startswith("CustomGradient-")]:
         del registry[name]
-    gc.collect()
 
 
 def main() -> None:
@@ -632,6 +631,7 @@ def main() -> None:
         sys.stdout.write(f"{json.dumps(judge(seed, chosen.mode, with_datasets=chosen.datasets))}\n")
         sys.stdout.flush()
         forget()
+        gc.collect()
 
 
 if __name__ == "__main__":
