@@ -20,8 +20,8 @@ QUICK_SEEDS = (
     30, 14, 19, 28, 33, 36, 35, 38, 40, 48, 45, 66, 67, 70, 73,
     99, 103, 105, 422, 441, 408, 458, 461, 467, 472, 452, 476, 483, 488, 498,
 )  # fmt: skip
-#: What docs/training.md names: by how much a seed's result differs, in the History alone.
-NAMED = {143: 6e-8}
+#: What docs/training.md names: by how much a seed's result differs at most.
+NAMED = {143: 6e-8, 161: 8e-9}
 #: With Datasets, and with errors after which people go on.
 N_SITUATIONS_WITH_DATASETS = 160
 QUICK_SEEDS_WITH_DATASETS = (1, 2, 3, 4)
