@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from gridfleet.scheduler.submission.run import register_joblib_backend
     from gridfleet.scheduler.submit import open_search, submit
     from gridfleet.storage.errors import GridfleetError
+    from gridfleet.storage.references.data_ref import DataRef
 
     __version__: str
 
 __all__ = [
+    "DataRef",
     "GridSearchCV",
     "GridfleetError",
     "RandomizedSearchCV",
@@ -36,6 +38,7 @@ __all__ = [
 
 #: Where each public name lives; imported when it is asked for, so that reading results needs no scikit-learn.
 _HOMES = {
+    "DataRef": "gridfleet.storage.references.data_ref",
     "GridSearchCV": "gridfleet.scheduler.search_cv",
     "RandomizedSearchCV": "gridfleet.scheduler.search_cv",
     "SearchHandle": "gridfleet.scheduler.results.handle",

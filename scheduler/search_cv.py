@@ -13,12 +13,14 @@ import numpy as np
 from sklearn import model_selection
 from sklearn.utils.validation import check_is_fitted
 
+from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import options_of
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.settings import load_settings
 from gridfleet.worker.compiled_fit import compiled_fit
 from gridfleet.worker.trial.keras_state import names_numbered_anew
 from gridfleet.worker.trial.process import is_worker_process
@@ -40,13 +42,15 @@ class _FleetSearch:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or DataRef
             Training data; also pandas frames, scipy sparse matrices and lists. Keras models of several inputs
             take one array too, of which scikeras' ``feature_encoder`` makes the dict (docs/scikit-learn.md).
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            By reference it goes through no database; with ``refit`` it is read here for the last fit.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), or DataRef, default=None
             Target.
         **params : dict of str -> object
-            As for scikit-learn: parameters of the estimator's ``fit``, the scorer and the splitter.
+            As for scikit-learn: parameters of the estimator's ``fit``, the scorer and the splitter. Those with a
+            value for each row, as ``groups`` and ``sample_weight``, may be a DataRef.
 
         Returns
         -------
@@ -61,15 +65,21 @@ class _FleetSearch:
         """
         check_space(self)
         check_has_rows(X)
+        references = References(load_settings(), reads_all=self._needs_rows_here())
+        X, y, params = references.opened("X", X), references.opened("y", y), references.all_opened(params)
         check_splits(self, X, y, params.get("groups"))
         if is_worker_process():  # a search inside a trial: waiting for the fleet would wait for itself
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
         check_can_travel(self.estimator)  # type: ignore[attr-defined]
         options = options_of(self)
-        backend = FleetBackend(SearchRun(name=self.name, options=options))
+        backend = FleetBackend(SearchRun(name=self.name, options=options, references=references))
         with ExitStack() as refit:
             fit_with(backend, self, X, y, lambda: _enter_fit(refit, options.fit_mode), **params)
         return self
+
+    def _needs_rows_here(self) -> bool:
+        """Whether X is looked at in this process: by the refit, by callbacks, or by all fits, as inside a trial."""
+        return bool(self.refit) or is_worker_process() or hasattr(self, "_skl_callbacks")  # type: ignore[attr-defined]
 
     def to_sklearn(self) -> Any:
         """Return this fitted search as an object of scikit-learn's own class.

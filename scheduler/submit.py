@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from gridfleet.scheduler.fleet.connection import connect, read_only
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
+from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.going_on import say_at_exit_if_it_stops
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
@@ -17,6 +19,7 @@ from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.scheduler.submission.store import find_equal, store
+from gridfleet.storage.settings import load_settings
 
 
 class _Submitted(BaseException):
@@ -45,11 +48,11 @@ def submit(
     search : GridSearchCV or RandomizedSearchCV
         gridfleet's or scikit-learn's own; it is not changed. Searches that choose candidates by earlier
         results (halving) need `fit`.
-    X, y : array-like
+    X, y : array-like or DataRef
         As for ``fit``.
     name : str, default=None
         The search's name; None takes the search's own ``name``, or ``search-<id>``.
-    groups : array-like of shape (n_samples,), default=None
+    groups : array-like of shape (n_samples,) or DataRef, default=None
         For splitters that need groups.
     load_if_exists : bool, default=False
         Whether a search that has this name already, and the same estimator, combinations, data and splits, is the
@@ -71,6 +74,9 @@ def submit(
     check_can_be_submitted(search)
     check_space(search)
     check_has_rows(X)
+    references = References(load_settings(), reads_all=False)
+    X, y, groups = references.opened("X", X), references.opened("y", y), references.opened("groups", groups)
+    fit_params = references.all_opened(fit_params)
     check_splits(search, X, y, groups)
     check_can_travel(search.estimator)
     options = options_of(search)
@@ -80,6 +86,7 @@ def submit(
     fleet = connect(n_jobs=search.n_jobs)
 
     def store_and_leave(request: SearchRequest) -> Any:
+        request = replace(request, references=references)
         if load_if_exists and (found := find_equal(fleet, request, name=name, options=options)) is not None:
             raise _Submitted(found, is_new=False)
         raise _Submitted(store(fleet, request, name=name, options=options), is_new=True)

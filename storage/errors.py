@@ -40,6 +40,14 @@ class PayloadSignatureError(PayloadError):
     """A payload or a search was not signed with this process's secret key, or was changed since."""
 
 
+class DataNotThereError(GridfleetError):
+    """Data by reference are not to be had on this host: no such file, no right to read it, or another content."""
+
+
+class InvalidDataError(GridfleetError, ValueError):
+    """A data file has not what a reference means: no such array or column, Python objects, or it is damaged."""
+
+
 class NotPicklableError(GridfleetError, TypeError):
     """An object that has to travel to the workers can't be pickled."""
 

@@ -107,11 +107,12 @@ def is_draining(database: Database, node: str) -> bool:
         return connection.execute(select(Worker.id).where(_is_of(node), Worker.draining).limit(1)).first() is not None
 
 
-def names_there(database: Database) -> list[str]:
-    """List the names of the workers that are there."""
+def names_there(database: Database, *, within_s: float = THERE_S) -> list[str]:
+    """List the names of the workers that are there, of which something was heard in the last seconds."""
+    there = was_seen(within_s) & ~IS_OF_HOST
     with database.read() as connection:
         return sorted(
-            {node_of(worker_id) for worker_id in connection.execute(select(Worker.id).where(IS_THERE)).scalars()}
+            {node_of(worker_id) for worker_id in connection.execute(select(Worker.id).where(there)).scalars()}
         )
 
 

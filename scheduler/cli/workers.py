@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gridfleet.scheduler.cli.connected import open_results
-from gridfleet.scheduler.cli.output import fail, show
+from gridfleet.scheduler.cli.output import fail, say, show
 
 #: Seconds between looks whether a worker that drains has ended.
 LOOK_S = 0.5
@@ -65,5 +65,10 @@ def drain(
         show(f"worker {worker} drains: it takes nothing new, and ends when what it runs has")
     if not asked:
         show("no worker is there that could drain")
-    while wait and set(asked) & set(stored.names_there(database)):
+    # of one that was killed nobody hears any more: its trials are taken back when its lease is over
+    within_s = fleet.settings.lease_s
+    silent = set(asked) - set(stored.names_there(database, within_s=within_s)) if wait else set()
+    for worker in sorted(silent):
+        say(f"nothing was heard of worker {worker} for {within_s:g} s, so nobody waits for it")
+    while wait and set(asked) & set(stored.names_there(database, within_s=within_s)):
         time.sleep(LOOK_S)

@@ -8,15 +8,17 @@ import re
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from gridfleet.scheduler.search_file.npz import read_arrays
 from gridfleet.scheduler.search_file.parquet_pages import Contents, read_contents
 from gridfleet.storage.errors import InvalidSearchError, first_line
+from gridfleet.storage.references.data_ref import DataRef
 from gridfleet.storage.suggestion import did_you_mean
 
 if TYPE_CHECKING:
@@ -38,16 +40,61 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _LINE_END = re.compile(rb"[\r\n]")
 
 
+class Reference(BaseModel):
+    """Data by reference in a search file: what a `DataRef` has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: StrictStr = Field(description="An .npy, .npz, .parquet or .csv file that the workers see too, or its URL.")
+    sha256: StrictStr | None = Field(None, description="The file's digest; default: it is read for it.")
+    key: StrictStr | None = Field(None, description="Name of the array in an .npz file.")
+    columns: StrictStr | list[StrictStr] | None = Field(None, description="Columns of a Parquet or CSV file.")
+
+    def data_ref(self, folder: Path) -> DataRef:
+        """Return the reference; its path is relative to the search file's folder."""
+        location = self.path if _URL.match(self.path) else folder / self.path
+        columns = self.columns if isinstance(self.columns, str | None) else tuple(self.columns)
+        return DataRef(location, sha256=self.sha256, key=self.key, columns=columns)  # type: ignore[arg-type]
+
+
+#: Chosen by what is given, so that a mistake in a reference is not called a wrong name.
+NameOrReference = Annotated[
+    Annotated[StrictStr, Tag("name")] | Annotated[Reference, Tag("reference")],
+    Discriminator(lambda given: "reference" if isinstance(given, (Mapping, Reference)) else "name"),
+]
+
+
 class DataFile(BaseModel):
     """The part ``data`` of a search file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str = Field(description="A .csv, .parquet or .npz file, relative to the search file.")
+    file: str | None = Field(None, description="A .csv, .parquet or .npz file, relative to the search file.")
     target: StrictInt | StrictStr | None = Field(None, description="Column of y: name, or index (-1 for the last).")
     header: StrictBool | None = Field(None, description="Whether the first line of a CSV file names the columns.")
-    X: StrictStr | None = Field(None, description="Name of the array X in an .npz file.")
-    y: StrictStr | None = Field(None, description="Name of the array y in an .npz file.")
+    X: NameOrReference | None = Field(None, description="Name of the array X in an .npz file, or a reference.")
+    y: NameOrReference | None = Field(None, description="Name of the array y in an .npz file, or a reference.")
+    groups: Reference | None = Field(None, description="A reference, for splitters that need groups.")
+    sample_weight: Reference | None = Field(None, description="A reference; the estimator's fit gets it.")
+
+    @property
+    def references(self) -> dict[str, Reference]:
+        """What is given by reference; empty if all is in `file`."""
+        given = {name: getattr(self, name) for name in ("X", "y", "groups", "sample_weight")}
+        return {name: value for name, value in given.items() if isinstance(value, Reference)}
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        if self.file is None and not {"X", "y"} <= set(self.references):
+            raise _problem("file", "is missing; it is: A .csv, .parquet or .npz file, relative to the search file.")
+        beside = [name for name in ("file", "target", "header") if getattr(self, name) is not None]
+        if self.references and beside:
+            raise _problem(beside[0], f"has no meaning beside `data.{next(iter(self.references))}` by reference")
+        return self
+
+
+def _problem(key: str, sentence: str) -> PydanticCustomError:
+    return PydanticCustomError("gridfleet", sentence, {"place": ("data", key)})
 
 
 def read_data(data: DataFile, folder: Path) -> tuple[Array, Array]:
@@ -75,12 +122,12 @@ def read_data(data: DataFile, folder: Path) -> tuple[Array, Array]:
     InvalidSearchError
         One sentence that begins with the key that is wrong.
     """
-    path = folder / data.file
+    path = folder / (data.file or "")
     kind = path.suffix.lower()
-    with _opened(data.file, path) as file:
+    with _opened(data.file or "", path) as file:
         if kind == ".npz":
             _refuse_keys(data, path, "target", "header")
-            X, y = _read_npz(file, path, data.X or "X", data.y or "y")
+            X, y = _read_npz(file, path, str(data.X or "X"), str(data.y or "y"))
         elif kind in (".csv", ".parquet"):
             _refuse_keys(data, path, "X", "y", *(["header"] if kind == ".parquet" else []))
             X, y = _read_table(file, path, data)

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gridfleet.scheduler.search_file.data import DataFile
+from gridfleet.scheduler.search_file.data import DataFile, Reference
 from gridfleet.scheduler.search_file.document import Document, Place
 from gridfleet.scheduler.search_file.space import is_distribution, parse_values
 from gridfleet.scheduler.submission.sizes import MAX_SPLITS
@@ -43,6 +43,8 @@ SPLITTERS = (
     "StratifiedShuffleSplit",
     "TimeSeriesSplit",
 )
+#: Splitters that need `data.groups` too.
+GROUP_SPLITTERS = ("GroupKFold", "GroupShuffleSplit", "LeaveOneGroupOut", "LeavePGroupsOut", "StratifiedGroupKFold")
 
 
 def _splitter(raw: Any) -> Any:
@@ -55,8 +57,9 @@ def _splitter(raw: Any) -> Any:
         raise ValueError(f"is {raw!r}; write a number of splits, or {{splitter: StratifiedKFold, n_splits: 5}}")
     settings = dict(raw)
     name = settings.pop("splitter")
-    if name not in SPLITTERS:
-        raise ValueError(f"names the splitter {name!r}; {did_you_mean(str(name), SPLITTERS)}")
+    known_splitters = (*SPLITTERS, *GROUP_SPLITTERS)
+    if name not in known_splitters:
+        raise ValueError(f"names the splitter {name!r}; {did_you_mean(str(name), known_splitters)}")
     from sklearn import model_selection
 
     kind = getattr(model_selection, name)
@@ -140,6 +143,8 @@ class SearchFile(BaseModel):
                     )
         if self.strategy == "grid" and self.n_iter is not None:
             raise _problem(("n_iter",), "is for `strategy: random`; a grid tries every combination")
+        if type(self.cv).__name__ in GROUP_SPLITTERS and self.data.groups is None:
+            raise _problem(("cv",), f"is a {type(self.cv).__name__}, which needs `data.groups`, a reference")
         scorers = [self.scoring] if isinstance(self.scoring, str) else self.scoring or []
         if isinstance(self.refit, str) and self.refit not in scorers:
             raise _problem(("refit",), f"is {self.refit!r}, which `scoring` does not list")
@@ -194,14 +199,19 @@ def _place(loc: Sequence[str | int], content: Any) -> Place:
     return tuple(place)
 
 
+def _keys_beside(place: Place) -> Mapping[str, Any]:
+    """Return the keys that there are where one is wrong or missing."""
+    if place[:1] != ("data",) or len(place) == 1:
+        return SearchFile.model_fields
+    return DataFile.model_fields if len(place) == 2 else Reference.model_fields
+
+
 def _sentence(error: Any, place: Place) -> str:
     kind = error["type"]
     if kind == "extra_forbidden":
-        fields = DataFile.model_fields if place[:1] == ("data",) and len(place) > 1 else SearchFile.model_fields
-        return f"is no key of a search file; {did_you_mean(str(place[-1]), fields)}"
+        return f"is no key of a search file; {did_you_mean(str(place[-1]), _keys_beside(place))}"
     if kind == "missing":
-        fields = DataFile.model_fields if place[:1] == ("data",) and len(place) > 1 else SearchFile.model_fields
-        return f"is missing; it is: {fields[str(place[-1])].description}"
+        return f"is missing; it is: {_keys_beside(place)[str(place[-1])].description}"
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind == "gridfleet":

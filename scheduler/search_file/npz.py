@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import math
 import os
 import struct
 import tokenize
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from gridfleet.storage.errors import InvalidSearchError, first_line
+from gridfleet.storage.references.npy import read_header
 from gridfleet.storage.suggestion import did_you_mean
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ MAX_ENTRIES = 1_000
 ENTRY = b"PK\x01\x02"
 #: Bytes read at once to count them.
 BLOCK = 1024 * 1024
-#: Bytes of an array's header that are read: numpy's own bound is 10,000, but it reads more before it says so.
-MAX_HEADER = 16_384
 #: What numpy compresses, it compresses at most a thousandfold (zeros), real data far less: an archive that unpacks to
 #: more than a hundred times its size is refused, unless that is little.
 MAX_RATIO = 100
@@ -135,32 +132,20 @@ def _read_array(archive: zipfile.ZipFile, path: Path, key: str, name: str) -> Ar
         raise InvalidSearchError(f"`data.{key}`: {path} has no array {name!r}; {did_you_mean(name, names)}")
     entry = archive.infolist()[names.index(name)]
     with archive.open(entry) as content:
-        head = io.BytesIO(content.read(MAX_HEADER))
-        shape, dtype = _header(head)
-        if dtype.hasobject:
+        header = read_header(content)
+        if header.dtype.hasobject:
             raise InvalidSearchError(
                 f"`data.{key}`: the array {name!r} of {path} holds Python objects, which could run code when loaded; "
                 "save it with a dtype of numbers or texts"
             )
-        declared, there = math.prod(shape) * dtype.itemsize, entry.file_size - head.tell()
-        if min(shape, default=0) < 0 or not dtype.itemsize or declared != there:
+        there = entry.file_size - header.size
+        if min(header.shape, default=0) < 0 or not header.dtype.itemsize or header.n_bytes != there:
             raise InvalidSearchError(
-                f"`data.{key}`: the array {name!r} of {path} says that it has {declared} bytes, but {there} are there"
+                f"`data.{key}`: the array {name!r} of {path} says that it has {header.n_bytes} bytes, but "
+                f"{there} are there"
             )
-    if not shape:
+    if not header.shape:
         raise InvalidSearchError(f"`data.{key}`: the array {name!r} of {path} is a single value")
     with archive.open(entry) as content:
         array: Array = np.lib.format.read_array(content, allow_pickle=False)
     return array
-
-
-def _header(content: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    from numpy.lib import format as npy
-
-    version = npy.read_magic(content)
-    # 3.0 is for field names of structured arrays, and those hold no plain numbers
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"the array's format {version[0]}.{version[1]} is not one of numbers or texts")
-    shape, _, dtype = readers[version](content)
-    return shape, dtype

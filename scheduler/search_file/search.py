@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sklearn.base import is_regressor
 
 from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
-from gridfleet.scheduler.search_file.data import read_data
+from gridfleet.scheduler.search_file.data import DataFile, read_data
 from gridfleet.scheduler.search_file.description import SearchFile
 from gridfleet.scheduler.search_file.model import import_model
 from gridfleet.scheduler.submission.checks import PASSED_BY_WRAPPER, known_names, unknown_argument
@@ -29,6 +29,7 @@ class FileSearch:
     search: GridSearchCV | RandomizedSearchCV
     X: Any
     y: Any
+    params: dict[str, Any] = field(default_factory=dict)
 
 
 def load_search(described: SearchFile, path: Path) -> FileSearch:
@@ -52,14 +53,28 @@ def load_search(described: SearchFile, path: Path) -> FileSearch:
     """
     folder = path.resolve().parent
     try:
-        X, y = read_data(described.data, folder)
+        X, y, params = _data(described.data, folder)
         model = import_model(described.model, folder)
         estimator = _estimator(described, model)
         _check_names(described, model, estimator)
-        _check_target(estimator, y)
+        if not described.data.references:  # what is read by reference, scikit-learn's own checks see
+            _check_target(estimator, y)
     except InvalidSearchError as error:
         raise InvalidSearchError(f"{path}: {error}") from error
-    return FileSearch(search=_search(described, estimator), X=X, y=y)
+    return FileSearch(search=_search(described, estimator), X=X, y=y, params=params)
+
+
+def _data(data: DataFile, folder: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """Return X, y, and what else `submit` takes, each by reference or read."""
+    if not data.references:
+        return *read_data(data, folder), {}
+    referred = {}
+    for name, reference in data.references.items():
+        try:
+            referred[name] = reference.data_ref(folder)
+        except InvalidSearchError as error:
+            raise InvalidSearchError(f"`data.{name}`: {error}") from error
+    return referred.pop("X"), referred.pop("y"), referred
 
 
 def _estimator(described: SearchFile, model: Any) -> Any:

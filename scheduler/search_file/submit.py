@@ -60,7 +60,7 @@ def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
 
     loaded = load_search(described, path)
     try:
-        handle = submit(loaded.search, loaded.X, loaded.y, name=chosen)
+        handle = submit(loaded.search, loaded.X, loaded.y, name=chosen, **loaded.params)
     except NameTakenError:
         found = _existing(chosen) if exist_ok else None  # another process was faster
         if found is None:

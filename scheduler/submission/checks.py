@@ -234,7 +234,8 @@ def check_finite(request: SearchRequest) -> None:
         ("X", request.X, _takes_nan, "drop these rows, or put a SimpleImputer before it in a Pipeline"),
         ("y", request.y, _takes_nan_target, "drop these rows of X and y"),
     ):
-        if takes(estimator):  # asked first: the data may be large
+        # asked first: the data may be large; X by reference is for the workers to read
+        if takes(estimator) or (argument == "X" and request.sent(values) is not values):
             continue
         missing = _count_nan(values, request)
         if missing and not _any_takes(takes, estimator, request.candidates):

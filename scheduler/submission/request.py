@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gridfleet.scheduler.submission.by_reference import References
+
 
 @dataclass(frozen=True)
 class SearchRequest:
@@ -31,6 +33,8 @@ class SearchRequest:
         Python's around the fits.
     n_jobs : int or None
         The search's own, for an embedded fleet that has to be started.
+    references : References, default=None
+        Which of the data travel by reference; None: none of them.
     """
 
     caller: Any
@@ -43,6 +47,11 @@ class SearchRequest:
     config: dict[str, Any]
     warning_filters: list[Any]
     n_jobs: int | None = None
+    references: References | None = None
+
+    def sent(self, value: Any) -> Any:
+        """Return what travels to the workers in place of X, y or a value of the arguments."""
+        return value if self.references is None else self.references.sent(value)
 
     @property
     def refit(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import display
 from gridfleet.scheduler.results.fit_lines import FitLines
 from gridfleet.scheduler.results.handle import SearchHandle
+from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.going_on import say_how_to_go_on
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions, check_options
@@ -33,11 +35,14 @@ class SearchRun:
         The search's name in SQL; None: ``search-<id>``.
     options : SearchOptions
         How trials are trained, and how long they may take.
+    references : References, default=None
+        Which of the data travel by reference.
     """
 
-    def __init__(self, *, name: str | None, options: SearchOptions) -> None:
+    def __init__(self, *, name: str | None, options: SearchOptions, references: References | None = None) -> None:
         self._name = name
         self._options = options
+        self._references = references
         self._caller: Any = None
         self._rounds = 0
         self._first_name = ""
@@ -51,6 +56,7 @@ class SearchRun:
         # a halving search asks again with fewer candidates and more data: a search of its own in SQL
         if name is not None and self._rounds > 1:
             name = numbered_name(self._first_name, f"-round-{self._rounds}")
+        request = replace(request, references=self._references)
         handle, rows = run_search(request, name=name, options=self._options)
         if self._rounds == 1:
             self._first_name = handle.name

@@ -37,7 +37,7 @@ from gridfleet.storage.sources.archive import pack
 from gridfleet.storage.sources.collect import collect_sources
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
-from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
+from gridfleet.worker.trial.cross_validation import PARAMS_OF_ROWS, Candidates, Evaluation
 from gridfleet.worker.trial.fit_warnings import WarningFilters
 from gridfleet.worker.trial.keras_objects import keras_objects_of_the_script
 from gridfleet.worker.trial.keras_state import keras_config
@@ -149,7 +149,7 @@ def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[Pre
     candidates = candidates_of(request)
     evaluation = Evaluation(
         request.estimator,
-        request.arguments,
+        _sent_arguments(request),
         request.config,
         keras_config(),
         warning_filters=WarningFilters(request.warning_filters) if request.warning_filters else None,
@@ -159,8 +159,8 @@ def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[Pre
     objects = {
         "candidates": (candidates, "a hyperparameter's value"),
         "evaluation": (evaluation, f"the estimator {type(request.estimator).__name__}"),
-        "X": (request.X, "X"),
-        "y": (request.y, "y"),
+        "X": (request.sent(request.X), "X"),
+        "y": (request.sent(request.y), "y"),
         "splits": (list(request.splits), "a split"),
     }
     # all are pickled before the first is stored: one that can't be must not leave the others behind
@@ -173,6 +173,16 @@ def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[Pre
         payloads.append(fleet.payloads.prepare(SOURCES, archive, what="the archive of the script's modules"))
         _say_size(payloads[-1], len(sources.files))
     return candidates, payloads
+
+
+def _sent_arguments(request: SearchRequest) -> dict[str, Any]:
+    """Return the arguments as they travel: of sample weights and the like by reference, only that."""
+    return {
+        name: {key: request.sent(value) for key, value in argument.items()}
+        if name in PARAMS_OF_ROWS and isinstance(argument, dict)
+        else argument
+        for name, argument in request.arguments.items()
+    }
 
 
 def _digests(payloads: Sequence[PreparedPayload], digest: Callable[[PreparedPayload], str]) -> dict[str, str | None]:

@@ -42,15 +42,15 @@ def read_content(connection: Connection, digest: str, size: int) -> Iterator[byt
         position += 1
 
 
-def _chunks(content: Sequence[memoryview]) -> Iterator[bytes]:
-    """Cut the content into chunks of equal size, the last one shorter."""
+def _chunks(content: Sequence[memoryview]) -> Iterator[bytes | memoryview]:
+    """Cut the content into chunks of equal size, the last one shorter; those that lie in one part are not copied."""
     waiting = bytearray()
     for part in content:
-        flat = part.cast("B") if part.format != "B" or part.ndim != 1 else part
-        for start in range(0, flat.nbytes, CHUNK_BYTES):
-            waiting += flat[start : start + CHUNK_BYTES]
-            while len(waiting) >= CHUNK_BYTES:
-                yield bytes(waiting[:CHUNK_BYTES])
-                del waiting[:CHUNK_BYTES]
+        rest = part.cast("B") if part.format != "B" or part.ndim != 1 else part
+        while rest.nbytes >= CHUNK_BYTES - len(waiting):
+            chunk, rest = rest[: CHUNK_BYTES - len(waiting)], rest[CHUNK_BYTES - len(waiting) :]
+            yield bytes(waiting + chunk) if waiting else chunk
+            waiting.clear()
+        waiting += rest
     if waiting:
         yield bytes(waiting)

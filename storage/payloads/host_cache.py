@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,8 @@ class HostCache:
         path = self._path(digest)
         self._make_private()
         with self._opened_own(path) or self._fetch(path, fill) as file:
-            os.utime(file.fileno())
+            # when it was used is the time of access; that of the last change says whether it was changed
+            os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
             yield file
 
     def forget(self, digest: str) -> None:
@@ -140,7 +142,7 @@ class HostCache:
         # mapped files live on until their last process lets go of them
         files = [(file.lstat(), file) for file in self._folder.iterdir() if is_digest(file.name)]
         total = sum(status.st_size for status, _ in files)
-        for status, file in sorted(files, key=lambda pair: pair[0].st_mtime):
+        for status, file in sorted(files, key=lambda pair: pair[0].st_atime):
             if total <= self._max_bytes:
                 return
             if file != keep:

@@ -269,12 +269,19 @@ class PayloadStore:
         return int(row.size)
 
     def _mapped(self, kind: str, digest: str, size: int) -> memoryview:
+        is_new = False
+
+        def download(file: IO[bytes]) -> None:
+            nonlocal is_new
+            self._download(kind, digest, size, file)
+            is_new = True  # and has the digest: of a gigabyte it takes as long as all else
+
         for _ in range(2):
-            with self._cache.opened(digest, lambda file: self._download(kind, digest, size, file)) as file:
+            with self._cache.opened(digest, download) as file:
                 # a power cut may leave an empty file, which can't be mapped
                 if 0 < os.fstat(file.fileno()).st_size == size:
                     mapped = self._map(file)
-                    if digest_of([mapped]) == digest:
+                    if is_new or digest_of([mapped]) == digest:
                         return mapped
             self._cache.forget(digest)
         raise PayloadError(f"payload {digest[:12]} ({kind}) is damaged in the local cache, time and again")

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
-from gridfleet.storage.errors import MissingCodeError, PayloadError, first_line
+from gridfleet.storage.errors import DataNotThereError, MissingCodeError, PayloadError, first_line
 from gridfleet.storage.outcome import RESULTS, Outcome
 from gridfleet.storage.schema import Attempt, Trial, Worker
 from gridfleet.storage.trial_results import MAX_ERROR, shorten
@@ -29,6 +29,8 @@ IN_A_ROW = 3
 LIVING_S = 60
 #: What the reason begins with if the trial needs code that is not installed here.
 LACKS = "this worker lacks code that the trial needs: "
+#: And if it trains on data by reference that are not here, or others of that name.
+LACKS_DATA = "this worker lacks data that the trial needs: "
 #: And where it may be a defect of gridfleet, or what the script's own objects do outside of a fit.
 OUTSIDE = "an error outside of the model's fits: "
 
@@ -46,6 +48,8 @@ def reason_of(error: BaseException) -> str:
     """Say what went wrong in one line, in words that are the same on every worker: no names of temporary files."""
     if isinstance(error, MissingCodeError):
         return LACKS + first_line(error)
+    if isinstance(error, DataNotThereError):
+        return LACKS_DATA + first_line(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{type(error).__name__}: {error.strerror}"
     said = f"{type(error).__name__}: {first_line(error)}"
@@ -112,7 +116,8 @@ def why_to_stop(database: Database, worker_id: str) -> str | None:
     """Say why a worker should take itself out: it handed back one trial after the other, whoever's they were.
 
     Code that is missing, or an error outside of the fits, is no reason as long as it is one search's: it may be its own
-    mistake, and would end one worker after the other.
+    mistake, and would end one worker after the other. Data by reference that are missing are none ever: a file that was
+    replaced may be that of several searches.
 
     Parameters
     ----------
@@ -141,6 +146,8 @@ def why_to_stop(database: Database, worker_id: str) -> str | None:
     if len(rows) < IN_A_ROW or any(row.outcome != Outcome.HANDED_BACK for row in rows):
         return None
     reasons = [(row.error or "").rpartition("\n")[2] for row in rows]
+    if any(reason.startswith(LACKS_DATA) for reason in reasons):
+        return None
     if all(reason.startswith((LACKS, OUTSIDE)) for reason in reasons) and len({row.search_id for row in rows}) == 1:
         return None
     return f"it handed back {IN_A_ROW} trials in a row, the last for this reason: {reasons[0]}"

@@ -160,7 +160,7 @@ drain() {
 
 container_ended_with_0() { [[ $(docker inspect --format '{{.State.Status}} {{.State.ExitCode}}' "$1") == "exited 0" ]]; }
 
-# as an orchestrator may: a user id that the image does not know, / read-only, neither home nor cache volume
+# as an orchestrator may: a user id that the image does not know, / read-only, no cache volume
 start_a_worker_of_any_user() {
   local secret broker_password database_password
   secret=$GRIDFLEET_SECRETS_DIR/gridfleet
@@ -171,7 +171,7 @@ start_a_worker_of_any_user() {
     GRIDFLEET_PUBLIC_KEY=$(cat "${secret}_public_key") \
     docker run --detach --name "$any_user" --user 234567:234567 --read-only --tmpfs /tmp --cap-drop ALL \
     --security-opt no-new-privileges:true --network "${COMPOSE_PROJECT_NAME}_fleet" \
-    --env GRIDFLEET_BROKER_URL --env GRIDFLEET_DATABASE_URL --env GRIDFLEET_PUBLIC_KEY \
+    --env GRIDFLEET_CACHE_DIR=/tmp/gridfleet --env GRIDFLEET_BROKER_URL --env GRIDFLEET_DATABASE_URL --env GRIDFLEET_PUBLIC_KEY \
     "gridfleet:$GRIDFLEET_IMAGE_TAG" worker --concurrency 1
 }
 

@@ -104,7 +104,7 @@ wait_for 90 "all services are healthy" all_healthy
 check "no secret is in a log, an environment or a command line" no_secret_shows
 
 check "workers that are drained end with status 0 and stay away" drain
-check "a worker of an unknown user id starts, without a cache" start_a_worker_of_any_user
+check "a worker of an unknown user id starts, without a cache volume" start_a_worker_of_any_user
 wait_for 90 "it is ready" worker_of_any_user_is_ready || docker logs "$any_user"
 outside drained --trials 2 --trees 20 &
 outside_pid=$!

@@ -20,6 +20,7 @@ from tests.faults.support import wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 PUBLIC_NAMES = {
+    "DataRef",
     "GridSearchCV",
     "GridfleetError",
     "RandomizedSearchCV",

@@ -7,6 +7,7 @@ import json
 from sqlalchemy import update
 
 from gridfleet.storage import workers
+from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Worker
 from tests.stored_searches import claim, store_search
 
@@ -91,6 +92,17 @@ def test_drain_waits_until_the_workers_have_ended(gridfleet, pima, database):
     workers.note_ended(database, "host-a")
 
     assert gridfleet("drain", "--all", "--wait")[0] == 0
+
+
+def test_drain_does_not_wait_for_a_worker_that_was_killed(gridfleet, pima, database):
+    with database.write() as connection:
+        connection.execute(update(Worker).values(last_seen_at=now(-61)))
+
+    status, shown, said = gridfleet("drain", "host-a", "--wait")
+
+    assert status == 0
+    assert shown.startswith("worker host-a drains")
+    assert said == "gridfleet: nothing was heard of worker host-a for 60 s, so nobody waits for it\n"
 
 
 def test_a_folder_s_own_fleet_is_changed_otherwise(gridfleet, embedded_home):

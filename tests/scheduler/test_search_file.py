@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from gridfleet import DataRef
 from gridfleet.scheduler.search_file.description import parse
 from gridfleet.scheduler.search_file.document import read_document
 from gridfleet.scheduler.search_file.search import FileSearch, load_search
@@ -187,7 +188,7 @@ def test_data_files(folder, data):
         ({"cv": 1}, "`cv` is 1; it needs at least 2 splits"),
         ({"cv": "three"}, "`cv` is 'three'; write a number of splits"),
         ({"cv": {"splitter": "StratifedKFold"}}, "did you mean 'StratifiedKFold'?"),
-        ({"cv": {"splitter": "GroupKFold"}}, "`cv` names the splitter 'GroupKFold'"),
+        ({"cv": {"splitter": "PredefinedSplit"}}, "`cv` names the splitter 'PredefinedSplit'"),
         ({"cv": {"splitter": "KFold", "n_split": 2}}, "not a setting of KFold; did you mean 'n_splits'?"),
         ({"cv": {"splitter": "KFold", "n_splits": 1}}, "`cv` is refused by KFold"),
         ({"scoring": "acuracy"}, "no scorer of scikit-learn; did you mean 'accuracy'?"),
@@ -354,6 +355,7 @@ def test_files_beside_a_search_file_stand_in_for_no_package(folder):
     code = f"""
 import sys
 from pathlib import Path
+from gridfleet import DataRef
 from gridfleet.scheduler.search_file.description import parse
 from gridfleet.scheduler.search_file.document import read_document
 from gridfleet.scheduler.search_file.search import load_search
@@ -385,3 +387,49 @@ def _run(code: str) -> str:
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def _references(folder: Path, **changes) -> dict:
+    np.save(folder / "X.npy", np.arange(12.0).reshape(6, 2))
+    np.savez(folder / "more.npz", groups=np.array([0, 0, 1, 1, 2, 2]), w=np.ones(6))
+    return {"X": {"path": "X.npy"}, "y": {"path": "flowers.csv", "columns": "kind"}, **changes}
+
+
+def test_data_by_reference_are_named_as_in_python(folder):
+    data = _references(
+        folder,
+        groups={"path": "more.npz", "key": "groups"},
+        sample_weight={"path": "s3://bucket/w.npy", "sha256": "a" * 64},
+    )
+    loaded = _load(_write(folder, data=data, cv={"splitter": "GroupKFold", "n_splits": 3}))
+
+    assert DataRef(folder / "X.npy") == loaded.X
+    assert loaded.y == DataRef(folder / "flowers.csv", columns="kind")
+    assert loaded.params == {
+        "groups": DataRef(folder / "more.npz", key="groups"),
+        "sample_weight": DataRef("s3://bucket/w.npy", sha256="a" * 64),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"y": None}, "`data.file` is missing"),
+        ({"y": "y"}, "`data.file` is missing"),
+        ({"target": "kind"}, "`data.target` has no meaning beside `data.X` by reference"),
+        ({"file": "flowers.csv"}, "`data.file` has no meaning beside `data.X`"),
+        ({"X": {"path": "X.npy", "sha": "a"}}, "`data.X.sha` is no key of a search file; did you mean 'sha256'"),
+        ({"X": {"key": "X"}}, "`data.X.path` is missing"),
+        ({"X": {"path": "X.npy", "sha256": 5}}, "`data.X.sha256` is 5"),
+        ({"X": {"path": "X.txt"}}, "`data.X`: .* is none of .npy"),
+        ({"X": {"path": "https://me:secret@host/X.npy"}}, "`data.X`: https://host/X.npy has a user, a password"),
+    ],
+)
+def test_what_is_wrong_with_a_reference_is_named_with_its_key(folder, changes, sentence):
+    with pytest.raises(InvalidSearchError, match=sentence):
+        _load(_write(folder, data=_references(folder, **changes)))
+
+
+def test_a_splitter_by_groups_needs_groups(folder):
+    with pytest.raises(InvalidSearchError, match=r"`cv` is a GroupKFold, which needs `data.groups`"):
+        _load(_write(folder, cv={"splitter": "GroupKFold", "n_splits": 3}))

@@ -69,6 +69,16 @@ def test_chunks_hold_whatever_the_remainder(n_bytes: int, monkeypatch: pytest.Mo
     assert [len(chunk) for chunk in chunks[:-1]] == [1_000] * (len(chunks) - 1)
 
 
+def test_chunks_of_a_large_array_are_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "CHUNK_BYTES", 1_000)
+    large = np.arange(5_500, dtype=np.uint8)
+
+    first, *whole, last = contents._chunks([memoryview(bytes(100)), memoryview(large)])
+
+    assert all(np.shares_memory(np.frombuffer(chunk, np.uint8), large) for chunk in whole)
+    assert (len(first), len(whole), len(last)) == (1_000, 4, 600)
+
+
 @pytest.mark.parametrize("n_bytes", [0, 1, 999, 1_000, 1_001, 2_500, 5_000])
 def test_no_more_is_read_of_a_content_than_was_signed(
     n_bytes: int, database: Database, store: PayloadStore, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ from sqlalchemy import insert, update
 
 from gridfleet.storage import searches, workers
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import MissingCodeError, PayloadError
+from gridfleet.storage.errors import DataNotThereError, MissingCodeError, PayloadError
 from gridfleet.storage.schema import Search, Worker
 from gridfleet.storage.trials import handed_back, queue, transitions
 from gridfleet.storage.trials.held import Held
@@ -167,6 +167,19 @@ def test_what_may_be_one_search_s_own_mistake_stops_no_worker_but_that_of_two_do
     hand_back(store_search(search.database, 1), "node/1", reason=reason)
 
     assert "xgboost" in str(handed_back.why_to_stop(search.database, "node/1"))
+
+
+def test_data_by_reference_that_are_missing_stop_no_worker(search: StoredSearch) -> None:
+    reason = handed_back.reason_of(DataNotThereError("/data/X.npy can't be read here: No such file or directory"))
+    register(search.database, "healthy/1", "b")
+    for number in range(2):
+        hand_back(search, "node/1", number, reason=reason)
+    hand_back(store_search(search.database, 1), "node/1", reason=reason)
+
+    assert reason == (
+        "this worker lacks data that the trial needs: /data/X.npy can't be read here: No such file or directory"
+    )
+    assert handed_back.why_to_stop(search.database, "node/1") is None
 
 
 def test_a_reason_has_no_names_of_files_that_differ_from_worker_to_worker() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from gridfleet.storage.errors import PayloadError
+from gridfleet.storage.payloads import digest as digest_module
+from gridfleet.storage.payloads import store as store_module
 from gridfleet.storage.payloads.host_cache import HostCache, cache_folder
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.settings import Settings
@@ -33,6 +35,24 @@ def test_processes_that_load_the_same_object_at_once_share_one_file(
 
     assert set(sums) == {float(array.sum())}
     assert [file.name for file in cache_files(database_settings)] == [digest]
+
+
+def test_a_content_is_hashed_once_in_each_process_as_it_is_fetched_or_from_the_cache(
+    store: PayloadStore, another_store: Callable[..., PayloadStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store.put("X", C_ORDER, what="X")
+    from_the_cache = []
+
+    def digest_of(content: Sequence[memoryview]) -> str:
+        from_the_cache.append(content)
+        return digest_module.digest_of(content)
+
+    monkeypatch.setattr(store_module, "digest_of", digest_of)
+
+    another_store().get("X", digest)
+    assert from_the_cache == []
+    another_store().get("X", digest)
+    assert len(from_the_cache) == 1
 
 
 def test_the_cache_removes_the_longest_unused_first(

@@ -33,6 +33,9 @@ DIVERGED = (
     "a model diverged: its loss was not finite when its training ended; a smaller learning rate or scaled data may help"
 )
 
+#: Arguments of ``_fit_and_score`` that are dicts, some of whose values may have one item for each row of X.
+PARAMS_OF_ROWS = ("fit_params", "score_params")
+
 Split = tuple[Any, Any]
 
 

@@ -18,6 +18,7 @@ import joblib
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.payloads.store import PayloadStore
+from gridfleet.storage.references.host_data import HostData
 from gridfleet.storage.settings import Settings, load_settings
 from gridfleet.storage.trials.held import Held
 from gridfleet.storage.versions import THIS_PYTHON
@@ -48,6 +49,7 @@ class WorkerProcess:
         self.settings = settings
         self.database = Database(settings)
         self.payloads = PayloadStore(self.database, settings, make_room)
+        self.data = HostData(settings)
         self.verifier = settings.verifier()
         self.modules = ScriptModules(self.payloads, settings)
         node = os.environ.get(NODE_VARIABLE) or socket.gethostname()

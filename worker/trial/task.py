@@ -16,7 +16,7 @@ from celery import shared_task, signals
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.retries import patiently
-from gridfleet.storage.errors import PayloadSignatureError
+from gridfleet.storage.errors import InvalidDataError, PayloadSignatureError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.logs import working_on
 from gridfleet.storage.outcome import Outcome
@@ -283,6 +283,8 @@ def _result(process: WorkerProcess, claim: Claim) -> TrialResult:
     try:
         with registered_for_a_trial():
             return explain_memory_error(_cross_validate(process, claim), process.settings.memory_limit_mb)
+    except InvalidDataError as error:  # what is wrong with its data is the same on every worker
+        return TrialResult(splits=[], error_type=type(error).__name__, error=str(error))
     except (Exception, TrialInterrupted):
         raise
     except BaseException as raised:  # sys.exit() in a fit, or what asyncio raises: scikit-learn lets it pass
@@ -307,6 +309,7 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
         from gridfleet.worker.trial.cross_validation import (
             cross_validate_trial,  # claim first: importing scikit-learn takes a second
         )
+        from gridfleet.worker.trial.referred_data import with_data
 
     with process.modules.of_search(claim.sources_digest, load):
         with without_garbage_collection():
@@ -316,10 +319,11 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
                 evaluation.keras_objects.register()
             params = evaluation.params or load("candidates", claim.candidates_digest).params
         process.keep_kernels()
+        evaluation, X, y = with_data(process.data, evaluation, load("X", claim.x_digest), load("y", claim.y_digest))
         return cross_validate_trial(
             evaluation,
-            load("X", claim.x_digest),
-            load("y", claim.y_digest),
+            X,
+            y,
             load("splits", claim.splits_digest),
             params[claim.number],
             number=claim.number,
