@@ -6,7 +6,8 @@ over batches. `KerasTakesOverError` says that Keras' own has to run; what callba
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ from gridfleet.worker.compiled_fit.data.keras_functions import (
     is_traced_by_keras,
     traced,
     traced_predict_sizes,
+    unnoted_if_it_fails,
 )
 from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
 from gridfleet.worker.compiled_fit.data.stream import Stream, is_dataset, make_stream
@@ -175,45 +177,48 @@ class CompiledCalls:
                 return make_stream(model, x, y, sample_weight, **options)
             return make_batches(x, y, sample_weight, **options)
 
-        prepared = self._prepare(
-            model,
-            callbacks,
-            make_train,
-            lambda: None if validation is None or apart else validation.batches(model),
-            # of all fits of the trial; a callback may stop each of them soon
-            n_epochs=1 if callbacks else (epochs - initial_epoch) * max(self._n_fits, 1),
-        )
-        train = prepared.data.train
-        draw_orders = _draw_orders(train, shuffle)  # before a callback may set another seed
-        container = training_callback_list(callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps)
-        return self._train(
-            model,
-            prepared,
-            container,
-            Schedule(
-                epochs=_begin_training(model, container, initial_epoch, epochs, resets=prepared.waits),
+        def make_validation() -> Batches | None:
+            return None if validation is None or apart else validation.batches(model)
+
+        with unnoted_if_it_fails(model, "train"):
+            # Keras traces at the first batch: what callbacks change until then counts
+            waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
+            with nullcontext() if waits else _as_before_if_a_callback_fails(model):
+                prepared = self._prepare(
+                    model,
+                    make_train,
+                    make_validation,
+                    # of all fits of the trial; a callback may stop each of them soon
+                    n_epochs=1 if callbacks else (epochs - initial_epoch) * max(self._n_fits, 1),
+                    waits=waits,
+                )
+                train = prepared.data.train
+                draw_orders = _draw_orders(train, shuffle)  # before a callback may set another seed
+                container = training_callback_list(
+                    callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps
+                )
+                epochs_to_run = _begin_training(model, container, initial_epoch, epochs, resets=prepared.waits)
+            schedule = Schedule(
+                epochs=epochs_to_run,
                 draw_orders=draw_orders,
                 should_validate=_validation_rule(model, validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
-            ),
-            given_callbacks=callbacks,
-            validate=partial(_validate, model, apart, container) if apart else None,
-        )
+            )
+            validate = partial(_validate, model, apart, container) if apart else None
+            return self._train(model, prepared, container, schedule, given_callbacks=callbacks, validate=validate)
 
     def _prepare(
         self,
         model: Model,
-        callbacks: Callbacks,
         make_train: Callable[[], Batches | Stream],
         make_validation: Callable[[], Batches | None],
         *,
         n_epochs: int,
+        waits: bool,
     ) -> _Prepared:
         with preparing_a_program():
             train: Batches | Stream = as_traced(model, "train", make_train())
             data = FitData(train, make_validation())
-            # Keras traces at the first batch: what callbacks change until then counts
-            waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
             # where XLA is not going to compile, the program that Keras' step is traced for is the first one
             mode = FitMode.EXACT if isinstance(train, Stream) or has_convolutions(model) else self.mode
             find = partial(self._train_program, model, data, n_epochs=n_epochs)
@@ -331,7 +336,7 @@ class CompiledCalls:
             raise NotEligibleError("an argument is not known")  # Keras says so
         if not is_dataset(x):
             check_arrays((x, y, sample_weight))
-        with self.report.timed("trace"), preparing_a_program():
+        with unnoted_if_it_fails(model, "test"), self.report.timed("trace"), preparing_a_program():
             given: Batches | Stream
             if is_dataset(x) or steps:
                 source = model._eval_epoch_iterator if is_in_fit else None
@@ -360,7 +365,8 @@ class CompiledCalls:
             )
             return Found(entry, VariableSet.of_evaluation(model))
 
-        return find_once(kept, signature, find)
+        with unbuilt_if_it_fails(model):
+            return find_once(kept, signature, find)
 
     def predict(
         self,
@@ -380,7 +386,7 @@ class CompiledCalls:
             raise NotEligibleError("steps is set")
         if model.steps_per_execution > 1:
             raise NotEligibleError("steps_per_execution is set")  # Keras predicts as many batches in one graph
-        with self.report.timed("trace"), preparing_a_program():
+        with unnoted_if_it_fails(model, "predict"), self.report.timed("trace"), preparing_a_program():
             data = make_batches(x, batch_size=batch_size)
             found = self._predict_program(model, data)
         container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
@@ -484,6 +490,13 @@ def _draw_orders(train: Batches | Stream, shuffle: Shuffle) -> Callable[[int], O
     if isinstance(train, Stream):
         return lambda _: np.zeros((1, 0), np.int64)
     return epoch_orders(train.n_samples, train.batch_size, shuffle)
+
+
+@contextmanager
+def _as_before_if_a_callback_fails(model: Model) -> Iterator[None]:
+    """Leave a model as Keras does where a callback fails before the first batch: nothing is built or traced then."""
+    with unnoted_if_it_fails(model, "train", "test", failure=Exception), unbuilt_if_it_fails(model, Exception):
+        yield
 
 
 def _begin_training(model: Model, container: CallbackList, initial_epoch: int, n_epochs: int, *, resets: bool) -> range:

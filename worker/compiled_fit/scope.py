@@ -157,7 +157,7 @@ def _with_callbacks_of(
 
 
 def _run_by_keras(original: Callable[..., Any], model: Model, arguments: _Arguments, report: FitReport) -> Any:
-    from gridfleet.worker.compiled_fit.data.keras_functions import trace_what_keras_would_have
+    from gridfleet.worker.compiled_fit.data.keras_functions import note_failure, trace_what_keras_would_have
 
     args, keywords = arguments
     trace_what_keras_would_have(model, original.__name__)
@@ -168,5 +168,8 @@ def _run_by_keras(original: Callable[..., Any], model: Model, arguments: _Argume
             with report.timed("train"):
                 return original(model, *args, **keywords)
         return original(model, *args, **keywords)
+    except Exception:
+        note_failure(model, original.__name__)
+        raise
     finally:
         _calls.reset(token)

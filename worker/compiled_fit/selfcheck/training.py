@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import re
 import tempfile
@@ -102,7 +101,6 @@ def _forget_models() -> None:
     registry = gradient_registry._registry
     for name in [name for name in registry if name.startswith("CustomGradient-")]:
         del registry[name]
-    gc.collect()
 
 
 def _compiled_model(case: Case) -> Model:
