@@ -89,7 +89,7 @@ class Named(keras.Model):
         return {self.name_of_output: self.dense(inputs)}
 
 
-def model_with(*inner: Any, optimizer: Any = "adam", loss: Any = "binary_crossentropy", **settings: Any) -> Any:
+def model_with(*inner: Any, optimizer: Any = "sgd", loss: Any = "binary_crossentropy", **settings: Any) -> Any:
     model = keras.Sequential([keras.Input((6,)), *inner, layers.Dense(1, activation="sigmoid")])
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], **settings)
     return model
@@ -284,8 +284,8 @@ LOOK_ALIKES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "adapted normalization": (lambda: adapted(0.0), lambda: adapted(5.0)),
     "loss": (lambda: model_with(layers.Dense(4)), lambda: model_with(layers.Dense(4), loss="mse")),
     "a loss' closure": (
-        lambda: model_with(loss=loss_times(1.0)),
-        lambda: model_with(loss=loss_times(9.0), optimizer="sgd"),
+        lambda: model_with(loss=loss_times(1.0), optimizer="adam"),
+        lambda: model_with(loss=loss_times(9.0)),
     ),
     "a loss' closure, same optimizer": (
         lambda: model_with(loss=loss_times(1.0), optimizer="sgd"),

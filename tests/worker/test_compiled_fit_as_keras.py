@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +16,7 @@ import tensorflow as tf
 from keras import layers
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit import FitReport, compiled_fit, epoch_runner, scope
+from gridfleet.worker.compiled_fit import FitReport, compiled_fit, epoch_runner, releases
 from tests.thinning import some_of
 
 RNG = np.random.default_rng(0)
@@ -23,25 +25,30 @@ X, Y = RNG.normal(size=(60, 8)).astype("float32"), RNG.integers(0, 2, (60, 1)).a
 Build = Callable[[], Any]
 
 
-def mlp(*inner: Any, metrics: Any = ("mae",), **settings: Any) -> Any:
+def mlp(*inner: Any, **settings: Any) -> Any:
+    # what is traced is what takes time here: no metrics, and an optimizer without slots, where they are not the point
     inner = inner or (layers.Dense(4, activation="relu"), layers.Dropout(0.2))
     model = keras.Sequential([keras.Input((8,)), *inner, layers.Dense(1, activation="sigmoid")])
-    model.compile(**{"optimizer": "adam", "loss": "binary_crossentropy", "metrics": list(metrics), **settings})
+    model.compile(**{"optimizer": "sgd", "loss": "binary_crossentropy", **settings})
     return model
+
+
+def begin() -> None:
+    """Number names anew, and seed all generators."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(1)
 
 
 def trained(
     mode: FitMode, build: Build, *, callbacks: Callable[[], list[Any]] = list, x: Any = X, y: Any = Y, **arguments: Any
 ) -> tuple[Any, FitReport]:
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(1)
+    begin()
     with compiled_fit(mode) as report:
         model = build()
         arguments = {"epochs": 3, "batch_size": 16, "verbose": 0, **arguments}
         history = model.fit(x, y, callbacks=callbacks(), **arguments)
-        evaluated = model.evaluate(x, y, verbose=0, return_dict=True)
         slots = [variable.numpy() for variable in model.optimizer.variables]
-    return (model.get_weights(), slots, history.epoch, history.history, evaluated), report
+    return (model.get_weights(), slots, history.epoch, history.history), report
 
 
 def assert_as_keras(build: Build, *, mode: FitMode | None = FitMode.EXACT, **arguments: Any) -> None:
@@ -85,8 +92,15 @@ def go_on(model: Any) -> None:
     model.stop_training = False
 
 
-@pytest.mark.parametrize("method", some_of(["on_train_begin", "on_epoch_begin"]))
-@pytest.mark.parametrize("act", [freeze, drop_more], ids=["freeze", "drop_more"])
+@pytest.mark.parametrize(
+    ("act", "method"),
+    [
+        (freeze, "on_train_begin"),
+        (drop_more, "on_epoch_begin"),
+        pytest.param(freeze, "on_epoch_begin", marks=pytest.mark.complete),
+        pytest.param(drop_more, "on_train_begin", marks=pytest.mark.complete),
+    ],
+)
 def test_what_a_callback_changes_before_the_first_batch_counts(act: Callable[[Any], None], method: str) -> None:
     assert_as_keras(mlp, callbacks=lambda: [At(method, act)])
 
@@ -95,10 +109,10 @@ def unfreeze(model: Any) -> None:
     model.layers[0].trainable = True
 
 
-def frozen() -> Any:
+def frozen(**settings: Any) -> Any:
     dense = layers.Dense(4)
     dense.trainable = False
-    return mlp(dense)
+    return mlp(dense, **settings)
 
 
 def test_a_callback_may_unfreeze_a_layer_before_the_first_batch() -> None:
@@ -107,7 +121,7 @@ def test_a_callback_may_unfreeze_a_layer_before_the_first_batch() -> None:
 
 def test_averages_are_of_what_is_trained() -> None:
     def build() -> Any:
-        return mlp(layers.Dense(4), optimizer=keras.optimizers.Adam(use_ema=True))
+        return mlp(layers.Dense(4), optimizer=keras.optimizers.SGD(use_ema=True))
 
     assert_as_keras(build, callbacks=lambda: [At("on_train_begin", freeze)])
 
@@ -142,14 +156,13 @@ def test_callbacks_are_told_once_where_keras_takes_over_after_they_began() -> No
 
 def test_what_a_callback_changes_after_an_epoch_stays_out_of_programs_in_xla() -> None:
     def losses(mode: FitMode, callbacks: list[Any]) -> Any:
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(1)
+        begin()
         model = keras.Sequential(
-            [keras.Input((8, 1)), layers.Dropout(0.1), layers.LSTM(3), layers.Dense(2, activation="softmax")]
+            [keras.Input((3, 1)), layers.Dropout(0.1), layers.SimpleRNN(2), layers.Dense(2, activation="softmax")]
         )
-        model.compile("adam", "sparse_categorical_crossentropy")
+        model.compile("sgd", "sparse_categorical_crossentropy")
         with compiled_fit(mode) as report:
-            history = model.fit(X[..., None], Y, epochs=3, batch_size=16, verbose=0, callbacks=callbacks)
+            history = model.fit(X[:, :3, None], Y, epochs=3, batch_size=16, verbose=0, callbacks=callbacks)
         assert report.mode is mode
         return history.history["loss"]
 
@@ -218,8 +231,7 @@ class FailsLate(layers.Layer):
 
 def test_a_fit_that_fails_after_the_first_epoch_fails_there_as_in_keras() -> None:
     def outcome(mode: FitMode) -> tuple[Any, list[Any], list[Any]]:
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(1)
+        begin()
         model, counts = mlp(FailsLate()), Counts()
         with compiled_fit(mode) as report, pytest.raises(tf.errors.InvalidArgumentError):
             model.fit(X, Y, epochs=4, batch_size=15, verbose=0, callbacks=[counts])
@@ -229,6 +241,83 @@ def test_a_fit_that_fails_after_the_first_epoch_fails_there_as_in_keras() -> Non
 
     assert found == outcome(FitMode.KERAS)
     assert found[1] == ["train", 0, 1, 2]
+
+
+def test_backup_and_restore_wants_a_model_that_is_built(tmp_path: Path) -> None:
+    def outcome(mode: FitMode) -> tuple[str, bool]:
+        begin()
+        model = keras.Sequential([layers.Dense(1)])
+        model.compile("sgd", "mse")
+        with compiled_fit(mode), pytest.raises(ValueError, match="must be built before you call") as raised:
+            model.fit(X, Y, callbacks=[keras.callbacks.BackupAndRestore(str(tmp_path))], verbose=0)
+        return str(raised.value), model.built
+
+    assert outcome(FitMode.EXACT) == outcome(FitMode.KERAS)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "adam", "metrics": ["accuracy"]}, {"optimizer": "sgd"}], ids=["fails again", "trains"]
+)
+def test_fits_that_fail_leave_to_the_next_ones_what_they_leave_in_keras(settings: dict[str, Any]) -> None:
+    def life(mode: FitMode) -> list[Any]:
+        begin()
+        model = keras.Sequential([keras.Input((8,)), layers.Dense(3, activation="softmax")])
+        model.compile(loss="categorical_crossentropy", **settings)
+        found: list[Any] = []
+        with compiled_fit(mode):
+            for y in (np.zeros(60), np.zeros((60, 2)), np.eye(3)[np.arange(60) % 3]):
+                try:
+                    found.append(model.fit(X, y, verbose=0).history)
+                except ValueError as error:
+                    found.append(str(error))
+                found.append([metric.name for metric in model.metrics])
+                found.append(len(model.optimizer.variables))
+        return found
+
+    assert life(FitMode.EXACT) == life(FitMode.KERAS)
+
+
+def test_a_callback_that_fails_before_the_first_batch_leaves_what_it_leaves_in_keras() -> None:
+    def outcome(mode: FitMode) -> Any:
+        begin()
+        model = mlp(optimizer="adam", metrics=["accuracy"])
+        no_rate = keras.callbacks.LearningRateScheduler(lambda epoch, rate: "none")
+        with compiled_fit(mode), pytest.raises(ValueError, match="should be a float"):
+            model.fit(X, Y, verbose=0, callbacks=[no_rate])
+        return [metric.name for metric in model.metrics], len(model.optimizer.variables), len(model.metrics_variables)
+
+    assert outcome(FitMode.EXACT) == outcome(FitMode.KERAS)
+
+
+class DividesByRowsButFifty(layers.Layer):
+    """Fails at fifty rows; TensorFlow divides by a number that it knows as it multiplies by the inverse."""
+
+    def call(self, inputs: Any) -> Any:
+        if inputs.shape[0] == 50:
+            raise ValueError("not fifty")
+        return inputs / keras.ops.cast(keras.ops.shape(inputs)[0], "float32")
+
+
+def test_an_evaluation_that_fails_is_none_for_the_size_of_the_batches_of_the_next_one() -> None:
+    def evaluated(mode: FitMode) -> Any:
+        begin()
+        model = mlp(layers.Dense(8), DividesByRowsButFifty())
+        with compiled_fit(mode):
+            with pytest.raises(ValueError, match="not fifty"):
+                model.evaluate(X[:50], Y[:50], batch_size=50, verbose=0)
+            return model.evaluate(X, Y, batch_size=12, verbose=0)
+
+    assert evaluated(FitMode.EXACT) == evaluated(FitMode.KERAS)
+
+
+@pytest.mark.complete
+def test_targets_may_have_another_shape_in_the_next_fit_where_keras_refuses_them() -> None:
+    for mode, refused in ((FitMode.EXACT, nullcontext()), (FitMode.KERAS, pytest.raises(ValueError, match="rank"))):
+        model = mlp()
+        with compiled_fit(mode):
+            model.fit(X, Y[:, 0], verbose=0)
+            with refused:
+                model.fit(X, Y, verbose=0)
 
 
 def copies_of_weights() -> int:
@@ -276,7 +365,8 @@ def f1() -> Any:
             lambda: [keras.metrics.Recall(), f1(), keras.metrics.Precision()],
             lambda: [keras.metrics.R2Score(), "mse"],
             lambda: [keras.metrics.AUC(multi_label=True, num_labels=1), "accuracy"],
-        ]
+        ],
+        every=5,
     ),
     ids=["before another", "before a mean", "between others", "r2", "auc"],
 )
@@ -313,7 +403,7 @@ class MoreInTraining(keras.Model):
 
 def of_kind(kind: type, **settings: Any) -> Any:
     model = kind()
-    model.compile(optimizer="adam", **settings)
+    model.compile(optimizer="sgd", **settings)
     return model
 
 
@@ -323,8 +413,7 @@ def test_a_layer_that_is_used_in_training_only_is_trained() -> None:
 
 def test_a_model_may_have_more_outputs_in_training() -> None:
     def fitted(mode: FitMode) -> Any:
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(1)
+        begin()
         model = of_kind(MoreInTraining, loss=["mse", "mae"])
         with compiled_fit(mode) as report:
             history = model.fit(X, (Y, Y), epochs=2, verbose=0).history
@@ -338,7 +427,7 @@ def test_an_output_may_have_a_name_in_a_dict() -> None:
     def build() -> Any:
         inputs = keras.Input((8,))
         model = keras.Model(inputs, {"out": layers.Dense(1, activation="sigmoid")(inputs)})
-        model.compile(optimizer="adam", loss={"out": "binary_crossentropy"}, metrics={"out": ["mae"]})
+        model.compile(optimizer="sgd", loss={"out": "binary_crossentropy"}, metrics={"out": ["mae"]})
         return model
 
     assert_as_keras(build, y={"out": Y})
@@ -348,22 +437,29 @@ def test_an_output_may_have_a_name_in_a_dict() -> None:
 
 
 def fitted_twice(mode: FitMode, *sizes: int, compiles: bool = False) -> Any:
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(1)
-    model = mlp(layers.Dense(5, activation="relu"), layers.BatchNormalization())
+    begin()
+    model = mlp(layers.Dense(5, activation="relu"), DividesByRowsButFifty())
     results = []
     with compiled_fit(mode) as report:
         for size in sizes:
             results.append(model.fit(X, Y, batch_size=size, epochs=3, verbose=0).history)
             results.append(model.evaluate(X, Y, batch_size=size, verbose=0))
             if compiles:
-                model.compile("adam", "binary_crossentropy")
+                model.compile("sgd", "binary_crossentropy")
     assert report.mode is mode
     return results, [weight.tolist() for weight in model.get_weights()]
 
 
-@pytest.mark.parametrize("sizes", [(12, 15, 12), (14, 10, 12)], ids=["two that divide", "one with a remainder first"])
-@pytest.mark.parametrize("compiles", some_of([False, True]))
+@pytest.mark.parametrize(
+    ("sizes", "compiles"),
+    [
+        ((12, 15, 12), False),
+        *(
+            pytest.param(sizes, compiles, marks=pytest.mark.complete)
+            for sizes, compiles in (((14, 10, 12), False), ((12, 15, 12), True), ((14, 10, 12), True))
+        ),
+    ],
+)
 def test_a_second_fit_has_batches_of_another_size(sizes: tuple[int, ...], compiles: bool) -> None:
     found = fitted_twice(FitMode.EXACT, *sizes, compiles=compiles)
 
@@ -372,8 +468,7 @@ def test_a_second_fit_has_batches_of_another_size(sizes: tuple[int, ...], compil
 
 def test_a_layer_that_is_unfrozen_after_the_first_fit_is_not_trained_as_in_keras() -> None:
     def fitted(mode: FitMode) -> Any:
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(1)
+        begin()
         model = frozen()
         with compiled_fit(mode) as report:
             for _ in range(2):
@@ -385,14 +480,20 @@ def test_a_layer_that_is_unfrozen_after_the_first_fit_is_not_trained_as_in_keras
     assert fitted(FitMode.EXACT) == fitted(FitMode.KERAS)
 
 
-@pytest.mark.parametrize("by_keras", [(True, False), (False, True)], ids=["first by Keras", "then by Keras"])
-@pytest.mark.parametrize("activation", some_of(["tanh", "silu"]))
+@pytest.mark.parametrize(
+    ("by_keras", "activation"),
+    [
+        ((True, False), "silu"),
+        ((False, True), "tanh"),
+        pytest.param((True, False), "tanh", marks=pytest.mark.complete),
+        pytest.param((False, True), "silu", marks=pytest.mark.complete),
+    ],
+)
 def test_a_fit_goes_on_with_the_step_of_the_one_before_whichever_of_them_keras_runs(
     by_keras: tuple[bool, bool], activation: str
 ) -> None:
     def fitted(mode: FitMode) -> Any:
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(1)
+        begin()
         model, results = mlp(layers.Dense(5, activation=activation)), []
         with compiled_fit(mode) as report:
             for size, is_run_by_keras in zip((16, 12), by_keras, strict=True):
@@ -412,9 +513,8 @@ def test_a_fit_goes_on_with_the_step_of_the_one_before_whichever_of_them_keras_r
 
 def test_an_evaluation_leaves_the_optimizer_alone() -> None:
     def life(mode: FitMode) -> Any:
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(1)
-        model = frozen()
+        begin()
+        model = frozen(optimizer="adam")
         with compiled_fit(mode) as report:
             evaluated = model.evaluate(X, Y, verbose=0)
             n_variables = len(model.optimizer.variables)
@@ -469,6 +569,20 @@ def test_a_callback_may_have_the_step_made_anew_and_keras_goes_on_from_there() -
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_callback_that_takes_the_step_away_ends_the_fit_as_in_keras() -> None:
+    def take_away(model: Any) -> None:
+        model.train_function = None
+
+    def outcome(mode: FitMode) -> tuple[str, list[Any], list[float]]:
+        begin()
+        model, counts = mlp(), Counts()
+        with compiled_fit(mode), pytest.raises(TypeError) as raised:
+            model.fit(X, Y, epochs=3, verbose=0, callbacks=[At("on_epoch_end", take_away, 1), counts])
+        return str(raised.value), counts.called, model.history.history["loss"]
+
+    assert outcome(FitMode.EXACT) == outcome(FitMode.KERAS)
+
+
 def test_a_learning_rate_schedule_that_comes_too_late_changes_nothing_as_in_keras() -> None:
     def schedule(model: Any) -> None:
         model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(0.5, 2, 0.5)
@@ -478,9 +592,8 @@ def test_a_learning_rate_schedule_that_comes_too_late_changes_nothing_as_in_kera
 
 def test_metrics_that_models_share_begin_with_the_sums_of_the_model_before_as_in_keras() -> None:
     def histories(mode: FitMode) -> list[Any]:
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(1)
-        shared = [keras.metrics.AUC(name="auc"), keras.metrics.MeanAbsoluteError(name="mae")]
+        begin()
+        shared = [keras.metrics.Recall(name="recall"), keras.metrics.MeanAbsoluteError(name="mae")]
         with compiled_fit(mode) as report:
             found = [mlp(metrics=shared).fit(X, Y, epochs=2, verbose=0).history for _ in range(2)]
             found.append(mlp(metrics=shared).evaluate(X, Y, verbose=0))
@@ -493,7 +606,7 @@ def test_metrics_that_models_share_begin_with_the_sums_of_the_model_before_as_in
 # Arguments
 
 
-@pytest.mark.parametrize("batch_size", [np.int64(16), np.int32(16)])
+@pytest.mark.parametrize("batch_size", some_of([np.int64(16), np.int32(16)]))
 def test_a_batch_size_may_be_numpys(batch_size: Any) -> None:
     assert_as_keras(mlp, batch_size=batch_size)
 
@@ -508,7 +621,7 @@ def test_an_empty_validation_is_none() -> None:
 
 def test_no_epochs_make_no_variables() -> None:
     def outcome(mode: FitMode) -> tuple[int, dict[str, Any]]:
-        model = mlp()
+        model = mlp(optimizer="adam")
         with compiled_fit(mode):
             history = model.fit(X, Y, epochs=0, verbose=0).history
         return len(model.optimizer.variables), history
@@ -523,17 +636,17 @@ def test_a_release_that_was_not_tested_is_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(keras, "__version__", "3.99.1")
-    monkeypatch.setattr(scope.logger, "propagate", True)
+    monkeypatch.setattr(releases.logger, "propagate", True)
 
     for mode in (FitMode.KERAS, FitMode.EXACT, FitMode.EXACT):
         with compiled_fit(mode):
             pass
 
-    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "compiled training was not tested with keras 3.99.1"
     ]
 
 
 def test_the_releases_that_are_installed_are_tested() -> None:
     for library in (keras, tf):
-        assert library.__version__.startswith(scope.TESTED_RELEASES[library.__name__])
+        assert library.__version__.startswith(releases.TESTED_RELEASES[library.__name__])

@@ -97,19 +97,20 @@ class Reconstructs(keras.Model):
 def mlp(*given: Any, kind: Any = keras.Sequential) -> Any:
     hidden = [layers.Dense(5, "relu"), layers.Dropout(0.2), layers.Dense(1, "sigmoid")]
     model = kind([keras.Input((4,)), *hidden])
-    model.compile("adam", "binary_crossentropy", metrics=list(given))
+    model.compile("sgd", "binary_crossentropy", metrics=list(given))
     return model
 
 
 def life(mode: FitMode, build: Callable[[], Any], *data: Any, **arguments: Any) -> tuple[Any, FitReport]:
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(1)
     with compiled_fit(mode) as report:
         model = build()
         x, *others = data or (X, Y)
         fitted = model.fit(x, *others, **{"batch_size": 8, "epochs": 2, "verbose": 0, **arguments}).history
         found = [fitted, model.evaluate(x, *others, verbose=0), model.evaluate(x, *others, verbose=0, return_dict=True)]
-        found.append(model.predict(x, verbose=0))
+        if isinstance(model, OwnMethods):
+            found.append(model.predict(x, verbose=0))
     return (found, model.get_weights(), [variable.numpy() for variable in model.metrics_variables]), report
 
 
@@ -143,7 +144,7 @@ def test_a_model_may_have_methods_of_its_own_that_call_those_of_keras() -> None:
 def test_a_model_may_be_validated_on_inputs_alone() -> None:
     def build() -> Any:
         model = Reconstructs()
-        model.compile("adam")
+        model.compile("sgd")
         return model
 
     assert_as_keras(build, X, validation_data=X[:9])
@@ -180,7 +181,7 @@ def test_without_a_seed_random_numbers_may_come_from_wherever_they_are_drawn() -
 
 def test_a_model_that_is_not_built_predicts() -> None:
     def predicted(mode: FitMode) -> Any:
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(1)
         model = keras.Sequential([layers.Dense(3, "relu"), layers.BatchNormalization(), layers.Dense(1)])
         with compiled_fit(mode) as report:

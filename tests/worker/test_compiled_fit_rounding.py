@@ -42,12 +42,10 @@ class F1(keras.Metric):
         return 2 * p * r / (p + r + keras.config.epsilon())
 
 
-def fitted(model: Any, x: Any, y: Any, *, batch_size: int = 16, **settings: Any) -> Any:
+def fitted(model: Any, x: Any, y: Any, **settings: Any) -> Any:
     model.compile(**{"optimizer": "sgd", "loss": "mse", **settings})
-    history = model.fit(x, y, batch_size=batch_size, epochs=5, verbose=0, validation_split=0.3).history
-    evaluated = model.evaluate(x, y, batch_size=batch_size, verbose=0)
-    predicted = model.predict(x, batch_size=batch_size, verbose=0)
-    return history, evaluated, predicted, model.get_weights()
+    history = model.fit(x, y, batch_size=16, epochs=5, verbose=0, validation_split=0.3).history
+    return history, model.get_weights()
 
 
 def mlp(*inner: Any, n_outputs: int = 1, last: str | None = None) -> Any:
@@ -61,9 +59,9 @@ def wide_and_deep(**settings: Any) -> Any:
 
 
 def swish() -> Any:
-    return fitted(
-        mlp(layers.Dense(6, "silu"), layers.BatchNormalization(), layers.Activation("swish")), X, AMOUNTS[:, :1]
-    )
+    model = mlp(layers.Dense(6, "silu"), layers.BatchNormalization(), layers.Activation("swish"))
+    found = fitted(model, X, AMOUNTS[:, :1])
+    return found, model.evaluate(X, AMOUNTS[:, :1], verbose=0), model.predict(X, verbose=0)
 
 
 def correlations() -> Any:
@@ -102,7 +100,7 @@ def predictions_of_several_sizes() -> Any:
 )
 def test_the_last_digit_is_that_of_keras(situation: Callable[[], Any]) -> None:
     def outcome(mode: FitMode) -> Any:
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(1)
         with compiled_fit(mode) as report:
             found = situation()

@@ -29,22 +29,24 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProgramCache]:
     keras.config.set_dtype_policy("float32")
 
 
-def trained(build: Callable[[], Any], mode: str, *, seed: int = 1, rows: int = 50, **arguments: Any) -> list[Any]:
-    keras.utils.clear_session()
+def trained(
+    build: Callable[[], Any], mode: str, *, seed: int = 1, rows: int = 50, predicts: bool = False, **arguments: Any
+) -> list[Any]:
+    keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(seed)
     with compiled_fit(mode) as report:
         model = build()
         arguments = {"batch_size": 8, "epochs": 2, "verbose": 0, **arguments}
         history = model.fit(X[:rows], Y[:rows], **arguments).history
-        predicted = model.predict(X, verbose=0)
+        predicted = model.predict(X, verbose=0) if predicts else []
     assert report.fallback_reason is None
     names = [list(results) for results in (history, predicted) if isinstance(results, dict)]
     return [*model.get_weights(), *history.values(), *keras.tree.flatten(predicted), *names]
 
 
 def evaluated(build: Callable[[], Any], mode: str) -> list[Any]:
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(1)
     with compiled_fit(mode) as report:
         results = build().evaluate(X, Y, verbose=0, return_dict=True)
@@ -57,7 +59,7 @@ def assert_equal(one: list[Any], other: list[Any]) -> None:
 
 
 def structure(build: Callable[[], Any]) -> str | None:
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(1)
     model = build()
@@ -67,7 +69,7 @@ def structure(build: Callable[[], Any]) -> str | None:
 
 
 @pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer")
-@pytest.mark.parametrize("difference", some_of(LOOK_ALIKES))
+@pytest.mark.parametrize("difference", LOOK_ALIKES)
 def test_look_alikes_are_not_of_one_structure(difference: str) -> None:
     first, second = map(structure, LOOK_ALIKES[difference])
 
@@ -75,14 +77,7 @@ def test_look_alikes_are_not_of_one_structure(difference: str) -> None:
 
 
 #: Trained in every run, one of each way to tell look-alikes apart; training each of the others takes seconds.
-TRAINED = (
-    "activation",
-    "a number of a layer",
-    "order of weights",
-    "frozen normalization",
-    "an activation that bears Keras' name",
-    "a method of one model",
-)
+TRAINED = ("activation", "a number of a layer", "order of weights", "a method of one model")
 
 
 @pytest.mark.parametrize(
@@ -92,15 +87,17 @@ TRAINED = (
 def test_look_alikes_do_not_share_a_program(difference: str) -> None:
     first, second = LOOK_ALIKES[difference]
 
-    trained(first, "exact")
+    predicts = difference == TRAINED[0]
+    trained(first, "exact", predicts=predicts)
 
-    assert_equal(trained(second, "exact"), trained(second, "keras"))
+    assert_equal(trained(second, "exact", predicts=predicts), trained(second, "keras", predicts=predicts))
 
 
 @pytest.mark.parametrize(
     "difference",
     some_of(
-        ["activation", "a function named like an activation", "order of weights", "delta of a loss", "a metric's name"]
+        ["a metric's name", "activation", "a function named like an activation", "delta of a loss", "order of weights"],
+        every=3,
     ),
 )
 def test_look_alikes_are_evaluated_by_programs_of_their_own(difference: str) -> None:
@@ -115,32 +112,33 @@ def test_look_alikes_are_evaluated_by_programs_of_their_own(difference: str) -> 
     ("build", "other"),
     some_of(
         [
+            (lambda: model_with(layers.Dense(4), layers.Dropout(0.5, seed=9)), {"seed": 2, "rows": 49, "epochs": 5}),
             (lambda: model_with(layers.Dense(4)), {"seed": 2}),
             (lambda: model_with(layers.Dense(4)), {"epochs": 5}),
+            (lambda: model_with(Scaled(2.0)), {"seed": 2}),
             (lambda: model_with(layers.Dense(4)), {"rows": 49}),
             (lambda: model_with(layers.Dense(4), optimizer=keras.optimizers.Adam(0.1)), {}),
-            (lambda: model_with(layers.Dense(4), layers.Dropout(0.5, seed=9)), {"seed": 2}),
-            (lambda: model_with(Scaled(2.0)), {"seed": 2}),
-        ]
+        ],
+        every=3,
     ),
 )
 def test_models_of_one_structure_share_their_programs(
     build: Callable[[], Any], other: dict[str, int], programs: ProgramCache
 ) -> None:
-    expected = trained(build, "keras", **other)
-    trained(build, "exact")
+    expected = trained(build, "keras", predicts=True, **other)
+    trained(build, "exact", predicts=True)
     n_programs = len(programs)
 
-    assert_equal(trained(build, "exact", **other), expected)
+    assert_equal(trained(build, "exact", predicts=True, **other), expected)
 
     assert len(programs) == n_programs == 2  # one to train, one to predict
 
 
 def test_another_learning_rate_shares_the_program(programs: ProgramCache) -> None:
     for rate in (0.001, 0.01, 0.1):
-        trained(lambda rate=rate: model_with(layers.Dense(4), optimizer=keras.optimizers.Adam(rate)), "exact")
+        trained(lambda rate=rate: model_with(layers.Dense(4), optimizer=keras.optimizers.SGD(rate)), "exact")
 
-    assert len(programs) == 2
+    assert len(programs) == 1
 
 
 def test_a_model_inside_another_one_needs_no_trace_to_be_known() -> None:
@@ -153,7 +151,7 @@ def test_a_model_inside_another_one_needs_no_trace_to_be_known() -> None:
 
 def test_predictions_share_a_program_whatever_was_compiled(programs: ProgramCache) -> None:
     def predicted(mode: str, **settings: Any) -> Any:
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(1)
         model = model_with(layers.Dense(4), **settings)
         with compiled_fit(mode):
@@ -168,12 +166,14 @@ def test_predictions_share_a_program_whatever_was_compiled(programs: ProgramCach
     assert programs.n_dropped == 0
 
 
-@pytest.mark.parametrize(("sizes", "n_programs"), [((1, 2, 5, 40, 33), 3), ((40, 7, 8, 32, 1), 3), ((7, 39, 8), 3)])
+@pytest.mark.parametrize(
+    ("sizes", "n_programs"), some_of([((40, 7, 8, 32, 1), 3), ((1, 2, 5, 40, 33), 3), ((7, 39, 8), 3)], every=3)
+)
 def test_predictions_of_any_number_of_rows_take_as_few_programs_as_keras_takes_graphs(
     sizes: tuple[int, ...], n_programs: int, programs: ProgramCache
 ) -> None:
     def predicted(mode: str) -> list[Any]:
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(1)
         model = model_with(layers.Dense(4, activation="silu"))
         with compiled_fit(mode):
@@ -194,16 +194,16 @@ def test_the_longest_unused_program_goes_first(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_program_that_went_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = ProgramCache(max_programs=2)
+    cache = ProgramCache(max_programs=1)
     monkeypatch.setattr(scope, "programs", cache)
 
     def build(width: int) -> Any:
         return model_with(layers.Dense(width))
 
-    for width in (3, 4, 3):
-        assert_equal(trained(partial(build, width), "exact"), trained(partial(build, width), "keras"))
+    first, _, again = [trained(partial(build, width), "exact") for width in (3, 4, 3)]
 
-    assert (len(cache), cache.n_dropped) == (2, 4)
+    assert_equal(again, first)
+    assert (len(cache), cache.n_dropped) == (1, 2)
 
 
 def test_a_program_outlives_the_data_that_it_was_made_with() -> None:
@@ -250,7 +250,7 @@ class Noise(layers.Layer):
 
 def test_a_model_with_a_generator_in_its_graph_draws_what_it_draws_in_keras_after_each_seed() -> None:
     def losses() -> list[float]:
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(1)
         model = model_with(Noise())
         found = []
@@ -278,7 +278,7 @@ class Shuffles(layers.Layer):
 
 
 def test_that_there_is_no_program_for_a_model_is_found_out_once() -> None:
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(1)  # without it nobody could tell
     model = model_with(Shuffles())
     model.fit(X, Y, verbose=0)  # Keras has traced what it needs
@@ -296,7 +296,7 @@ def test_that_there_is_no_program_for_a_model_is_found_out_once() -> None:
 def test_that_there_is_no_program_for_a_structure_is_found_out_once(programs: ProgramCache) -> None:
     found = []
     for _ in range(2):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         model = model_with(layers.Dense(4, activation="silu"), layers.Dense(4, activation="hard_silu"))
         n_programs = len(programs)
         with compiled_fit() as report:
@@ -323,9 +323,10 @@ def test_a_program_learns_to_watch_for_nan_with_another_model(programs: ProgramC
     for _ in range(2):
         assert_equal(trained(build, "exact", **watching()), expected)
 
-    assert len(programs) == 2
+    assert len(programs) == 1
 
 
+@pytest.mark.complete
 def test_a_program_learns_another_batch_size_in_xla_with_another_model(programs: ProgramCache) -> None:
     def build() -> Any:
         return model_with(layers.Dense(4), layers.Dropout(0.1), optimizer="sgd")
@@ -337,4 +338,4 @@ def test_a_program_learns_another_batch_size_in_xla_with_another_model(programs:
 
     for one, other in zip(found[:-1], expected[:-1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    assert len(programs) == 2
+    assert len(programs) == 1

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Your input ran out of data", "ig
 
 def mlp(**settings: Any) -> Any:
     model = keras.Sequential([keras.Input((4,)), layers.Dense(4, "relu"), layers.Dropout(0.2), layers.Dense(1)])
-    model.compile(**{"optimizer": "adam", "loss": "mse", "metrics": ["mae"], **settings})
+    model.compile(**{"optimizer": "sgd", "loss": "mse", **settings})
     return model
 
 
@@ -76,7 +76,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 
 def life(mode: FitMode, call: Callable[[Any], Any], build: Callable[[], Any] = mlp) -> tuple[Any, FitReport]:
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(1)
     with compiled_fit(mode) as report:
         model = build()
@@ -94,12 +94,18 @@ def assert_as_keras(call: Callable[[Any], Any], build: Callable[[], Any] = mlp) 
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", some_of(CALLS))
+#: Trained in every run: together they have each way in which an iterator ends.
+TRAINED = ("shuffled", "validation_steps", "without end", "fewer steps than batches")
+
+
+@pytest.mark.parametrize(
+    "name", [*TRAINED, *(pytest.param(one, marks=pytest.mark.complete) for one in CALLS if one not in TRAINED)]
+)
 def test_batches_of_an_iterator_are_trained_on_as_in_keras(name: str) -> None:
     assert_as_keras(CALLS[name])
 
 
-@pytest.mark.parametrize("name", some_of(["without end", "steps_per_epoch", "batches"]))
+@pytest.mark.parametrize("name", some_of(["without end", "steps_per_epoch", "batches"], every=3))
 def test_several_batches_to_an_execution_come_out_of_an_iterator_as_in_keras(name: str) -> None:
     assert_as_keras(CALLS[name], lambda: mlp(steps_per_execution=4))
 

@@ -21,6 +21,8 @@ from gridfleet.worker.compiled_fit import FitReport, compiled_fit, scope
 from gridfleet.worker.compiled_fit.errors import XLA_IN_WORDS
 from gridfleet.worker.compiled_fit.patches.code_generator import HAVE_OLDER_CODE_GENERATOR, older_code_generator
 from gridfleet.worker.compiled_fit.patches.random_numbers import same_random_numbers
+from gridfleet.worker.compiled_fit.xla_policy import SURE_STEPS
+from tests.thinning import some_of
 
 FLAG = "--xla_cpu_use_fusion_emitters"
 
@@ -47,15 +49,20 @@ def deterministic() -> Iterator[None]:
 
 
 def fit_in(
-    mode: FitMode, build: Callable[[], list[layers.Layer]], *, shape: tuple[int, ...] = (8,), epochs: int = 2
+    mode: FitMode,
+    build: Callable[[], list[layers.Layer]],
+    *,
+    shape: tuple[int, ...] = (8,),
+    epochs: int = 2,
+    n_fits: int = 1,
 ) -> tuple[FitReport, list[Any]]:
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(1)
     model = keras.Sequential([layers.Input(shape), *build(), layers.Dense(1)])
-    model.compile("adam", "mse")
+    model.compile("sgd", "mse")
     X, y = np.random.default_rng(0).normal(size=(40, *shape)).astype("float32"), np.arange(40) % 2
-    with compiled_fit(mode) as report:
-        model.fit(X, y, epochs=epochs, batch_size=16, verbose=0)
+    with compiled_fit(mode, n_fits=n_fits) as report:
+        model.fit(X, y, epochs=epochs, batch_size=20, verbose=0)
     return report, model.get_weights()
 
 
@@ -71,7 +78,7 @@ def test_max_pooling_that_has_to_be_deterministic_is_not_tried_in_xla() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("mode", [FitMode.XLA, FitMode.AUTO])
+@pytest.mark.parametrize("mode", some_of([FitMode.XLA, FitMode.AUTO]))
 def test_convolutions_are_left_to_the_graph_as_exact_trains_them(mode: FitMode) -> None:
     def build() -> list[layers.Layer]:
         return [layers.Conv1D(2, 3), layers.Flatten()]
@@ -98,10 +105,12 @@ def test_what_xla_has_not_is_named_and_the_time_of_trying_is_reported() -> None:
 
 
 def test_auto_compiles_a_long_training_and_not_a_short_one() -> None:
-    short, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(4)], epochs=2)
-    long, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(4)], epochs=20_000)
+    short, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(4)], epochs=20)
+    n_programs = len(scope.programs)
+    long, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(5)], epochs=20, n_fits=SURE_STEPS // 40 + 1)
 
     assert (short.modes, long.modes) == ([FitMode.EXACT], [FitMode.XLA])
+    assert len(scope.programs) == n_programs + 1  # none for the graph, where it is sure
 
 
 @pytest.mark.skipif(
@@ -143,7 +152,7 @@ def test_the_flags_of_another_tensorflow_are_left_alone(monkeypatch: pytest.Monk
 
 def embedding(*, largest: int) -> tuple[Any, Any, Any]:
     model = keras.Sequential([layers.Input((3,)), layers.Embedding(5, 2), layers.Flatten(), layers.Dense(1)])
-    model.compile("adam", "mse")
+    model.compile("sgd", "mse")
     X = np.arange(120).reshape(40, 3) % 5
     X[-1, -1] = largest
     return model, X, np.arange(40) % 2
@@ -151,7 +160,7 @@ def embedding(*, largest: int) -> tuple[Any, Any, Any]:
 
 def classes(*, largest: int) -> tuple[Any, Any, Any]:
     model = keras.Sequential([layers.Input((3,)), layers.Dense(5, activation="softmax")])
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile("sgd", "sparse_categorical_crossentropy")
     y = np.arange(40) % 5
     y[-1] = largest
     return model, np.arange(120).reshape(40, 3) / 100, y
@@ -165,7 +174,7 @@ def test_an_index_out_of_range_fails_in_xla_as_in_keras(make: Callable[..., Any]
         model.fit(X, y, epochs=3, batch_size=16, verbose=0)
 
 
-@pytest.mark.parametrize("make", [embedding, classes])
+@pytest.mark.parametrize("make", some_of([embedding, classes]))
 def test_indices_in_range_are_trained_in_xla(make: Callable[..., Any]) -> None:
     model, X, y = make(largest=4)
 
@@ -215,15 +224,15 @@ def test_what_xla_makes_another_result_of_trains_as_exact_does(
     inner: Callable[[], list[layers.Layer]], reason: str
 ) -> None:
     def outcome(mode: FitMode) -> tuple[FitReport, Any]:
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(1)
         model = keras.Sequential([layers.Input((8,)), *inner(), layers.Dropout(0.3), layers.Dense(1)])
-        model.compile("adam", "mse", jit_compile=reason == "jit_compile")
+        model.compile("sgd", "mse", jit_compile=reason == "jit_compile")
         X = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
         if "data" in reason:
             X[3, 3] = np.nan
         with compiled_fit(mode) as report:
-            history = model.fit(X, np.arange(40) % 2, epochs=2, batch_size=16, verbose=0).history
+            history = model.fit(X, np.arange(40) % 2, epochs=2, batch_size=20, verbose=0).history
         return report, (history, model.get_weights())
 
     report, found = outcome(FitMode.XLA)
@@ -235,7 +244,7 @@ def test_what_xla_makes_another_result_of_trains_as_exact_does(
 
 def test_the_sums_of_each_outputs_loss_are_those_of_keras() -> None:
     def outcome(mode: FitMode) -> tuple[FitReport, list[Any]]:
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(1)
         inputs = layers.Input((8,))
         model = keras.Model(inputs, [layers.Dense(1, name="one")(inputs), layers.Dense(2, name="other")(inputs)])
@@ -256,7 +265,7 @@ def test_the_sums_of_each_outputs_loss_are_those_of_keras() -> None:
 def test_the_reason_why_a_recurrent_layer_behind_an_embedding_is_not_compiled_is_in_words() -> None:
     keras.utils.set_random_seed(1)
     model = keras.Sequential([layers.Input((5,)), layers.Embedding(9, 4), layers.LSTM(3), layers.Dense(1)])
-    model.compile("adam", "mse")
+    model.compile("sgd", "mse")
 
     with compiled_fit("xla") as report:
         model.fit(np.arange(100).reshape(20, 5) % 9, np.arange(20) % 2, epochs=3, batch_size=8, verbose=0)

@@ -94,3 +94,15 @@ def test_where_keras_draws_another_order_it_is_asked(monkeypatch: pytest.MonkeyP
     tf.random.set_seed(5)
 
     assert epoch_orders(20, 7, True)(3).tolist() == [expected]
+
+
+def test_an_untested_release_is_asked_for_its_order_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_order, "untested_release", lambda: "keras 3.99.1")
+    row_order._order_is_keras.cache_clear()
+    assert row_order._order_is_keras()
+
+    monkeypatch.setattr(row_order, "seeded_order", lambda n_samples, _seed: np.arange(n_samples))
+    assert row_order._order_is_keras()  # it is remembered
+    row_order._order_is_keras.cache_clear()
+    assert not row_order._order_is_keras()
+    row_order._order_is_keras.cache_clear()

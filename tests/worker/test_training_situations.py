@@ -15,17 +15,22 @@ from tests.worker.training_situations import forget, judge
 
 #: Situations of a complete run, and how many one process lives through: TensorFlow keeps what it once prepared.
 N_SITUATIONS, PER_PROCESS = 500, 40
-#: Of a run of ten minutes: small models, each kind of them, and between them most of what is drawn.
+#: Of small models, each kind of them, with most of what is drawn between them; each fifth is trained in every run.
 QUICK_SEEDS = (
-    14, 19, 28, 30, 33, 35, 36, 38, 40, 45, 48, 66, 67, 70, 73,
-    99, 103, 105, 408, 422, 441, 452, 458, 461, 467, 472, 476, 483, 488, 498,
+    30, 14, 19, 28, 33, 36, 35, 38, 40, 48, 45, 66, 67, 70, 73,
+    99, 103, 105, 422, 441, 408, 458, 461, 467, 472, 452, 476, 483, 488, 498,
 )  # fmt: skip
-#: The same in XLA, which takes seconds to compile each.
+#: What docs/training.md names: by how much a seed's result differs at most.
+NAMED = {143: 6e-8, 161: 8e-9}
+#: With Datasets, and with errors after which people go on.
+N_SITUATIONS_WITH_DATASETS = 160
+QUICK_SEEDS_WITH_DATASETS = (1, 2, 3, 4)
+#: In XLA, which takes seconds to compile each.
 N_SITUATIONS_IN_XLA = 80
 
 
-def verdicts(first: int, count: int, mode: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "tests.worker.training_situations", str(first), str(count), "--mode", mode]
+def verdicts(first: int, count: int, *options: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "tests.worker.training_situations", str(first), str(count), *options]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -33,25 +38,33 @@ def verdicts(first: int, count: int, mode: str) -> list[dict[str, Any]]:
 @pytest.mark.complete
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("mode", "first"),
+    ("option", "first"),
     [
-        *(("exact", first) for first in range(1, N_SITUATIONS, PER_PROCESS)),
-        *(("xla", first) for first in range(1, N_SITUATIONS_IN_XLA, PER_PROCESS)),
+        *(("--mode=exact", first) for first in range(1, N_SITUATIONS, PER_PROCESS)),
+        *(("--datasets", first) for first in range(1, N_SITUATIONS_WITH_DATASETS, PER_PROCESS)),
+        *(("--mode=xla", first) for first in range(1, N_SITUATIONS_IN_XLA, PER_PROCESS)),
     ],
 )
-def test_situations_come_out_as_in_keras(mode: str, first: int) -> None:
-    found = verdicts(first, PER_PROCESS, mode)
+def test_situations_come_out_as_in_keras(option: str, first: int) -> None:
+    found = verdicts(first, PER_PROCESS, option)
 
     assert [one["seed"] for one in found] == list(range(first, first + PER_PROCESS))
-    assert [one for one in found if one["verdict"] == "differs"] == []
-    if mode == "xla":
+    different = [one for one in found if one["verdict"] == "differs"]
+    assert [one for one in different if option != "--mode=exact" or one["gap"] > NAMED.get(one["seed"], 0)] == []
+    if option == "--mode=xla":
         assert sum("xla" in one.get("modes", []) for one in found) >= len(found) / 3
 
 
-@pytest.mark.parametrize("seed", some_of(QUICK_SEEDS, every=3))
-def test_some_situations_come_out_as_in_keras(seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "with_datasets"),
+    [
+        *some_of([(seed, False) for seed in QUICK_SEEDS], every=5),
+        *some_of([(seed, True) for seed in QUICK_SEEDS_WITH_DATASETS], every=4),
+    ],
+)
+def test_some_situations_come_out_as_in_keras(seed: int, with_datasets: bool) -> None:
     try:
-        found = judge(seed, is_deterministic=True)
+        found = judge(seed, with_datasets=with_datasets)
     finally:
         forget()
         tensorflow_config.disable_op_determinism()  # which scikeras and seeds of Keras leave on

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from gridfleet.storage.fit_mode import FitMode
-from gridfleet.worker.compiled_fit.xla_policy import XlaPolicy, epochs_until_return, is_faster_in_xla, repays
+from gridfleet.worker.compiled_fit.xla_policy import (
+    XlaPolicy,
+    epochs_until_return,
+    is_faster_in_xla,
+    repays,
+    surely_repays,
+)
 
 #: A small model's fit in ``auto``, half-way through its first trials: nothing speaks against XLA.
 SMALL = XlaPolicy(
@@ -74,6 +80,9 @@ def test_xla_is_ruled_out_where_it_gives_another_result_or_has_nothing_to_do(
         ({"graph_step_s": 1.0}, ENOUGH - 16, False),
         # not before its speed is known
         ({"graph_step_s": None}, 10**9, False),
+        # … unless it is sure whatever it is
+        ({"graph_step_s": None, "starts_in_xla": True}, 1, True),
+        ({"graph_step_s": None, "starts_in_xla": True, "obstacle": "XLA has no PyFunc"}, 1, False),
         # a compiled program is used unless it was measured to be slower
         ({"is_compiled": True}, 1, True),
         ({"is_compiled": True, "xla_step_s": 0.0001}, 1, True),
@@ -121,6 +130,21 @@ def test_a_compilation_is_repaid_by_the_overhead_of_many_steps(
     n_steps: int, step_s: float, n_operations: int, expected: bool
 ) -> None:
     assert repays(n_steps, step_s, n_operations) is expected
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "n_multiplications", "is_recurrent", "expected"),
+    [
+        (15_600, 1_210, False, True),
+        (11_000, 1_210, False, False),
+        (15_600, 545_000, False, False),
+        (15_600, 1_210, True, False),
+    ],
+)
+def test_the_many_steps_of_a_small_model_repay_xla_for_sure(
+    n_steps: int, n_multiplications: int, is_recurrent: bool, expected: bool
+) -> None:
+    assert surely_repays(n_steps, n_multiplications, is_recurrent=is_recurrent) is expected
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Training situations drawn from seeds, each run by Keras and compiled: models, data, callbacks and calls of people.
 
-``python -m tests.worker.training_situations 1 40`` prints a line for each of 40 seeds; ``--mode xla`` compares in XLA.
+``python -m tests.worker.training_situations 1 40`` prints a line for each of 40 seeds; ``--mode xla`` compares in XLA,
+``--datasets`` draws a ``tf.data.Dataset`` in place of most arrays, and goes on after an error.
 """
 
 from __future__ import annotations
@@ -137,11 +138,14 @@ class Drawn:
     seed : int
     for_xla : bool, default=False
         Whether to draw from what XLA trains: fits of several epochs with full batches, and no batch-level callbacks.
+    with_datasets : bool, default=False
+        Whether most data are Datasets, some do not fit the model, and calls follow one that failed.
     """
 
-    def __init__(self, seed: int, *, for_xla: bool = False) -> None:
+    def __init__(self, seed: int, *, for_xla: bool = False, with_datasets: bool = False) -> None:
         self.seed = seed
         self.for_xla = for_xla
+        self.with_datasets = with_datasets
         self.draw = random.Random(seed)
         self.notes: list[str] = []
 
@@ -356,7 +360,7 @@ class Drawn:
         choices = [
             "mae", "mse", "mape", metrics.RootMeanSquaredError, metrics.R2Score, "cosine_similarity",
             metrics.CosineSimilarity, metrics.PearsonCorrelation, metrics.ConcordanceCorrelation, "logcosh",
-            lambda: metrics.MeanRelativeError(np.full(width, 2.0, "float32")),
+            metrics.MeanSquaredLogarithmicError,
         ]  # fmt: skip
         loss = self.pick(
             "mse", "mae", keras.losses.Huber(0.3), "log_cosh", own_loss, "mean_squared_logarithmic_error", "poisson"
@@ -439,6 +443,44 @@ class Drawn:
             arguments["class_weight"] = {0: 0.5, 1: 2.0, 2: 1.0}
         return arguments
 
+    # Datasets
+
+    def dataset(self, *parts: Any, size: int) -> Any:
+        """Return a Dataset of rows in batches."""
+        rows = tf.data.Dataset.from_tensor_slices(keras.tree.lists_to_tuples(parts))
+        make = {
+            "plain": lambda: rows.batch(size),
+            "prefetched": lambda: rows.batch(size).prefetch(2),
+            "cut": lambda: rows.batch(size, drop_remainder=True),
+            "shuffled": lambda: rows.shuffle(50, seed=3).batch(size),
+            "shuffled anew": lambda: rows.shuffle(50).batch(size),
+            "shuffled once": lambda: rows.shuffle(50, seed=4, reshuffle_each_iteration=False).batch(size),
+            "cached": lambda: rows.cache().shuffle(20).batch(size),
+            "twice": lambda: rows.batch(size).repeat(2),
+            "some": lambda: rows.batch(size).take(2),
+            "mapped": lambda: rows.batch(size).map(lambda *batch: batch),
+            "filtered": lambda: rows.batch(size).filter(lambda *batch: True),
+        }
+        return make[self.pick(*make)]()
+
+    def fit_on_datasets(self, model: Any, x: Any, y: Any, arguments: dict[str, Any], callbacks: list[Any]) -> Any:
+        """Train on a Dataset in place of arrays, or validate on one, or both."""
+        if self.chance(0.15):
+            y = self.pick(("a row less", y[:-1]), ("a column more", np.stack([y, y], axis=-1)))[1]
+        validation = arguments.get("validation_data")
+        if validation is not None and self.chance(0.7):
+            arguments["validation_data"] = self.dataset(*validation, size=self.pick(4, 8, 11))
+            arguments.pop("validation_batch_size", None)
+        if self.chance(0.2):
+            return model.fit(x, y, callbacks=callbacks, **arguments)
+        size, weights = arguments.pop("batch_size"), arguments.pop("sample_weight", None)
+        if self.chance(0.8):  # Keras refuses it otherwise
+            arguments.pop("validation_split", None)
+        data = self.dataset(*((x, y) if weights is None else (x, y, weights)), size=size)
+        if self.chance(0.2):
+            data, arguments["steps_per_epoch"] = data.repeat(), self.pick(2, 5)
+        return model.fit(data, callbacks=callbacks, **arguments)
+
     def run(self, mode: str) -> tuple[dict[str, Any], Any]:
         """Return all that a run in a mode leaves, and its report."""
         keras.utils.clear_session(free_memory=False)
@@ -476,25 +518,41 @@ class Drawn:
             begins = number == 0 and (self.for_xla or self.chance(0.9))
             call = "fit" if begins else self.pick("fit", "fit", "evaluate", "predict", "thaw")
             size = self.draw.choice([3, 5, 16, 32])
-            if call == "fit":
-                arguments = self.fit_arguments(x, y, has_one_output=True)
-                history = model.fit(x, y, callbacks=self.callbacks(seen), **arguments)
-                found[f"{number} history"] = history.history
-                found[f"{number} epochs"] = history.epoch
-            elif call == "evaluate":
-                found[f"{number} evaluate"] = model.evaluate(x, y, batch_size=size, verbose=0)
-            elif call == "predict":
-                rows = self.draw.choice([10, 15, N_ROWS])
-                x_some = keras.tree.map_structure(lambda one, rows=rows: one[:rows], x)
-                found[f"{number} predict"] = model.predict(x_some, batch_size=size, verbose=0)
-            else:
-                model.layers[0].trainable = not model.layers[0].trainable
+            try:
+                found.update(
+                    (f"{number} {name}", value) for name, value in self._call(call, model, x, y, size, seen).items()
+                )
+            except Exception as error:
+                if not self.with_datasets:
+                    raise
+                found[f"{number} error"] = f"{type(error).__name__}: {str(error)[:80]}"
         found["evaluate"] = model.evaluate(x, y, verbose=0, return_dict=True)
         found["predict"] = model.predict(x, verbose=0)
         found["weights"] = model.get_weights()
         found["optimizer"] = [keras.ops.convert_to_numpy(one) for one in model.optimizer.variables]
         found["metrics"] = [keras.ops.convert_to_numpy(one) for one in model.metrics_variables]
         found["seen"] = seen
+
+    def _call(self, call: str, model: Any, x: Any, y: Any, size: int, seen: list[Any]) -> dict[str, Any]:
+        if call == "fit":
+            arguments, callbacks = self.fit_arguments(x, y, has_one_output=True), self.callbacks(seen)
+            if self.with_datasets:
+                history = self.fit_on_datasets(model, x, y, arguments, callbacks)
+            else:
+                history = model.fit(x, y, callbacks=callbacks, **arguments)
+            return {"history": history.history, "epochs": history.epoch}
+        if call == "evaluate":
+            if self.with_datasets and self.chance(0.6):
+                return {"evaluate": model.evaluate(self.dataset(x, y, size=size), verbose=0)}
+            return {"evaluate": model.evaluate(x, y, batch_size=size, verbose=0)}
+        if call == "predict":
+            rows = self.draw.choice([10, 15, N_ROWS])
+            x_some = keras.tree.map_structure(lambda one: one[:rows], x)
+            if self.with_datasets and self.chance(0.3):
+                return {"predict": model.predict(self.dataset(x_some, size=size), verbose=0)}
+            return {"predict": model.predict(x_some, batch_size=size, verbose=0)}
+        model.layers[0].trainable = not model.layers[0].trainable
+        return {}
 
 
 def largest_difference(expected: dict[str, Any], found: dict[str, Any]) -> tuple[float, str]:
@@ -515,7 +573,7 @@ def largest_difference(expected: dict[str, Any], found: dict[str, Any]) -> tuple
     return worst, where
 
 
-def judge(seed: int, mode: str = "exact", *, is_deterministic: bool = False) -> dict[str, Any]:
+def judge(seed: int, mode: str = "exact", *, with_datasets: bool = False) -> dict[str, Any]:
     """Return how a situation came out.
 
     Parameters
@@ -523,26 +581,27 @@ def judge(seed: int, mode: str = "exact", *, is_deterministic: bool = False) -> 
     seed : int
     mode : str, default="exact"
         ``exact``, ``xla`` or ``auto``; the last two have situations of their own.
-    is_deterministic : bool, default=False
-        Whether it is known that Keras gives the same twice; otherwise that is tried.
+    with_datasets : bool, default=False
+        Whether to draw a situation with Datasets; those are others too.
 
     Returns
     -------
     dict
-        Whose "verdict" is "equal", "differs", or "not deterministic", where Keras differs from itself.
+        Whose "verdict" is "equal", "differs", or "not deterministic", where Keras differs from itself as well.
     """
-    situation = Drawn(seed, for_xla=mode != "exact")
+    situation = Drawn(seed, for_xla=mode != "exact", with_datasets=with_datasets)
+    tolerance = 0.0 if mode == "exact" else XLA_TOLERANCE
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected, _ = situation.run("keras")
-        if not is_deterministic and largest_difference(expected, situation.run("keras")[0])[0]:
-            return {"seed": seed, "verdict": "not deterministic", "notes": situation.notes}
         found, report = situation.run(mode)
-    gap, where = largest_difference(expected, found)
-    tolerance = 0.0 if mode == "exact" else XLA_TOLERANCE
+        gap, where = largest_difference(expected, found)
+        verdict = "equal" if gap <= tolerance else "differs"
+        if verdict == "differs" and largest_difference(expected, situation.run("keras")[0])[0]:
+            verdict = "not deterministic"
     return {
         "seed": seed,
-        "verdict": "equal" if gap <= tolerance else "differs",
+        "verdict": verdict,
         "gap": gap,
         "where": where,
         "modes": [str(one) for one in report.modes],
@@ -558,7 +617,6 @@ def forget() -> None:
     registry = gradient_registry._registry
     for name in [name for name in registry if name.startswith("CustomGradient-")]:
         del registry[name]
-    gc.collect()
 
 
 def main() -> None:
@@ -567,11 +625,13 @@ def main() -> None:
     parser.add_argument("first", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("--mode", default="exact", choices=["exact", "xla", "auto"])
+    parser.add_argument("--datasets", action="store_true")
     chosen = parser.parse_args()
     for seed in range(chosen.first, chosen.first + chosen.count):
-        sys.stdout.write(f"{json.dumps(judge(seed, chosen.mode))}\n")
+        sys.stdout.write(f"{json.dumps(judge(seed, chosen.mode, with_datasets=chosen.datasets))}\n")
         sys.stdout.flush()
         forget()
+        gc.collect()
 
 
 if __name__ == "__main__":

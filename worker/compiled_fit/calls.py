@@ -6,7 +6,8 @@ over batches. `KerasTakesOverError` says that Keras' own has to run; what callba
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ from gridfleet.worker.compiled_fit.data.keras_functions import (
     is_traced_by_keras,
     traced,
     traced_predict_sizes,
+    unnoted_if_it_fails,
 )
 from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
 from gridfleet.worker.compiled_fit.data.stream import Stream, is_dataset, make_stream
@@ -44,6 +46,8 @@ from gridfleet.worker.compiled_fit.programs.building import (
     build_variables,
     check_optimizer,
     has_convolutions,
+    is_recurrent,
+    n_trained_numbers,
     tracks_losses,
     unbuilt_if_it_fails,
 )
@@ -53,6 +57,7 @@ from gridfleet.worker.compiled_fit.programs.inputs import PassInputs, StreamInpu
 from gridfleet.worker.compiled_fit.programs.predict import PredictProgram
 from gridfleet.worker.compiled_fit.programs.train import TrainProgram
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
+from gridfleet.worker.compiled_fit.proof import prove
 from gridfleet.worker.compiled_fit.report import FitReport
 from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 from gridfleet.worker.compiled_fit.sharing.lookup import find_or_trace
@@ -70,6 +75,7 @@ from gridfleet.worker.compiled_fit.types import (
     Shuffle,
     Structure,
 )
+from gridfleet.worker.compiled_fit.xla_policy import surely_repays
 
 
 @dataclass(frozen=True)
@@ -104,13 +110,20 @@ class CompiledCalls:
         How each call ran.
     n_fits : int
         How many fits of this structure the trial has, for ``auto``.
+    untested : str or None, default=None
+        The release of Keras or TensorFlow that was not tested; None: both were. Otherwise only fits run compiled, as
+        ``exact``, each program once its first batches were equal to Keras' own.
     """
 
-    def __init__(self, mode: FitMode, cache: ProgramCache, report: FitReport, *, n_fits: int) -> None:
-        self.mode = mode
+    def __init__(
+        self, mode: FitMode, cache: ProgramCache, report: FitReport, *, n_fits: int, untested: str | None = None
+    ) -> None:
+        self.mode = FitMode.EXACT if untested and mode in (FitMode.XLA, FitMode.AUTO) else mode
+        self._asked_for = mode
+        self._untested = untested
         self.report = report
         self._cache = cache
-        self._n_fits_to_come = n_fits
+        self._n_fits = self._n_fits_to_come = n_fits
 
     def fit(
         self,
@@ -154,7 +167,8 @@ class CompiledCalls:
         elif validation_split:
             raise NotEligibleError("validation_split of a Dataset")  # Keras says so
         validation = _ValidationData.of(validation_data, validation_batch_size or batch_size, validation_steps)
-        apart = validation if validation is not None and _is_apart(model, validation, callbacks) else None
+        is_apart = validation is not None and (self._untested or _is_apart(model, validation, callbacks))
+        apart = validation if is_apart else None
 
         def make_train() -> Batches | Stream:
             options = {"batch_size": batch_size, "class_weight": class_weight}
@@ -163,48 +177,75 @@ class CompiledCalls:
                 return make_stream(model, x, y, sample_weight, **options)
             return make_batches(x, y, sample_weight, **options)
 
-        prepared = self._prepare(
-            model,
-            callbacks,
-            make_train,
-            lambda: None if validation is None or apart else validation.batches(model),
-        )
-        train = prepared.data.train
-        draw_orders = _draw_orders(train, shuffle)  # before a callback may set another seed
-        container = training_callback_list(callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps)
-        return self._train(
-            model,
-            prepared,
-            container,
-            Schedule(
-                epochs=_begin_training(model, container, initial_epoch, epochs, resets=prepared.waits),
+        def make_validation() -> Batches | None:
+            return None if validation is None or apart else validation.batches(model)
+
+        with unnoted_if_it_fails(model, "train"):
+            # Keras traces at the first batch: what callbacks change until then counts
+            waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
+            with nullcontext() if waits else _as_before_if_a_callback_fails(model):
+                prepared = self._prepare(
+                    model,
+                    make_train,
+                    make_validation,
+                    # of all fits of the trial; a callback may stop each of them soon
+                    n_epochs=1 if callbacks else (epochs - initial_epoch) * max(self._n_fits, 1),
+                    waits=waits,
+                )
+                train = prepared.data.train
+                draw_orders = _draw_orders(train, shuffle)  # before a callback may set another seed
+                container = training_callback_list(
+                    callbacks, model, verbose=verbose, n_epochs=epochs, n_steps=train.n_steps
+                )
+                epochs_to_run = _begin_training(model, container, initial_epoch, epochs, resets=prepared.waits)
+            schedule = Schedule(
+                epochs=epochs_to_run,
                 draw_orders=draw_orders,
                 should_validate=_validation_rule(model, validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
-            ),
-            given_callbacks=callbacks,
-            validate=partial(_validate, model, apart, container) if apart else None,
-        )
+            )
+            validate = partial(_validate, model, apart, container) if apart else None
+            return self._train(model, prepared, container, schedule, given_callbacks=callbacks, validate=validate)
 
     def _prepare(
         self,
         model: Model,
-        callbacks: Callbacks,
         make_train: Callable[[], Batches | Stream],
         make_validation: Callable[[], Batches | None],
+        *,
+        n_epochs: int,
+        waits: bool,
     ) -> _Prepared:
         with preparing_a_program():
             train: Batches | Stream = as_traced(model, "train", make_train())
             data = FitData(train, make_validation())
-            # Keras traces at the first batch: what callbacks change until then counts
-            waits = acts_before_first_batch(flat_callbacks(callbacks), is_built=model.built)
             # where XLA is not going to compile, the program that Keras' step is traced for is the first one
             mode = FitMode.EXACT if isinstance(train, Stream) or has_convolutions(model) else self.mode
-            programs = FitPrograms(mode, partial(self._train_program, model, data))
+            find = partial(self._train_program, model, data, n_epochs=n_epochs)
+            is_sure = (
+                model.built
+                and isinstance(train, Batches)
+                and surely_repays(
+                    n_epochs * train.n_steps,
+                    n_trained_numbers(model) * train.batch_size,
+                    is_recurrent=is_recurrent(model),
+                )
+            )
+            programs = FitPrograms(mode, find, surely_repays=is_sure)
             if not waits:
                 model.reset_metrics()  # now, for Keras leaves those alone that are not built yet
                 programs.first()
+            if self._untested:
+                self._prove(model, train, programs, waits=waits)
         return _Prepared(data, programs, waits)
+
+    def _prove(self, model: Model, train: Batches | Stream, programs: FitPrograms, *, waits: bool) -> None:
+        try:
+            if waits:
+                raise NotEligibleError("a callback may change the model before the first batch")
+            prove(model, train, programs.get(for_xla=False))
+        except NotEligibleError as error:
+            raise NotEligibleError(f"not tested with {self._untested}: {error}") from None
 
     def _train(
         self,
@@ -232,13 +273,15 @@ class CompiledCalls:
 
     def _runner(self, model: Model, prepared: _Prepared, callbacks: list[Callback]) -> EpochRunner | StreamRunner:
         train, validation, programs = prepared.data.train, prepared.data.validation, prepared.programs
+        if self._untested and self._asked_for is FitMode.XLA:
+            self.report.fell_back(f"not in XLA: not tested with {self._untested}")
         if isinstance(train, Stream):
             if self.mode is FitMode.XLA:
                 self.report.fell_back("not in XLA: its batches come out of an iterator")
             return StreamRunner(model, train, validation, programs, report=self.report, callbacks=callbacks)
         return EpochRunner(model, train, validation, programs, mode=self.mode, report=self.report, callbacks=callbacks)
 
-    def _train_program(self, model: Model, data: FitData, *, for_xla: bool) -> Found[TrainProgram]:
+    def _train_program(self, model: Model, data: FitData, *, for_xla: bool, n_epochs: int) -> Found[TrainProgram]:
         train, validation = data.train, data.validation
         fixes_size = for_xla and tracks_losses(model)
         signature = (
@@ -258,7 +301,11 @@ class CompiledCalls:
                 signature=signature,
                 trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
             )
-            return Found(entry, VariableSet.of_training(model))
+            program = entry.program
+            stays_in_graph = self.mode is FitMode.EXACT or program.xla_obstacle is not None
+            if is_known and structure is not None and stays_in_graph and not self._untested:
+                program.update_at_once(model, entry.n_graph_steps + n_epochs * train.n_steps)
+            return Found(entry, program.variables_of(model))
 
         if signature not in kept:
             check_optimizer(model)
@@ -280,6 +327,7 @@ class CompiledCalls:
     ) -> Any:
         """Evaluate a model as ``keras.Model.evaluate`` does; the parameters are its own."""
         model._assert_compile_called("evaluate")
+        self._check_release()
         is_in_fit = keywords.pop("_use_cached_eval_dataset", False)  # then the callbacks are those of the fit
         check_model(model, "test")
         if not is_in_fit:
@@ -288,7 +336,7 @@ class CompiledCalls:
             raise NotEligibleError("an argument is not known")  # Keras says so
         if not is_dataset(x):
             check_arrays((x, y, sample_weight))
-        with self.report.timed("trace"), preparing_a_program():
+        with unnoted_if_it_fails(model, "test"), self.report.timed("trace"), preparing_a_program():
             given: Batches | Stream
             if is_dataset(x) or steps:
                 source = model._eval_epoch_iterator if is_in_fit else None
@@ -317,7 +365,8 @@ class CompiledCalls:
             )
             return Found(entry, VariableSet.of_evaluation(model))
 
-        return find_once(kept, signature, find)
+        with unbuilt_if_it_fails(model):
+            return find_once(kept, signature, find)
 
     def predict(
         self,
@@ -329,6 +378,7 @@ class CompiledCalls:
         callbacks: Callbacks = None,
     ) -> Structure:
         """Predict as ``keras.Model.predict`` does; the parameters are its own."""
+        self._check_release()
         check_model(model, "predict")
         check_callbacks(callbacks)
         check_arrays((x,))
@@ -336,11 +386,16 @@ class CompiledCalls:
             raise NotEligibleError("steps is set")
         if model.steps_per_execution > 1:
             raise NotEligibleError("steps_per_execution is set")  # Keras predicts as many batches in one graph
-        with self.report.timed("trace"), preparing_a_program():
+        with unnoted_if_it_fails(model, "predict"), self.report.timed("trace"), preparing_a_program():
             data = make_batches(x, batch_size=batch_size)
             found = self._predict_program(model, data)
         container = callback_list(callbacks, model, verbose=verbose, n_steps=data.n_steps)
         return _predict(found, model, data, container)
+
+    def _check_release(self) -> None:
+        """Leave what nobody compares to Keras."""
+        if self._untested:
+            raise NotEligibleError(f"not tested with {self._untested}: predict and evaluate are Keras' own")
 
     def _predict_program(self, model: Model, data: Batches) -> Found[PredictProgram]:
         sizes = traced_predict_sizes(model, data)
@@ -435,6 +490,13 @@ def _draw_orders(train: Batches | Stream, shuffle: Shuffle) -> Callable[[int], O
     if isinstance(train, Stream):
         return lambda _: np.zeros((1, 0), np.int64)
     return epoch_orders(train.n_samples, train.batch_size, shuffle)
+
+
+@contextmanager
+def _as_before_if_a_callback_fails(model: Model) -> Iterator[None]:
+    """Leave a model as Keras does where a callback fails before the first batch: nothing is built or traced then."""
+    with unnoted_if_it_fails(model, "train", "test", failure=Exception), unbuilt_if_it_fails(model, Exception):
+        yield
 
 
 def _begin_training(model: Model, container: CallbackList, initial_epoch: int, n_epochs: int, *, resets: bool) -> range:

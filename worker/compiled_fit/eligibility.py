@@ -9,7 +9,7 @@ from keras.src.backend import config as keras_config
 from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
 
 from gridfleet.worker.compiled_fit.callbacks import flat_callbacks, is_called_per_epoch_only
-from gridfleet.worker.compiled_fit.data.keras_functions import Kind
+from gridfleet.worker.compiled_fit.data.keras_functions import Kind, has_failed_at_first
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
 from gridfleet.worker.compiled_fit.types import ArrayLike, Callbacks, Model, Structure
 
@@ -44,6 +44,8 @@ def check_model(model: Model, kind: Kind) -> None:
     for method in LOOP_METHODS[kind]:
         if is_overridden(model, method):
             raise NotEligibleError(f"{type(model).__name__} overrides {method}")
+    if has_failed_at_first(model, kind):
+        raise NotEligibleError("the model's first call failed, after which Keras may refuse the next ones")
     if keras_config.max_epochs() or keras_config.max_steps_per_epoch():
         raise NotEligibleError("KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set")
 

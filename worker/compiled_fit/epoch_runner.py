@@ -61,10 +61,17 @@ class FitPrograms:
         ``exact``, ``xla`` or ``auto``.
     find : callable
         Returns the program for XLA, or the one that is traced as Keras traces.
+    surely_repays : bool, default=False
+        Whether it is sure that XLA's compilation repays, in ``auto``.
+
+    Attributes
+    ----------
+    starts_in_xla : bool
+        Whether the program for XLA is the first one.
     """
 
-    def __init__(self, mode: FitMode, find: Callable[..., Found[TrainProgram]]) -> None:
-        self._mode = mode
+    def __init__(self, mode: FitMode, find: Callable[..., Found[TrainProgram]], *, surely_repays: bool = False) -> None:
+        self.starts_in_xla = mode is FitMode.XLA or (mode is FitMode.AUTO and surely_repays)
         self._find = find
         self._found: dict[bool, Found[TrainProgram]] = {}
 
@@ -80,7 +87,7 @@ class FitPrograms:
 
     def first(self) -> TrainProgram:
         """Return the program that is made before the first epoch: whatever runs, its results have the same names."""
-        return self.get(for_xla=self._mode is FitMode.XLA).program
+        return self.get(for_xla=self.starts_in_xla).program
 
 
 class EpochRunner:
@@ -221,6 +228,7 @@ class EpochRunner:
             n_graph_steps=graph.entry.n_graph_steps if graph else 0,
             graph_step_s=graph.entry.graph_step_s if graph else None,
             xla_step_s=xla.entry.xla_step_s if xla else None,
+            starts_in_xla=self._programs.starts_in_xla,
         )
 
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit.patches.patch import Patch, Replacement
+from gridfleet.worker.compiled_fit.releases import untested_release
 from gridfleet.worker.compiled_fit.report import FitReport
 from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 
@@ -29,9 +30,6 @@ logger = logging.getLogger(__name__)
 #: The programs of this process, shared by all trials.
 programs = ProgramCache()
 
-#: Releases whose results were compared with those of programs; the selfcheck compares any other.
-TESTED_RELEASES = {"keras": "3.15.", "tensorflow": "2.21."}
-
 #: What runs the calls of this thread; other threads' models are trained by Keras.
 _calls: ContextVar[CompiledCalls | None] = ContextVar("gridfleet_compiled_calls", default=None)
 #: Arguments of a call by position, and by name.
@@ -39,7 +37,9 @@ _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
-def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Iterator[FitReport]:
+def compiled_fit(
+    mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1, trusts_any_release: bool = False
+) -> Iterator[FitReport]:
     """Run Keras' loops inside the graph, in this block and this thread.
 
     Where Keras is not imported yet, nothing is done: an estimator of scikit-learn's own does not need it.
@@ -50,6 +50,9 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
         How; ``keras`` changes nothing and only reports.
     n_fits : int, default=1
         How many models of one structure are going to be fitted in the block, for ``auto``.
+    trusts_any_release : bool, default=False
+        Whether programs run as they are in a release of Keras or TensorFlow that was not tested. Otherwise a fit is
+        compared with Keras' own in its first batches, and ``evaluate`` and ``predict`` are Keras'.
 
     Yields
     ------
@@ -77,27 +80,13 @@ def compiled_fit(mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1) -> Ite
     from gridfleet.worker.compiled_fit.calls import CompiledCalls
     from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 
-    if mode is not FitMode.KERAS:
-        _warn_of_untested(keras.__version__, sys.modules["tensorflow"].__version__)
-    token = _calls.set(CompiledCalls(mode, programs, report, n_fits=n_fits))
+    untested = None if mode is FitMode.KERAS or trusts_any_release else untested_release()
+    token = _calls.set(CompiledCalls(mode, programs, report, n_fits=n_fits, untested=untested))
     try:
         with _methods.installed(), kept_kernels():
             yield report
     finally:
         _calls.reset(token)
-
-
-@functools.cache
-def _warn_of_untested(keras_release: str, tensorflow_release: str) -> None:
-    """Say once in a process that programs were not compared with these releases."""
-    for name, release in (("keras", keras_release), ("tensorflow", tensorflow_release)):
-        if not release.startswith(TESTED_RELEASES[name]):
-            logger.warning(
-                "compiled training was not tested with %s %s; compare it by "
-                "`python -m gridfleet.worker.compiled_fit.selfcheck`, or train with fit_mode='keras'",
-                name,
-                release,
-            )
 
 
 def _replaced_methods() -> Iterator[Replacement]:
@@ -168,7 +157,7 @@ def _with_callbacks_of(
 
 
 def _run_by_keras(original: Callable[..., Any], model: Model, arguments: _Arguments, report: FitReport) -> Any:
-    from gridfleet.worker.compiled_fit.data.keras_functions import trace_what_keras_would_have
+    from gridfleet.worker.compiled_fit.data.keras_functions import note_failure, trace_what_keras_would_have
 
     args, keywords = arguments
     trace_what_keras_would_have(model, original.__name__)
@@ -179,5 +168,8 @@ def _run_by_keras(original: Callable[..., Any], model: Model, arguments: _Argume
             with report.timed("train"):
                 return original(model, *args, **keywords)
         return original(model, *args, **keywords)
+    except Exception:
+        note_failure(model, original.__name__)
+        raise
     finally:
         _calls.reset(token)

@@ -7,8 +7,8 @@ steps as parts of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -24,14 +24,15 @@ from gridfleet.worker.compiled_fit.data.keras_traces import (
     types_signature,
 )
 from gridfleet.worker.compiled_fit.data.stream import Stream
+from gridfleet.worker.compiled_fit.errors import KerasTakesOverError
 from gridfleet.worker.compiled_fit.types import ConcreteFunction, Model, Structure
 
 Data = TypeVar("Data", bound=Batches | Stream)
 Kind: TypeAlias = Literal["train", "test", "predict"]
 #: Which of Keras' functions a method runs.
 _RUN_BY: dict[str, tuple[Kind, ...]] = {"fit": ("train", "test"), "evaluate": ("test",), "predict": ("predict",)}
-#: The attribute of one of Keras' functions that `Traced` is kept in.
-ATTRIBUTE = "_gridfleet_traced"
+#: The attribute of one of Keras' functions that `Traced` is kept in, and the one that says that its first call failed.
+ATTRIBUTE, FAILED_AT_FIRST = "_gridfleet_traced", "_gridfleet_failed_at_first"
 
 
 @dataclass
@@ -88,6 +89,47 @@ def traced(model: Model, kind: Kind) -> Traced:
         leaves = keras.tree.flatten(batch)
         kept.size_for(types_signature(batch, leaves), leaves[0].shape[0], batch)
     return kept
+
+
+@contextmanager
+def unnoted_if_it_fails(model: Model, *kinds: Kind, failure: type[Exception] = KerasTakesOverError) -> Iterator[None]:
+    """Forget what a call has noted that no program runs after all: what Keras' own loop traces is seen by itself.
+
+    Where that fails too, nothing was traced, and the next call's batches are the first ones.
+    """
+    before = {kind: _sizes_of(model, kind) for kind in kinds}
+    try:
+        yield
+    except failure:
+        for kind, (function, sizes) in before.items():
+            kept: Traced | None = getattr(getattr(model, f"{kind}_function", None), ATTRIBUTE, None)
+            if kept is not None:
+                is_same = getattr(model, f"{kind}_function") is function
+                kept.sizes = {one: list(known) for one, known in sizes.items()} if is_same else {}
+        raise
+
+
+def _sizes_of(model: Model, kind: Kind) -> tuple[Any, dict[Hashable, list[int | None]]]:
+    function = getattr(model, f"{kind}_function", None)
+    kept: Traced | None = getattr(function, ATTRIBUTE, None)
+    return function, {} if kept is None else {one: list(sizes) for one, sizes in kept.sizes.items()}
+
+
+def note_failure(model: Model, method: str) -> None:
+    """Note that Keras' own loop failed, in the first call of one of its functions if nothing was traced.
+
+    TensorFlow lets a function make variables in its first call alone, so that Keras fails in the next ones as well.
+    """
+    for kind in _RUN_BY[method]:
+        function = getattr(model, f"{kind}_function", None)
+        if function is not None and not traced_batches(function):
+            with suppress(AttributeError):  # of a loop that is not Keras' own
+                setattr(function, FAILED_AT_FIRST, True)
+
+
+def has_failed_at_first(model: Model, kind: Kind) -> bool:
+    """Whether the first call of one of Keras' functions failed."""
+    return hasattr(getattr(model, f"{kind}_function", None), FAILED_AT_FIRST)
 
 
 def trace_what_keras_would_have(model: Model, method: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
@@ -75,26 +76,57 @@ def has_convolutions(model: Model) -> bool:
     return any(isinstance(layer, BaseConv) for layer in model._flatten_layers(False))
 
 
+def is_recurrent(model: Model) -> bool:
+    """Whether a layer goes over a sequence step by step, as far as its class tells."""
+    return any(isinstance(layer, keras.layers.RNN) for layer in model._flatten_layers(False))
+
+
+def n_trained_numbers(model: Model) -> int:
+    """Return how many numbers the variables have that are trained, as far as there are any yet."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
 def tracks_losses(model: Model) -> bool:
     """Whether a model has metrics of each output's loss, whose sums Keras weights by the size of a batch if known."""
     return model._compile_loss is not None and bool(model._compile_loss.metrics)
 
 
 @contextmanager
-def unbuilt_if_it_fails(model: Model) -> Iterator[None]:
-    """Put a model's optimizer back as it was, not built, if a program can't be made; Keras' own ``fit`` builds it.
+def unbuilt_if_it_fails(model: Model, failure: type[Exception] = KerasTakesOverError) -> Iterator[None]:
+    """Put a model's optimizer, loss and metrics back as they were, not built, if a program can't be made.
 
-    What was traced with its variables is forgotten with them.
+    Keras' own loop builds them as it needs them: where it fails too, it has not come to all of them, and the metrics of
+    the next call may be built for other targets. What was traced with their variables is forgotten with them.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Compiled.
+    failure : type of exception, default=KerasTakesOverError
+        What is a failure.
     """
-    parts = [one for one in _with_inner(model.optimizer) if isinstance(one, keras.optimizers.Optimizer)]
-    before = [_Kept(one) for one in parts if not one.built]
+    optimizers = [one for one in _with_inner(model.optimizer) if isinstance(one, keras.optimizers.Optimizer)]
+    of_optimizers = [_Kept(one) for one in optimizers if not one.built]
+    of_compile = [_Kept(one) for one in _unbuilt_parts_of_compile(model)]
     try:
         yield
-    except KerasTakesOverError:
-        for one in before:
-            one.put_back()
+    except failure:
+        has_built = [one.put_back() for one in of_compile]
+        if any(has_built):
+            model.test_function = None
+        if any([*has_built, *(one.put_back() for one in of_optimizers)]):
             model.train_function = None
         raise
+
+
+def _unbuilt_parts_of_compile(model: Model) -> Iterator[keras.Loss | Metric]:
+    """Yield what ``compile`` left to be built with the first data: loss, list of metrics, and those given to it."""
+    loss, metrics = model._compile_loss, model._compile_metrics
+    if loss is not None and not loss.built:
+        yield loss
+    if metrics is not None and not metrics.built:
+        yield metrics
+        yield from (one for one in _given_metrics(model) if isinstance(one, keras.Metric))
 
 
 def _with_inner(optimizer: Optimizer | None) -> list[Optimizer | None]:
@@ -103,20 +135,40 @@ def _with_inner(optimizer: Optimizer | None) -> list[Optimizer | None]:
 
 
 class _Kept:
-    """What an optimizer that is not built has, its lists as they are: Keras' tracker goes on to fill the same ones."""
+    """What a part of a model that is not built has, in the same lists, which Keras' tracker goes on to fill.
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
-        self._attributes = dict(vars(optimizer))
-        filled = [*self._attributes.values(), *optimizer._tracker.stored_ids.values()]
+    Parameters
+    ----------
+    part : Optimizer, Loss or Metric
+        Not built.
+    """
+
+    def __init__(self, part: Optimizer | keras.Loss | Metric) -> None:
+        self._part = part
+        self._attributes = dict(vars(part))
+        filled = [*self._attributes.values(), *part._tracker.stored_ids.values()]
         self._contents = [(value, copy(value)) for value in filled if isinstance(value, (list, dict, set))]
 
-    def put_back(self) -> None:
-        vars(self._optimizer).clear()
-        vars(self._optimizer).update(self._attributes)
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether nothing has built it since."""
+        attributes = vars(self._part)
+        return (
+            attributes.keys() == self._attributes.keys()
+            and all(attributes[name] is value for name, value in self._attributes.items())
+            and all(len(value) == len(content) for value, content in self._contents)
+        )
+
+    def put_back(self) -> bool:
+        """Put it back; returns whether it was built meanwhile."""
+        if self.is_unchanged:
+            return False
+        vars(self._part).clear()
+        vars(self._part).update(self._attributes)
         for value, content in self._contents:
             value.clear()
             value.extend(content) if isinstance(value, list) else value.update(content)
+        return True
 
 
 def _left_alone(optimizer: Optimizer | None) -> AbstractContextManager[None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
@@ -96,9 +98,55 @@ SLOW_CONVOLUTIONS = "XLA's convolutions are slower on a CPU"
 NOT_DETERMINISTIC_IN_XLA = frozenset(("MaxPoolGrad",))
 
 
-def operations_of(function: ConcreteFunction) -> set[str]:
+@dataclass(frozen=True)
+class _Findings:
+    """What is looked for in a graph and the functions that it calls; a graph is read out once, for that takes a while.
+
+    Parameters
+    ----------
+    kinds : frozenset of str
+        Of operations.
+    seeded_random : str or None
+        One of `STATEFUL_RANDOM` that has a seed.
+    looks_up_unknown_index : bool
+        Whether an operation fails at an index out of range that is no constant.
+    has_swish : bool
+        Whether the graph itself multiplies something with its sigmoid.
+    """
+
+    kinds: frozenset[str]
+    seeded_random: str | None
+    looks_up_unknown_index: bool
+    has_swish: bool
+
+    @classmethod
+    def of(cls, function: ConcreteFunction) -> _Findings:
+        """Return what was found in a function's graph, or look into it now."""
+        if function not in _found:
+            graphs = list(_graphs_of(function))
+            # without a seed Keras' numbers are others in each run
+            seeded = (
+                node.op
+                for nodes in graphs
+                for node in nodes
+                if node.op in STATEFUL_RANDOM and (node.attr["seed"].i or node.attr["seed2"].i)
+            )
+            _found[function] = cls(
+                frozenset(node.op for nodes in graphs for node in nodes),
+                next(seeded, None),
+                any(map(_looks_up_unknown_index, graphs)),
+                _has_swish(graphs[0]),
+            )
+        return _found[function]
+
+
+#: What was found in functions that are there still.
+_found: WeakKeyDictionary[ConcreteFunction, _Findings] = WeakKeyDictionary()
+
+
+def operations_of(function: ConcreteFunction) -> frozenset[str]:
     """Return the kinds of operations in a graph and in the functions that it calls."""
-    return {node.op for nodes in _graphs_of(function) for node in nodes}
+    return _Findings.of(function).kinds
 
 
 def check_random_operations(function: ConcreteFunction) -> None:
@@ -109,27 +157,34 @@ def check_random_operations(function: ConcreteFunction) -> None:
     NotEligibleError
         That names the operation.
     """
-    for nodes in _graphs_of(function):
-        for node in nodes:
-            # without a seed Keras' numbers are others in each run
-            if node.op in STATEFUL_RANDOM and (node.attr["seed"].i or node.attr["seed2"].i):
-                raise NotEligibleError(f"the model draws random numbers with TensorFlow's stateful {node.op}")
+    name = _Findings.of(function).seeded_random
+    if name is not None:
+        raise NotEligibleError(f"the model draws random numbers with TensorFlow's stateful {name}")
 
 
 def checks_indices(function: ConcreteFunction) -> bool:
     """Whether a graph fails at an index out of range, where XLA would go on."""
-    return any(_looks_up_unknown_index(nodes) for nodes in _graphs_of(function))
+    return _Findings.of(function).looks_up_unknown_index
 
 
 def may_fail(function: ConcreteFunction) -> bool:
     """Whether a graph may fail for the values that it is given, and not for their shapes alone."""
+    return checks_indices(function) or may_fail_later(function)
+
+
+def may_fail_later(function: ConcreteFunction) -> bool:
+    """Whether a graph may fail for the values of variables, also once it has gone over all data."""
     operations = operations_of(function)
-    return checks_indices(function) or bool(operations & XLA_MAY_FAIL) or any("While" in name for name in operations)
+    return bool(operations & XLA_MAY_FAIL) or any("While" in name for name in operations)
 
 
 def has_swish(function: ConcreteFunction) -> bool:
     """Whether a graph multiplies something with its sigmoid, outside of loops."""
-    nodes = {node.name: node for node in function.graph.as_graph_def().node}
+    return _Findings.of(function).has_swish
+
+
+def _has_swish(graph: Any) -> bool:
+    nodes = {node.name: node for node in graph}
     return any(_is_swish(node, nodes) for node in nodes.values() if node.op == "Mul")
 
 
@@ -163,7 +218,7 @@ def _is_swish(product: Any, nodes: dict[str, Any]) -> bool:
     return False
 
 
-def xla_obstacle(operations: set[str]) -> str | None:
+def xla_obstacle(operations: Set[str]) -> str | None:
     """Return why operations can't be compiled to the same result, or not to a faster program; or None."""
     for name in sorted(operations & (DIFFERS_IN_XLA | XLA_MAY_FAIL)):
         return f"{name} is another in XLA" if name in DIFFERS_IN_XLA else f"XLA has no {name}"

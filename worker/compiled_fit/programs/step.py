@@ -144,6 +144,8 @@ class Step:
         Rows of every batch; None: any.
     for_xla : bool, default=False
         Whether XLA is to compile it with the loop around it.
+    is_apart : bool, default=False
+        Whether Keras' own loop is not to find what is traced.
 
     Attributes
     ----------
@@ -161,10 +163,11 @@ class Step:
         *,
         batch_size: int | None = None,
         for_xla: bool = False,
+        is_apart: bool = False,
     ) -> None:
         self.specs = data.specs
         self.batch_size = batch_size
-        trace = trace_step if for_xla else trace_as_keras
+        trace = trace_step if for_xla or is_apart else trace_as_keras
         self._is_keras = for_xla and is_traced_by_keras(model, _KINDS[step.__name__], data)
         self.traced = trace(model, step, data, batch_size=batch_size)
         self._captured = self.traced.captured_inputs

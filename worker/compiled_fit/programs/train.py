@@ -8,12 +8,20 @@ from typing import Any, NamedTuple, TypeAlias
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
 from gridfleet.worker.compiled_fit.data.stream import Stream
+from gridfleet.worker.compiled_fit.errors import KerasTakesOverError, preparing_a_program
 from gridfleet.worker.compiled_fit.patches.random_numbers import TRACED_OTHERWISE_FOR_XLA, same_random_numbers
 from gridfleet.worker.compiled_fit.programs.epoch_loop import EpochLoop, TrainingPass
 from gridfleet.worker.compiled_fit.programs.function import Program, SharedFunction
 from gridfleet.worker.compiled_fit.programs.graph_loop import GraphLoop
 from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs
-from gridfleet.worker.compiled_fit.programs.operations import checks_indices, may_fail, operations_of
+from gridfleet.worker.compiled_fit.programs.joint_update import JointState, may_update_at_once
+from gridfleet.worker.compiled_fit.programs.operations import (
+    checks_indices,
+    has_swish,
+    may_fail,
+    may_fail_later,
+    operations_of,
+)
 from gridfleet.worker.compiled_fit.programs.step import Step, trace_reset
 from gridfleet.worker.compiled_fit.programs.stream_loop import StreamLoop
 from gridfleet.worker.compiled_fit.programs.variables import VariableSet
@@ -86,6 +94,8 @@ class TrainProgram(Program):
         with same_random_numbers() if for_xla else nullcontext():
             size = _step_size(train, knows_size=knows_size)
             self._train_step = Step(model, model.train_step, train, batch_size=size, for_xla=for_xla)
+            self._joint_step: Step | None = None
+            self._joint_variables: VariableSet | None = None
             self._test_step = None
             if validation is not None:
                 size = _step_size(validation, knows_size=knows_size)
@@ -100,9 +110,12 @@ class TrainProgram(Program):
         )
         self._train = train.without_rows()  # the program outlives the data
         self._validation = None if validation is None else validation.without_rows()
-        self._loops: dict[tuple[LoopOptions, bool], Loop] = {}
+        self._loops: dict[tuple[LoopOptions, bool, bool], Loop] = {}
         self._look_at_operations(for_xla=for_xla)
         self.may_fail = any(may_fail(step.traced) for step in steps)
+        # what fails between two steps would leave the optimizer as it was before the run; a first run is undone
+        fails_later = any(may_fail_later(step.traced) for step in steps)
+        self._tries_joint_step = not for_xla and not isinstance(train, Stream) and not fails_later
 
     def _look_at_operations(self, *, for_xla: bool) -> None:
         traced = self._train_step.traced
@@ -112,6 +125,39 @@ class TrainProgram(Program):
         self.xla_obstacle = self._train_step.xla_obstacle(() if for_xla else TRACED_OTHERWISE_FOR_XLA)
         self.checks_indices = checks_indices(traced)
         self.n_operations = len(traced.graph.get_operations())
+
+    def update_at_once(self, model: Model, n_steps: int) -> None:
+        """Trace the training step once more, with one update of all variables, where that gives the same and repays.
+
+        Parameters
+        ----------
+        model : keras.Model
+            As the program's structure says, now.
+        n_steps : int
+            Steps that are to come, and those that came.
+        """
+        if not self._tries_joint_step or not may_update_at_once(model, n_steps):
+            return
+        self._tries_joint_step = False
+        joint = JointState(model)
+        try:
+            with preparing_a_program(), joint.replacing(model.optimizer):
+                size = self._train_step.batch_size
+                step = Step(model, model.train_step, self._train, batch_size=size, is_apart=True)
+        except KerasTakesOverError:
+            return
+        # swish is rounded as Keras' own step rounds it only in that one
+        if joint.n_updates == 1 and not has_swish(step.traced):
+            self._joint_step, self._joint_variables = step, VariableSet.of_training(model, joint)
+
+    @property
+    def updates_at_once(self) -> bool:
+        """Whether models that are found for it from now on are trained with one update of all variables."""
+        return self._joint_step is not None
+
+    def variables_of(self, model: Model) -> VariableSet:
+        """Return what the program runs on for a model of its structure."""
+        return VariableSet.of_training(model, JointState(model) if self.updates_at_once else None)
 
     def loop(self, model: Model, variables: VariableSet, options: LoopOptions) -> Loop:
         """Return a loop, traced unless it was before.
@@ -130,7 +176,7 @@ class TrainProgram(Program):
         SharedFunction
             For `run`.
         """
-        key = options, self.xla_wants_fixed_batches
+        key = options, self.xla_wants_fixed_batches, variables.joint is not None
         if key not in self._loops:
             self._loops[key] = self._trace(model, variables, options)
         return self._loops[key]
@@ -158,11 +204,15 @@ class TrainProgram(Program):
         return results.numpy(), int(n_steps)
 
     def _trace(self, model: Model, variables: VariableSet, options: LoopOptions) -> Loop:
-        train = self._train_step.on(variables, traced_with=self._variables)
+        joint = variables.joint
+        if joint is not None and self._joint_step is not None and self._joint_variables is not None:
+            train = self._joint_step.on(variables, traced_with=self._joint_variables)
+        else:
+            train = self._train_step.on(variables, traced_with=self._variables)
         test = None if self._test_step is None else self._test_step.on(variables, traced_with=self._variables)
         loop = EpochLoop(model, train, test, self._training_pass(model, train, options))
         return SharedFunction(
-            loop.run,
+            loop.run if joint is None else joint.around(loop.run),
             EpochInputs.specs(self._train, self._validation),
             variables,
             # validation stays in the graph, and may be much

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import keras
 
+from gridfleet.worker.compiled_fit.programs.joint_update import JointState
 from gridfleet.worker.compiled_fit.types import ConcreteFunction, Model, Resource, Tensor, Variable
 
 #: A captured variable's place among a model's variables, or whatever else was captured.
@@ -26,6 +27,8 @@ class VariableSet:
     ----------
     variables : iterable of variables
         Keras' or TensorFlow's.
+    joint : JointState or None, default=None
+        Where a program lays the optimizer's variables end to end; its own belong to the set.
 
     Attributes
     ----------
@@ -33,10 +36,11 @@ class VariableSet:
         Shape and dtype of each.
     """
 
-    def __init__(self, variables: Iterable[Variable]) -> None:
+    def __init__(self, variables: Iterable[Variable], joint: JointState | None = None) -> None:
+        self.joint = joint
         self._resources: list[Resource] = []
         self._places: dict[int, int] = {}
-        for variable in variables:
+        for variable in [*variables, *([] if joint is None else joint.variables)]:
             resource = variable.value if isinstance(variable, keras.Variable) else variable
             if id(resource.handle) not in self._places:
                 self._places[id(resource.handle)] = len(self._resources)
@@ -44,9 +48,9 @@ class VariableSet:
         self.types = [(tuple(resource.shape), resource.dtype) for resource in self._resources]
 
     @classmethod
-    def of_training(cls, model: Model) -> VariableSet:
+    def of_training(cls, model: Model, joint: JointState | None = None) -> VariableSet:
         """Return those of a model, its optimizer and its metrics."""
-        return cls(variables_of(model))
+        return cls(variables_of(model), joint)
 
     @classmethod
     def of_evaluation(cls, model: Model) -> VariableSet:

@@ -231,6 +231,9 @@ OTHER_OPTIONS = (
     Option("use_ema", optimizer_arguments=lambda: {"use_ema": True}),
     Option("ema_overwrites", optimizer_arguments=lambda: {"use_ema": True, "ema_overwrite_frequency": 3}),
     Option("gradient_accumulation", optimizer_arguments=lambda: {"gradient_accumulation_steps": 3}),
+    Option("amsgrad", optimizer_arguments=lambda: {"amsgrad": True}),
+    Option("loss_scale_factor", optimizer_arguments=lambda: {"loss_scale_factor": 8.0}),
+    Option("weight_decay", optimizer_arguments=lambda: {"weight_decay": 0.1}),
     Option("learning_rate_schedule", optimizer_arguments=_exponential_decay),
     Option("l2", _fixed(validation_split=0.25), build=_l2),
     Option(

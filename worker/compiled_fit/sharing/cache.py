@@ -30,6 +30,8 @@ class Entry(Generic[P]):
         Seconds that a batch last took, outside XLA and in it; None until a second run was measured.
     compiled_shapes : set
         Names of the shapes for which XLA compiled it.
+    is_equal : bool or None
+        Whether it trained as Keras' own loop where the two were compared; None: they were not.
     """
 
     program: P
@@ -37,6 +39,7 @@ class Entry(Generic[P]):
     graph_step_s: float | None = None
     xla_step_s: float | None = None
     compiled_shapes: set[Hashable] = field(default_factory=set)
+    is_equal: bool | None = None
 
 
 class ProgramCache:
