@@ -147,7 +147,12 @@ def test_a_message_leads_to_the_facts_that_a_claim_by_id_gives(database: Databas
 
     claim = transitions.claim_at_message(database, hint, "node/1", lease_s=60, max_runtime_s=3_600)
 
-    assert [one for one in statements if one != "BEGIN"] == ["UPDATE", "INSERT", "INSERT", "SELECT"]  # choice and claim are one
+    assert [one for one in statements if one != "BEGIN"] == [
+        "UPDATE",
+        "INSERT",
+        "INSERT",
+        "SELECT",
+    ]  # choice and claim are one
     own = {"trial_id": search.trial_ids[1], "number": 1, "token": search.trial(1).token}
     assert claim == replace(by_id, structure_digest=search.trial(1).structure_digest, **own)
     assert search.trial(1).state == "running"
