@@ -21,6 +21,7 @@ from gridfleet.worker.compiled_fit import FitReport, compiled_fit, scope
 from gridfleet.worker.compiled_fit.errors import XLA_IN_WORDS
 from gridfleet.worker.compiled_fit.patches.code_generator import HAVE_OLDER_CODE_GENERATOR, older_code_generator
 from gridfleet.worker.compiled_fit.patches.random_numbers import same_random_numbers
+from gridfleet.worker.compiled_fit.sharing.cache import ProgramCache
 from gridfleet.worker.compiled_fit.xla_policy import SURE_STEPS
 from tests.thinning import some_of
 
@@ -104,9 +105,10 @@ def test_what_xla_has_not_is_named_and_the_time_of_trying_is_reported() -> None:
     assert report.compile_time > 0
 
 
-def test_auto_compiles_a_long_training_and_not_a_short_one() -> None:
+def test_auto_compiles_a_long_training_and_not_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope, "programs", ProgramCache())
     short, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(4)], epochs=20)
-    n_programs = len(scope.programs)
+    n_programs = len(scope.programs)  # of the short one
     long, _ = fit_in(FitMode.AUTO, lambda: [layers.Dense(5)], epochs=20, n_fits=SURE_STEPS // 40 + 1)
 
     assert (short.modes, long.modes) == ([FitMode.EXACT], [FitMode.XLA])
