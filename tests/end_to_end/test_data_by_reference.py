@@ -79,8 +79,8 @@ def test_scores_are_those_of_the_data_themselves(
             assert list(getattr(ours, "feature_names_in_", [])) == list(getattr(theirs, "feature_names_in_", []))
 
     with fleet.database.read() as connection:
-        largest = select(func.max(Payload.size)).where(Payload.kind.in_(["X", "evaluation"]))
-        assert connection.execute(largest).scalar() < 4_000  # X has 4,800 bytes
+        largest = select(func.max(Payload.size)).where(Payload.kind == "X")
+        assert connection.execute(largest).scalar() < 1_000  # X has 4,800 bytes
 
 
 def test_a_host_without_the_file_hands_the_trial_back_and_goes_on_when_it_is_there(

@@ -8,6 +8,7 @@ import signal
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -284,11 +285,13 @@ def test_a_process_that_ends_while_it_commits_leaves_no_doubt(
     fleet = Fleet(configured.replace(republish_s=2), is_embedded=False)
     worker = start_worker(configured.replace(heartbeat_s=1.0))
     sleep_in_first_commit(fleet, *commit)
-    handle = submit(search(tmp_path, [1]), X, Y)
-    wait_for(lambda: is_committing(fleet), "the commit")
+    with ThreadPoolExecutor(1) as submitting:  # what it notes of the message may have to wait for the claim's commit
+        submitted = submitting.submit(submit, search(tmp_path, [1]), X, Y)
+        wait_for(lambda: is_committing(fleet), "the commit")
 
-    killed_at = time.monotonic()
-    os.kill(process_of(fleet, worker), end)
+        killed_at = time.monotonic()
+        os.kill(process_of(fleet, worker), end)
+    handle = submitted.result()
     reconcile_until_finished(fleet, handle)
 
     assert_one_result_each(fleet, handle)
