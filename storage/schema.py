@@ -251,15 +251,15 @@ Index(
     sqlite_where=text("mean_test_score IS NOT NULL"),
 )
 Index("ix_trials_search_id_state", Trial.search_id, Trial.state)
-Index("ix_trials_queued", Trial.id, postgresql_where=text("state = 'queued'"), sqlite_where=text("state = 'queued'"))
+_OF_QUEUED: dict[str, Any] = dict.fromkeys(("postgresql_where", "sqlite_where"), text("state = 'queued'"))
+Index("ix_trials_queued", Trial.id, **_OF_QUEUED)
 # a worker asks for trials of the structure that it has a program for
 Index(
     "ix_trials_queued_structure",
     Trial.search_id,
     Trial.structure_digest,
     Trial.id,
-    postgresql_where=text("state = 'queued'"),
-    sqlite_where=text("state = 'queued'"),
+    **_OF_QUEUED,
 )
 # for which of them a message has to be sent
 Index(
@@ -267,8 +267,7 @@ Index(
     Trial.search_id,
     Trial.published_at,
     Trial.id,
-    postgresql_where=text("state = 'queued'"),
-    sqlite_where=text("state = 'queued'"),
+    **_OF_QUEUED,
 )
 
 

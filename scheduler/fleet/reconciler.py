@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from redis.exceptions import RedisError
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import passes, searches, workers
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.locks import alone
 from gridfleet.storage.database.times import now
 from gridfleet.storage.errors import first_line
 from gridfleet.storage.outcome import Outcome
@@ -80,7 +79,7 @@ class Reconciler:
         Pass
             What was done; nothing if another reconciler is at it.
         """
-        with _leadership(self._database) as leads:
+        with alone(self._database, RECONCILER_LOCK) as leads:
             self._notice_absence()
             if not leads:
                 logger.debug("another reconciler is at it")
@@ -204,15 +203,3 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 def _clock() -> float:
     return time.clock_gettime(_CLOCK)
-
-
-@contextmanager
-def _leadership(database: Database) -> Iterator[bool]:
-    """Hold the lock of the one reconciler that acts; SQLite serialises writers by itself."""
-    if database.dialect == "sqlite":
-        yield True
-        return
-    with database.read() as connection:
-        yield bool(
-            connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": RECONCILER_LOCK}).scalar()
-        )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from sqlalchemy import text
 
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.locks import alone
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import queue
 from gridfleet.worker.broker.publisher import Publisher
@@ -42,7 +39,7 @@ def top_up(settings: Settings, database: Database, publisher: Publisher) -> int:
         If the broker fails.
     """
     room = publisher.room()
-    with _alone(database) as may_fill:
+    with alone(database, TOP_UP_LOCK) as may_fill:
         if not room or not may_fill:
             logger.debug("no message is sent: the queue has room for %d", room)
             return 0
@@ -59,13 +56,3 @@ def top_up(settings: Settings, database: Database, publisher: Publisher) -> int:
 def _send(database: Database, publisher: Publisher, trial_ids: list[int]) -> None:
     publisher.publish(trial_ids)
     queue.mark_published(database, trial_ids)
-
-
-@contextmanager
-def _alone(database: Database) -> Iterator[bool]:
-    """Hold the lock of the one that fills the queue; where there is none, as in SQLite, two may send the same."""
-    if database.dialect == "sqlite":
-        yield True
-        return
-    with database.read() as connection:
-        yield bool(connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": TOP_UP_LOCK}).scalar())
