@@ -216,8 +216,8 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture(scope="module")
-def ended(roled_database: RoledDatabase) -> Iterator[int]:
+@pytest.fixture(scope="session")
+def ended(roled_database: RoledDatabase) -> int:
     """Store a search as its owner and evaluate it as the workers' role: one trial of it failed."""
     settings = Settings(database_url=roled_database.url("owner"), secret_key=roled_database.secret_key)
     as_worker = settings.replace(database_url=roled_database.url("worker"))
@@ -226,4 +226,4 @@ def ended(roled_database: RoledDatabase) -> Iterator[int]:
         store_search(settings, owner, "waiting", [{"C": 1}])
         record(worker, claim(worker, search_id, 0, WORKERS[0]), (0.5, 0.5))
         record(worker, claim(worker, search_id, 1, WORKERS[0]), None)
-        yield search_id
+        return search_id

@@ -173,7 +173,8 @@ def test_one_process_of_a_worker_can_be_alone(tmp_path: Path) -> None:
         first.kill()  # locks go with their process
         second.communicate("x")
         assert is_inside(alone)
-        assert n_waiting(tmp_path) == 1
+        # it has come through the door, and waits in it
+        wait_for(lambda: n_waiting(tmp_path) == 1, "the one that comes after it, once more")
         alone.communicate("x")
         assert is_inside(late)
 
