@@ -318,8 +318,7 @@ def open_again(database: Database, search_id: int) -> None:
         goes_on = or_(
             literal(bool(queued or kept)),
             Search.state == SearchState.CANCELLED,
-            Search.paused_at.is_not(None),
-            and_(Search.finished_at.is_(None), is_over_time),
+            and_(Search.finished_at.is_(None), or_(Search.paused_at.is_not(None), is_over_time)),
         )
         connection.execute(
             update(Search)

@@ -15,6 +15,7 @@ import enum
 import functools
 import hashlib
 import importlib.util
+import inspect
 import pickle
 import struct
 import sys
@@ -165,7 +166,7 @@ class Fingerprint:
         elif issubclass(kind, _DESCRIPTORS):
             self._emit("descriptor", value.__name__)
         elif _is_of(value, _SAVED_AS_FILES):
-            raise self._refuse(f"a {kind.__name__} object of Keras can't be seen into; give its name or its class")
+            self._add_keras_object(kind, value)
         elif _is_of(value, _FROZEN_DISTRIBUTION):  # which holds the random state of the process
             self._emit("distribution")
             self._add_all(type(value.dist), value.args, value.kwds)
@@ -265,6 +266,19 @@ class Fingerprint:
     def _add_method_of_class(self, value: classmethod[Any, Any, Any] | staticmethod[Any, Any]) -> None:
         self._emit(type(value).__name__)
         self._add(value.__func__)
+
+    def _add_keras_object(self, kind: type, value: Any) -> None:
+        """Go on with an object of Keras that is a loss, or an optimizer of Keras' own before it is used."""
+        self._emit("of Keras")
+        if value._obj_type() == "Loss":  # not its configuration, in which Huber's has no delta
+            self._add_all(kind, vars(value))
+            return
+        config = value.get_config() if value._obj_type() == "Optimizer" and not value.built else {}
+        given = {name for name, one in inspect.signature(kind).parameters.items() if one.kind is not one.VAR_KEYWORD}
+        if is_own_code(kind) or not config or given - config.keys():
+            raise self._refuse(f"a {kind.__name__} object can't be seen into; give its name or its class")
+        # its name has the number of how many were made before
+        self._add_all(kind, {name: one for name, one in config.items() if name != "name"})
 
     def _add_cached(self, value: Any) -> None:
         if not self._is_named(value, value.__qualname__):
