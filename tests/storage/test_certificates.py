@@ -42,7 +42,7 @@ def test_a_server_is_trusted_whose_authority_the_system_trusts(
             closing(Database(settings.replace(database_url=url))) as database,
             pytest.raises(
                 DatabaseUnreachableError,
-                match="certificate verify failed.*name the file of its authority",
+                match=r"certificate verify failed.*name the file of its authority",
             ),
         ):
             database.check()

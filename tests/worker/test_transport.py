@@ -62,6 +62,6 @@ def test_a_broker_whose_certificate_nobody_vouches_for_is_told_with_the_option_t
         answered = pool.submit(answer_twice)
         url = f"rediss://127.0.0.1:{listener.getsockname()[1]}"
         publisher = Publisher(Settings(database_url="sqlite:///unused.db", broker_url=url), KEYS)
-        with pytest.raises(BrokerUnreachableError, match="name the file of its authority.*: ssl_ca_certs="):
+        with pytest.raises(BrokerUnreachableError, match=r"name the file of its authority.*: ssl_ca_certs="):
             publisher.check()
         answered.result()
