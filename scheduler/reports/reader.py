@@ -414,8 +414,8 @@ def failures(database: Database, search_id: int, *, limit: int = 10) -> list[Fai
         return [FailedTrial(**row._mapping) for row in rows]
 
 
-def attempts(database: Database, search_id: int) -> list[AttemptStory]:
-    """Tell every try at a search's trials, by number and attempt; the outcome of those that run is None."""
+def attempts(database: Database, search_id: int, *, number: int | None = None) -> list[AttemptStory]:
+    """Tell every attempt at a search's trials, or at one of them, by number; the outcome of those that run is None."""
     seconds = seconds_between(database.dialect, Attempt.started_at, func.coalesce(Attempt.ended_at, now()))
     query = (
         select(
@@ -431,7 +431,7 @@ def attempts(database: Database, search_id: int) -> list[AttemptStory]:
         )
         .join(Trial, Trial.id == Attempt.trial_id)
         .outerjoin(Lease, and_(Lease.trial_id == Attempt.trial_id, Lease.token == Attempt.token))
-        .where(Trial.search_id == search_id)
+        .where(Trial.search_id == search_id, *([] if number is None else [Trial.number == number]))
         .order_by(Trial.number, Attempt.attempt)
     )
     with database.read() as connection:
