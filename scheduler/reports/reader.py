@@ -75,6 +75,7 @@ class Progress:
     is_finished: bool  # whether the search has ended
     #: the minor version of Python that its queued trials wait for, while workers are there and none has it
     waits_for_python: str | None = None
+    is_paused: bool = False
 
     @property
     def done(self) -> int:
@@ -83,8 +84,8 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the pace so far; None as long as there is none."""
-        if not self.done or self.seconds_running is None or self.done >= self.total:
+        """An estimate from the pace so far; None while nothing runs, and before two rounds of what runs have ended."""
+        if self.seconds_running is None or not self.running or self.is_paused or self.done < 2 * self.running:
             return None
         return self.seconds_running / self.done * (self.total - self.done)
 
@@ -310,7 +311,11 @@ def _best_first(search_id: Any) -> Select[Any]:
 def _search_times(dialect: str) -> Select[Any]:
     seconds_running = seconds_between(dialect, Search.started_at, func.coalesce(Search.finished_at, now()))
     return select(
-        seconds_running.label("seconds_running"), Search.finished_at, Search.needs_python, Search.n_trials
+        seconds_running.label("seconds_running"),
+        Search.finished_at,
+        Search.needs_python,
+        Search.n_trials,
+        _IS_PAUSED.label("is_paused"),
     ).where(Search.id == bindparam("wanted_id"))
 
 
@@ -346,6 +351,7 @@ def progress(database: Database, search_id: int) -> Progress:
         best_score=None if best is None else best.mean_test_score,
         is_finished=search.finished_at is not None,
         waits_for_python=python if python and pythons and python not in pythons else None,
+        is_paused=bool(search.is_paused),
     )
 
 
