@@ -86,6 +86,12 @@ class Failures:
         """The trials' numbers, as ranges: ``0-3, 7``."""
         return ranges([trial.number for trial in self.trials])
 
+    @property
+    def workers(self) -> str:
+        """The names of the workers that had them, at most three."""
+        names = list(dict.fromkeys(trial.worker_id for trial in self.trials if trial.worker_id is not None))
+        return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
 
 def by_cause(failed: Iterable[FailedTrial]) -> list[Failures]:
     """Put failures with the same cause together, the most frequent first."""

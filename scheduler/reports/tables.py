@@ -250,9 +250,9 @@ def _failures(failed: Sequence[reader.FailedTrial], n_failed: int) -> list[str]:
     lines = []
     for one in causes[:SHOWN]:
         example = _params(one.trials[0].params)
-        of_trials = f"trial{'s' if len(one.trials) > 1 else ''} {one.numbers}" + (
-            f", e.g. {example}" if example else ""
-        )
+        of_trials = f"trial{'s' if len(one.trials) > 1 else ''} {one.numbers}"
+        of_trials += f", e.g. {example}" if example else ""
+        of_trials += f"; on {one.workers}" if one.workers else ""
         lines += [plain(f"  {len(one.trials)} × {one.cause}"), plain(f"      {of_trials}")]
     n_left_out = sum(len(one.trials) for one in causes[SHOWN:]) + n_failed - len(failed)
     if n_left_out:

@@ -138,7 +138,7 @@ def test_report_tells_what_was_searched_the_best_the_leaderboard_and_the_failure
     _, _, failed = shown.partition("failed: 1\n")
     assert failed.splitlines() == [
         "  1 × ValueError: Could not interpret optimizer identifier: adan",
-        "      trial 4, e.g. optimizer=adan, batch_size=10",
+        "      trial 4, e.g. optimizer=adan, batch_size=10; on host-a/101",
         "one with its traceback: gridfleet report pima --trial 4",
     ]
 
@@ -152,7 +152,7 @@ def test_report_groups_failures_by_their_cause(gridfleet, fleet, database):
     assert "over C" in shown
     assert shown.count("Could not interpret optimizer identifier") == 1
     assert "\n  3 × ValueError: " in shown
-    assert "\n      trials 0-1, 3, e.g. C=None\n" in shown
+    assert "\n      trials 0-1, 3, e.g. C=None; on host-a/101\n" in shown
     assert shown.endswith("one with its traceback: gridfleet report 'all fail' --trial 0\n")
 
 
