@@ -132,6 +132,14 @@ class Line:
         return cls(name, 0, facts, "")
 
 
+def _can_show(sign: str, encoding: str) -> bool:
+    try:
+        sign.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def shortened(name: str, width: int) -> str:
     """Take characters from the middle of a name that is longer than a width: names differ at their ends."""
     if len(name) <= width:
@@ -219,7 +227,7 @@ class _Bar:
         line = Line.fitting(self._console.width, self._name, GAP.join(counts), elapsed)
         n_full = line.bar_width * progress.done // max(progress.total, 1)
         drawn = Text(line.name, no_wrap=True, overflow="crop")
-        if line.bar_width:
+        if line.bar_width and _can_show("━", self._console.encoding):
             drawn.append(GAP).append("━" * n_full, style="green").append("━" * (line.bar_width - n_full), style="dim")
         drawn.append(GAP).append(line.facts)
         if line.elapsed:

@@ -200,6 +200,24 @@ def test_best_as_a_line_and_as_json(gridfleet, pima):
     }
 
 
+@pytest.mark.parametrize(
+    ("encoding", "emoji", "korean"),
+    [("ascii", "\\U0001f600", "\\ud55c"), ("cp949", "\\U0001f600", "한"), ("utf-8", "😀", "한")],
+)
+def test_what_a_terminal_has_no_sign_for_is_shown_escaped(fleet, database, encoding, emoji, korean):
+    search_id = store_search(fleet, database, "signs", [{"C": "😀한"}])
+    record(database, claim(database, search_id, 0, WORKERS[0]), (0.5, 0.75))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "gridfleet", "report", "signs"],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert f"{emoji}{korean}" in done.stdout.decode(encoding)
+
+
 def test_a_search_without_a_score_has_no_best(gridfleet, fleet, database):
     store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
 

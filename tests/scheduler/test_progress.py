@@ -8,8 +8,8 @@ import pty
 import re
 import struct
 import termios
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fcntl import ioctl
 
@@ -79,13 +79,22 @@ def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def terminal(width: int) -> Iterator[tuple[io.TextIOWrapper, int]]:
-    """Open a pseudo-terminal of a width: what is written to, and what is read from."""
+def terminal(width: int) -> Iterator[tuple[io.TextIOWrapper, Callable[[], str]]]:
+    """Open a pseudo-terminal of a width: what is written to, and what closes it and returns what it got."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    stream = os.fdopen(theirs, "w")
+
+    def closed() -> str:
+        stream.close()
+        got = b""
+        with suppress(OSError):  # the other end is closed
+            while part := os.read(ours, 65_536):
+                got += part
+        return got.decode()
+
     try:
-        with os.fdopen(theirs, "w") as stream:
-            yield stream, ours
+        yield stream, closed
     finally:
         os.close(ours)
 
@@ -94,10 +103,10 @@ def terminal(width: int) -> Iterator[tuple[io.TextIOWrapper, int]]:
 def test_a_terminal_shows_one_line(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(width))  # rich asks the standard streams, which are not terminals here
-    with terminal(width) as (stream, ours):
+    with terminal(width) as (stream, closed):
         with display(NAME, verbose=1, stream=stream) as shown:
             shown.show(HALF)
-        shown_text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(ours, 100_000).decode())
+        shown_text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", closed())
 
     (line,) = {text for text in re.split(r"[\r\n]+", shown_text) if "33/60" in text}
     assert len(line) <= width
@@ -107,7 +116,7 @@ def test_a_terminal_shows_one_line(width: int, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    with terminal(80) as (stream, ours):
+    with terminal(80) as (stream, closed):
         with display("pima", verbose=1, stream=stream) as shown:
             shown.show(HALF)
-        assert os.read(ours, 1_000) == b"pima: 33/60 trials, 2 running, 1 failed, best 0.7999\r\n"
+        assert closed() == "pima: 33/60 trials, 2 running, 1 failed, best 0.7999\r\n"
