@@ -80,6 +80,7 @@ def test_a_widened_grid_evaluates_what_is_new(
     assert list(again.cv_results_["mean_fit_time"]) == [0.5, 0.5]
     _, report, _ = gridfleet("report", "wide")
     assert re.search(r"^  reused +1 results are of narrow$", report, re.MULTILINE)
+    assert f"the result of trial id {first.id}" in gridfleet("report", "wide", "--trial", "1")[1]
 
 
 def test_a_search_that_takes_all_its_results_gives_the_same_cv_results(connected: Fleet) -> None:
@@ -174,7 +175,7 @@ def test_what_draws_without_a_seed_is_refused_with_the_reason(
     with pytest.warns(UserWarning, match=f"reuse=True finds no results for {re.escape(reason)}") as warned:
         first = submit(grid(estimator, space, name="first"), X, Y)
 
-    assert warned[0].filename == __file__
+    assert [one.filename for one in warned if one.category is UserWarning] == [__file__]
     assert (no_reuse(connected, first) or "").startswith(reason)
     assert f"no results are found for {reason[:40]}" in gridfleet("report", "first")[1]
     # who does not ask for it hears nothing of it
