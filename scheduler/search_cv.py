@@ -36,6 +36,7 @@ class _FleetSearch:
     fit_mode: str | None
     trial_timeout: float | None
     search_timeout: float | None
+    priority: int
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search on the fleet and, with ``refit``, fit the best estimator here.
@@ -140,6 +141,9 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
     search_timeout : float, default=None
         Seconds after its first trial started at which the search is stopped. What is scored by then is the
         result; trials that are not count as fits that raised, with ``error_score``.
+    priority : int, default=0
+        Its trials start before all of searches with a lower one, from -1000 to 1000. Searches with the same one share
+        the fleet. `SearchHandle.set_priority` and ``gridfleet priority`` change it at any time.
 
     Attributes
     ----------
@@ -179,6 +183,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         fit_mode: str | None = None,
         trial_timeout: float | None = None,
         search_timeout: float | None = None,
+        priority: int = 0,
     ) -> None:
         super().__init__(
             estimator,
@@ -196,6 +201,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+        self.priority = priority
 
 
 class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
@@ -212,7 +218,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn: lists, or distributions such as scipy.stats'.
     n_iter, random_state, scoring, refit, cv, error_score, return_train_score
         As in scikit-learn.
-    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout
+    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, priority
         As in `GridSearchCV`.
 
     Attributes
@@ -245,6 +251,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         fit_mode: str | None = None,
         trial_timeout: float | None = None,
         search_timeout: float | None = None,
+        priority: int = 0,
     ) -> None:
         super().__init__(
             estimator,
@@ -264,6 +271,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+        self.priority = priority
 
 
 def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:

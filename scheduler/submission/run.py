@@ -113,8 +113,8 @@ def run_search(
 def register_joblib_backend() -> None:
     """Make ``joblib.parallel_config(backend="gridfleet")`` work for scikit-learn's own searches.
 
-    Its further arguments are ``name``, ``fit_mode``, ``trial_timeout`` and ``search_timeout``, as `GridSearchCV` has
-    them.
+    Its further arguments are ``name``, ``fit_mode``, ``trial_timeout``, ``search_timeout`` and ``priority``, as
+    `GridSearchCV` has them.
 
     Examples
     --------
@@ -132,9 +132,10 @@ def _backend(
     fit_mode: str | None = None,
     trial_timeout: float | None = None,
     search_timeout: float | None = None,
+    priority: int = 0,
     **joblib_options: Any,
 ) -> FleetBackend:
-    options = check_options(fit_mode, trial_timeout, search_timeout)
+    options = check_options(fit_mode, trial_timeout, search_timeout, priority)
     return FleetBackend(SearchRun(name=name, options=options), **joblib_options)
 
 

