@@ -176,6 +176,9 @@ class Seen:
     errors: Counter[str] = field(default_factory=Counter)
     first_claims: list[float] = field(default_factory=list)
     behind_s: float = 0.0
+    #: the longest time in which nothing was claimed, of all of the driver's processes
+    pause_s: float = 0.0
+    claimed_at: float = math.inf
 
 
 class Driver:
@@ -301,6 +304,8 @@ class Process:
             return
         if self.claim is None:
             self.driver.seen.first_claims.append(time.monotonic() - self.started_at)
+        now, seen = time.monotonic(), self.driver.seen
+        seen.pause_s, seen.claimed_at = max(seen.pause_s, now - seen.claimed_at), now
         self.claim, self.held = claim, (held := Held(claim.trial_id, claim.token))
         self.driver.at(self.driver.trial_s * self.driver.random.uniform(0.5, 1.5), lambda: self.record(held))
         self.driver.at(CLOSED_AFTER_S, lambda: self.close(held))
@@ -357,6 +362,7 @@ def measure(n_processes: int, way: str, options: argparse.Namespace) -> dict[str
         if times:
             figures[f"{name}, ms: p50 p99"] = f"{quantile(times, 0.5)} {quantile(times, 0.99)}"
     figures |= {
+        "longest without a claim, s": round(max(each.pause_s for each in seen), 1),
         "lost leases": sum(each.n_lost for each in seen),
         "errors": sum((each.errors for each in seen), Counter()),
         "drivers behind, ms at most": round(1_000 * max(each.behind_s for each in seen)),

@@ -70,9 +70,10 @@ def _in_turn(searches: Any) -> tuple[Any, ...]:
 
 _sorted = select(_ranked).order_by(*_in_turn(_ranked)).subquery("in_turn")
 # a value and no EXISTS, which PostgreSQL would join with all that is queued; asked of one search after the other, until
-# the first that has a trial
+# the first that has a trial. From the index's end: at its beginning PostgreSQL keeps what was claimed for as long as
+# anybody's snapshot is older
 _is_waiting = (Trial.search_id == _sorted.c.id, Trial.state == QUEUED, _IS_DUE)
-_waiting = select(Trial.id).where(*_is_waiting).order_by(Trial.id).limit(ONE)
+_waiting = select(Trial.id).where(*_is_waiting).order_by(Trial.id.desc()).limit(ONE)
 _has_work = _waiting.correlate(_sorted).scalar_subquery().is_not(None)
 #: The search that is next for a process of a session (NULL: of none yet) and a Python; no row where nothing waits.
 NEXT_SEARCH = select(_sorted.c.id, _sorted.c.session).where(_has_work).order_by(*_in_turn(_sorted)).limit(ONE)

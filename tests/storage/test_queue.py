@@ -122,7 +122,7 @@ def test_a_message_about_a_trial_that_is_taken_leads_to_one_that_waits(database:
     mixed.claim(1)
 
     assert take(database, mixed.trial_ids[1], [structure_of(mixed, 1)]) == mixed.trial_ids[3]
-    assert take(database, mixed.trial_ids[1]) == mixed.trial_ids[0]
+    assert take(database, mixed.trial_ids[1]) == mixed.trial_ids[0]  # behind the one that was taken last none waits
 
 
 def test_nothing_is_taken_where_nothing_waits(database: Database, mixed: StoredSearch) -> None:
