@@ -38,6 +38,7 @@ class _FleetSearch:
     search_timeout: float | None
     load_if_exists: bool
     reuse: bool
+    priority: int
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search on the fleet and, with ``refit``, fit the best estimator here.
@@ -158,6 +159,9 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         Whether trials whose computation was done before, in any search of this fleet, take the results of then.
         It is the same if code, data, splits, hyperparameters, scoring, ``fit_mode`` and releases are, and if all that
         the estimator draws comes of seeds.
+    priority : int, default=0
+        Its trials start before all of searches with a lower one, from -1000 to 1000. Searches with the same one share
+        the fleet. `SearchHandle.set_priority` and ``gridfleet priority`` change it at any time.
 
     Attributes
     ----------
@@ -199,6 +203,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         search_timeout: float | None = None,
         load_if_exists: bool = False,
         reuse: bool = False,
+        priority: int = 0,
     ) -> None:
         super().__init__(
             estimator,
@@ -218,6 +223,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         self.search_timeout = search_timeout
         self.load_if_exists = load_if_exists
         self.reuse = reuse
+        self.priority = priority
 
 
 class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
@@ -234,7 +240,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn: lists, or distributions such as scipy.stats'.
     n_iter, random_state, scoring, refit, cv, error_score, return_train_score
         As in scikit-learn.
-    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse
+    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse, priority
         As in `GridSearchCV`.
 
     Attributes
@@ -269,6 +275,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         search_timeout: float | None = None,
         load_if_exists: bool = False,
         reuse: bool = False,
+        priority: int = 0,
     ) -> None:
         super().__init__(
             estimator,
@@ -290,6 +297,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.search_timeout = search_timeout
         self.load_if_exists = load_if_exists
         self.reuse = reuse
+        self.priority = priority
 
 
 def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:
