@@ -43,6 +43,9 @@ def submit(
 ) -> SearchHandle:
     """Store a search, enqueue its trials, and return.
 
+    With ``refit``, the best combination is fitted on all data on the fleet, when the trials are done: the handle has it
+    as ``best_estimator_``.
+
     Parameters
     ----------
     search : GridSearchCV or RandomizedSearchCV
@@ -89,7 +92,7 @@ def submit(
         request = replace(request, references=references)
         if load_if_exists and (found := find_equal(fleet, request, name=name, options=options)) is not None:
             raise _Submitted(found, is_new=False)
-        raise _Submitted(store(fleet, request, name=name, options=options), is_new=True)
+        raise _Submitted(store(fleet, request, name=name, options=options, refits=bool(request.refit)), is_new=True)
 
     shallow = copy.copy(search)  # and not a clone, which a generator as cv does not survive
     shallow.verbose = 0

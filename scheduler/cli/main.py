@@ -105,6 +105,7 @@ for _command in (
     results.sql,
     settings_command.settings,
     keys.public_key,
+    keys.worker_key,
     doctor,
 ):
     app.command(_command.__name__.strip("_").replace("_", "-"))(_command)

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gridfleet.scheduler.reports import reader
-from gridfleet.scheduler.reports.plain import plain, plain_lines
+from gridfleet.scheduler.reports.plain import last_line, plain, plain_lines
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFinishedError
+from gridfleet.storage.refits import Refit, find_refit
 from gridfleet.storage.schema import SearchState
 
 #: Columns of output that goes to a file or a pipe: nothing is folded there.
@@ -79,6 +80,9 @@ def print_report(database: Database, name: str) -> None:
     out.print(Text(f"{plain(search.name)}: {plain(search.state)}", style="bold"))
     for label, fact in _facts(search, progress, ranked, reader.peak_memory_mb(database, search.id)):
         out.print(Text(f"  {label:<12} {plain(fact)}"))
+    refit = find_refit(database, search.id)
+    if refit is not None:
+        out.print(Text(f"  {'best model':<12} {plain(_best_model(refit))}"))
     for fact in _training(reader.fit_modes(database, search.id)):
         out.print(Text(f"  {'training':<12} {plain(fact)}"))
     if ranked:
@@ -224,12 +228,6 @@ def score(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
 
 
-def last_line(error: str | None) -> str:
-    """Return the line of a traceback that names the error."""
-    lines = (error or "").strip().splitlines()
-    return lines[-1] if lines else ""
-
-
 def _facts(
     search: reader.SearchSummary,
     progress: reader.Progress,
@@ -257,6 +255,26 @@ def _facts(
         deviation = "" if best.std_test_score is None else f" ± {best.std_test_score:.6f}"
         facts += [("best score", score(best.mean_test_score) + deviation), ("best params", str(best.params))]
     return facts
+
+
+def _best_model(refit: Refit) -> str:
+    """Say how far the refit on the fleet is."""
+    if refit.is_stored and refit.is_finished:
+        return f"stored {_rounded(refit.age_s or 0)} ago, refit {refit.refit_time or 0:.1f} s"
+    if refit.is_finished and refit.error_type is not None:
+        return f"none, the refit failed: {last_line(refit.error)}"
+    if refit.is_finished:
+        return f"none: {refit.error or 'its refit was cancelled'}"
+    if refit.is_waiting:
+        return "fitted on the fleet when the trials are done"
+    return f"its refit is {refit.state}"
+
+
+def _rounded(seconds: float) -> str:
+    for unit, size, least in (("days", 86_400, 172_800), ("h", 3_600, 5_400), ("min", 60, 90)):
+        if seconds >= least:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _training(modes: Sequence[reader.FitModeCount]) -> list[str]:

@@ -14,6 +14,7 @@ from joblib.parallel import register_parallel_backend
 from gridfleet.scheduler.fleet.connection import connect
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import display
+from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.fit_lines import FitLines
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission.by_reference import References
@@ -37,9 +38,15 @@ class SearchRun:
         How trials are trained, and how long they may take.
     references : References, default=None
         Which of the data travel by reference.
+    refits : bool, default=False
+        Whether the best combination is fitted on the fleet.
     """
 
-    def __init__(self, *, name: str | None, options: SearchOptions, references: References | None = None) -> None:
+    def __init__(
+        self, *, name: str | None, options: SearchOptions, references: References | None = None, refits: bool = False
+    ) -> None:
+        self.refits = refits
+        self._handle: SearchHandle | None = None
         self._name = name
         self._options = options
         self._references = references
@@ -57,14 +64,21 @@ class SearchRun:
         if name is not None and self._rounds > 1:
             name = numbered_name(self._first_name, f"-round-{self._rounds}")
         request = replace(request, references=self._references)
-        handle, rows = run_search(request, name=name, options=self._options)
+        self._handle, rows = run_search(request, name=name, options=self._options, refits=self.refits)
         if self._rounds == 1:
-            self._first_name = handle.name
+            self._first_name = self._handle.name
         return rows
+
+    def best_model(self, *, verbose: int) -> BestModel:
+        """Wait until the best combination is fitted on the fleet, and return what came out."""
+        if self._handle is None:
+            raise RuntimeError("no search was run")
+        self._handle._wait_for_refit(None, verbose=verbose)
+        return self._handle._best_model()
 
 
 def run_search(
-    request: SearchRequest, *, name: str | None, options: SearchOptions
+    request: SearchRequest, *, name: str | None, options: SearchOptions, refits: bool = False
 ) -> tuple[SearchHandle, list[dict[str, Any]]]:
     """Store a request as a search of its own and wait for its trials.
 
@@ -76,6 +90,8 @@ def run_search(
         The search's name; one that is taken gets a number behind it.
     options : SearchOptions
         How trials are trained, and how long they may take.
+    refits : bool, default=False
+        Whether the best combination is fitted on the fleet, which is not waited for.
 
     Returns
     -------
@@ -85,7 +101,7 @@ def run_search(
         The rows of ``_fit_and_score``.
     """
     fleet = connect(n_jobs=request.n_jobs)
-    handle = store(fleet, request, name=name, options=options, numbered=True)
+    handle = store(fleet, request, name=name, options=options, numbered=True, refits=refits)
     verbose = request.arguments.get("verbose", 0)
     any_error = request.arguments.get("error_score") == "raise"
     try:

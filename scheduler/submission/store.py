@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import IntegrityError
 
 from gridfleet.scheduler.fleet.connection import Fleet
@@ -25,6 +25,7 @@ from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.this_process import warn_of_other_variables, warn_of_seed
 from gridfleet.scheduler.submission.users_line import users_stacklevel
+from gridfleet.storage import refits as refit_searches
 from gridfleet.storage import searches
 from gridfleet.storage.errors import NameTakenError
 from gridfleet.storage.params import column_kinds, params_to_json
@@ -67,7 +68,13 @@ COMPARED = {
 
 
 def store(
-    fleet: Fleet, request: SearchRequest, *, name: str | None, options: SearchOptions, numbered: bool = False
+    fleet: Fleet,
+    request: SearchRequest,
+    *,
+    name: str | None,
+    options: SearchOptions,
+    numbered: bool = False,
+    refits: bool = False,
 ) -> SearchHandle:
     """Validate a search and store it with all its trials in one transaction; `publish` sends the messages.
 
@@ -83,6 +90,8 @@ def store(
         How trials are trained, and how long they may take.
     numbered : bool, default=False
         Whether a name that is taken gets a number behind it, and its view shows this search from now on.
+    refits : bool, default=False
+        Whether its best combination is fitted on all data on the fleet, when its trials are done.
 
     Raises
     ------
@@ -102,7 +111,7 @@ def store(
     fleet.payloads.require_room(payloads)
     columns = _columns(request, candidates, options, _digests(payloads, fleet.payloads.insert))
     columns["needs_python"] = _needs_python(payloads)
-    insert = functools.partial(_insert, fleet, columns, candidates, numbered=numbered)
+    insert = functools.partial(_insert, fleet, columns, candidates, numbered=numbered, refits=refits)
     if numbered:
         return _again_if_name_was_taken(insert, name)
     with _name_taken_as_sentence(fleet, name):
@@ -196,9 +205,9 @@ def _needs_python(payloads: Sequence[PreparedPayload]) -> str | None:
 
 
 def _insert(
-    fleet: Fleet, columns: dict[str, Any], candidates: Candidates, name: str | None, *, numbered: bool
+    fleet: Fleet, columns: dict[str, Any], candidates: Candidates, name: str | None, *, numbered: bool, refits: bool
 ) -> SearchHandle:
-    """Insert a search with its trials and its view, in one transaction."""
+    """Insert a search with its trials, its view and its refit, in one transaction."""
     kinds = column_kinds(map(params_to_json, candidates.params))
     first, pointed = None, True
     with fleet.database.write() as connection:
@@ -207,6 +216,8 @@ def _insert(
         search_id, name = searches.create_search(connection, name, columns, fleet.settings.signer())
         queue.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, kinds)
+        if refits:
+            _insert_refit(connection, fleet, search_id, columns)
         if first is not None:
             pointed = point_view(connection, search_id, first, kinds)
     if not pointed:
@@ -217,6 +228,14 @@ def _insert(
             stacklevel=users_stacklevel(),
         )
     return SearchHandle(fleet, search_id, name)
+
+
+def _insert_refit(connection: Connection, fleet: Fleet, search_id: int, columns: dict[str, Any]) -> None:
+    settings = fleet.settings
+    of_refit = refit_searches.columns_of(columns, search_id, settings.model_signer().public_key)
+    name = refit_searches.name_of(search_id)
+    refit_id, _ = searches.create_search(connection, name, of_refit, settings.signer())
+    queue.create_trials(connection, refit_id, [{}])
 
 
 def _again_if_name_was_taken(insert: Callable[[str | None], SearchHandle], name: str | None) -> SearchHandle:
