@@ -17,7 +17,7 @@ from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
-from gridfleet.scheduler.submission.options import options_of
+from gridfleet.scheduler.submission.options import check_switch, options_of
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.storage.errors import InvalidSearchError
@@ -41,6 +41,8 @@ class _FleetSearch:
     fit_mode: str | None
     trial_timeout: float | None
     search_timeout: float | None
+    load_if_exists: bool
+    reuse: bool
     refit_on: str
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
@@ -78,7 +80,14 @@ class _FleetSearch:
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
         check_can_travel(self.estimator)  # type: ignore[attr-defined]
         options = options_of(self)
-        run = SearchRun(name=self.name, options=options, references=references, refits=self._refits_on_fleet())
+        run = SearchRun(
+            name=self.name,
+            options=options,
+            references=references,
+            load_if_exists=check_switch("load_if_exists", self.load_if_exists),
+            reuse=check_switch("reuse", self.reuse),
+            refits=self._refits_on_fleet(),
+        )
         with ExitStack() as refit:
             if run.refits:
                 fit_with(FleetBackend(run), self, X, y, lambda: _leave_refit_out(refit, self), **params)
@@ -126,7 +135,7 @@ class _FleetSearch:
         Returns
         -------
         sklearn.model_selection.GridSearchCV or sklearn.model_selection.RandomizedSearchCV
-            With scikit-learn's arguments of this search; ``name`` and what else is gridfleet's are left out. The
+            With scikit-learn's arguments of this search; ``name`` and the other options of gridfleet are left out. The
             best estimator is this one's, not a copy.
 
         Raises
@@ -177,6 +186,15 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
     search_timeout : float, default=None
         Seconds after its first trial started at which the search is stopped. What is scored by then is the
         result; trials that are not count as fits that raised, with ``error_score``.
+    load_if_exists : bool, default=False
+        Whether a search that has this name already is gone on with, if it is the same (estimator, data, splits,
+        combinations, scoring, ``fit_mode``, time limits): what is done counts, what was cancelled or never ran is
+        queued again, what failed stays failed. If it is another one, the error says in what it differs.
+        What was drawn without a seed, splits and combinations, is taken from the stored search.
+    reuse : bool, default=False
+        Whether trials whose computation was done before, in any search of this fleet, take the results of then.
+        It is the same if code, data, splits, hyperparameters, scoring, ``fit_mode`` and releases are, and if all that
+        the estimator draws comes of seeds.
     refit_on : {"script", "fleet"}, default="script"
         Where ``fit`` fits the best combination on all data: in its own process, or on a worker, which stores the model
         for `open_search`. `submit` has it fitted on the fleet whatever this says.
@@ -219,6 +237,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         fit_mode: str | None = None,
         trial_timeout: float | None = None,
         search_timeout: float | None = None,
+        load_if_exists: bool = False,
+        reuse: bool = False,
         refit_on: str = "script",
     ) -> None:
         super().__init__(
@@ -237,6 +257,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+        self.load_if_exists = load_if_exists
+        self.reuse = reuse
         self.refit_on = refit_on
 
 
@@ -254,7 +276,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn: lists, or distributions such as scipy.stats'.
     n_iter, random_state, scoring, refit, cv, error_score, return_train_score
         As in scikit-learn.
-    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, refit_on
+    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse, refit_on
         As in `GridSearchCV`.
 
     Attributes
@@ -287,6 +309,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         fit_mode: str | None = None,
         trial_timeout: float | None = None,
         search_timeout: float | None = None,
+        load_if_exists: bool = False,
+        reuse: bool = False,
         refit_on: str = "script",
     ) -> None:
         super().__init__(
@@ -307,6 +331,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+        self.load_if_exists = load_if_exists
+        self.reuse = reuse
         self.refit_on = refit_on
 
 

@@ -13,9 +13,3 @@ def plain(text: str) -> str:
 def plain_lines(text: str) -> str:
     """Show a text of several lines: as `plain`, line by line."""
     return "\n".join(map(plain, text.split("\n")))
-
-
-def last_line(error: str | None) -> str:
-    """Return the line of a traceback that names the error."""
-    lines = (error or "").strip().splitlines()
-    return lines[-1] if lines else ""

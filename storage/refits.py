@@ -76,6 +76,8 @@ def columns_of(columns: Mapping[str, Any], search_id: int, model_key: str) -> di
         # both are for what its trials and all of them together take, of which no refit is one
         "trial_timeout": None,
         "search_timeout": None,
+        "reuse": False,
+        "no_reuse": None,
         "refit_of": search_id,
         "model_key": model_key,
         "paused_at": now(),
@@ -180,21 +182,24 @@ def hold_back(connection: Connection, search_id: int, new: Mapping[str, Any]) ->
         _begin_anew(connection, refit_id, new, paused_at=now())
 
 
-def retry_failed(connection: Connection, search_id: int, new: Mapping[str, Any]) -> int:
-    """Queue the refit of a search once more if it failed.
+def begin_again(connection: Connection, search_id: int, new: Mapping[str, Any], *, state: TrialState) -> int:
+    """Queue the refit of a search that has ended once more, if it failed itself, or if somebody cancelled it.
 
     Parameters
     ----------
     connection, search_id, new
         As for `hold_back`.
+    state : TrialState
+        Its own.
 
     Returns
     -------
     int
-        1 if it did.
+        1 if it was.
     """
+    # one that ended with its search for want of a best trial would do so again
     refit_id = connection.execute(
-        _REFIT.join(Trial, Trial.search_id == Search.id).where(Trial.state == TrialState.FAILED),
+        _REFIT.join(Trial, Trial.search_id == Search.id).where(Trial.state == state, Search.error.is_(None)),
         {"searched_id": search_id},
     ).scalar()
     if refit_id is None:

@@ -14,11 +14,12 @@ from sqlalchemy.exc import OperationalError
 
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.causes import cause
 from gridfleet.scheduler.reports.progress import Showing, display
 from gridfleet.scheduler.results.fit_warnings import give_warnings
 from gridfleet.storage import searches
 from gridfleet.storage.errors import BestModelError, PayloadError, SearchCancelledError, SearchNotFinishedError
-from gridfleet.storage.plain import last_line, plain
+from gridfleet.storage.plain import plain
 from gridfleet.storage.refits import Refit, find_refit
 from gridfleet.storage.schema import SearchState
 from gridfleet.storage.trials import queue
@@ -312,8 +313,12 @@ class SearchHandle:
                 return progress
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(
-                    f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; it goes on, "
-                    "wait again with a longer timeout"
+                    f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; "
+                    + (
+                        "it is paused, and resume() goes on with it"
+                        if progress.is_paused
+                        else "it goes on, wait again with a longer timeout"
+                    )
                 )
             if time.monotonic() - looked_at_fleet > 1:
                 self._fleet.keep_running()
@@ -386,7 +391,7 @@ class SearchHandle:
                 f"search {self.name!r} has no best model: {plain(refit.error or 'its refit was cancelled')}"
             )
         raise BestModelError(
-            f"the refit of search {self.name!r} failed: {plain(last_line(refit.error))}; "
+            f"the refit of search {self.name!r} failed: {plain(cause(refit.error, refit.error_type))}; "
             f"`gridfleet retry-failed {self.name}` or retry_failed() tries it once more"
         ) from scores.rebuild_exception(refit.error_type, refit.error, refit.exception)
 

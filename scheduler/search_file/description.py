@@ -130,6 +130,10 @@ class SearchFile(BaseModel):
     search_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Seconds after its first trial started at which the search is stopped."
     )
+    load_if_exists: StrictBool = Field(
+        False, description="Whether a search of that name is gone on with, if it is the same."
+    )
+    reuse: StrictBool = Field(False, description="Whether trials that were computed before take the results of then.")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,21 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from sqlalchemy import delete
 
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet, connect
 from gridfleet.storage import searches
 from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.refits import find_refit
+from gridfleet.storage.schema import Search, Trial
+from gridfleet.storage.searches import check_signature
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
 from tests.security.test_best_model import store
 from tests.storage.conftest import result_of
-from tests.stored_searches import claim
+from tests.stored_searches import claim, switch_triggers_off
 
 X = np.random.default_rng(5).normal(size=(20, 3))
 Y = (X[:, 0] > 0).astype(int)
@@ -113,6 +118,28 @@ def test_the_report_tells_of_the_best_model(fleet: Fleet, gridfleet: Callable[..
 
     submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, verbose=0, refit=False), X, Y, name="none")
     assert "best model" not in gridfleet("report", "none")[1]
+
+
+def test_a_search_that_is_gone_on_with_gets_the_refit_that_it_was_stored_without(fleet: Fleet) -> None:
+    asked = GridSearchCV(SVC(), {"C": [1]}, cv=2, verbose=0)
+    handle = submit(asked, X, Y, name="resumed")
+    refit = find_refit(fleet.database, handle.id)
+    assert refit is not None
+    with fleet.database.write() as connection:  # as fit does that refits in its script
+        switch_triggers_off(connection)
+        connection.execute(delete(Trial).where(Trial.search_id == refit.search_id))
+        connection.execute(delete(Search).where(Search.id == refit.search_id))
+    claimed = claim(fleet.database, handle.id, 0, "node/1")
+    assert transitions.record(fleet.database, Held(claimed.trial_id, claimed.token), result_of(0.5))
+
+    for _ in range(2):
+        assert submit(asked, X, Y, name="resumed", load_if_exists=True).id == handle.id
+
+    added = find_refit(fleet.database, handle.id)
+    assert added is not None
+    assert (added.is_waiting, added.is_finished) == (False, False)
+    of_refit = claim(fleet.database, added.search_id, 0, "node/1")
+    check_signature(fleet.settings.verifier(), added.search_id, asdict(of_refit))
 
 
 @pytest.mark.parametrize("place", ["here", None, True])

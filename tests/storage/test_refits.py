@@ -195,6 +195,41 @@ def test_a_refit_that_failed_is_tried_again_alone(search: StoredSearch, refit: S
     assert searches.retry_failed(search.database, search.id) == 0
 
 
+def test_a_search_that_is_gone_on_with_has_a_refit_again(search: StoredSearch, refit: StoredSearch) -> None:
+    database = search.database
+    end(search, 0.5)
+    assert searches.cancel_search(database, search.id)
+    assert refit.row().state == "cancelled"
+
+    searches.open_again(database, search.id)
+
+    assert found(search).is_waiting
+    assert transitions.record(database, search.held(1), result_of(0.75))
+    assert refit.claim() is not None
+
+
+def test_a_refit_that_somebody_cancelled_is_queued_when_its_search_is_gone_on_with(
+    search: StoredSearch, refit: StoredSearch
+) -> None:
+    end(search, 0.5, 0.75)
+    assert searches.cancel_search(search.database, search.id)
+
+    searches.open_again(search.database, search.id)
+
+    assert (search.row().state, refit.row().state) == ("completed", "queued")
+    assert transitions.record(search.database, refit.held(), model_result(refit))
+    searches.open_again(search.database, search.id)
+    assert content(refit) == b"model"
+
+
+def test_a_search_without_any_score_is_gone_on_with_in_vain(search: StoredSearch, refit: StoredSearch) -> None:
+    end(search, None, None)
+
+    searches.open_again(search.database, search.id)
+
+    assert (search.row().state, refit.row().state) == ("completed", "cancelled")
+
+
 def test_what_is_large_is_stored_in_parts(
     search: StoredSearch, refit: StoredSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

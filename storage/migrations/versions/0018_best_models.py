@@ -6,7 +6,7 @@ from alembic import op
 from gridfleet.storage.migrations.new_tables import make_room
 
 revision = "0018"
-down_revision = "0016"
+down_revision = "0017"
 branch_labels = None
 depends_on = None
 
@@ -43,51 +43,31 @@ SECONDS_RUNNING = {
 }
 COUNTED = ("queued", "running", "failed", "pruned", "cancelled")
 
-# As in 0005, but that who may remove scores opens a refit again, however it ended: its search is to be tried again.
-KEEP_SEARCH = """
-BEGIN
-  IF OLD.finished_at IS NOT NULL AND NEW IS DISTINCT FROM OLD THEN
-    -- what retry-failed does
-    IF NOT (OLD.state = 'completed' AND NEW.state = 'running' AND NEW.finished_at IS NULL)
-      AND NOT (OLD.refit_of IS NOT NULL AND NEW.state = 'queued' AND NEW.finished_at IS NULL)
-    THEN
-      RAISE integrity_constraint_violation USING MESSAGE = format('search %s has ended and changes no more', OLD.id);
-    END IF;
-    IF NOT has_table_privilege('split_scores', 'DELETE') THEN
-      RAISE insufficient_privilege
-        USING MESSAGE = format('permission denied to open search %s again: scores are removed then', OLD.id);
-    END IF;
-  END IF;
-  OLD.state := NEW.state;
-  OLD.started_at := NEW.started_at;
-  OLD.finished_at := NEW.finished_at;
-  OLD.paused_at := NEW.paused_at;
-  OLD.error := NEW.error;
-  -- one without a name gets it once its id is known, before it has trials
-  IF NEW IS DISTINCT FROM OLD AND EXISTS (SELECT FROM trials WHERE search_id = OLD.id) THEN
-    RAISE integrity_constraint_violation USING MESSAGE = format('what search %s consists of never changes', OLD.id);
-  END IF;
-  RETURN NEW;
-END
-"""
-# as in 0016, but for the trial of a refit, likewise
+# as in 0017, but for the trial of a refit
 KEEP_TRIAL = """
 BEGIN
-  IF (NEW.id, NEW.search_id, NEW.number, NEW.params, NEW.params_digest, NEW.structure_digest, NEW.created_at)
+  IF (NEW.id, NEW.search_id, NEW.number, NEW.params, NEW.params_digest, NEW.structure_digest, NEW.created_at,
+      NEW.reuse_key, NEW.reused_from)
     IS DISTINCT FROM
-    (OLD.id, OLD.search_id, OLD.number, OLD.params, OLD.params_digest, OLD.structure_digest, OLD.created_at)
+    (OLD.id, OLD.search_id, OLD.number, OLD.params, OLD.params_digest, OLD.structure_digest, OLD.created_at,
+     OLD.reuse_key, OLD.reused_from)
   THEN
     RAISE integrity_constraint_violation USING MESSAGE = format('what trial %s consists of never changes', OLD.id);
   END IF;
   IF OLD.state = 'queued' AND NEW.state IN ('completed', 'failed', 'pruned') THEN
+    IF NEW.state = 'completed' AND OLD.reused_from IS NOT NULL AND has_table_privilege('trials', 'INSERT') THEN
+      RETURN NEW;
+    END IF;
     RAISE integrity_constraint_violation USING MESSAGE = format('trial %s is queued: nobody evaluates it', OLD.id);
   END IF;
   IF OLD.state IN ('queued', 'running') THEN
     RETURN NEW;
   END IF;
-  -- what retry-failed does, which is for those who may remove scores
+  -- what retry-failed and load_if_exists do, which are for those who may remove scores
+  -- the trial of a refit whatever it came to, for its search is to be evaluated again
   IF NEW.state = 'queued' AND has_table_privilege('split_scores', 'DELETE') AND (
-    OLD.state = 'failed' OR EXISTS (SELECT FROM searches WHERE id = OLD.search_id AND refit_of IS NOT NULL)
+    OLD.state IN ('failed', 'cancelled')
+    OR EXISTS (SELECT FROM searches WHERE id = OLD.search_id AND refit_of IS NOT NULL)
   ) THEN
     RETURN NEW;
   END IF;
@@ -154,7 +134,7 @@ def upgrade() -> None:
         "model_key",
         comment="checks the signature of a refit's model: the public half of the workers' key",
     )
-    for name, body in (("keep_search", KEEP_SEARCH), ("keep_trial", KEEP_TRIAL), ("keep_model", KEEP_MODEL)):
+    for name, body in (("keep_trial", KEEP_TRIAL), ("keep_model", KEEP_MODEL)):
         _set_function(name, body)
     for table in ("best_models", "best_model_chunks"):
         op.execute(f"CREATE TRIGGER keep_model BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION keep_model()")
