@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the secrets that docker compose reads, and the public key that belongs to the secret key. Never changes a secret
+# Makes the secrets that docker compose reads, and the workers' two keys, which belong to the secret key. Never changes a secret
 # that is there, never prints one. Refuses links and what belongs to another user, who would know the secrets or choose
 # where they are written.
 #
@@ -59,15 +59,23 @@ write() {
   echo "made  $1"
 }
 
+trimmed() {
+  key=${1#"${1%%[![:space:]]*}"}
+  printf %s "${key%"${key##*[![:space:]]}"}"
+}
+
 # The secret key's public key, as storage/signer.py makes it: of the Ed25519 key whose seed is SHA-256 of a label and the
 # secret key. Its 16 first bytes say that an Ed25519 seed follows (RFC 8410).
 public_key_of() {
-  key=${1#"${1%%[![:space:]]*}"}
-  key=${key%"${key##*[![:space:]]}"}
   {
     printf '\060\056\002\001\000\060\005\006\003\053\145\160\004\042\004\040'
-    printf 'gridfleet: Ed25519 seed: %s' "$key" | openssl dgst -sha256 -binary
+    printf 'gridfleet: Ed25519 seed: %s' "$(trimmed "$1")" | openssl dgst -sha256 -binary
   } | openssl pkey -inform DER -pubout -outform DER | tail -c 32 | od -An -v -tx1 | tr -d ' \n'
+}
+
+# the workers' key likewise: SHA-256 of another label and the secret key
+worker_key_of() {
+  printf 'gridfleet: worker key: %s' "$(trimmed "$1")" | openssl dgst -sha256 -binary | od -An -v -tx1 | tr -d ' \n'
 }
 
 for name in \
@@ -92,18 +100,25 @@ for name in \
   write "$file" "$value"
 done
 
-# workers check with it what the secret key signs
-file=$folder/gridfleet_public_key
-check_own_file "$file"
-value=ed25519:$(public_key_of "$(cat "$folder/gridfleet_secret_key")" 2>/dev/null) || value=
-if [ "${#value}" -ne 72 ] && [ -s "$file" ]; then
-  echo "kept  $file, not compared with the secret key: openssl is missing or knows no Ed25519"
-elif [ "${#value}" -ne 72 ]; then
-  echo "openssl is missing or knows no Ed25519 (OpenSSL 1.1.1 does), so that $file can't be made; make it with" >&2
-  echo "  docker compose run --rm --no-deps demo public-key >$file && chmod 0644 $file" >&2
-  exit 1
-elif [ -f "$file" ] && [ "$(cat "$file")" = "$value" ]; then
-  echo "kept  $file"
-else
-  write "$file" "$value"
-fi
+derive() { # NAME COMMAND LENGTH VALUE: a key that is derived from the secret key
+  file=$folder/$1
+  check_own_file "$file"
+  if [ "${#4}" -ne "$3" ] && [ -s "$file" ]; then
+    echo "kept  $file, not compared with the secret key: openssl is missing or knows no Ed25519"
+  elif [ "${#4}" -ne "$3" ]; then
+    echo "openssl is missing or knows no Ed25519 (OpenSSL 1.1.1 does), so that $file can't be made; make it with" >&2
+    echo "  docker compose run --rm --no-deps demo $2 >$file && chmod 0644 $file" >&2
+    failed=yes
+  elif [ -f "$file" ] && [ "$(cat "$file")" = "$4" ]; then
+    echo "kept  $file"
+  else
+    write "$file" "$4"
+  fi
+}
+
+secret_key=$(cat "$folder/gridfleet_secret_key")
+failed=
+# workers check with the one what the secret key signs, and sign with the other the models that they fit
+derive gridfleet_public_key public-key 72 "ed25519:$(public_key_of "$secret_key" 2>/dev/null || :)"
+derive gridfleet_worker_key worker-key 71 "worker:$(worker_key_of "$secret_key" 2>/dev/null || :)"
+[ -z "$failed" ] || exit 1

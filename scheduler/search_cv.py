@@ -13,17 +13,22 @@ import numpy as np
 from sklearn import model_selection
 from sklearn.utils.validation import check_is_fitted
 
+from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import check_switch, options_of
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
+from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.settings import load_settings
 from gridfleet.worker.compiled_fit import compiled_fit
 from gridfleet.worker.trial.keras_state import names_numbered_anew
 from gridfleet.worker.trial.process import is_worker_process
+
+#: Where the best combination may be fitted on all data.
+REFITS_ON = ("script", "fleet")
 
 
 class _FleetSearch:
@@ -39,9 +44,10 @@ class _FleetSearch:
     load_if_exists: bool
     reuse: bool
     priority: int
+    refit_on: str
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
-        """Run the search on the fleet and, with ``refit``, fit the best estimator here.
+        """Run the search on the fleet and, with ``refit``, fit the best estimator: here, or where ``refit_on`` says.
 
         Parameters
         ----------
@@ -81,15 +87,46 @@ class _FleetSearch:
             references=references,
             load_if_exists=check_switch("load_if_exists", self.load_if_exists),
             reuse=check_switch("reuse", self.reuse),
+            refits=self._refits_on_fleet(),
         )
-        backend = FleetBackend(run)
         with ExitStack() as refit:
-            fit_with(backend, self, X, y, lambda: _enter_fit(refit, options.fit_mode), **params)
+            if run.refits:
+                fit_with(FleetBackend(run), self, X, y, lambda: _leave_refit_out(refit, self), **params)
+            else:
+                fit_with(FleetBackend(run), self, X, y, lambda: _enter_fit(refit, options.fit_mode), **params)
+        if run.refits:
+            self._take(run.best_model(verbose=self.verbose))  # type: ignore[attr-defined]
         return self
 
     def _needs_rows_here(self) -> bool:
         """Whether X is looked at in this process: by the refit, by callbacks, or by all fits, as inside a trial."""
-        return bool(self.refit) or is_worker_process() or hasattr(self, "_skl_callbacks")  # type: ignore[attr-defined]
+        refits_here = bool(self.refit) and not self._refits_on_fleet()  # type: ignore[attr-defined]
+        return refits_here or is_worker_process() or hasattr(self, "_skl_callbacks")
+
+    def _refits_on_fleet(self) -> bool:
+        if self.refit_on not in REFITS_ON:
+            places = " or ".join(map(repr, REFITS_ON))
+            raise InvalidSearchError(f"refit_on={self.refit_on!r} is no place for the refit; give {places}")
+        return bool(self.refit) and self.refit_on == "fleet"  # type: ignore[attr-defined]
+
+    def _take(self, model: BestModel) -> None:
+        """Become what scikit-learn's own refit makes of a search, with the model that the fleet fitted."""
+        search: Any = self
+        results = search.cv_results_
+        if search.multimetric_ and callable(search.scoring):  # known only now; scikit-learn checks it before its refit
+            metrics = [key.removeprefix("mean_test_") for key in results if key.startswith("mean_test_")]
+            search._check_refit_for_multimetric(dict.fromkeys(metrics))
+        search.best_estimator_ = model.estimator
+        search.best_index_ = model.number
+        search.best_params_ = results["params"][model.number]
+        if callable(search.refit):
+            vars(search).pop("best_score_", None)
+        else:
+            metric = search.refit if search.multimetric_ else "score"
+            search.best_score_ = results[f"mean_test_{metric}"][model.number]
+        search.refit_time_ = model.refit_time
+        if hasattr(model.estimator, "feature_names_in_"):
+            search.feature_names_in_ = model.estimator.feature_names_in_
 
     def to_sklearn(self) -> Any:
         """Return this fitted search as an object of scikit-learn's own class.
@@ -162,6 +199,9 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
     priority : int, default=0
         Its trials start before all of searches with a lower one, from -1000 to 1000. Searches with the same one share
         the fleet. `SearchHandle.set_priority` and ``gridfleet priority`` change it at any time.
+    refit_on : {"script", "fleet"}, default="script"
+        Where ``fit`` fits the best combination on all data: in its own process, or on a worker, which stores the model
+        for `open_search`. `submit` has it fitted on the fleet whatever this says.
 
     Attributes
     ----------
@@ -204,6 +244,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         load_if_exists: bool = False,
         reuse: bool = False,
         priority: int = 0,
+        refit_on: str = "script",
     ) -> None:
         super().__init__(
             estimator,
@@ -224,6 +265,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         self.load_if_exists = load_if_exists
         self.reuse = reuse
         self.priority = priority
+        self.refit_on = refit_on
 
 
 class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
@@ -240,7 +282,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn: lists, or distributions such as scipy.stats'.
     n_iter, random_state, scoring, refit, cv, error_score, return_train_score
         As in scikit-learn.
-    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse, priority
+    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse, priority, \
+    refit_on
         As in `GridSearchCV`.
 
     Attributes
@@ -276,6 +319,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         load_if_exists: bool = False,
         reuse: bool = False,
         priority: int = 0,
+        refit_on: str = "script",
     ) -> None:
         super().__init__(
             estimator,
@@ -298,6 +342,13 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.load_if_exists = load_if_exists
         self.reuse = reuse
         self.priority = priority
+        self.refit_on = refit_on
+
+
+def _leave_refit_out(stack: ExitStack, search: Any) -> None:
+    """Let scikit-learn's ``fit`` go on as with ``refit=False``, until the stack closes."""
+    stack.callback(setattr, search, "refit", search.refit)
+    search.refit = False
 
 
 def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:

@@ -45,6 +45,9 @@ def submit(
 ) -> SearchHandle:
     """Store a search, enqueue its trials, and return.
 
+    With ``refit``, the best combination is fitted on all data on the fleet, when the trials are done: the handle has it
+    as ``best_estimator_``.
+
     Parameters
     ----------
     search : GridSearchCV or RandomizedSearchCV
@@ -92,7 +95,7 @@ def submit(
     fleet = connect(n_jobs=search.n_jobs)
 
     def store_and_leave(request: SearchRequest) -> Any:
-        request = replace(request, references=references)
+        request = replace(request, references=references, refits_on_fleet=bool(request.refit))
         if resumes:
             handle, is_new = resume_or_store(fleet, request, name=name, options=options, reuse=reuses)
             raise _Submitted(handle, is_new=is_new)

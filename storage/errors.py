@@ -84,6 +84,10 @@ class SearchCancelledError(GridfleetError):
     """The search was cancelled, so it has no complete result."""
 
 
+class BestModelError(GridfleetError):
+    """A search has no best model on the fleet, or one that can't be loaded here."""
+
+
 class QueryError(GridfleetError):
     """The database refuses a query that somebody wrote, or it takes too long."""
 

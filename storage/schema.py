@@ -179,10 +179,23 @@ class Search(Base):
         server_default=false(), comment="whether its trials took results that were there when it was stored"
     )
     no_reuse: Mapped[str | None] = mapped_column(Text, comment="why trials have no reuse_key; NULL: all have")
+    refit_of: Mapped[int | None] = mapped_column(
+        ForeignKey("searches.id"), comment="the search whose best model its one trial fits; NULL: it is no refit"
+    )
+    model_key: Mapped[str | None] = mapped_column(
+        String(72), comment="checks the signature of a refit's model: the public half of the workers' key"
+    )
 
 
 # "Pima" and "pima" would name the same view in SQLite, so names are unique without regard to case
 Index("uq_searches_name", func.lower(Search.name), unique=True)
+Index(
+    "uq_searches_refit_of",
+    Search.refit_of,
+    unique=True,
+    postgresql_where=text("refit_of IS NOT NULL"),
+    sqlite_where=text("refit_of IS NOT NULL"),
+)
 # every claim asks which searches are paused, and every pass of the reconciler which are over time
 for _name, _where in (
     ("ix_searches_paused", "paused_at IS NOT NULL"),
@@ -370,6 +383,36 @@ class TrialWarning(Base):
     message: Mapped[str] = mapped_column(Text)
     module: Mapped[str | None] = mapped_column(Text, comment="the module that warned; NULL: not known")
     n_fits: Mapped[int] = mapped_column(Integer, comment="how many of the trial's fits warned so")
+
+
+class BestModel(Base):
+    """The best model of a search, as its refit fitted it on a worker."""
+
+    __tablename__ = "best_models"
+    __table_args__ = (CheckConstraint("number >= 0 AND size > 0", name="sizes"),)
+
+    trial_id: Mapped[int] = mapped_column(
+        ForeignKey(Trial.id), primary_key=True, autoincrement=False, comment="the trial of the refit"
+    )
+    number: Mapped[int] = mapped_column(Integer, comment="the trial of the search whose params it has")
+    digest: Mapped[str] = mapped_column(String(64), comment="SHA-256 of the content")
+    size: Mapped[int] = mapped_column(BigInteger, comment="bytes")
+    signature: Mapped[str] = mapped_column(String(128), comment="Ed25519, with the workers' key")
+    python_version: Mapped[str] = mapped_column(String(32))
+    tensorflow_version: Mapped[str | None] = mapped_column(String(32))
+    keras_version: Mapped[str | None] = mapped_column(String(32))
+    scikit_learn_version: Mapped[str] = mapped_column(String(32))
+    gridfleet_version: Mapped[str] = mapped_column(String(32))
+
+
+class BestModelChunk(Base):
+    """A part of a model's content; the parts are joined by their position."""
+
+    __tablename__ = "best_model_chunks"
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey(BestModel.trial_id), primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Attempt(Base):

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, insert, literal, null, or_, select, update
 from sqlalchemy.engine import Connection
 
+from gridfleet.storage import refits
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
@@ -140,7 +141,10 @@ def numbered_name(name: str, number: str) -> str:
 
 
 def _signed_facts(search_id: int, facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    return ("search", search_id, *(facts[column] for column in SIGNED_COLUMNS))
+    signed = (search_id, *(facts[column] for column in SIGNED_COLUMNS))
+    if facts.get("refit_of") is None:
+        return ("search", *signed)
+    return ("refit", *signed, facts["refit_of"], facts["model_key"])
 
 
 def check_signature(verifier: Verifier, search_id: int, facts: Mapping[str, Any]) -> None:
@@ -156,7 +160,7 @@ def check_signature(verifier: Verifier, search_id: int, facts: Mapping[str, Any]
     search_id : int
         Its id.
     facts : mapping of str to object
-        A value for each of `SIGNED_COLUMNS`, and the ``signature``.
+        A value for each of `SIGNED_COLUMNS`, and the ``signature``; of a refit, ``refit_of`` and ``model_key`` as well.
 
     Raises
     ------
@@ -192,10 +196,13 @@ def cancel_search(database: Database, search_id: int) -> bool:
             .where(Search.id == search_id, Search.finished_at.is_(None))
             .values(state=SearchState.CANCELLED)
         )
-        if not changed(open_search):
-            return False
-    finish_search(database, search_id)
-    return True
+        is_open = changed(open_search)
+        refit_id = None if is_open else connection.execute(refits.open_refit(search_id)).scalar()
+    if refit_id is not None:  # all that is left of it
+        return cancel_search(database, refit_id)
+    if is_open:
+        finish_search(database, search_id)
+    return is_open
 
 
 def _cancel_trials(connection: Connection, search_id: int) -> None:
@@ -300,12 +307,13 @@ def retry_failed(database: Database, search_id: int) -> int:
 
     The only way out of a final state. The scores that ``error_score`` gave them go; the story of their
     attempts stays. The reconciler publishes them. A ``search_timeout`` that stopped the search does not stop it
-    once more, and what it cancelled stays cancelled.
+    once more, and what it cancelled stays cancelled. Its refit waits for its end again; where only that failed, it
+    alone is queued.
 
     Returns
     -------
     int
-        How many trials; 0 for a cancelled search, whose trials stay as they are.
+        How many trials, or 1 for the refit; 0 for a cancelled search, whose trials stay as they are.
     """
     failed = select(Trial.id).where(Trial.search_id == search_id, Trial.state == TrialState.FAILED)
     with database.write() as connection:
@@ -316,15 +324,17 @@ def retry_failed(database: Database, search_id: int) -> int:
             .where(Search.id == search_id, Search.state != SearchState.CANCELLED, failed.exists())
             .values(state=SearchState.RUNNING, finished_at=None)
         )
-        if not changed(open_again):
-            return 0
+        if not changed(open_again):  # none of its trials failed, and its refit may have
+            return refits.begin_again(connection, search_id, _NEW, state=TrialState.FAILED)
         for table in (SplitScore, Curve, TrialWarning):
             connection.execute(delete(table).where(table.trial_id.in_(failed)))
-        return connection.execute(
+        n_trials = connection.execute(
             update(Trial)
             .where(Trial.search_id == search_id, Trial.state == TrialState.FAILED)
             .values(state=TrialState.QUEUED, **_NEW)
         ).rowcount
+        refits.hold_back(connection, search_id, _NEW)
+        return n_trials
 
 
 @retried
@@ -361,7 +371,7 @@ def open_again(database: Database, search_id: int) -> None:
             Search.state == SearchState.CANCELLED,
             and_(Search.finished_at.is_(None), or_(Search.paused_at.is_not(None), is_over_time)),
         )
-        connection.execute(
+        opened = connection.execute(
             update(Search)
             .where(Search.id == search_id, goes_on)
             .values(
@@ -372,6 +382,10 @@ def open_again(database: Database, search_id: int) -> None:
                 error=None,
             )
         )
+        if changed(opened):
+            refits.hold_back(connection, search_id, _NEW)
+        else:
+            refits.begin_again(connection, search_id, _NEW, state=TrialState.CANCELLED)
     finish_search(database, search_id)
 
 
@@ -432,11 +446,12 @@ _FINISH_SEARCH = (
         state=case((Search.state == SearchState.CANCELLED, SearchState.CANCELLED), else_=SearchState.COMPLETED),
         finished_at=now(),
     )
+    .returning(Search.state)
 )
 
 
 def finish_search(database: Database, search_id: int) -> bool:
-    """Finish a search if all its trials are final; returns whether this call did it."""
+    """Finish a search if all its trials are final, and let its refit go; returns whether this call did it."""
     # transactions of their own: of two workers that record the last two trials at once, each sees the
     # other's as open until both have committed
     with database.read() as connection:
@@ -445,7 +460,11 @@ def finish_search(database: Database, search_id: int) -> bool:
     with database.write() as connection:
         # locked before it is looked at: a retry_failed that commits meanwhile would not be seen
         connection.execute(_LOCK_SEARCH, {"wanted_id": search_id})
-        return changed(connection.execute(_FINISH_SEARCH, {"wanted_id": search_id}))
+        state = connection.execute(_FINISH_SEARCH, {"wanted_id": search_id}).scalar()
+        if state is None:
+            return False
+        refits.begin_or_end(connection, search_id, state)
+        return True
 
 
 def unfinished_searches(database: Database) -> list[int]:

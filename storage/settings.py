@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.private_folder import HEALTH_FILE, make_runtime_folder
-from gridfleet.storage.signer import Signer, Verifier
+from gridfleet.storage.signer import WORKER_KEY_PREFIX, Signer, Verifier, worker_key_of
 from gridfleet.storage.suggestion import nearest
 
 PREFIX = "GRIDFLEET_"
@@ -37,7 +37,10 @@ DRIVERS = ("postgresql+psycopg", "sqlite", "sqlite+pysqlite")
 #: What may stand behind the ``?`` of a broker's URL: the options that redis-py and Celery both know, all for TLS.
 BROKER_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile")
 #: Settings of which an error shows no value.
-MAY_BE_SECRET = ("database_url", "database_password", "broker_url", "broker_password", "secret_key", "public_key")
+MAY_BE_SECRET = (
+    *("database_url", "database_password", "broker_url", "broker_password"),
+    *("secret_key", "public_key", "worker_key"),
+)
 #: Variables with our prefix that are no settings: of processes that this one starts, of docker compose, of tests.
 # fmt: off
 OTHER_VARIABLES = frozenset({
@@ -129,11 +132,15 @@ class Settings(BaseSettings):
     public_key: str | None = Field(
         None, description="Checks what secret_key signed, where that is not set; `gridfleet public-key` prints it."
     )
+    worker_key: SecretStr | None = Field(
+        None, description="Signs the models that workers fit; `gridfleet worker-key` prints it where secret_key is set."
+    )
     cache_dir: AbsolutePath | None = Field(
         None, description="Where workers keep payloads; a private folder of this user."
     )
     cache_size_mb: int = Field(4096, ge=1, description="Bound of cache_dir, in MB.")
     payloads_size_mb: int = Field(50_000, ge=1, description="Bound of all stored payloads, in MB; asked at submission.")
+    model_size_mb: int = Field(500, ge=1, description="Bound of a best model that a worker stores, in MB.")
     health_file: AbsolutePath | None = Field(None, description="File that a living service touches every 10 s.")
     linger_s: float = Field(0, ge=0, description="Seconds that an embedded fleet outlives the scripts that use it.")
     lease_s: float = Field(60, gt=0, description="Seconds that a claimed trial is held without a heartbeat.")
@@ -329,6 +336,30 @@ class Settings(BaseSettings):
                 "searches are submitted"
             ) from None
 
+    def model_signer(self) -> Signer:
+        """Return what signs the models that workers fit: with the worker's key, or with that of the secret key.
+
+        Raises
+        ------
+        SettingsError
+            If there is neither, or one that is none.
+        """
+        if self.secret_key is not None:
+            return Signer(worker_key_of(self.key()).encode())
+        if self.worker_key is None:
+            raise SettingsError(
+                f"{PREFIX}WORKER_KEY is not set, and workers sign with it the models that they fit; put what "
+                "`gridfleet worker-key` prints, where searches are submitted, there or into the file "
+                "gridfleet_worker_key of the secrets folder"
+            )
+        key = self.worker_key.get_secret_value().strip()
+        if re.fullmatch(f"{WORKER_KEY_PREFIX}[0-9a-f]{{64}}", key) is None:  # it may be the secret key, by mistake
+            raise SettingsError(
+                f"{PREFIX}WORKER_KEY is no worker's key, for it is not {WORKER_KEY_PREFIX} and 64 hexadecimal digits; "
+                "`gridfleet worker-key` prints it where searches are submitted"
+            )
+        return Signer(key.encode())
+
     def as_variables(self) -> dict[str, str]:
         """Return the settings as the variables that a child process reads, secrets included."""
         return {
@@ -338,8 +369,9 @@ class Settings(BaseSettings):
         }
 
     def for_workers(self) -> Settings:
-        """Return the settings as workers have them: what checks signatures, and nothing that makes them."""
-        return self.replace(secret_key=None, public_key=self.verifier().public_key)
+        """Return the settings as workers have them: what checks signatures, and signs models, but no search."""
+        worker_key = self.worker_key if self.secret_key is None else SecretStr(worker_key_of(self.key()))
+        return self.replace(secret_key=None, public_key=self.verifier().public_key, worker_key=worker_key)
 
     def worker_environment(self) -> dict[str, str]:
         """Return the whole environment of a worker that this process starts: no secret key, and no way to one."""

@@ -15,6 +15,10 @@ SIGNATURE_LENGTH = 128
 PUBLIC_KEY_PREFIX = "ed25519:"
 #: What is hashed before a secret key to give the seed of its pair of keys; deploy/make-secrets.sh does the same.
 SEED_LABEL = b"gridfleet: Ed25519 seed: "
+#: What the workers' key begins with, so that a secret key is never taken for it.
+WORKER_KEY_PREFIX = "worker:"
+#: What is hashed before a secret key to give the workers' key; deploy/make-secrets.sh does the same.
+WORKER_KEY_LABEL = b"gridfleet: worker key: "
 
 
 class Verifier:
@@ -63,6 +67,11 @@ class Signer:
     def sign(self, what: str, *facts: str | int | None) -> str:
         """Return the signature of facts; `what` keeps those of a payload from being taken for those of a search."""
         return self._key.sign(_message(what, *facts)).hex()
+
+
+def worker_key_of(secret_key: bytes) -> str:
+    """Return the key with which workers sign the models that they fit; nobody finds the secret key by it."""
+    return WORKER_KEY_PREFIX + hashlib.sha256(WORKER_KEY_LABEL + secret_key).hexdigest()
 
 
 def _message(what: str, *facts: str | int | None) -> bytes:

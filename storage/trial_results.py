@@ -69,6 +69,17 @@ class WarningResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelResult:
+    """A model that a refit fitted, as it is stored: its content in parts, and what is signed of it."""
+
+    content: Sequence[memoryview]
+    number: int
+    digest: str
+    size: int
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrialResult:
     """What a worker found out about a trial.
 
@@ -94,6 +105,7 @@ class TrialResult:
     train_time: float | None = None
     score_time: float | None = None
     peak_memory_mb: int | None = None
+    model: ModelResult | None = None
 
 
 def shorten(error: str | None, most: int = MAX_ERROR) -> str | None:

@@ -1,8 +1,8 @@
 """Proves from a database that no trial was lost and none counted twice: a checker over its history.
 
-It reads what the fleet left in ``searches``, ``trials``, ``attempts`` and ``split_scores`` after all faults, and
-knows nothing of how it came to be. Of the invariants I1 to I14 it sees those that leave a trace: a message that
-was sent before its commit (I9) or a broker that was erased (I14) shows in nothing but time, which is the point.
+It reads what the fleet left in ``searches``, ``trials``, ``attempts``, ``split_scores`` and ``best_models`` after all
+faults, and knows nothing of how it came to be. Of the invariants I1 to I14 it sees those that leave a trace: a message
+that was sent before its commit (I9) or a broker that was erased (I14) shows in nothing but time, which is the point.
 Failed trials that somebody queued once more (``gridfleet retry-failed``) are beyond it: a final state is final.
 """
 
@@ -16,12 +16,22 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, func, select
 
 from gridfleet.scheduler.reports import reader
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import FINAL_STATES, Attempt, Search, SearchState, SplitScore, Trial, TrialState
+from gridfleet.storage.schema import (
+    FINAL_STATES,
+    Attempt,
+    BestModel,
+    BestModelChunk,
+    Search,
+    SearchState,
+    SplitScore,
+    Trial,
+    TrialState,
+)
 
 #: Outcomes of attempts that come with a result.
 RESULTS = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED)
@@ -115,6 +125,8 @@ def check(database: Database, expected: Sequence[Expected] = (), *, max_failures
     for search in history.searches:
         trials = history.trials[search.id]
         found += [f"search {search.name!r} {sentence}" for sentence in _of_search(database, search, trials)]
+        if search.refit_of is not None:
+            found += [f"search {search.name!r} {sentence}" for sentence in _of_refit(history, search, trials)]
         for trial in trials:
             attempts, splits = history.attempts[trial.id], history.splits[trial.id]
             of_result = _of_result if trial.reused_from is None else _of_taken_result
@@ -176,6 +188,11 @@ class _History:
                 select(SplitScore.trial_id, SplitScore.split, SplitScore.metric, SplitScore.test_score)
             ):
                 self.splits[row.trial_id].append(row)
+            models = select(BestModel.trial_id, BestModel.number, BestModel.size)
+            self.models = {row.trial_id: row for row in connection.execute(models)}
+            self.sizes: Counter[int] = Counter()
+            for row in connection.execute(select(BestModelChunk.trial_id, func.length(BestModelChunk.content))):
+                self.sizes[row[0]] += row[1]
 
 
 def _of_search(database: Database, search: Row[Any], trials: Sequence[Row[Any]]) -> Iterator[str]:
@@ -196,6 +213,29 @@ def _of_search(database: Database, search: Row[Any], trials: Sequence[Row[Any]])
     reported = reader.best_trial(database, search.id)
     if (best and (best.number, best.mean_test_score)) != (reported and (reported.number, reported.mean_test_score)):
         yield f"has the best trial {best and best.number}, the reporter says {reported and reported.number} (I13)"
+
+
+def _of_refit(history: _History, search: Row[Any], trials: Sequence[Row[Any]]) -> Iterator[str]:
+    """Look at a refit: it began after its search, has a model exactly if it completed, and of the best trial."""
+    refitted = next((one for one in history.searches if one.id == search.refit_of), None)
+    if refitted is None:
+        yield f"is the refit of search {search.refit_of}, which is not there"
+        return
+    of_refitted = history.trials[refitted.id]
+    completed = [trial for trial in of_refitted if trial.state == TrialState.COMPLETED]
+    for trial in trials:
+        model = history.models.get(trial.id)
+        if (model is not None) != (trial.state == TrialState.COMPLETED):
+            yield f"is {trial.state} and has {'a' if model else 'no'} model"
+        if trial.started_at is not None and (refitted.finished_at is None or trial.started_at < refitted.finished_at):
+            yield "began before its search had ended"
+        if trial.state != TrialState.CANCELLED and (not completed or refitted.state == SearchState.CANCELLED):
+            yield f"is {trial.state}, though its search has nothing to fit"
+        best = max(completed, key=lambda trial: (trial.mean_test_score, -trial.number), default=None)
+        if model is not None and best is not None and model.number != best.number:
+            yield f"has the model of trial {model.number}, the best one is {best.number}"
+        if model is not None and model.size != history.sizes[trial.id]:
+            yield f"has a model of {model.size} bytes, and {history.sizes[trial.id]} of it"
 
 
 def _of_state(trial: Row[Any]) -> Iterator[str]:
@@ -268,7 +308,7 @@ def _of_result(
     times = (trial.started_at, last.started_at, trial.finished_at, last.ended_at)
     if None not in times and not (times[0] <= times[1] <= times[2] <= times[3]):
         yield f"has other times than its last attempt: {trial.started_at} to {trial.finished_at} (I4)"
-    if trial.state == TrialState.COMPLETED:
+    if trial.state == TrialState.COMPLETED and search.refit_of is None:
         yield from _of_scores(search, trial, splits)
 
 
@@ -299,7 +339,7 @@ def _of_scores(search: Row[Any], trial: Row[Any], splits: Sequence[Row[Any]]) ->
 
 
 def _of_expectations(history: _History, expected: Sequence[Expected]) -> Iterator[str]:
-    names = {search.id: search.name for search in history.searches}
+    names = {search.id: search.name for search in history.searches if search.refit_of is None}
     accepted = {search.search_id for search in expected}
     for search_id in names.keys() - accepted:
         yield f"search {names[search_id]!r} was never submitted (I7)"

@@ -123,10 +123,11 @@ DECLARE
 BEGIN
   EXECUTE format('REVOKE ALL ON %s FROM gridfleet_worker, gridfleet_reporter', relation);
   EXECUTE format('GRANT SELECT ON %s TO gridfleet_worker', relation);
-  IF name NOT IN ('payloads', 'payload_chunks') THEN
+  IF name NOT IN ('payloads', 'payload_chunks', 'best_model_chunks') THEN
     EXECUTE format('GRANT SELECT ON %s TO gridfleet_reporter', relation);
   END IF;
-  IF name IN ('attempts', 'split_scores', 'curves', 'trial_warnings') THEN
+  -- of models only those of a refit that runs, which a trigger sees to (0018_best_models.py)
+  IF name IN ('attempts', 'split_scores', 'curves', 'trial_warnings', 'best_models', 'best_model_chunks') THEN
     EXECUTE format('GRANT INSERT ON %s TO gridfleet_worker', relation);
   ELSIF name = 'leases' THEN
     EXECUTE format('GRANT INSERT, DELETE ON %s TO gridfleet_worker', relation);

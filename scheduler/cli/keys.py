@@ -13,3 +13,14 @@ def public_key() -> None:
     from gridfleet.storage.settings import load_settings
 
     show(load_settings().signer().public_key)
+
+
+def worker_key() -> None:
+    """Print the workers' own key, with which they sign models.
+
+    It belongs to GRIDFLEET_SECRET_KEY, and is a secret that workers get, as GRIDFLEET_WORKER_KEY.
+    """
+    from gridfleet.storage.settings import load_settings
+    from gridfleet.storage.signer import worker_key_of
+
+    show(worker_key_of(load_settings().key()))

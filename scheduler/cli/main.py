@@ -107,6 +107,7 @@ for _command in (
     results.sql,
     settings_command.settings,
     keys.public_key,
+    keys.worker_key,
     doctor,
 ):
     # a negative priority looks as an option does

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gridfleet.scheduler.cli.connected import exit_at_sigterm, note_missing_fleet, open_results
+from gridfleet.scheduler.cli.output import say
 from gridfleet.scheduler.cli.searches import Name
 
 if TYPE_CHECKING:
@@ -79,12 +82,27 @@ def report(
 def best(
     name: Name,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the best model into a new folder, too.", show_default=False),
+    ] = None,
 ) -> None:
-    """Print the best score and its hyperparameters."""
+    """Print the best score and its params; save the best model.
+
+    DIR gets the whole estimator (joblib), its Keras model (.keras), MODEL.md, and a program that loads and uses it. The
+    model is loaded for that, which runs what is in it.
+    """
     from gridfleet.scheduler.cli.sql import json_line
     from gridfleet.scheduler.reports import tables as reports
 
-    database = open_results().database
+    fleet = open_results()
+    database = fleet.database
+    if save is not None:
+        from gridfleet.scheduler.results.save_model import save_best_model
+
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        files = save_best_model(fleet, name, save)
+        say(f"{save} has the best model: {', '.join(files)}")
     if as_json:
         typer.echo(json_line(reports.best_as_json(database, name)))
     elif not reports.print_best_line(database, name):

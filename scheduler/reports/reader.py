@@ -21,7 +21,6 @@ from gridfleet.storage.schema import (
     Base,
     Lease,
     Search,
-    SplitScore,
     Trial,
     TrialState,
     TrialWarning,
@@ -46,8 +45,11 @@ class SearchSummary:
     n_trials: int
     n_splits: int
     estimator: str
+    evaluation_digest: str
     candidates_digest: str
     sources_digest: str | None
+    x_digest: str
+    y_digest: str
     submitted_by: str
     created_at: datetime
     started_at: datetime | None
@@ -185,8 +187,11 @@ _SUMMARY = (
     Search.n_trials,
     Search.n_splits,
     Search.estimator,
+    Search.evaluation_digest,
     Search.candidates_digest,
     Search.sources_digest,
+    Search.x_digest,
+    Search.y_digest,
     Search.submitted_by,
     Search.created_at,
     Search.started_at,
@@ -225,15 +230,21 @@ def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
         can_be, condition = name.isprintable(), func.lower(Search.name) == name.lower()
         asked = f"name {name[:MAX_SHOWN]!r}"
     with database.read() as connection:
-        row = connection.execute(select(*_SUMMARY).where(condition)).one_or_none() if can_be else None
+        # the refit of a search is shown with it
+        found = select(*_SUMMARY).where(condition, Search.refit_of.is_(None))
+        row = connection.execute(found).one_or_none() if can_be else None
         run_again = row is not None and not isinstance(name_or_id, int) and _is_run_again(connection, row.name)
         if row is None:
-            newest = connection.execute(select(Search.name).order_by(Search.id.desc()).limit(5)).scalars().all()
+            newest = connection.execute(_newest(Search.name).limit(5)).scalars().all()
             known = f"the newest are {', '.join(map(repr, newest))}" if newest else "there are none yet"
             raise SearchNotFoundError(f"no search has the {asked}; {known}")
     if run_again and (newest_id := _shown_by_view(database, row.name)) not in (None, row.id):
         return find_search(database, newest_id)
     return SearchSummary(**row._mapping)
+
+
+def _newest(*columns: Any) -> Select[Any]:
+    return select(*columns).where(Search.refit_of.is_(None)).order_by(Search.id.desc())
 
 
 def _is_run_again(connection: Connection, name: str) -> bool:
@@ -296,7 +307,7 @@ def reused(database: Database, search_id: int) -> dict[str, int]:
 def list_searches(database: Database, *, limit: int = 50) -> list[SearchSummary]:
     """List searches, the newest first."""
     with database.read() as connection:
-        rows = connection.execute(select(*_SUMMARY).order_by(Search.id.desc()).limit(limit))
+        rows = connection.execute(_newest(*_SUMMARY).limit(limit))
         return [SearchSummary(**row._mapping) for row in rows]
 
 
@@ -430,6 +441,13 @@ def leaderboard(database: Database, search_id: int, *, limit: int = 10) -> list[
     return ranked
 
 
+def trial_of(database: Database, search_id: int, number: int) -> RankedTrial | None:
+    """Return a trial by its number; None if it has no score. Its rank is not asked for, and is 0."""
+    with database.read() as connection:
+        row = connection.execute(_best_first(search_id).where(Trial.number == number)).one_or_none()
+    return None if row is None else RankedTrial(rank=0, **row._mapping)
+
+
 def failures(database: Database, search_id: int, *, limit: int = 10) -> list[FailedTrial]:
     """List the failed trials of a search, by number."""
     with database.read() as connection:
@@ -529,41 +547,6 @@ def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
     with database.read() as connection:
         rows = connection.execute(select(*columns).where(is_known).order_by(Worker.id))
         return [SeenWorker(**row._mapping) for row in rows]
-
-
-def trial_rows(database: Database, search_id: int, *, finished_since: datetime | None = None) -> Sequence[Any]:
-    """Return one row per trial, split and metric, in the order of ``cv_results_``.
-
-    Trials without scores have one row, whose split is None. `finished_since` leaves out those that ended before.
-    """
-    query = (
-        select(
-            Trial.number,
-            Trial.state,
-            Trial.error_type,
-            Trial.error.label("trial_error"),
-            Trial.exception,
-            Trial.finished_at,
-            SplitScore.split,
-            SplitScore.metric,
-            SplitScore.test_score,
-            SplitScore.train_score,
-            SplitScore.test_score_reason,
-            SplitScore.train_score_reason,
-            SplitScore.fit_time,
-            SplitScore.score_time,
-            SplitScore.n_test,
-            SplitScore.error,
-        )
-        .select_from(Trial)
-        .outerjoin(SplitScore, SplitScore.trial_id == Trial.id)
-        .where(Trial.search_id == search_id)
-        .order_by(Trial.number, SplitScore.split, SplitScore.metric)
-    )
-    if finished_since is not None:
-        query = query.where(Trial.finished_at >= finished_since)
-    with database.read() as connection:
-        return connection.execute(query).all()
 
 
 def peak_memory_mb(database: Database, search_id: int) -> int | None:

@@ -17,6 +17,7 @@ from gridfleet.scheduler.reports.causes import by_cause, cause
 from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFinishedError
+from gridfleet.storage.refits import Refit, find_refit
 from gridfleet.storage.schema import SearchState
 
 #: Columns of output that goes to a file or a pipe: nothing is folded there.
@@ -87,6 +88,9 @@ def print_report(database: Database, name: str) -> None:
     names = dict.fromkeys(name for params in shown for name in params)
     for label, fact in _facts(search, progress, ranked, names, reader.peak_memory_mb(database, search.id)):
         out.print(Text(f"  {label:<12} {plain(fact)}"))
+    refit = find_refit(database, search.id)
+    if refit is not None:
+        out.print(Text(f"  {'best model':<12} {plain(_best_model(refit))}"))
     for fact in _reused(search, reader.reused(database, search.id)):
         out.print(Text(f"  {'reused':<12} {plain(fact)}"))
     for fact in _training(reader.fit_modes(database, search.id)):
@@ -289,6 +293,26 @@ def _facts(
         deviation = "" if best.std_test_score is None else f" ± {best.std_test_score:.6f}"
         facts += [("best score", score(best.mean_test_score) + deviation), ("best params", str(best.params))]
     return facts
+
+
+def _best_model(refit: Refit) -> str:
+    """Say how far the refit on the fleet is."""
+    if refit.is_stored and refit.is_finished:
+        return f"stored {_rounded(refit.age_s or 0)} ago, refit {refit.refit_time or 0:.1f} s"
+    if refit.is_finished and refit.error_type is not None:
+        return f"none, the refit failed: {cause(refit.error, refit.error_type)}"
+    if refit.is_finished:
+        return f"none: {refit.error or 'its refit was cancelled'}"
+    if refit.is_waiting:
+        return "fitted on the fleet when the trials are done"
+    return f"its refit is {refit.state}"
+
+
+def _rounded(seconds: float) -> str:
+    for unit, size, least in (("days", 86_400, 172_800), ("h", 3_600, 5_400), ("min", 60, 90)):
+        if seconds >= least:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _reused(search: reader.SearchSummary, counts: Mapping[str, int]) -> list[str]:

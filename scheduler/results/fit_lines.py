@@ -10,9 +10,10 @@ from joblib.logger import short_format_time
 
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import Showing
-from gridfleet.scheduler.results.scores import recorded_splits
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.trials.recorded import trial_rows
 from gridfleet.worker.trial.cross_validation import Candidates
+from gridfleet.worker.trial.scores import recorded_splits
 
 
 class FitLines:
@@ -55,7 +56,7 @@ class FitLines:
         since = None if progress.is_finished else self._newest
         rows = [
             row
-            for row in reader.trial_rows(self._database, self._search_id, finished_since=since)
+            for row in trial_rows(self._database, self._search_id, finished_since=since)
             if row.finished_at is not None and row.number not in self._printed
         ]
         for (number, split), row in recorded_splits(rows, self._candidates).items():

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import html
+import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.exc import OperationalError
 
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.causes import cause
 from gridfleet.scheduler.reports.progress import Showing, display
-from gridfleet.scheduler.results import scores
 from gridfleet.scheduler.results.fit_warnings import give_warnings
 from gridfleet.storage import searches
-from gridfleet.storage.errors import PayloadError, SearchCancelledError, SearchNotFinishedError
+from gridfleet.storage.errors import BestModelError, PayloadError, SearchCancelledError, SearchNotFinishedError
+from gridfleet.storage.plain import plain
+from gridfleet.storage.refits import Refit, find_refit
 from gridfleet.storage.schema import SearchState
+from gridfleet.storage.trials import queue
+from gridfleet.worker.trial import scores
 from gridfleet.worker.trial.sources import ScriptModules
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gridfleet.scheduler.results.best_model import BestModel
     from gridfleet.worker.trial.cross_validation import Candidates
+
+T = TypeVar("T")
 
 #: Seconds between looks at a search: short for short ones, longer the longer it takes.
 FIRST_LOOK_S = 0.01
@@ -42,9 +51,7 @@ class _Finished:
     @property
     def metric(self) -> str:
         """The metric that ranks the trials; where it is in no row, as that of trials that all failed, the first."""
-        if f"mean_test_{self.candidates.refit_metric}" in self.cv_results:
-            return self.candidates.refit_metric
-        return next(key.removeprefix("mean_test_") for key in self.cv_results if key.startswith("mean_test_"))
+        return scores.metric_of(self.cv_results, self.candidates)
 
 
 class SearchHandle:
@@ -63,6 +70,7 @@ class SearchHandle:
     def __init__(self, fleet: Fleet, search_id: int, name: str) -> None:
         self._fleet = fleet
         self._finished_results: _Finished | None = None
+        self._loaded: BestModel | None = None
         self._has_warned = False
         self.id = search_id
         self.name = name
@@ -77,7 +85,9 @@ class SearchHandle:
         return reader.progress(self._fleet.database, self.id)
 
     def wait(self, timeout: float | None = None, *, verbose: int = 0) -> SearchHandle:
-        """Wait until all trials are done; an embedded fleet that was stopped is started again.
+        """Wait until all trials are done, and the best model is fitted, if the fleet fits it.
+
+        An embedded fleet that was stopped is started again.
 
         Parameters
         ----------
@@ -104,6 +114,7 @@ class SearchHandle:
         until = None if timeout is None else time.monotonic() + timeout
         with display(self.name, verbose=verbose) as shown:
             self._wait(until, shown)
+        self._wait_for_refit(until, verbose=verbose)
         self._give_warnings()
         return self
 
@@ -148,7 +159,7 @@ class SearchHandle:
         return searches.set_priority(self._fleet.database, self.id, priority)
 
     def retry_failed(self) -> int:
-        """Queue its failed trials once more, with their whole budget.
+        """Queue its failed trials once more, with their whole budget, or its refit, if only that failed.
 
         Returns
         -------
@@ -156,6 +167,7 @@ class SearchHandle:
             How many trials; 0 for a cancelled search.
         """
         self._finished_results = None
+        self._loaded = None
         self._has_warned = False
         return searches.retry_failed(self._fleet.database, self.id)
 
@@ -179,11 +191,8 @@ class SearchHandle:
     @property
     def best_index_(self) -> int:
         """Number of the best trial."""
-        from sklearn.model_selection._search import BaseSearchCV
-
         finished = self._finished()
-        refit = finished.candidates.refit
-        return int(BaseSearchCV._select_best_index(refit, finished.metric, finished.cv_results))
+        return scores.best_index(finished.cv_results, finished.candidates)
 
     @property
     def best_params_(self) -> dict[str, Any]:
@@ -203,6 +212,66 @@ class SearchHandle:
             If it was cancelled.
         """
         return self._finished().cv_results
+
+    @property
+    def best_estimator_(self) -> Any:
+        """The best model, as the refit on the fleet fitted it; loading it runs what is in it, which a worker signed.
+
+        Raises
+        ------
+        SearchNotFinishedError
+            If it is not fitted yet.
+        SearchCancelledError
+            If the search was cancelled.
+        BestModelError
+            If the search has none, its refit failed, or it can't be loaded with the releases that are installed here.
+        PayloadSignatureError
+            If it is not what was signed.
+        """
+        return self._best_model().estimator
+
+    @property
+    def refit_time_(self) -> float:
+        """Seconds that the refit took."""
+        return self._best_model().refit_time or 0.0
+
+    def predict(self, X: Any) -> Any:
+        """Return what the best model predicts."""
+        return self.best_estimator_.predict(X)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Return the probabilities that the best model predicts, if it has them."""
+        return self.best_estimator_.predict_proba(X)
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """Return the logarithms of the probabilities that the best model predicts, if it has them."""
+        return self.best_estimator_.predict_log_proba(X)
+
+    def decision_function(self, X: Any) -> Any:
+        """Return what the best model decides by, if it has that."""
+        return self.best_estimator_.decision_function(X)
+
+    def transform(self, X: Any) -> Any:
+        """Return X as the best model transforms it, if it does."""
+        return self.best_estimator_.transform(X)
+
+    def inverse_transform(self, X: Any) -> Any:
+        """Return X as it was before the best model transformed it, if it can."""
+        return self.best_estimator_.inverse_transform(X)
+
+    def score_samples(self, X: Any) -> Any:
+        """Return the best model's score of each sample, if it has that."""
+        return self.best_estimator_.score_samples(X)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the best model's score on other data, by the scoring that chose it."""
+        estimator = self.best_estimator_
+        summary = self._summary()
+        metric = self._candidates(summary).refit_metric
+        scorer = self._payload(summary, "evaluation", summary.evaluation_digest).arguments["scorer"]
+        scorer = (getattr(scorer, "_scorers", None) or {}).get(metric, scorer)
+        score = scorer(estimator, X, y)
+        return float(score[metric] if isinstance(score, dict) else score)
 
     def to_frame(self) -> pd.DataFrame:
         """Return ``cv_results_`` as a pandas DataFrame, the best trial first."""
@@ -246,6 +315,9 @@ class SearchHandle:
             self._has_warned = True
             summary = self._summary()
             give_warnings(self._fleet.database, self.id, n_fits=summary.n_trials * summary.n_splits)
+            refit = find_refit(self._fleet.database, self.id)
+            if refit is not None:
+                give_warnings(self._fleet.database, refit.search_id, n_fits=1)
 
     def _wait(
         self, until: float | None, shown: Showing, *, may_stop: Callable[[], bool] | None = None
@@ -274,12 +346,84 @@ class SearchHandle:
             time.sleep(pause)
             pause = min(pause * 1.02, LAST_LOOK_S)
 
+    def _wait_for_refit(self, until: float | None, *, verbose: int = 0) -> None:
+        """Wait until the refit on the fleet has ended, however it did; there may be none."""
+        looked_at_fleet = -math.inf
+        pause = FIRST_LOOK_S
+        while (refit := self._patiently(self._refit)) is not None and not refit.is_finished:
+            if looked_at_fleet == -math.inf:
+                self._begin_refit(refit, verbose=verbose)
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(
+                    f"the best model of search {self.name!r} is not fitted yet; that goes on, wait again with a longer "
+                    "timeout"
+                )
+            if time.monotonic() - looked_at_fleet > 1:
+                self._fleet.keep_running()
+                looked_at_fleet = time.monotonic()
+            time.sleep(pause)
+            pause = min(pause * 1.1, LAST_LOOK_S)
+
+    def _begin_refit(self, refit: Refit, *, verbose: int) -> None:
+        """Say that it is waited for, and send its message, which the reconciler may not have come to."""
+        if verbose:
+            print(f"{plain(self.name)}: fitting the best params on all data", file=sys.stderr)  # noqa: T201 - as all progress
+        if self._fleet.settings.secret_key is not None:  # who submits
+            self._fleet.publish(queue.never_published(self._fleet.database, [refit.trial_id]))
+
+    def _goes_on(self) -> bool:
+        """Whether a fleet has something to do for it."""
+        refit = self._refit()
+        return not self._summary().is_finished or (refit is not None and not refit.is_finished)
+
+    def _refit(self) -> Refit | None:
+        return find_refit(self._fleet.database, self.id)
+
+    def _best_model(self) -> BestModel:
+        if self._loaded is None:
+            from gridfleet.scheduler.results.best_model import load_best_model
+
+            summary = self._summary()
+            self._loaded = load_best_model(self._fleet, summary, self._stored_refit(summary))
+        return self._loaded
+
+    def _stored_refit(self, summary: reader.SearchSummary) -> Refit:
+        """Return the refit of a search, whose model is there.
+
+        Raises
+        ------
+        GridfleetError
+            If it is not, with the reason.
+        """
+        self._require_finished(summary)
+        refit = self._refit()
+        if refit is None:
+            raise BestModelError(
+                f"search {self.name!r} has no best model on the fleet: its script fitted that itself, or it has "
+                "refit=False. submit() with refit, or fit() with refit_on='fleet', stores one"
+            )
+        if refit.is_stored:
+            return refit
+        if not refit.is_finished:
+            raise SearchNotFinishedError(f"the best model of search {self.name!r} is not fitted yet; call wait() first")
+        if refit.error_type is None:
+            raise BestModelError(
+                f"search {self.name!r} has no best model: {plain(refit.error or 'its refit was cancelled')}"
+            )
+        raise BestModelError(
+            f"the refit of search {self.name!r} failed: {plain(cause(refit.error, refit.error_type))}; "
+            f"`gridfleet retry-failed {self.name}` or retry_failed() tries it once more"
+        ) from scores.rebuild_exception(refit.error_type, refit.error, refit.exception)
+
     def _patient_progress(self) -> reader.Progress:
         """Count trials; a database that restarts meanwhile is waited for, as the search goes on."""
+        return self._patiently(self.progress)
+
+    def _patiently(self, look: Callable[[], T]) -> T:
         until = time.monotonic() + DATABASE_RESTART_S
         while True:
             try:
-                return self.progress()
+                return look()
             except OperationalError:
                 if time.monotonic() > until:
                     self._fleet.database.check()  # says it in a sentence
@@ -290,16 +434,19 @@ class SearchHandle:
         return reader.find_search(self._fleet.database, self.id)
 
     def _candidates(self, summary: reader.SearchSummary) -> Candidates:
+        candidates: Candidates = self._payload(summary, "candidates", summary.candidates_digest)
+        return candidates
+
+    def _payload(self, summary: reader.SearchSummary, kind: str, digest: str) -> Any:
         payloads = self._fleet.payloads
         try:
-            candidates: Candidates = payloads.get("candidates", summary.candidates_digest)
+            return payloads.get(kind, digest)
         except PayloadError:
             if summary.sources_digest is None:
                 raise
             # of a script whose modules this process does not find, or finds changed
             with ScriptModules(payloads, self._fleet.settings).of_search(summary.sources_digest, payloads.get):
-                candidates = payloads.get("candidates", summary.candidates_digest)
-        return candidates
+                return payloads.get(kind, digest)
 
     def _rows(self, summary: reader.SearchSummary, candidates: Candidates) -> list[dict[str, Any]]:
         database = self._fleet.database

@@ -40,7 +40,7 @@ def say_at_exit_if_it_stops(fleet: Fleet, handle: SearchHandle) -> None:
         if os.getpid() != process_id or not client.ends_with_this_process(fleet.settings):
             return
         with suppress(GridfleetError, SQLAlchemyError):  # at its end, what can't be read is nobody's concern
-            if not handle.progress().is_finished:
+            if handle._goes_on():
                 say_how_to_go_on(fleet, handle)
 
     if fleet.is_embedded and not fleet.settings.linger_s:

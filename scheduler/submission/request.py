@@ -35,6 +35,8 @@ class SearchRequest:
         The search's own, for an embedded fleet that has to be started.
     references : References, default=None
         Which of the data travel by reference; None: none of them.
+    refits_on_fleet : bool, default=False
+        Whether the best combination is fitted on all data on the fleet, when all trials are done.
     """
 
     caller: Any
@@ -48,6 +50,7 @@ class SearchRequest:
     warning_filters: list[Any]
     n_jobs: int | None = None
     references: References | None = None
+    refits_on_fleet: bool = False
 
     def sent(self, value: Any) -> Any:
         """Return what travels to the workers in place of X, y or a value of the arguments."""

@@ -11,7 +11,7 @@ from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.same_search import OtherDataError, Same
-from gridfleet.scheduler.submission.store import find_same, store
+from gridfleet.scheduler.submission.store import add_refit, find_same, store
 from gridfleet.storage import searches
 from gridfleet.storage.errors import InvalidSearchError, NameTakenError
 
@@ -94,6 +94,8 @@ def _go_on(fleet: Fleet, request: SearchRequest, handle: SearchHandle, same: Sam
         for params, stored in zip(request.candidates, same.params, strict=True):
             params.clear()
             params.update(stored)
+    if request.refits_on_fleet:
+        add_refit(fleet, handle.id)
     searches.open_again(fleet.database, handle.id)
     publish(fleet, handle.id)
     print(f"gridfleet: {_sentence(handle, same)}", file=sys.stderr)  # noqa: T201 - where the progress is shown

@@ -14,6 +14,7 @@ from joblib.parallel import register_parallel_backend
 from gridfleet.scheduler.fleet.connection import connect
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import display
+from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.fit_lines import FitLines
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission.by_reference import References
@@ -42,6 +43,8 @@ class SearchRun:
         Whether a search of that name is gone on with if it is the same, round by round.
     reuse : bool, default=False
         Whether trials whose computation was done before take the results of then.
+    refits : bool, default=False
+        Whether the best combination is fitted on the fleet.
     """
 
     def __init__(
@@ -52,7 +55,10 @@ class SearchRun:
         references: References | None = None,
         load_if_exists: bool = False,
         reuse: bool = False,
+        refits: bool = False,
     ) -> None:
+        self.refits = refits
+        self._handle: SearchHandle | None = None
         self._name = name
         self._options = options
         self._references = references
@@ -71,13 +77,20 @@ class SearchRun:
         # a halving search asks again with fewer candidates and more data: a search of its own in SQL
         if name is not None and self._rounds > 1:
             name = numbered_name(self._first_name, f"-round-{self._rounds}")
-        request = replace(request, references=self._references)
-        handle, rows = run_search(
+        request = replace(request, references=self._references, refits_on_fleet=self.refits)
+        self._handle, rows = run_search(
             request, name=name, options=self._options, load_if_exists=self._load_if_exists, reuse=self._reuse
         )
         if self._rounds == 1:
-            self._first_name = handle.name
+            self._first_name = self._handle.name
         return rows
+
+    def best_model(self, *, verbose: int) -> BestModel:
+        """Wait until the best combination is fitted on the fleet, and return what came out."""
+        if self._handle is None:
+            raise RuntimeError("no search was run")
+        self._handle._wait_for_refit(None, verbose=verbose)
+        return self._handle._best_model()
 
 
 def run_search(

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import IntegrityError
 
 from gridfleet.scheduler.fleet.connection import Fleet
@@ -28,6 +28,7 @@ from gridfleet.scheduler.submission.reuse import reuse_keys
 from gridfleet.scheduler.submission.same_search import Asked, Same, require_same
 from gridfleet.scheduler.submission.this_process import warn_of_other_variables, warn_of_seed
 from gridfleet.scheduler.submission.users_line import users_stacklevel
+from gridfleet.storage import refits as refit_searches
 from gridfleet.storage import searches
 from gridfleet.storage.errors import NameTakenError
 from gridfleet.storage.params import column_kinds, params_to_json
@@ -51,6 +52,11 @@ from gridfleet.worker.trial.sources import KIND as SOURCES
 MAX_RACES_LOST = 20
 #: Bytes of a packed archive of sources above which it is worth a line.
 MUCH_CODE = 1_000_000
+#: Columns of a search that its refit has its own of.
+OF_ONE_SEARCH = {
+    *("id", "name", "state", "created_at", "started_at", "finished_at", "paused_at", "error"),
+    *("signature", "refit_of", "model_key"),
+}
 #: Types of values that are equal wherever they are unpickled.
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
@@ -112,7 +118,16 @@ def store(
     columns["needs_python"] = _needs_python(prepared.payloads)
     keys = reuse_keys(prepared.evaluation, candidates, columns, prepared.archive)
     columns |= {"reuse": reuse, "no_reuse": keys.no_reuse}
-    insert = functools.partial(_insert, fleet, columns, candidates, keys.keys, numbered=numbered, reuse=reuse)
+    insert = functools.partial(
+        _insert,
+        fleet,
+        columns,
+        candidates,
+        keys.keys,
+        numbered=numbered,
+        reuse=reuse,
+        refits=request.refits_on_fleet,
+    )
     if numbered:
         handle, n_taken = _again_if_name_was_taken(insert, name)
     else:
@@ -219,8 +234,9 @@ def _insert(
     *,
     numbered: bool,
     reuse: bool,
+    refits: bool,
 ) -> tuple[SearchHandle, int]:
-    """Insert a search with its trials and its view, in one transaction; return how many trials took a result."""
+    """Insert a search with its trials, its view and its refit, in one transaction; return how many took a result."""
     kinds = column_kinds(map(params_to_json, candidates.params))
     first, pointed, n_taken = None, True, 0
     with fleet.database.write() as connection:
@@ -232,6 +248,8 @@ def _insert(
         if taken:
             n_taken = take_results(connection, search_id)
         create_search_view(connection, search_id, name, kinds)
+        if refits:
+            _insert_refit(connection, fleet, search_id, columns)
         if first is not None:
             pointed = point_view(connection, search_id, first, kinds)
     if not pointed:
@@ -242,6 +260,28 @@ def _insert(
             stacklevel=users_stacklevel(),
         )
     return SearchHandle(fleet, search_id, name), n_taken
+
+
+def add_refit(fleet: Fleet, search_id: int) -> None:
+    """Store the refit of a search that was stored without one; does nothing where it has one."""
+    with fleet.database.write() as connection:
+        columns = [column for column in Search.__table__.columns if column.name not in OF_ONE_SEARCH]
+        row = connection.execute(
+            select(Search.state, Search.finished_at, *columns).where(Search.id == search_id).with_for_update()
+        ).one()
+        if connection.execute(select(Search.id).where(Search.refit_of == search_id)).first() is not None:
+            return
+        _insert_refit(connection, fleet, search_id, {column.name: row._mapping[column] for column in columns})
+        if row.finished_at is not None:
+            refit_searches.begin_or_end(connection, search_id, row.state)
+
+
+def _insert_refit(connection: Connection, fleet: Fleet, search_id: int, columns: dict[str, Any]) -> None:
+    settings = fleet.settings
+    of_refit = refit_searches.columns_of(columns, search_id, settings.model_signer().public_key)
+    name = refit_searches.name_of(search_id)
+    refit_id, _ = searches.create_search(connection, name, of_refit, settings.signer())
+    queue.create_trials(connection, refit_id, [{}])
 
 
 def _say_what_is_reused(n_taken: int, n_trials: int, no_reuse: str | None) -> None:

@@ -14,7 +14,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 
 def insert_content(connection: Connection, digest: str, content: Sequence[memoryview]) -> None:
     """Write the content of a payload, in the transaction that inserts the payload."""
-    for position, chunk in enumerate(_chunks(content)):
+    for position, chunk in enumerate(chunks(content)):
         connection.execute(insert(PayloadChunk).values(digest=digest, position=position, content=chunk))
 
 
@@ -42,7 +42,7 @@ def read_content(connection: Connection, digest: str, size: int) -> Iterator[byt
         position += 1
 
 
-def _chunks(content: Sequence[memoryview]) -> Iterator[bytes | memoryview]:
+def chunks(content: Sequence[memoryview]) -> Iterator[bytes | memoryview]:
     """Cut the content into chunks of equal size, the last one shorter; those that lie in one part are not copied."""
     waiting = bytearray()
     for part in content:

@@ -33,7 +33,14 @@ _DISPATCH = singledispatch(lambda _: None).__code__  # type: ignore[attr-defined
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def dump(kind: str, obj: Any, *, what: str, modules: Iterable[str] = ()) -> list[memoryview]:
+def dump(
+    kind: str,
+    obj: Any,
+    *,
+    what: str,
+    modules: Iterable[str] = (),
+    so: str = "it can't travel to the workers",
+) -> list[memoryview]:
     """Serialise an object and what it is.
 
     Functions and classes of the script itself, a notebook or a console travel by value. All others travel by name:
@@ -49,6 +56,8 @@ def dump(kind: str, obj: Any, *, what: str, modules: Iterable[str] = ()) -> list
         What it is called in an error.
     modules : iterable of str
         Top-level modules that are needed beside those that the pickle names.
+    so : str, default="it can't travel to the workers"
+        What follows for an object that can't be pickled, in the error.
 
     Returns
     -------
@@ -65,9 +74,7 @@ def dump(kind: str, obj: Any, *, what: str, modules: Iterable[str] = ()) -> list
     try:
         _Pickler(stream, buffer_callback=buffers.append).dump((kind, obj))
     except Exception as error:
-        raise NotPicklableError(
-            f"{what} can't be pickled, so it can't travel to the workers: {culprit(obj, error, by=_dumps)}"
-        ) from error
+        raise NotPicklableError(f"{what} can't be pickled, so {so}: {culprit(obj, error, by=_dumps)}") from error
     parts = [stream.getbuffer(), *(buffer.raw() for buffer in buffers)]
     code_of = _PYTHON if BY_VALUE in stream.getvalue() else None
     packages = packages_of(modules_named(stream.getbuffer()) | set(modules))

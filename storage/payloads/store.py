@@ -24,7 +24,7 @@ from gridfleet.storage.payloads import contents
 from gridfleet.storage.payloads.digest import check_digest, digest_of
 from gridfleet.storage.payloads.format import dump, load, pickle_of, python_of, size_of
 from gridfleet.storage.payloads.host_cache import HostCache, cache_folder
-from gridfleet.storage.schema import Payload
+from gridfleet.storage.schema import BestModel, Payload
 from gridfleet.storage.settings import PREFIX, SAME_KEYS, Settings
 from gridfleet.storage.signer import Signer
 
@@ -153,7 +153,7 @@ class PayloadStore:
         return PreparedPayload(digest, kind, content, signature, is_stored=stored is not None)
 
     def require_room(self, payloads: Sequence[PreparedPayload]) -> None:
-        """Make sure that prepared payloads, together with all that are stored, stay below ``payloads_size_mb``.
+        """Make sure that prepared payloads, all stored ones and all best models stay below ``payloads_size_mb``.
 
         Nothing removes payloads by itself, and a full disk stops the whole fleet.
 
@@ -171,7 +171,10 @@ class PayloadStore:
             )
         new = sum(size_of(payload.content) for payload in payloads if not payload.is_stored)
         with self._database.read() as connection:
-            stored = int(connection.execute(select(func.coalesce(func.sum(Payload.size), 0))).scalar_one())
+            stored = sum(
+                int(connection.execute(select(func.coalesce(func.sum(table.size), 0))).scalar_one())
+                for table in (Payload, BestModel)
+            )
         if new and stored + new > self._max_bytes:
             raise InvalidSearchError(
                 f"the search's estimator and data take {new / 1e6:,.1f} MB more, where payloads of "

@@ -40,6 +40,8 @@ class Claim:
     candidates_digest: str
     sources_digest: str | None
     signature: str | None
+    refit_of: int | None = None
+    model_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

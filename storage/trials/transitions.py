@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from gridfleet.storage import searches
+from gridfleet.storage import models, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.outcome import Outcome
@@ -133,6 +133,8 @@ _SEARCH_FACTS = select(
     Search.state,
     Search.trial_timeout,
     Search.signature,
+    Search.refit_of,
+    Search.model_key,
     *(getattr(Search, column) for column in searches.SIGNED_COLUMNS),
 ).where(Search.id == bindparam("wanted_id"))
 _START_SEARCH = (
@@ -468,6 +470,8 @@ def _record(
         insert_all(connection, Curve, [curve_row(held.trial_id, curve) for curve in result.curves])
         warned = enumerate(result.warnings[:MAX_WARNINGS])
         insert_all(connection, TrialWarning, [warning_row(held.trial_id, position, each) for position, each in warned])
+        if result.model is not None:
+            models.insert_model(connection, held.trial_id, result.model)
         # last, and once: at the second update of a row in one transaction PostgreSQL checks its foreign keys again, and
         # all workers lock the row of one search for that
         found = {**result_row(result), "record_time": time.perf_counter() - started}

@@ -168,10 +168,10 @@ start_a_worker_of_any_user() {
   database_password=$(cat "${secret}_database_worker_password")
   GRIDFLEET_BROKER_URL=redis://gridfleet:$broker_password@broker:6379/0 \
     GRIDFLEET_DATABASE_URL=postgresql+psycopg://gridfleet_worker:$database_password@database:5432/gridfleet \
-    GRIDFLEET_PUBLIC_KEY=$(cat "${secret}_public_key") \
+    GRIDFLEET_PUBLIC_KEY=$(cat "${secret}_public_key") GRIDFLEET_WORKER_KEY=$(cat "${secret}_worker_key") \
     docker run --detach --name "$any_user" --user 234567:234567 --read-only --tmpfs /tmp --cap-drop ALL \
     --security-opt no-new-privileges:true --network "${COMPOSE_PROJECT_NAME}_fleet" \
-    --env GRIDFLEET_CACHE_DIR=/tmp/gridfleet --env GRIDFLEET_BROKER_URL --env GRIDFLEET_DATABASE_URL --env GRIDFLEET_PUBLIC_KEY \
+    --env GRIDFLEET_CACHE_DIR=/tmp/gridfleet --env GRIDFLEET_BROKER_URL --env GRIDFLEET_DATABASE_URL --env GRIDFLEET_PUBLIC_KEY --env GRIDFLEET_WORKER_KEY \
     "gridfleet:$GRIDFLEET_IMAGE_TAG" worker --concurrency 1
 }
 

@@ -33,7 +33,13 @@ X, Y = np.arange(24.0).reshape(12, 2), np.arange(12) % 2
 
 
 def stored(database: Database) -> tuple[int, int]:
-    return count(database, Search), count(database, Trial)
+    """Count the searches and their trials, without those that fit the best models."""
+    of_no_refit = select(Search.id).where(Search.refit_of.is_(None))
+    with database.read() as connection:
+        return (
+            connection.execute(select(func.count()).where(Search.refit_of.is_(None))).scalar_one(),
+            connection.execute(select(func.count()).where(Trial.search_id.in_(of_no_refit))).scalar_one(),
+        )
 
 
 def count(database: Database, table: Any) -> int:

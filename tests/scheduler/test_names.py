@@ -57,7 +57,7 @@ def in_view(connected: Fleet, name: str) -> list[tuple[Any, ...]]:
 
 
 def test_a_search_run_again_gets_the_next_free_name_and_the_view_shows_it(connected: Fleet) -> None:
-    submit(GridSearchCV(SVC(), {"C": [1]}, cv=2), X, Y, name="First-3")
+    submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, refit=False), X, Y, name="First-3")
     # by their names
     spaces = {"first": {"C": [1, 10]}, "first-2": {"C": [1]}, "first-4": {"kernel": ["rbf", "linear"], "gamma": [1, 2]}}
 
@@ -89,7 +89,7 @@ def test_a_search_run_again_gets_the_next_free_name_and_the_view_shows_it(connec
 )
 def test_the_next_name_is_one_that_a_search_may_have(connected: Fleet, name: str, again: str) -> None:
     assert [run(connected, name).name for _ in range(2)] == [name, again]
-    submit(GridSearchCV(SVC(), {"C": [1]}, cv=2), X, Y)  # search-3 is free
+    submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, refit=False), X, Y)  # search-3 is free
 
     assert numbered_name("x" * 63, "-round-2") == "x" * 55 + "-round-2"
 
@@ -128,15 +128,15 @@ def test_a_view_that_others_made_views_of_keeps_its_columns_and_warns(connected:
 
 
 def test_submit_gives_the_handle_of_an_equal_search_where_it_may(connected: Fleet) -> None:
-    first = submit(GridSearchCV(SVC(), {"C": [1]}, cv=2), X, Y, name="pima")
+    first = submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, refit=False), X, Y, name="pima")
 
-    again = submit(GridSearchCV(SVC(), {"C": [1]}, cv=2), X, Y, name="Pima", load_if_exists=True)
-    other = submit(GridSearchCV(SVC(), {"C": [1]}, cv=2), X, Y, name="iris", load_if_exists=True)
+    again = submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, refit=False), X, Y, name="Pima", load_if_exists=True)
+    other = submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, refit=False), X, Y, name="iris", load_if_exists=True)
 
     assert (again.id, again.name) == (first.id, "pima")
     assert (other.id, other.name) == (first.id + 1, "iris")
     with pytest.raises(NameTakenError, match=r"name='pima' is taken by search 1 .*give load_if_exists=True"):
-        submit(GridSearchCV(SVC(), {"C": [1]}, cv=2), X, Y, name="pima")
+        submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, refit=False), X, Y, name="pima")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def finish(fleet: Fleet, search_id: int, *, n_splits: int = 2) -> None:
 
 def count_searches(fleet: Fleet) -> int:
     with fleet.database.read() as connection:
-        return connection.execute(select(func.count()).select_from(Search)).scalar_one()
+        return connection.execute(select(func.count()).where(Search.refit_of.is_(None))).scalar_one()
 
 
 def grid(**options: Any) -> GridSearchCV:

@@ -14,12 +14,12 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from gridfleet.scheduler.reports.reader import has_raised
-from gridfleet.scheduler.results.scores import fit_and_score_rows, rebuild_exception
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import TrialFailedError
 from gridfleet.storage.exceptions import exception_to_json, qualified_name
 from gridfleet.storage.trials import transitions
 from gridfleet.worker.trial.cross_validation import Candidates
+from gridfleet.worker.trial.scores import fit_and_score_rows, rebuild_exception
 from tests.storage.conftest import result_of, store_search
 
 
@@ -106,7 +106,7 @@ def test_a_fit_that_raised_is_let_out_under_error_score_raise_only(database: Dat
 def test_a_table_makes_no_package_import_what_it_was_not_asked_for() -> None:
     script = """
         import sys, scipy
-        from gridfleet.scheduler.results.scores import rebuild_exception
+        from gridfleet.worker.trial.scores import rebuild_exception
         assert "scipy.odr" not in sys.modules and "odr" in dir(scipy)
         print(type(rebuild_exception("scipy.odr", "the message")).__name__, "scipy.odr" in sys.modules)
     """

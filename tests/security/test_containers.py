@@ -114,7 +114,7 @@ def test_each_service_has_the_secrets_of_its_work_and_no_others() -> None:
         "migrate": {"gridfleet_database_password"},
         "scheduler": scheduler,
         # not the secret key: trials run there
-        "worker": {*scheduler, "gridfleet_public_key"},
+        "worker": {*scheduler, "gridfleet_public_key", "gridfleet_worker_key"},
         "reporter": {"gridfleet_database_reporter_password"},
         "demo": submitter,
     }

@@ -6,18 +6,21 @@ from contextlib import ExitStack, closing
 
 import psycopg
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK
-from gridfleet.storage import migrations, searches, workers
+from gridfleet.storage import migrations, models, searches, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Trial
 from gridfleet.storage.search_views import point_view
-from gridfleet.storage.signer import Signer
+from gridfleet.storage.signer import Signer, Verifier
+from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import Held
 from tests.security.conftest import ROLES, DeployedFleet, RoledDatabase
+from tests.storage import conftest as stored
 from tests.stored_searches import WORKERS, claim, reap, record, store_pima, store_search
 
 pytestmark = pytest.mark.postgresql
@@ -74,6 +77,10 @@ TO_WORKERS_AND_REPORTERS = (
     "INSERT INTO trials SELECT * FROM trials",
     "INSERT INTO payloads (digest, kind, size, signature, created_at) VALUES ('x', 'X', 1, 'x', now())",
     "INSERT INTO payload_chunks (digest, position, content) VALUES ('x', 0, 'x')",
+    "DELETE FROM best_models",
+    "DELETE FROM best_model_chunks",
+    "UPDATE best_models SET signature = 'x'",
+    "UPDATE best_model_chunks SET content = 'x'",
     "UPDATE payloads SET signature = 'x'",
     "UPDATE payload_chunks SET content = 'x'",
     "UPDATE alembic_version SET version_num = '9999'",
@@ -111,6 +118,9 @@ CHANGED_BY_WORKERS = {
 TO_REPORTERS = (
     "SELECT * FROM payloads",
     "SELECT content FROM payload_chunks",
+    "SELECT content FROM best_model_chunks",
+    "INSERT INTO best_models SELECT * FROM best_models",
+    "INSERT INTO best_model_chunks SELECT * FROM best_model_chunks",
     "COPY payload_chunks TO STDOUT",
     "GRANT SELECT ON payloads TO gridfleet_reporter",
     "UPDATE searches SET state = 'cancelled'",
@@ -262,6 +272,12 @@ TOO_LATE = {
     f"SELECT id, 7, 'score', 1, 0, 0, 1, 1 FROM trials WHERE {WAITING}": "not being recorded",
     f"INSERT INTO trial_warnings (trial_id, position, category, message, n_fits) "
     f"VALUES ({A_TRIAL}, 0, 'UserWarning', 'mind this', 1)": "not being recorded",
+    **{
+        f"INSERT INTO best_models (trial_id, number, digest, size, signature, python_version, scikit_learn_version, "
+        f"gridfleet_version) VALUES ({trial}, 0, 'x', 1, 'x', '3', '1', '1')": "is no refit that is being recorded"
+        for trial in (A_TRIAL, f"(SELECT id FROM trials WHERE {WAITING})")
+    },
+    f"INSERT INTO best_model_chunks (trial_id, position, content) VALUES ({A_TRIAL}, 0, 'x')": "is no refit",
     f"UPDATE attempts SET outcome = 'released' WHERE trial_id = {A_TRIAL}": "has ended",
     f"UPDATE attempts SET ended_at = NULL, outcome = NULL WHERE trial_id = {A_TRIAL}": "has ended",
     f"INSERT INTO attempts (trial_id, attempt, token, worker_id, started_at) "
@@ -433,6 +449,33 @@ def test_a_worker_role_evaluates_reconciles_pauses_resumes_and_cancels(deployed:
         assert searches.pause_search(worker, second)
         assert searches.resume_search(worker, second)
         assert searches.cancel_search(worker, second)
+
+
+def test_a_worker_role_lets_refits_go_ends_and_records_them_and_opens_none_again(deployed: DeployedFleet) -> None:
+    signer = Signer(deployed.owner.key())
+    with closing(Database(deployed.owner)) as owner, closing(Database(deployed.worker)) as worker:
+        kept, lost = (stored.store_search(owner, 2, name=f"refitted {n}", signer=signer) for n in ("once", "never"))
+        of_kept, of_lost = (stored.store_refit(search, signer) for search in (kept, lost))
+        for search, scores in ((kept, (0.5, 0.75)), (lost, (None, None))):
+            for number, score in enumerate(scores):
+                claimed = claim(worker, search.id, number, WORKERS[0])
+                record(worker, claimed, None if score is None else (score, score))
+        assert of_lost.row().state == "cancelled"
+
+        refit = claim(worker, of_kept.id, 0, WORKERS[0])
+        held = Held(refit.trial_id, refit.token)
+        assert transitions.record(worker, held, stored.model_result(of_kept))
+
+        assert models.may_insert(worker)
+        assert models.read_model(worker, Verifier(refit.model_key), of_kept.id, refit.trial_id)[1] == b"model"
+        for refit_id in (of_kept.id, of_lost.id):
+            with (
+                pytest.raises(ProgrammingError, match="permission denied to open search"),
+                worker.write() as connection,
+            ):
+                connection.execute(update(Search).where(Search.id == refit_id).values(state="queued", finished_at=None))
+        assert searches.retry_failed(owner, lost.id) == 2
+        assert of_lost.row().finished_at is None
 
 
 def test_trying_failed_trials_again_is_the_submitter_s_for_it_removes_their_scores(deployed: DeployedFleet) -> None:

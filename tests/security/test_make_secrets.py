@@ -43,12 +43,12 @@ def test_a_folder_that_others_could_read_is_closed_and_kept_secrets_are_named(ch
     assert secrets.stat().st_mode & 0o777 == 0o700
     assert (secrets / NAME).read_text() == "k" * 64
     assert f"kept  ./secrets/{NAME}\n      others could read it until now" in done.stdout
-    assert len(list(secrets.iterdir())) == 7
+    assert len(list(secrets.iterdir())) == 8
     assert "others" not in make_secrets(checkout).stdout
 
 
 @pytest.mark.parametrize("key", [None, "k" * 64, " \t\n one line's end, and\nanother: %s \\n ü\n\n"])
-def test_the_public_key_is_the_one_that_submitters_have(key: str | None, checkout: Path) -> None:
+def test_the_keys_of_workers_are_those_that_belong_to_the_secret_key(key: str | None, checkout: Path) -> None:
     file = checkout / "secrets" / "gridfleet_public_key"
     assert make_secrets(checkout).returncode == 0
     if key is not None:  # another than the one that the public key was made of
@@ -58,23 +58,29 @@ def test_the_public_key_is_the_one_that_submitters_have(key: str | None, checkou
 
     secret_key = (checkout / "secrets" / NAME).read_text()
     assert f"{'kept' if key is None else 'made'}  ./secrets/gridfleet_public_key" in done.stdout
-    assert file.read_text() == Settings(secret_key=secret_key).signer().public_key
+    settings = Settings(secret_key=secret_key)
+    assert file.read_text() == settings.signer().public_key
     assert file.stat().st_mode & 0o777 == 0o644
+    worker_key = file.with_name("gridfleet_worker_key").read_text()
+    assert worker_key == settings.for_workers().worker_key.get_secret_value()
+    assert f"{'kept' if key is None else 'made'}  ./secrets/gridfleet_worker_key" in done.stdout
 
 
-def test_without_openssl_it_is_said_how_to_make_the_public_key(checkout: Path) -> None:
+def test_without_openssl_it_is_said_how_to_make_the_keys_of_workers(checkout: Path) -> None:
     (checkout / "openssl").write_text("#!/bin/sh\nexit 1\n")
     (checkout / "openssl").chmod(0o755)
-    file = checkout / "secrets" / "gridfleet_public_key"
+    files = {name: checkout / "secrets" / f"gridfleet_{name}_key" for name in ("public", "worker")}
 
     done = make_secrets(checkout, path=f"{checkout}:")
 
     assert done.returncode == 1
-    assert "docker compose run --rm --no-deps demo public-key >./secrets/gridfleet_public_key" in done.stderr
-    assert not file.exists()
-    file.write_text("made as it says")
+    for name, file in files.items():
+        made_so = f"docker compose run --rm --no-deps demo {name}-key >./secrets/gridfleet_{name}_key"
+        assert made_so in done.stderr
+        assert not file.exists()
+        file.write_text("made as it says")
     assert make_secrets(checkout, path=f"{checkout}:").returncode == 0
-    assert file.read_text() == "made as it says"
+    assert {file.read_text() for file in files.values()} == {"made as it says"}
 
 
 @pytest.mark.parametrize("named", ["secrets", "secrets/", "secrets//"])

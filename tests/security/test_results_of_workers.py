@@ -13,8 +13,8 @@ import pytest
 
 from gridfleet.scheduler.reports.reader import GivenWarning
 from gridfleet.scheduler.results import fit_warnings
-from gridfleet.scheduler.results.scores import rebuild_exception
 from gridfleet.storage.errors import TrialFailedError
+from gridfleet.worker.trial.scores import rebuild_exception
 
 #: What Python itself reports of code that is loaded or run, files and processes.
 FORBIDDEN = ("import", "exec", "compile", "open", "pickle.find_class", "os.", "subprocess.", "socket.", "ctypes.")

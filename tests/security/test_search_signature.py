@@ -16,7 +16,7 @@ from gridfleet.storage.searches import SIGNED_COLUMNS, check_signature
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import SIGNATURE_LENGTH, Signer, Verifier
 from gridfleet.storage.trials.uncertain_commits import claim_of
-from tests.storage.conftest import StoredSearch, store_search
+from tests.storage.conftest import StoredSearch, store_refit, store_search
 from tests.stored_searches import switch_triggers_off
 
 OTHER_DIGEST = "1" * 64
@@ -70,6 +70,30 @@ def test_a_claim_whose_answer_was_lost_is_as_good(signed: StoredSearch, signer: 
 @pytest.mark.parametrize("column", SIGNED_COLUMNS)
 def test_a_search_of_which_a_column_was_changed_is_refused(column: str, signed: StoredSearch, signer: Signer) -> None:
     set_search(signed, **{column: OTHERS[column]})
+
+    with pytest.raises(PayloadSignatureError, match=f"search {signed.id} was changed after it was submitted"):
+        check(signed, signer)
+
+
+@pytest.mark.parametrize("change", [{"refit_of": None}, {"model_key": "ed25519:" + "0" * 64}, {"refit_of": 2}])
+def test_what_a_refit_is_of_and_who_may_sign_its_model_is_signed(
+    change: dict[str, Any], signed: StoredSearch, signer: Signer, database: Database
+) -> None:
+    other = store_search(database, 1, signer=signer)
+    refit = store_refit(signed, signer)
+    with database.write() as connection:  # without which nothing of it is claimed
+        connection.execute(update(Search).where(Search.id == refit.id).values(paused_at=None))
+    assert (signed.id, other.id) == (1, 2)
+    claim = refit.claim()
+    assert claim is not None
+    check_signature(Verifier(signer.public_key), claim.search_id, asdict(claim))
+
+    with pytest.raises(PayloadSignatureError, match=f"search {refit.id} was changed after it was submitted"):
+        check_signature(Verifier(signer.public_key), claim.search_id, {**asdict(claim), **change})
+
+
+def test_a_search_is_no_refit_because_the_table_says_so(signed: StoredSearch, signer: Signer) -> None:
+    set_search(signed, refit_of=signed.id, model_key=signer.public_key)
 
     with pytest.raises(PayloadSignatureError, match=f"search {signed.id} was changed after it was submitted"):
         check(signed, signer)

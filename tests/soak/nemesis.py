@@ -263,7 +263,9 @@ class Nemesis:
 
     def _open_search(self, chance: random.Random) -> int:
         with self._system.database.read() as connection:
-            open_ids = connection.execute(select(Search.id).where(Search.finished_at.is_(None)).order_by(Search.id))
+            open_ids = connection.execute(
+                select(Search.id).where(Search.finished_at.is_(None), Search.refit_of.is_(None)).order_by(Search.id)
+            )
             return _one_of(chance, list(open_ids.scalars()))
 
     def _persistently(self, seconds: float, action: Callable[[], object], tries: int = TRIES) -> None:

@@ -30,6 +30,8 @@ from tests.soak.models import Telling, create_model
 N_SPLITS = 2
 #: Scripts that submit in turn.
 N_SCRIPTS = 3
+#: The share of searches that are refitted.
+REFITTED = 0.3
 #: Trials that are open at a time at most, those of the newest search not counted.
 MAX_OPEN = 30
 #: Seconds between looks at how many are open.
@@ -117,7 +119,9 @@ class Searches:
         self._submitted.append(Submitted(name, params, self._scores[kind], wanted.tolerance))
         # as if scripts took turns, whose trials are for processes of their own
         session._ids[os.getpid()] = f"script {len(self._submitted) % N_SCRIPTS}"
-        grid = GridSearchCV(wanted.estimator, wanted.space, cv=N_SPLITS, refit=False, verbose=0)
+        # some have their best model fitted on the fleet
+        refit = self._random.random() < REFITTED
+        grid = GridSearchCV(wanted.estimator, wanted.space, cv=N_SPLITS, refit=refit, verbose=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             submit(grid, X, Y, name=name)

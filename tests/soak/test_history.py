@@ -13,11 +13,13 @@ from sqlalchemy import text
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import Outcome
+from gridfleet.storage.settings import Settings
+from gridfleet.storage.signer import Signer
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
 from tests import history
 from tests.history import Expected, Witness
-from tests.storage.conftest import StoredSearch, result_of, store_search
+from tests.storage.conftest import StoredSearch, model_result, result_of, store_refit, store_search
 
 MAX_FAILURES = 2
 #: What the estimator gives the trials of the search: the second is tried three times, the third's fit raises, the
@@ -213,3 +215,30 @@ def test_a_witness_tells_which_trial_changed_after_its_end(database: Database, s
         "trial 0 of search 1 changed after its end: mean_test_score was 0.5, is 0.9",
         "trial 0 of search 3 changed after its end: it is gone",
     ]
+
+
+REFIT = "(SELECT t.id FROM trials t JOIN searches s ON s.id = t.search_id WHERE s.refit_of IS NOT NULL)"
+OF_REFITS = {
+    f"DELETE FROM best_models WHERE trial_id = {REFIT}": "is completed and has no model",
+    f"UPDATE best_models SET number = 0 WHERE trial_id = {REFIT}": "has the model of trial 0, the best one is 1",
+    f"DELETE FROM best_model_chunks WHERE trial_id = {REFIT}": "has a model of 5 bytes, and 0 of it",
+    f"UPDATE trials SET started_at = '2020-01-01 00:00:00.000+00:00' WHERE id = {REFIT}": "began before its search had",
+    "UPDATE searches SET state = 'cancelled' WHERE refit_of IS NULL": "is completed, though its search has nothing",
+    "UPDATE searches SET refit_of = 77 WHERE refit_of IS NOT NULL": "is the refit of search 77, which is not there",
+}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.parametrize("statement", OF_REFITS)
+def test_a_refit_that_is_none_is_found(database: Database, database_settings: Settings, statement: str) -> None:
+    signer = Signer(database_settings.key())
+    refitted = store_search(database, 2, signer=signer)
+    refit = store_refit(refitted, signer)
+    for number, score in enumerate((0.5, 0.75)):
+        assert transitions.record(database, refitted.held(number), result_of(score))
+    assert transitions.record(database, refit.held(), model_result(refit, number=1))
+    assert history.check(database) == []
+
+    change(database, statement)
+
+    assert any(OF_REFITS[statement] in found for found in history.check(database))

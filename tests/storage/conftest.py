@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Row, func, insert, select, update
 
-from gridfleet.storage import searches
+from gridfleet.storage import models, refits, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.outcome import Outcome
@@ -22,7 +23,7 @@ from gridfleet.storage.payloads.store import KEY_CHECK, PayloadStore
 from gridfleet.storage.schema import Attempt, Lease, Payload, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
-from gridfleet.storage.trial_results import SplitResult, TrialResult
+from gridfleet.storage.trial_results import ModelResult, SplitResult, TrialResult
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.versions import installed_versions
@@ -31,6 +32,8 @@ from tests.forked import forked
 #: The digest of a payload that nobody loads.
 DIGEST = "0" * 64
 N_SPLITS = 2
+#: What signs the models of these tests.
+MODELS = Signer(b"a key of workers")
 #: A token that nobody was given.
 OLD_TOKEN = "f" * 32
 #: Seconds that processes on a busy machine may take to be ready for a race.
@@ -121,6 +124,30 @@ def store_search(
         queue.create_trials(connection, search_id, candidates)
         ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
         return StoredSearch(database, search_id, name, list(ids))
+
+
+def store_refit(search: StoredSearch, signer: Signer) -> StoredSearch:
+    """Store the refit of a search, which waits for its end."""
+    row = search.row()._mapping
+    kept = (*searches.SIGNED_COLUMNS, "estimator", *installed_versions())
+    name = refits.name_of(search.id)
+    with search.database.write() as connection:
+        columns = refits.columns_of({column: row[column] for column in kept}, search.id, MODELS.public_key)
+        del columns["name"]
+        refit_id, _ = searches.create_search(connection, name, columns, signer)
+        queue.create_trials(connection, refit_id, [{}])
+        ids = connection.execute(select(Trial.id).where(Trial.search_id == refit_id)).scalars()
+        return StoredSearch(search.database, refit_id, name, list(ids))
+
+
+def model_result(refit: StoredSearch, content: bytes = b"model", *, number: int = 0, signer: Signer = MODELS) -> Any:
+    """Return what a worker records of a refit: a model that nobody loads."""
+    digest = hashlib.sha256(content).hexdigest()
+    facts = {"number": number, "digest": digest, "size": len(content)}
+    signature = models.sign(signer, refit.id, refit.trial_ids[0], **facts)
+    return TrialResult(
+        splits=[], mean_fit_time=3.5, model=ModelResult([memoryview(content)], signature=signature, **facts)
+    )
 
 
 def result_of(score: float, *, error: str | None = None, n_splits: int = N_SPLITS) -> TrialResult:

@@ -19,6 +19,7 @@ PASSWORD = "correct-horse"
 KEY = "0123456789abcdef"
 #: Of that key: the same in every release, or fleets that are set up would not start after an upgrade.
 PUBLIC_KEY = "ed25519:92fea0338920bff6edeb5e9351b4db96b5a5fbbf2890f2c6ae94aed3fa3de357"
+WORKER_KEY = "worker:4827de4590d977de50ad43142f90d9668d2c52bf93d01dd278faff89ae9ee83b"
 
 #: Each setting as text, and as what it is read.
 VALUES = {
@@ -29,9 +30,11 @@ VALUES = {
     "broker_password": (PASSWORD, PASSWORD),
     "secret_key": (KEY, KEY),
     "public_key": (PUBLIC_KEY, PUBLIC_KEY),
+    "worker_key": (WORKER_KEY, WORKER_KEY),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "cache_size_mb": ("17", 17),
     "payloads_size_mb": ("19", 19),
+    "model_size_mb": ("21", 21),
     "health_file": ("/somewhere/health", Path("/somewhere/health")),
     "linger_s": ("600", 600.0),
     "lease_s": ("90.5", 90.5),
@@ -245,6 +248,31 @@ def test_a_public_key_of_another_secret_key_is_refused() -> None:
 def test_no_key_at_all_is_refused() -> None:
     with pytest.raises(SettingsError, match="neither GRIDFLEET_PUBLIC_KEY nor GRIDFLEET_SECRET_KEY is set"):
         Settings().verifier()
+
+
+def test_the_workers_key_is_that_of_the_secret_key_and_signs_models_only() -> None:
+    submitter = Settings(secret_key=KEY)
+    worker = submitter.for_workers()
+
+    assert worker.worker_key.get_secret_value() == WORKER_KEY
+    assert worker.for_workers() == worker
+    assert worker.model_signer().public_key == submitter.model_signer().public_key
+    assert worker.model_signer().public_key != PUBLIC_KEY
+
+
+@pytest.mark.parametrize("worker_key", ["short", KEY * 4, PUBLIC_KEY, WORKER_KEY[:-1], WORKER_KEY.upper()])
+def test_what_is_no_workers_key_is_refused_and_not_shown(worker_key: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"GRIDFLEET_WORKER_KEY is no worker's key, for it is not worker:"
+    ) as refused:
+        Settings(worker_key=worker_key).model_signer()
+
+    assert worker_key not in str(refused.value)
+
+
+def test_without_a_workers_key_it_is_said_which_one_to_set() -> None:
+    with pytest.raises(SettingsError, match=r"GRIDFLEET_WORKER_KEY is not set, .*`gridfleet worker-key` prints"):
+        Settings(public_key=PUBLIC_KEY).model_signer()
 
 
 @pytest.mark.parametrize("show", [repr, str, "{}".format, lambda settings: repr([settings])])

@@ -68,11 +68,14 @@ def registered_for_a_trial() -> Iterator[None]:
     finally:
         if _replaced:
             from keras.saving import get_custom_objects
+            from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
 
             for name, before in _replaced.items():
                 _forget(get_custom_objects().pop(name, None))
                 if before is not None:
                     get_custom_objects()[name] = before
+                    if ">" in name:  # it may be the very object that was registered again
+                        GLOBAL_CUSTOM_NAMES[before] = name
             _replaced.clear()
 
 

@@ -26,6 +26,7 @@ from gridfleet.storage.trial_results import TrialResult
 from gridfleet.storage.trials import handed_back, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.trials.lost_together import runs_alone
+from gridfleet.storage.trials.recorded import SearchGoesOnError
 from gridfleet.storage.trials.uncertain_commits import claim_of, was_recorded
 from gridfleet.worker.broker.app import GO_ON_S, KILL_AFTER_S
 from gridfleet.worker.broker.message import TASK
@@ -317,6 +318,7 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             cross_validate_trial,  # claim first: importing scikit-learn takes a second
         )
         from gridfleet.worker.trial.referred_data import with_data
+        from gridfleet.worker.trial.refit import refit
 
     with process.modules.of_search(claim.sources_digest, load):
         with without_garbage_collection():
@@ -324,14 +326,23 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             evaluation = load("evaluation", claim.evaluation_digest)
             if evaluation.keras_objects is not None:  # unpickled for an earlier trial, it may not be registered now
                 evaluation.keras_objects.register()
-            params = evaluation.params or load("candidates", claim.candidates_digest).params
+            params = evaluation.params
+            if params is None or claim.refit_of is not None:
+                candidates = load("candidates", claim.candidates_digest)
+                params = params or candidates.params
         process.keep_kernels()
         evaluation, X, y = with_data(process.data, evaluation, load("X", claim.x_digest), load("y", claim.y_digest))
+        splits = load("splits", claim.splits_digest)
+        if claim.refit_of is not None:
+            try:
+                return refit(process.settings, process.database, claim, evaluation, candidates, X, y, splits=splits)
+            except SearchGoesOnError:
+                raise TrialInterrupted(Outcome.RELEASED) from None
         return cross_validate_trial(
             evaluation,
             X,
             y,
-            load("splits", claim.splits_digest),
+            splits,
             params[claim.number],
             number=claim.number,
             n_trials=claim.n_trials,
@@ -352,6 +363,8 @@ def _check_number(claim: Claim) -> None:
 def _give_up(process: WorkerProcess, held: Held, reason: str, trial_timeout: float | None) -> None:
     if reason == Outcome.CANCELLED:
         transitions.cancel(process.database, held)
+    elif reason == Outcome.RELEASED:
+        _patiently(process, lambda: transitions.release(process.database, held))
     elif reason == Outcome.TIMEOUT:
         fleets = process.settings.max_runtime_s
         limit = f"GRIDFLEET_MAX_RUNTIME_S={fleets:g} s"

@@ -230,6 +230,7 @@ class Folder:
             broker_url=broker_url,
             secret_key=key,
             public_key=None,
+            worker_key=None,
             cache_dir=settings.cache_dir or self.home / "cache",
             health_file=settings.health_file or self.home / "worker.health",
         )

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gridfleet.scheduler.reports import reader
-from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchCancelledError, TrialFailedError
 from gridfleet.storage.exceptions import exception_from_json, imported_class_of, rebuild
+from gridfleet.storage.plain import plain, plain_lines
 from gridfleet.storage.schema import TrialState
 from gridfleet.storage.trial_results import NON_FINITE, score_of
+from gridfleet.storage.trials.recorded import trial_rows
 
 if TYPE_CHECKING:
     from gridfleet.worker.trial.cross_validation import Candidates
@@ -49,8 +49,14 @@ def fit_and_score_rows(
     Exception
         Of the first trial that ended with what scikit-learn lets out, as all errors are under ``error_score="raise"``.
     """
+    return fit_and_score_rows_of(trial_rows(database, search_id), candidates, n_splits, stopped=stopped)
+
+
+def fit_and_score_rows_of(
+    rows: Sequence[Any], candidates: Candidates, n_splits: int, *, stopped: str | None = None
+) -> list[dict[str, Any]]:
+    """As `fit_and_score_rows`, of what `trial_rows` returned."""
     lost: dict[int, str] = {}
-    rows = reader.trial_rows(database, search_id)
     _raise_first_error(rows, any_error=candidates.error_score == "raise")
     for row in rows:
         if row.state == TrialState.CANCELLED:
@@ -75,7 +81,7 @@ def recorded_splits(rows: Sequence[Any], candidates: Candidates) -> dict[tuple[i
     Parameters
     ----------
     rows : sequence of Row
-        From `reader.trial_rows`.
+        From `trial_rows`.
     candidates : Candidates
         The search's combinations.
     """
@@ -110,6 +116,29 @@ def cv_results(rows: Sequence[dict[str, Any]], candidates: Candidates, n_splits:
     formatter = GridSearchCV(None, {}, return_train_score=candidates.return_train_score)
     formatted: dict[str, Any] = formatter._format_results(candidates.params, n_splits, rows)
     return formatted
+
+
+def metric_of(results: dict[str, Any], candidates: Candidates) -> str:
+    """Return the metric that ranks the trials; where it is in no row, as that of trials that all failed, the first."""
+    if f"mean_test_{candidates.refit_metric}" in results:
+        return candidates.refit_metric
+    return next(key.removeprefix("mean_test_") for key in results if key.startswith("mean_test_"))
+
+
+def best_index(results: dict[str, Any], candidates: Candidates) -> int:
+    """Return the number of the best trial, as scikit-learn chooses it.
+
+    Parameters
+    ----------
+    results : dict of str to array
+        From `cv_results`.
+    candidates : Candidates
+        How it is chosen: a function of the script may do it.
+    """
+    from sklearn.model_selection._search import BaseSearchCV
+
+    metric = metric_of(results, candidates)
+    return int(BaseSearchCV._select_best_index(candidates.refit, metric, results))
 
 
 def rebuild_exception(error_type: str | None, error: str | None, described: str | None = None) -> Exception:
