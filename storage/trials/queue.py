@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -119,29 +120,60 @@ class WaitsForAnotherPythonError(LookupError):
 
 #: What differs between the new trials of a search, with its types in PostgreSQL.
 _NEW: dict[str, Any] = {"number": Integer, "params": JSONB, "params_digest": Text, "structure_digest": Text}
-_news = (
-    func.json_to_recordset(cast(bindparam("rows_as_json", type_=Text), JSON))
-    .table_valued(*(column(name, kind) for name, kind in _NEW.items()))
-    .render_derived(with_types=True)
-)
-# one text and not rows of parameters, of which the driver makes a statement each, nor arrays, of which it writes each
-# item: on a busy machine 20,000 trials took 2.1 s in SQL instead of 5.1
-_CREATE = insert(Trial).from_select(
-    ["search_id", *_NEW], select(bindparam("of_search", type_=BigInteger), *(_news.c[name] for name in _NEW))
-)
+_REUSE: dict[str, Any] = {"reuse_key": Text, "reused_from": BigInteger}
 
 
-def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
+def _creation(columns: Mapping[str, Any]) -> Any:
+    """Return the statement of PostgreSQL that inserts the trials of a search."""
+    # one text and not rows of parameters, of which the driver makes a statement each, nor arrays, of which it writes
+    # each item: on a busy machine 20,000 trials took 2.1 s in SQL instead of 5.1
+    news = (
+        func.json_to_recordset(cast(bindparam("rows_as_json", type_=Text), JSON))
+        .table_valued(*(column(name, kind) for name, kind in columns.items()))
+        .render_derived(with_types=True)
+    )
+    return insert(Trial).from_select(
+        ["search_id", *columns], select(bindparam("of_search", type_=BigInteger), *(news.c[name] for name in columns))
+    )
+
+
+_CREATE, _CREATE_WITH_KEYS = _creation(_NEW), _creation({**_NEW, **_REUSE})
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """By which key the result of each trial is found again, and which trials' results they take.
+
+    Parameters
+    ----------
+    keys : sequence of str or None
+        One for each trial, by its number; None: its result is none that another may take.
+    taken : mapping of str to int
+        The ids of the trials whose results are taken, by their keys.
+    """
+
+    keys: Sequence[str | None]
+    taken: Mapping[str, int] = field(default_factory=dict)
+
+
+def create_trials(
+    connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]], reuse: Reuse | None = None
+) -> None:
     """Insert the trials of a search, all queued, in the transaction that inserts the search."""
     for start in range(0, len(candidates), ROWS_PER_STATEMENT):
         shown = [params_to_json(params) for params in candidates[start : start + ROWS_PER_STATEMENT]]
         rows = [_new_row(number, params) for number, params in enumerate(shown, start)]
+        if reuse is not None:
+            for row in rows:
+                row["reuse_key"] = key = reuse.keys[row["number"]]
+                row["reused_from"] = None if key is None else reuse.taken.get(key)
         if connection.dialect.name == "sqlite":
             facts = zip(rows, shown, strict=True)
             new = [{"search_id": search_id, **row, "params": params} for row, params in facts]
             connection.execute(insert(Trial), new)
         else:
-            connection.execute(_CREATE, {"of_search": search_id, "rows_as_json": f"[{','.join(map(_as_json, rows))}]"})
+            create = _CREATE if reuse is None else _CREATE_WITH_KEYS
+            connection.execute(create, {"of_search": search_id, "rows_as_json": f"[{','.join(map(_as_json, rows))}]"})
 
 
 def _new_row(number: int, shown: dict[str, Any]) -> dict[str, Any]:
@@ -156,18 +188,19 @@ def _new_row(number: int, shown: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_json(row: dict[str, Any]) -> str:
-    # put together by hand, for params are JSON already
-    digests = f'"params_digest":"{row["params_digest"]}","structure_digest":"{row["structure_digest"]}"'
-    return f'{{"number":{row["number"]},"params":{row["params"]},{digests}}}'
+    # put together, for params are JSON already
+    others = json.dumps({name: value for name, value in row.items() if name != "params"})
+    return f'{others[:-1]}, "params": {row["params"]}}}'
 
 
 def in_turn(database: Database, search_id: int, *, limit: int | None = None) -> list[int]:
-    """List the trials of a search as messages are sent for them: those of different structures first.
+    """List the trials of a search that wait for a first message, as these are sent: of different structures first.
 
     Each worker begins with another structure and then stays with it (`choice`).
     """
     turn = func.row_number().over(partition_by=Trial.structure_digest, order_by=Trial.number)
-    query = select(Trial.id).where(Trial.search_id == search_id).order_by(turn, Trial.number).limit(limit)
+    waits = (Trial.search_id == search_id, Trial.state == TrialState.QUEUED, Trial.published_at.is_(None))
+    query = select(Trial.id).where(*waits).order_by(turn, Trial.number).limit(limit)
     with database.read() as connection:
         return list(connection.execute(query).scalars())
 
