@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sqlalchemy import select, text
 from gridfleet import GridSearchCV, SearchHandle, submit
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.errors import SettingsError
-from gridfleet.storage.schema import Trial, Worker
+from gridfleet.storage.schema import Lease, Trial, Worker
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.main_process import root, service
 from tests.conftest import RunningWorker
@@ -165,6 +166,40 @@ def stopped(*pids: int) -> Iterator[None]:
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+def test_the_main_process_beats_for_processes_that_fit_without_a_connection_and_they_themselves_if_it_hangs(
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    handle = submit(search(tmp_path, [1], then="wait"), X, Y)
+    ours = connections(fleet)
+    worker = start_worker(configured.replace(lease_s=12.0, heartbeat_s=1.0))
+    wait_for_file(tmp_path, "began-1-0")
+
+    wait_for(lambda: len(connections(fleet) - ours) == 1, "the end of the process's connection")
+    ends_at = lease_end(fleet)
+    wait_for(lambda: lease_end(fleet) > ends_at, "a heartbeat of the main process")
+    assert len(connections(fleet) - ours) == 1
+    with stopped(worker.pid):
+        ends_at = lease_end(fleet)
+        wait_for(lambda: lease_end(fleet) > ends_at + timedelta(seconds=1.5), "a heartbeat of the process")
+        (tmp_path / "go").touch()
+        handle.wait(60)
+
+    assert attempts(fleet) == [(1, "completed")]
+
+
+def connections(fleet: Fleet) -> set[int]:
+    """Return the sessions of the database."""
+    with fleet.database.read() as connection:
+        sessions = text("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+        return set(connection.execute(sessions).scalars())
+
+
+def lease_end(fleet: Fleet) -> datetime:
+    with fleet.database.read() as connection:
+        return connection.execute(select(Lease.expires_at)).scalar_one()
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])

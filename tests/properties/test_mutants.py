@@ -54,8 +54,11 @@ MUTATIONS = {
     "attempts not numbered": (transitions, "attempt=Trial.attempt + 1", "attempt=Trial.attempt"),
     "cancelled trials queued again": (
         transitions,
-        "state=case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED)",
-        "state=TrialState.QUEUED",
+        (
+            "update_held(held.trial_id, held.token).values(\n                state="
+            "case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED)"
+        ),
+        "update_held(held.trial_id, held.token).values(\n                state=TrialState.QUEUED",
     ),
     "starts trials of paused searches": (
         statements,

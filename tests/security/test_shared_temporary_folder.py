@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -207,3 +208,22 @@ def test_without_a_place_of_this_user_there_is_no_health_file(shared: Path, caps
 
     assert "there is no health file; set GRIDFLEET_HEALTH_FILE" in capsys.readouterr().err
     assert [path.name for path in shared.iterdir()] == ["gridfleet-health"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [b"", b"x", b"\xff" * 60, b"\xff" * 10_000, struct.pack("=ddqq32s", 5.0, 1.0, 7, 2**62, b"a\0b" + b"f" * 29)],
+)
+def test_what_a_model_writes_into_a_sign_of_life_disturbs_nobody(
+    written: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getppid", os.getpid)
+    shown = SignOfLife(tmp_path)
+    (tmp_path / f"{os.getpid()}-{os.getpid()}").write_bytes(written)
+
+    for sign in signs_of_children(tmp_path):
+        assert sign.held is None
+        assert 0 <= sign.memory_mb < 2**31
+        sign.answer(Found.HELD)
+    answer = shown.answer()
+    assert answer is None or answer.token == ""

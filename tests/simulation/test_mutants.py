@@ -9,6 +9,7 @@ import gridfleet.scheduler.fleet.reconciler
 import gridfleet.scheduler.submission.store
 import gridfleet.storage.searches
 import gridfleet.storage.statements
+import gridfleet.storage.trials.fair_share
 import gridfleet.storage.trials.held
 import gridfleet.storage.trials.queue
 import gridfleet.storage.trials.transitions
@@ -75,8 +76,11 @@ MUTANTS = {
     ),
     "cancelled trials queued again": (
         gridfleet.storage.trials.transitions,
-        "state=case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED)",
-        "state=TrialState.QUEUED",
+        (
+            "update_held(held.trial_id, held.token).values(\n                state="
+            "case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED)"
+        ),
+        "update_held(held.trial_id, held.token).values(\n                state=TrialState.QUEUED",
     ),
     "searches finished early": (
         gridfleet.storage.searches,
@@ -90,7 +94,7 @@ MUTANTS = {
     ),
     "published before the commit": (
         gridfleet.scheduler.submission.store,
-        "        queue.create_trials(connection, search_id, candidates.params)\n",
+        "        queue.create_trials(connection, search_id, candidates.params, queue.Reuse(keys, taken))\n",
         "        queue.create_trials(connection, search_id, candidates.params); fleet.publish([1])\n",
     ),
     "noted as published, sent or not": (
@@ -124,7 +128,11 @@ MUTANTS = {
         "error_type=Outcome.HANDED_BACK,",
         "error_type=Outcome.HANDED_BACK, failures=Trial.failures + 1,",
     ),
-    "claims whatever the Python": (gridfleet.storage.trials.queue, "if not hint.is_for_python:", "if False:"),
+    "claims whatever the Python": (
+        gridfleet.storage.trials.fair_share,
+        "Search.paused_at.is_(None), IS_FOR_PYTHON)",
+        "Search.paused_at.is_(None))",
+    ),
     "judges as soon as it wakes up": (
         gridfleet.scheduler.fleet.reconciler,
         "return now_s >= self._waits_until",

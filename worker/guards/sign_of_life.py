@@ -27,6 +27,10 @@ _NAME = re.compile(r"(?P<parent>[1-9][0-9]{0,9})-(?P<pid>[1-9][0-9]{0,9})")
 #: What the process shows: a time of `time.monotonic`, or NaN while no trial is held; when it was written, by which its
 #: main process sees that it lives; the trial, the token that it is held with, and the memory that it takes.
 _CONTENT = struct.Struct("=ddqq32s")
+#: As claims draw it.
+_TOKEN = re.compile(rb"[0-9a-f]{32}")
+#: More than any process takes, and no more than SQL's integers hold.
+MOST_MB = 2**31 - 1
 #: What its main process answers: when it prolonged leases last, and of the trial with which token what it found.
 _ANSWER = struct.Struct("=db32s")
 
@@ -89,18 +93,23 @@ class SignOfLife:
         if len(raw) < _ANSWER.size:
             return None
         at, found, token = _ANSWER.unpack(raw)
-        return Answer(at, Found(found), token.rstrip(b"\0").decode())
+        with suppress(ValueError):  # none of ours: models can write it too
+            return Answer(at, Found(found), token.rstrip(b"\0").decode("ascii"))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class SeenSign:
-    """A sign of life as the main process finds it; ``beat`` differs from the last one if the process lives."""
+    """A sign of life as the main process finds it; ``beat`` differs from the last one if the process lives.
+
+    ``held`` is None while no trial is held, and where something is written that is none: models can write it too.
+    """
 
     pid: int
     until: float
     beat: float
     file: Path
-    held: Held
+    held: Held | None
     memory_mb: int
 
     @property
@@ -113,7 +122,8 @@ class SeenSign:
         with suppress(OSError):  # it is gone, and its file
             file = os.open(self.file, os.O_WRONLY | os.O_NOFOLLOW)
             try:
-                answer = _ANSWER.pack(time.monotonic(), found, self.held.token.encode())
+                token = b"" if self.held is None else self.held.token.encode()
+                answer = _ANSWER.pack(time.monotonic(), found, token)
                 os.pwrite(file, answer, _CONTENT.size)
             finally:
                 os.close(file)
@@ -125,10 +135,11 @@ def signs_of_children(folder: Path) -> list[SeenSign]:
     for parent, pid, file in _signs(folder):
         if parent != os.getpid():
             continue
-        with suppress(struct.error, UnicodeError):  # empty, for its process has just begun, or a model wrote into it
-            until, beat, trial_id, memory_mb, token = _CONTENT.unpack_from(file.read_bytes())
-            held = Held(trial_id, token.rstrip(b"\0").decode("ascii"))
-            found.append(SeenSign(pid, until, beat, file, held, memory_mb))
+        with suppress(struct.error, OSError):  # empty, for its process has just begun; or gone
+            with file.open("rb") as opened:
+                until, beat, trial_id, memory_mb, token = _CONTENT.unpack(opened.read(_CONTENT.size))
+            held = Held(trial_id, token.decode()) if trial_id > 0 and _TOKEN.fullmatch(token) else None
+            found.append(SeenSign(pid, until, beat, file, held, min(max(0, memory_mb), MOST_MB)))
     return found
 
 

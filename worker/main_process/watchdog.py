@@ -164,13 +164,11 @@ class Watchdog:
 
     def _beat(self, living: Sequence[SeenSign]) -> None:
         """Prolong the leases of processes that live, and tell them what was found."""
-        beating = {sign.held: sign.memory_mb for sign in living if sign.holds_a_trial}
+        beating = {sign.held: sign.memory_mb for sign in living if sign.held is not None}
         prolonged = transitions.heartbeats(self._database, beating, lease_s=self._settings.lease_s)
+        found = {held: Found.CANCELLED if is_cancelled else Found.HELD for held, is_cancelled in prolonged.items()}
         for sign in living:
-            if not sign.holds_a_trial or prolonged.get(sign.held) is False:
-                sign.answer(Found.HELD)
-            else:
-                sign.answer(Found.CANCELLED if sign.held in prolonged else Found.LOST)
+            sign.answer(Found.HELD if sign.held is None else found.get(sign.held, Found.LOST))
 
     def _end_what_hangs(self) -> list[SeenSign]:
         """End the processes that hang; returns the signs of those that showed since the last look that they live."""
