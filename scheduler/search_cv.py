@@ -43,6 +43,7 @@ class _FleetSearch:
     search_timeout: float | None
     load_if_exists: bool
     reuse: bool
+    priority: int
     refit_on: str
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
@@ -195,6 +196,9 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         Whether trials whose computation was done before, in any search of this fleet, take the results of then.
         It is the same if code, data, splits, hyperparameters, scoring, ``fit_mode`` and releases are, and if all that
         the estimator draws comes of seeds.
+    priority : int, default=0
+        Its trials start before all of searches with a lower one, from -1000 to 1000. Searches with the same one share
+        the fleet. `SearchHandle.set_priority` and ``gridfleet priority`` change it at any time.
     refit_on : {"script", "fleet"}, default="script"
         Where ``fit`` fits the best combination on all data: in its own process, or on a worker, which stores the model
         for `open_search`. `submit` has it fitted on the fleet whatever this says.
@@ -239,6 +243,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         search_timeout: float | None = None,
         load_if_exists: bool = False,
         reuse: bool = False,
+        priority: int = 0,
         refit_on: str = "script",
     ) -> None:
         super().__init__(
@@ -259,6 +264,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         self.search_timeout = search_timeout
         self.load_if_exists = load_if_exists
         self.reuse = reuse
+        self.priority = priority
         self.refit_on = refit_on
 
 
@@ -276,7 +282,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn: lists, or distributions such as scipy.stats'.
     n_iter, random_state, scoring, refit, cv, error_score, return_train_score
         As in scikit-learn.
-    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse, refit_on
+    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse, priority,
+    refit_on
         As in `GridSearchCV`.
 
     Attributes
@@ -311,6 +318,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         search_timeout: float | None = None,
         load_if_exists: bool = False,
         reuse: bool = False,
+        priority: int = 0,
         refit_on: str = "script",
     ) -> None:
         super().__init__(
@@ -333,6 +341,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.search_timeout = search_timeout
         self.load_if_exists = load_if_exists
         self.reuse = reuse
+        self.priority = priority
         self.refit_on = refit_on
 
 

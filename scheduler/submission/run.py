@@ -156,8 +156,8 @@ def run_search(
 def register_joblib_backend() -> None:
     """Make ``joblib.parallel_config(backend="gridfleet")`` work for scikit-learn's own searches.
 
-    Its further arguments are ``name``, ``fit_mode``, ``trial_timeout``, ``search_timeout``, ``load_if_exists`` and
-    ``reuse``, as `GridSearchCV` has them.
+    Its further arguments are ``name``, ``fit_mode``, ``trial_timeout``, ``search_timeout``, ``load_if_exists``,
+    ``reuse`` and ``priority``, as `GridSearchCV` has them.
 
     Examples
     --------
@@ -177,11 +177,12 @@ def _backend(
     search_timeout: float | None = None,
     load_if_exists: bool = False,
     reuse: bool = False,
+    priority: int = 0,
     **joblib_options: Any,
 ) -> FleetBackend:
     run = SearchRun(
         name=name,
-        options=check_options(fit_mode, trial_timeout, search_timeout),
+        options=check_options(fit_mode, trial_timeout, search_timeout, priority),
         load_if_exists=check_switch("load_if_exists", load_if_exists),
         reuse=check_switch("reuse", reuse),
     )

@@ -16,6 +16,7 @@ from gridfleet.scheduler.submission.drawn import candidates_are_drawn, shown, sp
 from gridfleet.scheduler.submission.fingerprint import NotSeenError, fingerprint
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.storage.errors import NameTakenError, PayloadError
+from gridfleet.storage.plain import plain
 from gridfleet.storage.versions import THIS_PYTHON
 from gridfleet.worker.trial.cross_validation import Candidates, Evaluation
 from gridfleet.worker.trial.keras_objects import registered_for_a_trial
@@ -73,7 +74,7 @@ class _DifferenceError(Exception):
         self.values = values
 
     def __str__(self) -> str:
-        texts = [text for value in self.values if len(text := _text(value)) <= SHORT]
+        texts = [text for value in self.values if len(text := plain(_text(value))) <= SHORT]
         if len(set(texts)) < 2:  # too long, or shown alike
             return self.part
         return f"{self.part}: {texts[0]} there, {texts[1]} here"

@@ -132,6 +132,13 @@ def test_scripts_that_begin_at_once_share_one_search(connected: Fleet) -> None:
     assert len(ids) == count_searches(connected) == 1
 
 
+class Red(KFold):
+    """A splitter that a terminal would show in red."""
+
+    def __repr__(self) -> str:
+        return "\x1b[31m"
+
+
 DIFFERENT: dict[str, tuple[Any, Any, str]] = {
     "kind": (grid(), RandomizedSearchCV(SVC(), {"C": [1, 2, 3]}, n_iter=3, cv=2, random_state=1), "kind of search: "),
     "estimator": (grid(), GridSearchCV(LogisticRegression(), {"C": [1, 2, 3]}, cv=2), "estimator: SVC there, Logist"),
@@ -140,6 +147,11 @@ DIFFERENT: dict[str, tuple[Any, Any, str]] = {
     "error_score": (grid(), grid(error_score=0.0), "error_score: nan there, 0.0 here"),
     "train scores": (grid(), grid(return_train_score=True), "return_train_score: False there, True here"),
     "cv": (grid(), GridSearchCV(SVC(), {"C": [1, 2, 3]}, cv=3), "cv: 2 there, 3 here"),
+    "what a terminal obeys": (
+        GridSearchCV(SVC(), {"C": [1]}, cv=Red(2)),
+        GridSearchCV(SVC(), {"C": [1]}, cv=3),
+        "cv: \\x1b[31m there, 3 here",
+    ),
     "seed": (
         GridSearchCV(SVC(), {"C": [1]}, cv=KFold(2, shuffle=True, random_state=1)),
         GridSearchCV(SVC(), {"C": [1]}, cv=KFold(2, shuffle=True, random_state=2)),
