@@ -295,10 +295,12 @@ def set_priority(database: Database, search_id: int, priority: int) -> bool:
     """
     priority = check_priority(priority)
     with database.write() as connection:
-        changed_one = connection.execute(
-            update(Search).where(Search.id == search_id, Search.finished_at.is_(None)).values(priority=priority)
+        # its refit too, which is all that is left of it in the end
+        mine = or_(Search.id == search_id, Search.refit_of == search_id)
+        changed_some = connection.execute(
+            update(Search).where(mine, Search.finished_at.is_(None)).values(priority=priority)
         )
-        return changed(changed_one)
+        return changed_some.rowcount > 0
 
 
 @retried

@@ -68,7 +68,9 @@ def test_a_refit_begins_when_all_trials_of_its_search_are_done(search: StoredSea
     end(search, 0.5)
 
     assert refit.claim() is None
-    assert queue.look(database, refit.trial_ids[0]) is None
+    led_to = queue.look(database, refit.trial_ids[0])
+    assert led_to is not None
+    assert led_to.search_id == search.id
     assert queue.due_for_publishing(database, republish_s=60) == search.trial_ids[1:]
     assert queue.count_queued(database) == 1
     assert found(search).is_waiting
@@ -228,6 +230,17 @@ def test_a_search_without_any_score_is_gone_on_with_in_vain(search: StoredSearch
     searches.open_again(search.database, search.id)
 
     assert (search.row().state, refit.row().state) == ("completed", "cancelled")
+
+
+def test_a_refit_has_the_priority_of_its_search(search: StoredSearch, refit: StoredSearch) -> None:
+    assert searches.set_priority(search.database, search.id, 3)
+    assert (search.row().priority, refit.row().priority) == (3, 3)
+    end(search, 0.5, 0.75)
+
+    assert searches.set_priority(search.database, search.id, 5)
+    assert refit.row().priority == 5
+    assert transitions.record(search.database, refit.held(), model_result(refit))
+    assert not searches.set_priority(search.database, search.id, 7)
 
 
 def test_what_is_large_is_stored_in_parts(
