@@ -36,6 +36,8 @@ class _FleetSearch:
     fit_mode: str | None
     trial_timeout: float | None
     search_timeout: float | None
+    keep_curves: bool
+    tags: dict[str, str] | None
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search on the fleet and, with ``refit``, fit the best estimator here.
@@ -89,8 +91,8 @@ class _FleetSearch:
         Returns
         -------
         sklearn.model_selection.GridSearchCV or sklearn.model_selection.RandomizedSearchCV
-            With scikit-learn's arguments of this search; ``name``, ``fit_mode`` and time limits are left out. The
-            best estimator is this one's, not a copy.
+            With scikit-learn's arguments of this search; ``name``, ``tags``, ``fit_mode`` and the like are left out.
+            The best estimator is this one's, not a copy.
 
         Raises
         ------
@@ -140,6 +142,10 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
     search_timeout : float, default=None
         Seconds after its first trial started at which the search is stopped. What is scored by then is the
         result; trials that are not count as fits that raised, with ``error_score``.
+    keep_curves : bool, default=True
+        Whether the learning curves of Keras models are stored.
+    tags : dict of str to str, default=None
+        What the search is found by, as ``{"dataset": "pima"}``: ``gridfleet list --tag``, the table ``tags``.
 
     Attributes
     ----------
@@ -179,6 +185,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         fit_mode: str | None = None,
         trial_timeout: float | None = None,
         search_timeout: float | None = None,
+        keep_curves: bool = True,
+        tags: dict[str, str] | None = None,
     ) -> None:
         super().__init__(
             estimator,
@@ -196,6 +204,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+        self.keep_curves = keep_curves
+        self.tags = tags
 
 
 class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
@@ -212,7 +222,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn: lists, or distributions such as scipy.stats'.
     n_iter, random_state, scoring, refit, cv, error_score, return_train_score
         As in scikit-learn.
-    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout
+    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, keep_curves, tags
         As in `GridSearchCV`.
 
     Attributes
@@ -245,6 +255,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         fit_mode: str | None = None,
         trial_timeout: float | None = None,
         search_timeout: float | None = None,
+        keep_curves: bool = True,
+        tags: dict[str, str] | None = None,
     ) -> None:
         super().__init__(
             estimator,
@@ -264,6 +276,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+        self.keep_curves = keep_curves
+        self.tags = tags
 
 
 def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.scheduler.submission.store import find_equal, store
 from gridfleet.storage.settings import load_settings
+from gridfleet.storage.tags import check_tags
 
 
 class _Submitted(BaseException):
@@ -39,6 +41,7 @@ def submit(
     name: str | None = None,
     groups: Any = None,
     load_if_exists: bool = False,
+    tags: Mapping[str, str] | None = None,
     **fit_params: Any,
 ) -> SearchHandle:
     """Store a search, enqueue its trials, and return.
@@ -58,6 +61,8 @@ def submit(
         Whether a search that has this name already, and the same estimator, combinations, data and splits, is the
         one that is meant: its handle is returned. If they differ, the error says in what. A class that the script
         itself defines differs from one process to the next; its functions do not.
+    tags : dict of str to str, default=None
+        What the search is found by, beside the ``tags`` that it has itself.
     **fit_params : dict
         As for ``fit``.
 
@@ -80,6 +85,7 @@ def submit(
     check_splits(search, X, y, groups)
     check_can_travel(search.estimator)
     options = options_of(search)
+    options = replace(options, tags={**options.tags, **check_tags(tags)})
     name = name if name is not None else getattr(search, "name", None)
     if groups is not None:
         fit_params["groups"] = groups

@@ -36,6 +36,10 @@ class PayloadError(GridfleetError):
     """A payload is missing, damaged, or can't be loaded."""
 
 
+class PayloadGoneError(PayloadError):
+    """A payload was removed, for nothing named it yet, before the search was stored that does."""
+
+
 class MissingCodeError(PayloadError):
     """A payload needs a package, or a release of one, that is not installed here."""
 
@@ -78,6 +82,14 @@ class SearchNotFinishedError(GridfleetError):
 
 class SearchCancelledError(GridfleetError):
     """The search was cancelled, so it has no complete result."""
+
+
+class SearchInUseError(GridfleetError, RuntimeError):
+    """A search can't go, or change its name: its trials run, or somebody's view is made of its view."""
+
+
+class RekeyError(GridfleetError, RuntimeError):
+    """The fleet can't get another secret key now."""
 
 
 class QueryError(GridfleetError):

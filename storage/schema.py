@@ -24,6 +24,7 @@ from sqlalchemy import (
     false,
     func,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -33,7 +34,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0016"
+SCHEMA_REVISION = "0019"
 
 #: The views that migrations make; each search has one besides (search_views.py).
 VIEWS = ("best_trials", "epochs", "leaderboard", "search_progress")
@@ -171,6 +172,13 @@ class Search(Base):
     signature: Mapped[str | None] = mapped_column(
         String(128), comment="Ed25519, of what a trial is evaluated by; NULL: of an older release"
     )
+    keep_curves: Mapped[bool] = mapped_column(server_default=true(), comment="whether learning curves are stored")
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="since when its rows are being removed")
+    git_commit: Mapped[str | None] = mapped_column(Text, comment="of the script's folder; NULL: it is in no repository")
+    git_dirty: Mapped[bool | None] = mapped_column(comment="whether files that git tracks were changed since")
+    packages_digest: Mapped[str | None] = mapped_column(
+        String(64), comment="texts: the packages that were installed where it was submitted"
+    )
 
 
 # "Pima" and "pima" would name the same view in SQLite, so names are unique without regard to case
@@ -239,6 +247,10 @@ class Trial(Base):
     error_type: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text, comment="message and traceback")
     exception: Mapped[str | None] = mapped_column(Text, comment="what scikit-learn lets out of fit, as JSON")
+    seed: Mapped[int | None] = mapped_column(
+        BigInteger, comment="set before split 0, of each further split one more; NULL: the estimator has its own"
+    )
+    environment_digest: Mapped[str | None] = mapped_column(String(64), comment="texts: on what it was evaluated")
 
 
 # the order of the reporter: best score first, the lower number among equals, as scikit-learn's best_index_
@@ -369,6 +381,37 @@ Index(
     postgresql_where=text("ended_at IS NOT NULL"),
     sqlite_where=text("ended_at IS NOT NULL"),
 )
+
+
+class Tag(Base):
+    """What people note of a search, to find it by."""
+
+    __tablename__ = "tags"
+
+    search_id: Mapped[int] = mapped_column(ForeignKey(Search.id), primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class StoredText(Base):
+    """A text that many rows name, stored once: a source, a list of packages, what a machine is."""
+
+    __tablename__ = "texts"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256 of the content in UTF-8")
+    content: Mapped[str] = mapped_column(Text)
+
+
+class Source(Base):
+    """The source text of a function or class of the script that travelled with a search, or of one of its modules."""
+
+    __tablename__ = "sources"
+
+    search_id: Mapped[int] = mapped_column(ForeignKey(Search.id), primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(Text, primary_key=True, comment="of the function, the class or the file")
+    digest: Mapped[str | None] = mapped_column(
+        ForeignKey(StoredText.digest), comment="texts: its source; NULL: there is none to be had"
+    )
 
 
 class Worker(Base):

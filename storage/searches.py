@@ -96,6 +96,11 @@ def create_search(
     return search_id, name
 
 
+def sign_search(signer: Signer, search_id: int, facts: Mapping[str, Any]) -> str:
+    """Return the signature of a search: of a value for each of `SIGNED_COLUMNS`."""
+    return signer.sign(*_signed_facts(search_id, facts))
+
+
 def next_free_name(connection: Connection, name: str) -> tuple[str, str | None]:
     """Choose the name of a search that is stored once more: ``pima``, then ``pima-2``, ``pima-3`` and so on.
 
@@ -272,7 +277,12 @@ def retry_failed(database: Database, search_id: int) -> int:
             connection.execute(failed.order_by(Trial.id).with_for_update())
         open_again = connection.execute(
             update(Search)
-            .where(Search.id == search_id, Search.state != SearchState.CANCELLED, failed.exists())
+            .where(
+                Search.id == search_id,
+                Search.state != SearchState.CANCELLED,
+                Search.deleted_at.is_(None),
+                failed.exists(),
+            )
             .values(state=SearchState.RUNNING, finished_at=None)
         )
         if not changed(open_again):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +15,38 @@ if TYPE_CHECKING:
     from gridfleet.scheduler.cli.sql import Style
 
 
+class State(StrEnum):
+    """The states that `gridfleet list` shows."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
 def list_(
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many searches.")] = 20,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(help="Only those with this tag: KEY=VALUE, or KEY; may be repeated.", show_default=False),
+    ] = None,
+    state: Annotated[State | None, typer.Option(help="Only those in this state.", show_default=False)] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Only those of this user: ada, or ada@host.", show_default=False)
+    ] = None,
 ) -> None:
     """List the searches, the newest first."""
     from gridfleet.scheduler.reports import tables as report
 
-    report.print_searches(open_results().database, limit=limit)
+    tags = {}
+    for one in tag or ():
+        key, has_value, value = one.partition("=")
+        tags[key] = value if has_value else None
+    # what can't be printed is nowhere in the database, which refuses some of it
+    if not all(map(str.isprintable, (*(tag or ()), by or ""))):
+        raise typer.BadParameter("--tag and --by take printable characters")
+    report.print_searches(open_results().database, limit=limit, tags=tags, state=state, by=by)
 
 
 def watch(

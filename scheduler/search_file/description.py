@@ -25,8 +25,10 @@ from gridfleet.scheduler.search_file.data import DataFile, Reference
 from gridfleet.scheduler.search_file.document import Document, Place
 from gridfleet.scheduler.search_file.space import is_distribution, parse_values
 from gridfleet.scheduler.submission.sizes import MAX_SPLITS
+from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.suggestion import did_you_mean
+from gridfleet.storage.tags import check_tags
 
 if TYPE_CHECKING:
     pass
@@ -97,6 +99,13 @@ def _scorer_name(raw: Any) -> Any:
     return raw
 
 
+def _tags(raw: dict[Any, Any]) -> dict[str, str]:
+    try:
+        return check_tags(raw)
+    except InvalidSearchError as error:
+        raise ValueError(f"is refused: {error}") from error
+
+
 class SearchFile(BaseModel):
     """The keys of a search file."""
 
@@ -129,6 +138,10 @@ class SearchFile(BaseModel):
     )
     search_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Seconds after its first trial started at which the search is stopped."
+    )
+    keep_curves: StrictBool = Field(True, description="Whether the learning curves of Keras models are stored.")
+    tags: Annotated[dict[Any, Any], AfterValidator(_tags)] = Field(
+        default_factory=dict, description="What the search is found by, as in {dataset: pima}."
     )
 
     @model_validator(mode="after")

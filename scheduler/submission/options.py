@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.settings import load_settings
+from gridfleet.storage.tags import check_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +27,25 @@ class SearchOptions:
         Seconds that one attempt at a trial may take; None: as the settings say.
     search_timeout : float, default=None
         Seconds after its first trial started at which the search is stopped; None: never.
+    keep_curves : bool, default=True
+        Whether learning curves are stored.
+    tags : mapping of str to str, default={}
+        What people find it by.
     """
 
     fit_mode: FitMode = FitMode.EXACT
     trial_timeout: float | None = None
     search_timeout: float | None = None
+    keep_curves: bool = True
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_options(
-    fit_mode: str | None = None, trial_timeout: float | None = None, search_timeout: float | None = None
+    fit_mode: str | None = None,
+    trial_timeout: float | None = None,
+    search_timeout: float | None = None,
+    keep_curves: bool | None = None,
+    tags: Any = None,
 ) -> SearchOptions:
     """Return the options of a search.
 
@@ -41,6 +55,10 @@ def check_options(
         None: what ``GRIDFLEET_FIT_MODE`` says.
     trial_timeout, search_timeout : float, default=None
         Seconds.
+    keep_curves : bool, default=None
+        None: they are kept.
+    tags : mapping of str to str or number, default=None
+        None: there are none.
 
     Returns
     -------
@@ -55,12 +73,20 @@ def check_options(
         load_settings().fit_mode if fit_mode is None else _fit_mode(fit_mode),
         _seconds("trial_timeout", trial_timeout),
         _seconds("search_timeout", search_timeout),
+        _keep_curves(keep_curves),
+        check_tags(tags),
     )
 
 
 def options_of(search: Any) -> SearchOptions:
     """Return the options of a search, as `check_options`; scikit-learn's own classes have the defaults."""
     return check_options(*(getattr(search, name, None) for name in SearchOptions.__slots__))
+
+
+def _keep_curves(value: Any) -> bool:
+    if value is not None and not isinstance(value, (bool, np.bool_)):
+        raise InvalidSearchError(f"keep_curves={value!r} must be True or False")
+    return value is None or bool(value)
 
 
 def _fit_mode(value: Any) -> FitMode:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -113,8 +113,8 @@ def run_search(
 def register_joblib_backend() -> None:
     """Make ``joblib.parallel_config(backend="gridfleet")`` work for scikit-learn's own searches.
 
-    Its further arguments are ``name``, ``fit_mode``, ``trial_timeout`` and ``search_timeout``, as `GridSearchCV` has
-    them.
+    Its further arguments are ``name``, ``fit_mode``, ``trial_timeout``, ``search_timeout``, ``keep_curves`` and
+    ``tags``, as `GridSearchCV` has them.
 
     Examples
     --------
@@ -132,9 +132,11 @@ def _backend(
     fit_mode: str | None = None,
     trial_timeout: float | None = None,
     search_timeout: float | None = None,
+    keep_curves: bool | None = None,
+    tags: Mapping[str, str] | None = None,
     **joblib_options: Any,
 ) -> FleetBackend:
-    options = check_options(fit_mode, trial_timeout, search_timeout)
+    options = check_options(fit_mode, trial_timeout, search_timeout, keep_curves, tags)
     return FleetBackend(SearchRun(name=name, options=options), **joblib_options)
 
 

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -26,15 +26,16 @@ from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.this_process import warn_of_other_variables, warn_of_seed
 from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage import searches
-from gridfleet.storage.errors import NameTakenError
+from gridfleet.storage.errors import NameTakenError, PayloadGoneError
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.payloads.format import size_of
 from gridfleet.storage.payloads.store import PreparedPayload
-from gridfleet.storage.schema import Search
+from gridfleet.storage.schema import Payload, Search
 from gridfleet.storage.search_views import create_search_view, point_view
 from gridfleet.storage.session import this_session
 from gridfleet.storage.sources.archive import pack
 from gridfleet.storage.sources.collect import collect_sources
+from gridfleet.storage.tags import add_tags
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import PARAMS_OF_ROWS, Candidates, Evaluation
@@ -64,6 +65,10 @@ COMPARED = {
     "trial_timeout": "trial_timeout",
     "search_timeout": "search_timeout",
 }
+
+
+#: The columns of a search that name payloads.
+PAYLOADS = {key.parent.name for key in Search.__table__.foreign_keys if key.column.table is Payload.__table__}
 
 
 def store(
@@ -102,7 +107,9 @@ def store(
     fleet.payloads.require_room(payloads)
     columns = _columns(request, candidates, options, _digests(payloads, fleet.payloads.insert))
     columns["needs_python"] = _needs_python(payloads)
-    insert = functools.partial(_insert, fleet, columns, candidates, numbered=numbered)
+    insert = functools.partial(
+        _insert_with_payloads, fleet, payloads, columns, candidates, options.tags, numbered=numbered
+    )
     if numbered:
         return _again_if_name_was_taken(insert, name)
     with _name_taken_as_sentence(fleet, name):
@@ -195,16 +202,45 @@ def _needs_python(payloads: Sequence[PreparedPayload]) -> str | None:
     return next((payload.needs_python for payload in payloads if payload.needs_python), None)
 
 
+def _insert_with_payloads(
+    fleet: Fleet,
+    payloads: Sequence[PreparedPayload],
+    columns: dict[str, Any],
+    candidates: Candidates,
+    tags: Mapping[str, str],
+    name: str | None,
+    *,
+    numbered: bool,
+) -> SearchHandle:
+    """Insert a search; payloads that somebody's deletion removed, for nothing named them yet, are stored again."""
+    for _ in range(MAX_RACES_LOST):
+        try:
+            return _insert(fleet, columns, candidates, tags, name, numbered=numbered)
+        except PayloadGoneError as error:
+            lost = error
+            for payload in payloads:
+                fleet.payloads.insert(payload, again=True)
+    raise lost
+
+
 def _insert(
-    fleet: Fleet, columns: dict[str, Any], candidates: Candidates, name: str | None, *, numbered: bool
+    fleet: Fleet,
+    columns: dict[str, Any],
+    candidates: Candidates,
+    tags: Mapping[str, str],
+    name: str | None,
+    *,
+    numbered: bool,
 ) -> SearchHandle:
     """Insert a search with its trials and its view, in one transaction."""
     kinds = column_kinds(map(params_to_json, candidates.params))
     first, pointed = None, True
     with fleet.database.write() as connection:
+        fleet.payloads.require_stored(connection, [columns[column] for column in columns if column in PAYLOADS])
         if numbered and name is not None:
             name, first = searches.next_free_name(connection, name)
         search_id, name = searches.create_search(connection, name, columns, fleet.settings.signer())
+        add_tags(connection, search_id, tags)
         queue.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, kinds)
         if first is not None:
@@ -264,7 +300,7 @@ def _columns(
         "n_trials": len(candidates.params),
         "n_splits": len(request.splits),
         "random_state": None if random_state is None else _shown(random_state),
-        **asdict(options),
+        **{name: value for name, value in asdict(options).items() if name != "tags"},
         "estimator": _shown(request.estimator),
         "submitted_by": f"{_user()}@{socket.gethostname()}",
         "session": this_session(),

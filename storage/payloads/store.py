@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
-from gridfleet.storage.errors import InvalidSearchError, PayloadError, PayloadSignatureError
+from gridfleet.storage.errors import InvalidSearchError, PayloadError, PayloadGoneError, PayloadSignatureError
 from gridfleet.storage.payloads import contents
 from gridfleet.storage.payloads.digest import check_digest, digest_of
 from gridfleet.storage.payloads.format import dump, load, pickle_of, python_of, size_of
@@ -179,11 +179,30 @@ class PayloadStore:
                 f"{self._max_bytes // 1_000_000}; raise it, or make room as docs/operations.md says"
             )
 
-    def insert(self, payload: PreparedPayload) -> str:
-        """Store a prepared payload, once however often it is inserted; returns its digest."""
-        if not payload.is_stored:
+    def insert(self, payload: PreparedPayload, *, again: bool = False) -> str:
+        """Store a prepared payload, once however often it is inserted; returns its digest.
+
+        `again` stores it also if it was stored when it was prepared: it may have been removed since.
+        """
+        if again or not payload.is_stored:
             self._insert(payload)
         return payload.digest
+
+    def require_stored(self, connection: Connection, digests: Collection[str | None]) -> None:
+        """Make sure that payloads are there until a transaction ends that goes on to name them.
+
+        Raises
+        ------
+        PayloadGoneError
+            If one was removed since it was prepared or stored, for nothing named it yet.
+        PayloadSignatureError
+            If the fleet got another key since.
+        """
+        wanted = {digest for digest in digests if digest is not None}
+        stored = select(Payload.digest).where(Payload.digest.in_(wanted)).order_by(Payload.digest)
+        if len(connection.execute(stored.with_for_update(key_share=True, read=True)).all()) < len(wanted):
+            raise PayloadGoneError("a payload was removed while the search that names it was being stored")
+        self._check_key(connection)
 
     def get(self, kind: str, digest: str) -> Any:
         """Return an object, from this process, this host's cache, or the database.

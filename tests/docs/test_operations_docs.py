@@ -17,7 +17,7 @@ OF_THE_COMPOSE_FILE = {
     f"GRIDFLEET_{name}"
     for name in (
         "HOME", "DATABASE_URL", "DATABASE_PASSWORD", "BROKER_URL", "BROKER_PASSWORD", "SECRET_KEY", "PUBLIC_KEY",
-        "CACHE_DIR", "HEALTH_FILE", "LINGER_S", "ALLOW_ROOT",
+        "NEW_SECRET_KEY", "CACHE_DIR", "HEALTH_FILE", "LINGER_S", "ALLOW_ROOT",
     )
 }  # fmt: skip
 

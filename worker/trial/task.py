@@ -323,7 +323,7 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             params = evaluation.params or load("candidates", claim.candidates_digest).params
         process.keep_kernels()
         evaluation, X, y = with_data(process.data, evaluation, load("X", claim.x_digest), load("y", claim.y_digest))
-        return cross_validate_trial(
+        result = cross_validate_trial(
             evaluation,
             X,
             y,
@@ -334,6 +334,7 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             refit_metric=claim.refit_metric,
             fit_mode=FitMode(claim.fit_mode),
         )
+        return result if claim.keep_curves else replace(result, curves=())
 
 
 def _check_number(claim: Claim) -> None:
