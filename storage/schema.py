@@ -403,12 +403,12 @@ class StoredText(Base):
 
 
 class Source(Base):
-    """The source text of a function or class of the script that travelled with a search, or of one of its modules."""
+    """The source text of a function or class of the script that travelled with a search."""
 
     __tablename__ = "sources"
 
     search_id: Mapped[int] = mapped_column(ForeignKey(Search.id), primary_key=True, autoincrement=False)
-    name: Mapped[str] = mapped_column(Text, primary_key=True, comment="of the function, the class or the file")
+    name: Mapped[str] = mapped_column(Text, primary_key=True, comment="of the function or class")
     digest: Mapped[str | None] = mapped_column(
         ForeignKey(StoredText.digest), comment="texts: its source; NULL: there is none to be had"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gridfleet.scheduler.cli import database, housekeeping, keys, results, searches, services, workers
+from gridfleet.scheduler.cli import database, housekeeping, keys, reproduction, results, searches, services, workers
 from gridfleet.scheduler.cli import settings as settings_command
 from gridfleet.scheduler.cli.connected import is_database_error
 from gridfleet.scheduler.cli.output import INTERRUPTED, fail, say, show
@@ -102,6 +102,8 @@ for _command in (
     results.watch,
     results.report,
     results.best,
+    reproduction.reproduce,
+    reproduction.verify,
     searches.cancel,
     searches.pause,
     searches.resume,

@@ -79,16 +79,24 @@ def report(
     attempts: Annotated[
         bool, typer.Option("--attempts", help="Show every try at every trial instead: who, when, how it ended.")
     ] = False,
+    source: Annotated[
+        bool, typer.Option("--source", help="Show what ran instead: commit, machines, packages, source text.")
+    ] = False,
 ) -> None:
     """Show what was searched, the best score and the leaderboard."""
     from gridfleet.scheduler.reports import tables as reports
     from gridfleet.scheduler.reports import watch as watching
+    from gridfleet.scheduler.results.what_ran import print_what_ran
 
+    if source and attempts:
+        raise typer.BadParameter("choose one of --attempts and --source")
     fleet = open_results()
     if wait:
         note_missing_fleet(fleet)
         watching.follow(fleet.database, name)
-    if attempts:
+    if source:
+        print_what_ran(fleet, name)
+    elif attempts:
         reports.print_attempts(fleet.database, name)
     else:
         reports.print_report(fleet.database, name)

@@ -10,11 +10,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import IntegrityError
 
 from gridfleet.scheduler.fleet.connection import Fleet
@@ -22,6 +22,7 @@ from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission import checks
 from gridfleet.scheduler.submission.keras_models import check_keras_models
 from gridfleet.scheduler.submission.options import SearchOptions
+from gridfleet.scheduler.submission.repository import Commit, commit_of_script
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.this_process import warn_of_other_variables, warn_of_seed
 from gridfleet.scheduler.submission.users_line import users_stacklevel
@@ -29,6 +30,7 @@ from gridfleet.storage import searches
 from gridfleet.storage.errors import NameTakenError, PayloadGoneError
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.payloads.format import size_of
+from gridfleet.storage.payloads.source_texts import source_texts
 from gridfleet.storage.payloads.store import PreparedPayload
 from gridfleet.storage.schema import Payload, Search
 from gridfleet.storage.search_views import create_search_view, point_view
@@ -36,8 +38,9 @@ from gridfleet.storage.session import this_session
 from gridfleet.storage.sources.archive import pack
 from gridfleet.storage.sources.collect import collect_sources
 from gridfleet.storage.tags import add_tags
+from gridfleet.storage.texts import add_sources, name_packages
 from gridfleet.storage.trials import queue
-from gridfleet.storage.versions import installed_versions
+from gridfleet.storage.versions import installed_packages, installed_versions
 from gridfleet.worker.trial.cross_validation import PARAMS_OF_ROWS, Candidates, Evaluation
 from gridfleet.worker.trial.fit_warnings import WarningFilters
 from gridfleet.worker.trial.keras_objects import keras_objects_of_the_script
@@ -65,6 +68,23 @@ COMPARED = {
     "trial_timeout": "trial_timeout",
     "search_timeout": "search_timeout",
 }
+
+
+@dataclass(frozen=True)
+class _WhatRan:
+    """What is stored of a search for people only: its code as text, where that is from, its tags."""
+
+    sources: Mapping[str, str | None]
+    commit: Commit | None
+    tags: Mapping[str, str]
+
+    def columns(self, connection: Connection) -> dict[str, Any]:
+        """Return what the table ``searches`` says of it; the list of packages is stored for that."""
+        return {
+            "git_commit": None if self.commit is None else self.commit.commit,
+            "git_dirty": None if self.commit is None else self.commit.is_dirty,
+            "packages_digest": name_packages(connection, installed_packages()),
+        }
 
 
 #: The columns of a search that name payloads.
@@ -103,13 +123,12 @@ def store(
     warn_of_other_variables(fleet)
     if not numbered:
         _check_name_is_free(fleet, name)
-    candidates, payloads = _prepare(fleet, request)
+    candidates, payloads, sources = _prepare(fleet, request)
     fleet.payloads.require_room(payloads)
     columns = _columns(request, candidates, options, _digests(payloads, fleet.payloads.insert))
     columns["needs_python"] = _needs_python(payloads)
-    insert = functools.partial(
-        _insert_with_payloads, fleet, payloads, columns, candidates, options.tags, numbered=numbered
-    )
+    what_ran = _WhatRan(sources, commit_of_script(), options.tags)
+    insert = functools.partial(_insert_with_payloads, fleet, payloads, columns, candidates, what_ran, numbered=numbered)
     if numbered:
         return _again_if_name_was_taken(insert, name)
     with _name_taken_as_sentence(fleet, name):
@@ -128,7 +147,7 @@ def find_equal(
     """
     if name is None or (stored := _of_name(fleet, name)) is None:
         return None
-    candidates, payloads = _prepare(fleet, request)
+    candidates, payloads, _ = _prepare(fleet, request)
     now = _columns(request, candidates, options, _digests(payloads, lambda payload: payload.digest))
     differing = [said for column, said in COMPARED.items() if getattr(stored, column) != now[column]]
     if differing:
@@ -150,8 +169,8 @@ def candidates_of(request: SearchRequest) -> Candidates:
     )
 
 
-def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[PreparedPayload]]:
-    """Pickle what a search needs, each with what an error calls it."""
+def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[PreparedPayload], dict[str, str | None]]:
+    """Pickle what a search needs, each with what an error calls it; returns the script's own sources as well."""
     sources = collect_sources()
     candidates = candidates_of(request)
     evaluation = Evaluation(
@@ -179,7 +198,7 @@ def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[Pre
         archive = (pack(sources.files), sources.folders)
         payloads.append(fleet.payloads.prepare(SOURCES, archive, what="the archive of the script's modules"))
         _say_size(payloads[-1], len(sources.files))
-    return candidates, payloads
+    return candidates, payloads, source_texts(evaluation)
 
 
 def _sent_arguments(request: SearchRequest) -> dict[str, Any]:
@@ -207,27 +226,27 @@ def _insert_with_payloads(
     payloads: Sequence[PreparedPayload],
     columns: dict[str, Any],
     candidates: Candidates,
-    tags: Mapping[str, str],
+    what_ran: _WhatRan,
     name: str | None,
     *,
     numbered: bool,
 ) -> SearchHandle:
     """Insert a search; payloads that somebody's deletion removed, for nothing named them yet, are stored again."""
+    gone: Sequence[PreparedPayload] = ()
     for _ in range(MAX_RACES_LOST):
         try:
-            return _insert(fleet, columns, candidates, tags, name, numbered=numbered)
+            return _insert(fleet, gone, columns, candidates, what_ran, name, numbered=numbered)
         except PayloadGoneError as error:
-            lost = error
-            for payload in payloads:
-                fleet.payloads.insert(payload, again=True)
+            lost, gone = error, payloads
     raise lost
 
 
 def _insert(
     fleet: Fleet,
+    gone: Sequence[PreparedPayload],
     columns: dict[str, Any],
     candidates: Candidates,
-    tags: Mapping[str, str],
+    what_ran: _WhatRan,
     name: str | None,
     *,
     numbered: bool,
@@ -236,11 +255,14 @@ def _insert(
     kinds = column_kinds(map(params_to_json, candidates.params))
     first, pointed = None, True
     with fleet.database.write() as connection:
+        fleet.payloads.insert_again(connection, gone)
         fleet.payloads.require_stored(connection, [columns[column] for column in columns if column in PAYLOADS])
         if numbered and name is not None:
             name, first = searches.next_free_name(connection, name)
+        columns = {**columns, **what_ran.columns(connection)}
         search_id, name = searches.create_search(connection, name, columns, fleet.settings.signer())
-        add_tags(connection, search_id, tags)
+        add_tags(connection, search_id, what_ran.tags)
+        add_sources(connection, search_id, what_ran.sources)
         queue.create_trials(connection, search_id, candidates.params)
         create_search_view(connection, search_id, name, kinds)
         if first is not None:

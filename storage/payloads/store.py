@@ -179,14 +179,16 @@ class PayloadStore:
                 f"{self._max_bytes // 1_000_000}; raise it, or make room as docs/operations.md says"
             )
 
-    def insert(self, payload: PreparedPayload, *, again: bool = False) -> str:
-        """Store a prepared payload, once however often it is inserted; returns its digest.
-
-        `again` stores it also if it was stored when it was prepared: it may have been removed since.
-        """
-        if again or not payload.is_stored:
+    def insert(self, payload: PreparedPayload) -> str:
+        """Store a prepared payload, once however often it is inserted; returns its digest."""
+        if not payload.is_stored:
             self._insert(payload)
         return payload.digest
+
+    def insert_again(self, connection: Connection, payloads: Collection[PreparedPayload]) -> None:
+        """Store prepared payloads that are not there any more, in the transaction that goes on to name them."""
+        for payload in sorted(payloads, key=lambda payload: payload.digest):
+            self._insert_in(connection, payload)
 
     def require_stored(self, connection: Connection, digests: Collection[str | None]) -> None:
         """Make sure that payloads are there until a transaction ends that goes on to name them.
@@ -323,17 +325,20 @@ class PayloadStore:
         # a transaction of its own, before the search's: hundreds of MB would hold SQLite's only write lock
         # for seconds. Killed in between, what stays is a payload that nobody names and the next one reuses.
         with self._database.write() as connection:
-            row = {
-                "digest": payload.digest,
-                "kind": payload.kind,
-                "size": size_of(payload.content),
-                "signature": payload.signature,
-            }
-            inserted = connection.execute(self._insert_once().values(row).returning(Payload.digest)).scalar()
-            if inserted is None:  # another process was faster
-                return
-            contents.insert_content(connection, payload.digest, payload.content)
-            self._insert_key_check(connection)
+            self._insert_in(connection, payload)
+
+    def _insert_in(self, connection: Connection, payload: PreparedPayload) -> None:
+        row = {
+            "digest": payload.digest,
+            "kind": payload.kind,
+            "size": size_of(payload.content),
+            "signature": payload.signature,
+        }
+        inserted = connection.execute(self._insert_once().values(row).returning(Payload.digest)).scalar()
+        if inserted is None:  # another process was faster
+            return
+        contents.insert_content(connection, payload.digest, payload.content)
+        self._insert_key_check(connection)
 
     def _insert_key_check(self, connection: Connection) -> None:
         """Let the first payload's key be the fleet's, and refuse to store what is signed with another."""

@@ -262,10 +262,9 @@ def test_who_stores_a_search_notices_that_a_payload_went_and_stores_it_again(
 
     with pytest.raises(PayloadGoneError), database.write() as connection:
         store.require_stored(connection, [digest, None])
-    store.insert(prepared)  # as it was there when it was prepared, nothing is done
     assert count(database, Payload) == 0
-    store.insert(prepared, again=True)
     with database.write() as connection:
+        store.insert_again(connection, [prepared])
         store.require_stored(connection, [digest])
 
 

@@ -334,7 +334,8 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             refit_metric=claim.refit_metric,
             fit_mode=FitMode(claim.fit_mode),
         )
-        return result if claim.keep_curves else replace(result, curves=())
+        curves = result.curves if claim.keep_curves else ()
+        return replace(result, curves=curves, environment_digest=process.environment_digest())
 
 
 def _check_number(claim: Claim) -> None:

@@ -100,7 +100,7 @@ def upgrade() -> None:
     op.create_table(
         "sources",
         sa.Column("search_id", ID, autoincrement=False, nullable=False),
-        sa.Column("name", sa.Text(), nullable=False, comment="of the function, the class or the file"),
+        sa.Column("name", sa.Text(), nullable=False, comment="of the function or class"),
         sa.Column(
             "digest", sa.String(length=64), nullable=True, comment="texts: its source; NULL: there is none to be had"
         ),
