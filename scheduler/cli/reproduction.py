@@ -36,9 +36,9 @@ def reproduce(
     on: On = Place.HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a trial once more, and say whether it is equal to the last bit.
+    """Evaluate a trial once more, and compare it bit by bit.
 
-    The exit status is 1 if it is not.
+    Says split by split whether it is equal, and if not, what differs; the exit status is 1 then.
     """
     from gridfleet.scheduler.cli.sql import json_line
     from gridfleet.scheduler.results import reproduction
