@@ -63,7 +63,7 @@ def verify(
     on: On = Place.HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate some trials of a search once more, and give a verdict.
+    """Evaluate some trials once more, and give a verdict.
 
     The exit status is 1 if one is not equal to the last bit.
     """
