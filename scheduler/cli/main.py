@@ -10,7 +10,7 @@ import typer
 from gridfleet.scheduler.cli import database, housekeeping, keys, reproduction, results, searches, services, workers
 from gridfleet.scheduler.cli import settings as settings_command
 from gridfleet.scheduler.cli.connected import is_database_error
-from gridfleet.scheduler.cli.output import INTERRUPTED, fail, say, show
+from gridfleet.scheduler.cli.output import INTERRUPTED, fail, print_anywhere, say, show
 
 app = typer.Typer(
     name="gridfleet",
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     from gridfleet.storage.errors import GridfleetError
 
+    print_anywhere()
     # a sentence as any other, without the line of our code that it comes from
     warnings.showwarning = lambda message, *_, **__: say(str(message))
     try:

@@ -77,19 +77,23 @@ def report(
     name: Name,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the search ends.")] = False,
     attempts: Annotated[
-        bool, typer.Option("--attempts", help="Show every try at every trial instead: who, when, how it ended.")
+        bool, typer.Option("--attempts", help="Show every attempt at every trial instead: who, when, how it ended.")
     ] = False,
     source: Annotated[
         bool, typer.Option("--source", help="Show what ran instead: commit, machines, packages, source text.")
     ] = False,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Show one trial instead: its scores by split, its whole traceback.")
+    ] = None,
 ) -> None:
     """Show what was searched, the best score and the leaderboard."""
     from gridfleet.scheduler.reports import tables as reports
     from gridfleet.scheduler.reports import watch as watching
+    from gridfleet.scheduler.reports.one_trial import print_trial
     from gridfleet.scheduler.results.what_ran import print_what_ran
 
-    if source and attempts:
-        raise typer.BadParameter("choose one of --attempts and --source")
+    if (trial is not None) + attempts + source > 1:
+        raise typer.BadParameter("choose one of --attempts, --trial and --source")
     fleet = open_results()
     if wait:
         note_missing_fleet(fleet)
@@ -98,6 +102,8 @@ def report(
         print_what_ran(fleet, name)
     elif attempts:
         reports.print_attempts(fleet.database, name)
+    elif trial is not None:
+        print_trial(fleet.database, name, trial)
     else:
         reports.print_report(fleet.database, name)
 

@@ -77,6 +77,7 @@ class Progress:
     is_finished: bool  # whether the search has ended
     #: the minor version of Python that its queued trials wait for, while workers are there and none has it
     waits_for_python: str | None = None
+    is_paused: bool = False
 
     @property
     def done(self) -> int:
@@ -85,8 +86,8 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the pace so far; None as long as there is none."""
-        if not self.done or self.seconds_running is None or self.done >= self.total:
+        """An estimate from the pace so far; None while nothing runs, and before two rounds of what runs have ended."""
+        if self.seconds_running is None or not self.running or self.is_paused or self.done < 2 * self.running:
             return None
         return self.seconds_running / self.done * (self.total - self.done)
 
@@ -346,7 +347,11 @@ def _best_first(search_id: Any) -> Select[Any]:
 def _search_times(dialect: str) -> Select[Any]:
     seconds_running = seconds_between(dialect, Search.started_at, func.coalesce(Search.finished_at, now()))
     return select(
-        seconds_running.label("seconds_running"), Search.finished_at, Search.needs_python, Search.n_trials
+        seconds_running.label("seconds_running"),
+        Search.finished_at,
+        Search.needs_python,
+        Search.n_trials,
+        _IS_PAUSED.label("is_paused"),
     ).where(Search.id == bindparam("wanted_id"), Search.deleted_at.is_(None))
 
 
@@ -384,6 +389,7 @@ def progress(database: Database, search_id: int) -> Progress:
         best_score=None if best is None else best.mean_test_score,
         is_finished=search.finished_at is not None,
         waits_for_python=python if python and pythons and python not in pythons else None,
+        is_paused=bool(search.is_paused),
     )
 
 
@@ -452,8 +458,8 @@ def failures(database: Database, search_id: int, *, limit: int = 10) -> list[Fai
         return [FailedTrial(**row._mapping) for row in rows]
 
 
-def attempts(database: Database, search_id: int) -> list[AttemptStory]:
-    """Tell every try at a search's trials, by number and attempt; the outcome of those that run is None."""
+def attempts(database: Database, search_id: int, *, number: int | None = None) -> list[AttemptStory]:
+    """Tell every attempt at a search's trials, or at one of them, by number; the outcome of those that run is None."""
     seconds = seconds_between(database.dialect, Attempt.started_at, func.coalesce(Attempt.ended_at, now()))
     query = (
         select(
@@ -469,7 +475,7 @@ def attempts(database: Database, search_id: int) -> list[AttemptStory]:
         )
         .join(Trial, Trial.id == Attempt.trial_id)
         .outerjoin(Lease, and_(Lease.trial_id == Attempt.trial_id, Lease.token == Attempt.token))
-        .where(Trial.search_id == search_id)
+        .where(Trial.search_id == search_id, *([] if number is None else [Trial.number == number]))
         .order_by(Trial.number, Attempt.attempt)
     )
     with database.read() as connection:

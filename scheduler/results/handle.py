@@ -256,8 +256,12 @@ class SearchHandle:
                 return progress
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(
-                    f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; it goes on, "
-                    "wait again with a longer timeout"
+                    f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; "
+                    + (
+                        "it is paused, and resume() goes on with it"
+                        if progress.is_paused
+                        else "it goes on, wait again with a longer timeout"
+                    )
                 )
             if time.monotonic() - looked_at_fleet > 1:
                 self._fleet.keep_running()

@@ -97,6 +97,8 @@ class Folder:
 
     def _make_files(self) -> None:
         self.work.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError), open(self.home / ".gitignore", "x", opener=_private) as file:
+            file.write("*\n")  # the key and the database are nobody's to commit
         if not self.key.exists():
             draft = self.home / f"secret.key.{os.getpid()}"
             draft.touch(mode=0o600)
@@ -304,6 +306,11 @@ def _write(path: Path, text: str) -> None:
 def _refuse(reason: str | None) -> None:
     if reason is not None:
         raise LocalFleetError(f"{reason}; or set {PREFIX}HOME to a folder of your own")
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a new file, as `open` has it do, for this user only."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _append_to(path: Path) -> IO[bytes]:
