@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
-from gridfleet.scheduler.submission.options import options_of
+from gridfleet.scheduler.submission.options import check_switch, options_of
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.storage.fit_mode import FitMode
@@ -36,6 +36,8 @@ class _FleetSearch:
     fit_mode: str | None
     trial_timeout: float | None
     search_timeout: float | None
+    load_if_exists: bool
+    reuse: bool
     keep_curves: bool
     tags: dict[str, str] | None
 
@@ -74,7 +76,14 @@ class _FleetSearch:
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
         check_can_travel(self.estimator)  # type: ignore[attr-defined]
         options = options_of(self)
-        backend = FleetBackend(SearchRun(name=self.name, options=options, references=references))
+        run = SearchRun(
+            name=self.name,
+            options=options,
+            references=references,
+            load_if_exists=check_switch("load_if_exists", self.load_if_exists),
+            reuse=check_switch("reuse", self.reuse),
+        )
+        backend = FleetBackend(run)
         with ExitStack() as refit:
             fit_with(backend, self, X, y, lambda: _enter_fit(refit, options.fit_mode), **params)
         return self
@@ -91,8 +100,8 @@ class _FleetSearch:
         Returns
         -------
         sklearn.model_selection.GridSearchCV or sklearn.model_selection.RandomizedSearchCV
-            With scikit-learn's arguments of this search; ``name``, ``tags``, ``fit_mode`` and the like are left out.
-            The best estimator is this one's, not a copy.
+            With scikit-learn's arguments of this search; ``name`` and the other options of gridfleet are left out. The
+            best estimator is this one's, not a copy.
 
         Raises
         ------
@@ -142,6 +151,15 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
     search_timeout : float, default=None
         Seconds after its first trial started at which the search is stopped. What is scored by then is the
         result; trials that are not count as fits that raised, with ``error_score``.
+    load_if_exists : bool, default=False
+        Whether a search that has this name already is gone on with, if it is the same (estimator, data, splits,
+        combinations, scoring, ``fit_mode``, time limits): what is done counts, what was cancelled or never ran is
+        queued again, what failed stays failed. If it is another one, the error says in what it differs.
+        What was drawn without a seed, splits and combinations, is taken from the stored search.
+    reuse : bool, default=False
+        Whether trials whose computation was done before, in any search of this fleet, take the results of then.
+        It is the same if code, data, splits, hyperparameters, scoring, ``fit_mode`` and releases are, and if all that
+        the estimator draws comes of seeds.
     keep_curves : bool, default=True
         Whether the learning curves of Keras models are stored.
     tags : dict of str to str, default=None
@@ -185,6 +203,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         fit_mode: str | None = None,
         trial_timeout: float | None = None,
         search_timeout: float | None = None,
+        load_if_exists: bool = False,
+        reuse: bool = False,
         keep_curves: bool = True,
         tags: dict[str, str] | None = None,
     ) -> None:
@@ -204,6 +224,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+        self.load_if_exists = load_if_exists
+        self.reuse = reuse
         self.keep_curves = keep_curves
         self.tags = tags
 
@@ -222,7 +244,9 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn: lists, or distributions such as scipy.stats'.
     n_iter, random_state, scoring, refit, cv, error_score, return_train_score
         As in scikit-learn.
-    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, keep_curves, tags
+    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse
+        As in `GridSearchCV`.
+    keep_curves, tags
         As in `GridSearchCV`.
 
     Attributes
@@ -255,6 +279,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         fit_mode: str | None = None,
         trial_timeout: float | None = None,
         search_timeout: float | None = None,
+        load_if_exists: bool = False,
+        reuse: bool = False,
         keep_curves: bool = True,
         tags: dict[str, str] | None = None,
     ) -> None:
@@ -276,6 +302,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+        self.load_if_exists = load_if_exists
+        self.reuse = reuse
         self.keep_curves = keep_curves
         self.tags = tags
 

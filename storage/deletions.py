@@ -240,7 +240,8 @@ def _remove_trials(database: Database, search_id: int) -> int:
         .limit(BATCH)
     )
     with database.write() as connection:
-        trial_ids = connection.execute(some).scalars().all()
+        # in their order: whoever takes results of theirs for another search locks them so
+        trial_ids = connection.execute(some.with_for_update(of=Trial)).scalars().all()
         for column in _OF_TRIALS:
             connection.execute(delete(column.table).where(column.in_(trial_ids)))
         connection.execute(delete(Trial).where(Trial.id.in_(trial_ids)))

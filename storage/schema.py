@@ -172,6 +172,14 @@ class Search(Base):
     signature: Mapped[str | None] = mapped_column(
         String(128), comment="Ed25519, of what a trial is evaluated by; NULL: of an older release"
     )
+    splitter: Mapped[str | None] = mapped_column(Text, comment="cv as it was given, shortened")
+    space_digest: Mapped[str | None] = mapped_column(
+        String(64), comment="of the grid or the distributions; NULL: not seen into"
+    )
+    reuse: Mapped[bool] = mapped_column(
+        server_default=false(), comment="whether its trials took results that were there when it was stored"
+    )
+    no_reuse: Mapped[str | None] = mapped_column(Text, comment="why trials have no reuse_key; NULL: all have")
     keep_curves: Mapped[bool] = mapped_column(server_default=true(), comment="whether learning curves are stored")
     deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="since when its rows are being removed")
     git_commit: Mapped[str | None] = mapped_column(Text, comment="of the script's folder; NULL: it is in no repository")
@@ -247,6 +255,11 @@ class Trial(Base):
     error_type: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text, comment="message and traceback")
     exception: Mapped[str | None] = mapped_column(Text, comment="what scikit-learn lets out of fit, as JSON")
+    reuse_key: Mapped[str | None] = mapped_column(
+        String(64), comment="of all that decides the result: equal keys, equal results"
+    )
+    # no foreign key, for that trial may be deleted
+    reused_from: Mapped[int | None] = mapped_column(Id, comment="the trial whose result this is; NULL: it has its own")
     seed: Mapped[int | None] = mapped_column(
         BigInteger, comment="set before split 0, of each further split one more; NULL: the estimator has its own"
     )
@@ -263,6 +276,12 @@ Index(
     sqlite_where=text("mean_test_score IS NOT NULL"),
 )
 Index("ix_trials_search_id_state", Trial.search_id, Trial.state)
+Index(
+    "ix_trials_reuse_key",
+    Trial.reuse_key,
+    postgresql_where=text("reuse_key IS NOT NULL"),
+    sqlite_where=text("reuse_key IS NOT NULL"),
+)
 _OF_QUEUED: dict[str, Any] = dict.fromkeys(("postgresql_where", "sqlite_where"), text("state = 'queued'"))
 Index("ix_trials_queued", Trial.id, **_OF_QUEUED)
 # a worker asks for trials of the structure that it has a program for

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, null, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, insert, literal, null, or_, select, update
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.connection import Database
@@ -294,6 +294,55 @@ def retry_failed(database: Database, search_id: int) -> int:
             .where(Trial.search_id == search_id, Trial.state == TrialState.FAILED)
             .values(state=TrialState.QUEUED, **_NEW)
         ).rowcount
+
+
+@retried
+def open_again(database: Database, search_id: int) -> None:
+    """Go on with a search that somebody submits once more: what was cancelled, or never ran, is to be evaluated.
+
+    What is recorded stays, failed trials too (`retry_failed` is for those). A pause is over. A search that its
+    ``search_timeout`` stopped, or is about to, gets that time once more. Whoever asks at the same time finds it done.
+    """
+    is_deleted = select(Search.id).where(Search.id == search_id, Search.deleted_at.is_not(None)).exists()
+    mine = and_(Trial.search_id == search_id, ~is_deleted)
+    may_change = select(Trial.id).where(mine, or_(Trial.state == TrialState.CANCELLED, Trial.state.in_(OPEN_STATES)))
+    seconds = seconds_between(database.dialect, Search.started_at, now())
+    is_over_time = or_(Search.error.is_not(None), seconds > Search.search_timeout)
+    with database.write() as connection:
+        # trials before their search, as a claim locks them; all in one order
+        if database.dialect == "postgresql":
+            connection.execute(may_change.order_by(Trial.id).with_for_update())
+        connection.execute(
+            update(Trial).where(mine, Trial.state == TrialState.QUEUED, IS_PAUSED).values(**NOT_PUBLISHED)
+        )
+        queued = connection.execute(
+            update(Trial)
+            .where(mine, Trial.state == TrialState.CANCELLED)
+            .values(state=TrialState.QUEUED, **{**_NEW, "failures": Trial.failures})
+        ).rowcount
+        # their workers may have seen the request: they put them back then (`transitions.cancel`)
+        kept = connection.execute(
+            update(Trial)
+            .where(mine, Trial.state == TrialState.RUNNING, Trial.cancel_requested)
+            .values(cancel_requested=False)
+        ).rowcount
+        goes_on = or_(
+            literal(bool(queued or kept)),
+            Search.state == SearchState.CANCELLED,
+            and_(Search.finished_at.is_(None), or_(Search.paused_at.is_not(None), is_over_time)),
+        )
+        connection.execute(
+            update(Search)
+            .where(Search.id == search_id, Search.deleted_at.is_(None), goes_on)
+            .values(
+                state=case((Search.started_at.is_(None), SearchState.QUEUED), else_=SearchState.RUNNING),
+                started_at=case((is_over_time, now()), else_=Search.started_at),
+                finished_at=None,
+                paused_at=None,
+                error=None,
+            )
+        )
+    finish_search(database, search_id)
 
 
 def overdue_searches(database: Database) -> list[int]:

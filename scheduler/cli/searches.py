@@ -22,6 +22,12 @@ def submit(
     file: Annotated[Path, typer.Argument(help="The search file (YAML).", show_default=False)],
     wait: Annotated[bool, typer.Option("--wait", help="Show progress and the best score.")] = False,
     exist_ok: Annotated[bool, typer.Option("--exist-ok", help="Do nothing if the name is taken already.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search of that name, if it is the same.")
+    ] = False,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Take the results of trials that were computed before.")
+    ] = False,
     name: Annotated[
         str | None, typer.Option(help="The search's name instead of the file's.", show_default=False)
     ] = None,
@@ -30,7 +36,7 @@ def submit(
     from gridfleet.scheduler.search_file import submit as file_submission
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    submitted = file_submission.submit_file(file, name=name, exist_ok=exist_ok)
+    submitted = file_submission.submit_file(file, name=name, exist_ok=exist_ok, resume=resume, reuse=reuse)
     handle = submitted.handle
     if submitted.is_new:
         progress = handle.progress()

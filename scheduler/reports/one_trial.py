@@ -81,4 +81,6 @@ def _facts(trial: Row[Any]) -> list[tuple[str, str]]:
         facts.append(("training", trial.fit_mode + reason))
     if trial.worker_id is not None:
         facts.append(("worker", trial.worker_id))
+    if trial.reused_from is not None:
+        facts.append(("reused", f"the result of trial id {trial.reused_from}"))
     return facts

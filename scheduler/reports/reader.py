@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, case, column, func, or_, quoted_name, select, table
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import aliased
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
@@ -54,6 +55,8 @@ class SearchSummary:
     started_at: datetime | None
     finished_at: datetime | None
     error: str | None
+    reuse: bool
+    no_reuse: str | None
 
     @property
     def is_finished(self) -> bool:
@@ -192,6 +195,8 @@ _SUMMARY = (
     Search.started_at,
     Search.finished_at,
     Search.error,
+    Search.reuse,
+    Search.no_reuse,
 )
 
 
@@ -274,6 +279,23 @@ def fit_modes(database: Database, search_id: int) -> list[FitModeCount]:
     with database.read() as connection:
         rows = connection.execute(query.order_by(n_trials.desc(), *columns)).all()
     return [FitModeCount(row.fit_mode, row.fit_fallback_reason, row.n_trials) for row in rows]
+
+
+def reused(database: Database, search_id: int) -> dict[str, int]:
+    """Count the trials that took a result, by the name of the search that it is of; "" for a deleted one."""
+    source, of = aliased(Trial), aliased(Search)
+    name = func.coalesce(of.name, "")
+    query = (
+        select(name.label("name"), func.count().label("n_trials"))
+        .select_from(Trial)
+        .outerjoin(source, source.id == Trial.reused_from)
+        .outerjoin(of, of.id == source.search_id)
+        .where(Trial.search_id == search_id, Trial.reused_from.is_not(None))
+        .group_by(name)
+        .order_by(func.min(Trial.number))
+    )
+    with database.read() as connection:
+        return {row.name: row.n_trials for row in connection.execute(query)}
 
 
 def list_searches(

@@ -131,6 +131,8 @@ def print_report(database: Database, name: str) -> None:
     names = dict.fromkeys(name for params in shown for name in params)
     for label, fact in _facts(search, progress, ranked, names, reader.peak_memory_mb(database, search.id)):
         out.print(Text(f"  {label:<12} {plain(fact)}"))
+    for fact in _reused(search, reader.reused(database, search.id)):
+        out.print(Text(f"  {'reused':<12} {plain(fact)}"))
     for fact in _training(reader.fit_modes(database, search.id)):
         out.print(Text(f"  {'training':<12} {plain(fact)}"))
     if ranked:
@@ -330,6 +332,16 @@ def _facts(
         best = ranked[0]
         deviation = "" if best.std_test_score is None else f" ± {best.std_test_score:.6f}"
         facts += [("best score", score(best.mean_test_score) + deviation), ("best params", str(best.params))]
+    return facts
+
+
+def _reused(search: reader.SearchSummary, counts: Mapping[str, int]) -> list[str]:
+    """Say how many results are of other searches, and why others are found by none."""
+    facts = [f"{n_trials} results are of {name or 'a search that is deleted'}" for name, n_trials in counts.items()]
+    if search.reuse and search.no_reuse is not None:
+        facts.append(f"no results are found for {search.no_reuse}")
+    elif search.reuse and not counts:
+        facts.append("no results were there")
     return facts
 
 

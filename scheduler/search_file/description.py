@@ -139,6 +139,10 @@ class SearchFile(BaseModel):
     search_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Seconds after its first trial started at which the search is stopped."
     )
+    load_if_exists: StrictBool = Field(
+        False, description="Whether a search of that name is gone on with, if it is the same."
+    )
+    reuse: StrictBool = Field(False, description="Whether trials that were computed before take the results of then.")
     keep_curves: StrictBool = Field(True, description="Whether the learning curves of Keras models are stored.")
     tags: Annotated[dict[Any, Any], AfterValidator(_tags)] = Field(
         default_factory=dict, description="What the search is found by, as in {dataset: pima}."

@@ -185,6 +185,8 @@ def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedS
         "fit_mode": described.fit_mode,
         "trial_timeout": described.trial_timeout,
         "search_timeout": described.search_timeout,
+        "load_if_exists": described.load_if_exists,
+        "reuse": described.reuse,
         "keep_curves": described.keep_curves,
         "tags": described.tags,
     }

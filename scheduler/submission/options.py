@@ -78,6 +78,19 @@ def check_options(
     )
 
 
+def check_switch(name: str, value: Any) -> bool:
+    """Return an option that is on or off.
+
+    Raises
+    ------
+    InvalidSearchError
+        If it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InvalidSearchError(f"{name}={value!r} must be True or False")
+    return value
+
+
 def options_of(search: Any) -> SearchOptions:
     """Return the options of a search, as `check_options`; scikit-learn's own classes have the defaults."""
     return check_options(*(getattr(search, name, None) for name in SearchOptions.__slots__))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -94,30 +94,61 @@ class WaitsForAnotherPythonError(LookupError):
 
 #: What differs between the new trials of a search, with its types as arrays of PostgreSQL.
 _NEW = {"number": Integer, "params": Text, "params_digest": Text, "structure_digest": Text}
-_arrays: list[Any] = [bindparam(f"each_{name}", type_=ARRAY(kind)) for name, kind in _NEW.items()]
-_news = func.unnest(*_arrays).table_valued(*_NEW).render_derived()
-# arrays and not rows of parameters, of which the driver makes a statement each: 30,000 trials took 9.5 s instead of
-# 24.4 on a busy machine
-_CREATE = insert(Trial).from_select(
-    ["search_id", *_NEW],
-    select(
-        bindparam("of_search", type_=BigInteger),
-        *(cast(_news.c[name], JSONB) if name == "params" else _news.c[name] for name in _NEW),
-    ),
-)
+_REUSE = {"reuse_key": Text, "reused_from": BigInteger}
 
 
-def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
+def _creation(columns: Mapping[str, Any]) -> Any:
+    """Return the statement of PostgreSQL that inserts the trials of a search."""
+    # arrays and not rows of parameters, of which the driver makes a statement each: 30,000 trials took 9.5 s instead of
+    # 24.4 on a busy machine
+    arrays: list[Any] = [bindparam(f"each_{name}", type_=ARRAY(kind)) for name, kind in columns.items()]
+    news = func.unnest(*arrays).table_valued(*columns).render_derived()
+    return insert(Trial).from_select(
+        ["search_id", *columns],
+        select(
+            bindparam("of_search", type_=BigInteger),
+            *(cast(news.c[name], JSONB) if name == "params" else news.c[name] for name in columns),
+        ),
+    )
+
+
+_CREATE, _CREATE_WITH_KEYS = _creation(_NEW), _creation({**_NEW, **_REUSE})
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """By which key the result of each trial is found again, and which trials' results they take.
+
+    Parameters
+    ----------
+    keys : sequence of str or None
+        One for each trial, by its number; None: its result is none that another may take.
+    taken : mapping of str to int
+        The ids of the trials whose results are taken, by their keys.
+    """
+
+    keys: Sequence[str | None]
+    taken: Mapping[str, int] = field(default_factory=dict)
+
+
+def create_trials(
+    connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]], reuse: Reuse | None = None
+) -> None:
     """Insert the trials of a search, all queued, in the transaction that inserts the search."""
     for start in range(0, len(candidates), ROWS_PER_STATEMENT):
         some = candidates[start : start + ROWS_PER_STATEMENT]
         rows = [_new_row(number, params_to_json(params)) for number, params in enumerate(some, start)]
+        if reuse is not None:
+            for row in rows:
+                row["reuse_key"] = key = reuse.keys[row["number"]]
+                row["reused_from"] = None if key is None else reuse.taken.get(key)
         if connection.dialect.name == "sqlite":
             connection.execute(insert(Trial), [{"search_id": search_id, **row} for row in rows])
             continue
-        arrays = {f"each_{name}": [row[name] for row in rows] for name in _NEW}
+        arrays = {f"each_{name}": [row[name] for row in rows] for name in rows[0]}
         arrays["each_params"] = list(map(json.dumps, arrays["each_params"]))
-        connection.execute(_CREATE, {"of_search": search_id, **arrays})
+        create = _CREATE if reuse is None else _CREATE_WITH_KEYS
+        connection.execute(create, {"of_search": search_id, **arrays})
 
 
 def _new_row(number: int, shown: dict[str, Any]) -> dict[str, Any]:
@@ -131,12 +162,13 @@ def _new_row(number: int, shown: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_turn(database: Database, search_id: int, *, limit: int | None = None) -> list[int]:
-    """List the trials of a search as messages are sent for them: those of different structures first.
+    """List the trials of a search that wait for a first message, as these are sent: of different structures first.
 
     Each worker begins with another structure and then stays with it (`CHOICE_OF_STRUCTURES`).
     """
     turn = func.row_number().over(partition_by=Trial.structure_digest, order_by=Trial.number)
-    query = select(Trial.id).where(Trial.search_id == search_id).order_by(turn, Trial.number).limit(limit)
+    waits = (Trial.search_id == search_id, Trial.state == TrialState.QUEUED, Trial.published_at.is_(None))
+    query = select(Trial.id).where(*waits).order_by(turn, Trial.number).limit(limit)
     with database.read() as connection:
         return list(connection.execute(query).scalars())
 

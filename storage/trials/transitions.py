@@ -586,8 +586,15 @@ def _backoff_s() -> Any:
 
 
 def cancel(database: Database, held: Held) -> bool:
-    """End a running trial whose cancellation was requested."""
-    cancelled = update_held(held.trial_id, held.token).values(state=TrialState.CANCELLED, **_TOLD, **_FINISHED)
+    """End a running trial whose cancellation was requested; if its search goes on by now, it is queued again."""
+    cancelled = update_held(held.trial_id, held.token).values(
+        state=case((Trial.cancel_requested, TrialState.CANCELLED), else_=TrialState.QUEUED),
+        finished_at=case((Trial.cancel_requested, now()), else_=null()),
+        not_before=None,
+        **NOT_PUBLISHED,
+        **_TOLD,
+        **{**NOT_HELD, "worker_id": case((Trial.cancel_requested, Trial.worker_id), else_=null())},
+    )
     with database.write() as connection:
         if not changed(connection.execute(cancelled)):
             return False

@@ -74,6 +74,7 @@ class Trials(RuleBasedStateMachine):
         self.searches: list[StoredSearch] = []
         self.params: dict[int, Any] = {}
         self.paused: set[int] = set()
+        self.opened_again: set[int] = set()
         self.forgiven: dict[int, int] = {}  # attempts that count no more, since somebody asked for new ones
         with self.database.write() as connection:
             for table in (Lease, Curve, TrialWarning, SplitScore, Attempt, Trial, Search):
@@ -335,10 +336,16 @@ class Trials(RuleBasedStateMachine):
     @rule(data=st.data())
     def end_cancelled(self, data: st.DataObject) -> None:
         def end(held: Any, before: Row[Any]) -> bool | None:
-            # a worker cancels only what it was told to
-            return transitions.cancel(self.database, held) if before.cancel_requested else None
+            # a worker cancels only what it was told to, perhaps before the search was opened again
+            was_told = before.cancel_requested or before.search_id in self.opened_again
+            return transitions.cancel(self.database, held) if was_told else None
 
-        self.act(data, end)
+        before = self.rows()
+        held, is_held = self.act(data, end)
+        if is_held and before[held.trial_id].search_id in self.opened_again:
+            ended = "cancelled" if before[held.trial_id].cancel_requested else "queued"
+            hold(self.rows()[held.trial_id].state == ended, "cancelled what goes on, or not", before[held.trial_id])
+            self.not_before.pop(held.trial_id, None)
 
     # what the reconciler and users do
 
@@ -417,6 +424,25 @@ class Trials(RuleBasedStateMachine):
             del self.final[row.id]
             self.not_before.pop(row.id, None)
             self.forgiven[row.id] = row.attempt
+
+    @rule(data=st.data())
+    def open_again(self, data: st.DataObject) -> None:
+        """The other way out of a final state: somebody submits a search that was cancelled once more."""
+        search = data.draw(st.sampled_from(self.searches))
+        before = [row for row in self.rows().values() if row.search_id == search.id]
+        cancelled = [row for row in before if row.state == "cancelled"]
+        was_open = search.row().finished_at is None
+        searches.open_again(self.database, search.id)
+        hold(search.row().state != "cancelled", "is cancelled still", search.row())
+        after = self.rows()
+        for row in cancelled:
+            hold((after[row.id].state, after[row.id].attempt) == ("queued", row.attempt), "not queued", after[row.id])
+            del self.final[row.id]
+            self.not_before.pop(row.id, None)
+        hold(not any(after[row.id].cancel_requested for row in before if row.state != "completed"), "is to stop", after)
+        if was_open or cancelled:
+            self.paused.discard(search.id)
+            self.opened_again.add(search.id)
 
     @rule()
     def finish_searches(self) -> None:

@@ -16,7 +16,7 @@ from gridfleet.scheduler.fleet.connection import connect
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.watch import Watcher
-from gridfleet.storage import migrations
+from gridfleet.storage import migrations, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import LocalFleetError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search
@@ -351,6 +351,24 @@ def test_submit_stores_a_search_once(gridfleet, fleet, database, search_file):
     assert gridfleet("submit", str(search_file), "--exist-ok")[1] == "search trees is there already: queued\n"
     assert gridfleet("submit", str(search_file), "--name", "more")[1] == "search more is queued: 4 trials\n"
     assert [search.name for search in reader.list_searches(database)] == ["more", "trees"]
+
+
+def test_submit_goes_on_with_a_search_and_takes_results_that_are_there(gridfleet, fleet, database, search_file):
+    gridfleet("submit", str(search_file), "--resume")
+    searches.cancel_search(database, 1)
+
+    status, shown, said = gridfleet("submit", str(search_file), "--resume")
+
+    assert (status, shown) == (0, "search trees is there already: queued\n")
+    assert said == "gridfleet: search 'trees' is there: 0 of 4 trials are done\n"
+    assert gridfleet("submit", str(search_file), "--exist-ok", "--resume")[2].endswith("give one of them\n")
+    search_file.write_text(SEARCH_FILE.replace("cv: 2", "cv: 3\nload_if_exists: true"))
+    assert "differs in cv: 2 there, 3 here; choose another" in gridfleet("submit", str(search_file))[2]
+    status, shown, said = gridfleet("submit", str(search_file), "--name", "more", "--reuse")
+    assert (status, shown) == (0, "search more is queued: 4 trials\n")
+    assert said.startswith("gridfleet: 0 of 4 trials take results that are there\n")
+    search_file.write_text(SEARCH_FILE + "reuse: maybe\n")
+    assert "`reuse`" in gridfleet("submit", str(search_file))[2]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])

@@ -162,6 +162,7 @@ class Folder:
                     yield False
                     return
                 time.sleep(0.01)
+            self.withdraw()  # what one wrote that was killed: scripts would take it for this one's, which is not up yet
             yield True
 
     def is_locked(self) -> bool:
@@ -188,7 +189,8 @@ class Folder:
             state: dict[str, Any] = json.loads(_read(self._state))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        if not self.is_locked():
+        # one that starts has the lock before it has tidied up behind one that was killed
+        if not self.is_locked() or not _is_alive(state.get("pid", os.getpid())):
             return None
         _require(Path(state["socket"]).parent, "folder")  # not always in this one
         _require(Path(state["socket"]), "socket")
@@ -320,6 +322,16 @@ def _append_to(path: Path) -> IO[bytes]:
     except OSError as error:  # a read-only file system, a full disk, no right to write
         _refuse(f"{path} can't be written ({error.strerror})")
         raise
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def _locks(file: IO[bytes], kind: int) -> bool:

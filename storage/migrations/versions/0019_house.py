@@ -7,7 +7,7 @@ from gridfleet.storage.database.times import UtcDateTime
 from gridfleet.storage.migrations.new_tables import make_room
 
 revision = "0019"
-down_revision = "0016"
+down_revision = "0017"
 branch_labels = None
 depends_on = None
 
@@ -40,7 +40,7 @@ COLUMNS = {
     ),
 }
 
-# as in 0005, but that who may remove scores may give a search another name, sign it anew, and begin to delete it once
+# as in 0017, but that who may remove scores may give a search another name, sign it anew, and begin to delete it once
 # it has ended; the signature of its name and of all that it consists of is what workers go by
 KEEP_SEARCH = """
 BEGIN
@@ -53,8 +53,8 @@ BEGIN
     OLD.deleted_at := NEW.deleted_at;
   END IF;
   IF OLD.finished_at IS NOT NULL AND NEW IS DISTINCT FROM OLD THEN
-    -- what retry-failed does
-    IF NOT (OLD.state = 'completed' AND NEW.state = 'running' AND NEW.finished_at IS NULL) THEN
+    -- what retry-failed and load_if_exists do
+    IF NOT (NEW.state IN ('queued', 'running') AND NEW.finished_at IS NULL) THEN
       RAISE integrity_constraint_violation USING MESSAGE = format('search %s has ended and changes no more', OLD.id);
     END IF;
     IF NOT has_table_privilege('split_scores', 'DELETE') THEN
