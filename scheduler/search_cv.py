@@ -38,6 +38,7 @@ class _FleetSearch:
     search_timeout: float | None
     load_if_exists: bool
     reuse: bool
+    priority: int
     keep_curves: bool
     tags: dict[str, str] | None
 
@@ -160,6 +161,9 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         Whether trials whose computation was done before, in any search of this fleet, take the results of then.
         It is the same if code, data, splits, hyperparameters, scoring, ``fit_mode`` and releases are, and if all that
         the estimator draws comes of seeds.
+    priority : int, default=0
+        Its trials start before all of searches with a lower one, from -1000 to 1000. Searches with the same one share
+        the fleet. `SearchHandle.set_priority` and ``gridfleet priority`` change it at any time.
     keep_curves : bool, default=True
         Whether the learning curves of Keras models are stored.
     tags : dict of str to str, default=None
@@ -205,6 +209,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         search_timeout: float | None = None,
         load_if_exists: bool = False,
         reuse: bool = False,
+        priority: int = 0,
         keep_curves: bool = True,
         tags: dict[str, str] | None = None,
     ) -> None:
@@ -226,6 +231,7 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         self.search_timeout = search_timeout
         self.load_if_exists = load_if_exists
         self.reuse = reuse
+        self.priority = priority
         self.keep_curves = keep_curves
         self.tags = tags
 
@@ -244,7 +250,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn: lists, or distributions such as scipy.stats'.
     n_iter, random_state, scoring, refit, cv, error_score, return_train_score
         As in scikit-learn.
-    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse
+    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse, priority
         As in `GridSearchCV`.
     keep_curves, tags
         As in `GridSearchCV`.
@@ -281,6 +287,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         search_timeout: float | None = None,
         load_if_exists: bool = False,
         reuse: bool = False,
+        priority: int = 0,
         keep_curves: bool = True,
         tags: dict[str, str] | None = None,
     ) -> None:
@@ -304,6 +311,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.search_timeout = search_timeout
         self.load_if_exists = load_if_exists
         self.reuse = reuse
+        self.priority = priority
         self.keep_curves = keep_curves
         self.tags = tags
 

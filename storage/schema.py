@@ -34,7 +34,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0019"
+SCHEMA_REVISION = "0020"
 
 #: The views that migrations make; each search has one besides (search_views.py).
 VIEWS = ("best_trials", "epochs", "leaderboard", "search_progress")
@@ -282,8 +282,17 @@ Index(
     postgresql_where=text("reuse_key IS NOT NULL"),
     sqlite_where=text("reuse_key IS NOT NULL"),
 )
+# which search has waited longest since one of its trials started
+Index(
+    "ix_trials_started",
+    Trial.search_id,
+    Trial.started_at,
+    postgresql_where=text("started_at IS NOT NULL"),
+    sqlite_where=text("started_at IS NOT NULL"),
+)
 _OF_QUEUED: dict[str, Any] = dict.fromkeys(("postgresql_where", "sqlite_where"), text("state = 'queued'"))
-Index("ix_trials_queued", Trial.id, **_OF_QUEUED)
+# the first of a search
+Index("ix_trials_queued", Trial.search_id, Trial.id, **_OF_QUEUED)
 # a worker asks for trials of the structure that it has a program for
 Index(
     "ix_trials_queued_structure",
@@ -316,6 +325,10 @@ class Lease(Base):
     worker_id: Mapped[str] = mapped_column(Text, comment="the worker process that holds it")
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="held until then without a heartbeat")
     memory_mb: Mapped[int | None] = mapped_column(Integer, comment="most memory of the worker process so far")
+    # no foreign key: all workers would lock the row of one search
+    search_id: Mapped[int | None] = mapped_column(
+        BigInteger().with_variant(Integer(), "sqlite"), comment="the trial's: of which search how many run"
+    )
 
 
 class SplitScore(Base):

@@ -1,10 +1,11 @@
-"""What changes a whole search: create, cancel, pause, resume, try its failed trials again, stop it, finish it."""
+"""What changes a whole search: create, cancel, pause, resume, give priority, retry its failed trials, stop, finish."""
 
 from __future__ import annotations
 
 import itertools
 import secrets
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, insert, literal, null, or_, select, update
@@ -13,7 +14,7 @@ from sqlalchemy.engine import Connection
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
-from gridfleet.storage.errors import PayloadSignatureError
+from gridfleet.storage.errors import InvalidSearchError, PayloadSignatureError
 from gridfleet.storage.schema import (
     OPEN_STATES,
     Curve,
@@ -32,6 +33,8 @@ from gridfleet.storage.trial_results import RESULT_COLUMNS
 #: Characters of a name, PostgreSQL's own bound, and of the number that may be put behind it.
 MAX_NAME = 63
 MAX_NUMBER = 20
+#: The highest priority; the lowest is as far below 0.
+MAX_PRIORITY = 1_000
 #: What a trial that starts all over has in its columns; ``attempt`` only grows.
 _NEW: dict[str, Any] = {
     **NOT_HELD,
@@ -256,6 +259,44 @@ def resume_search(database: Database, search_id: int) -> bool:
             .values(paused_at=None)
         )
         return changed(resumed)
+
+
+def check_priority(value: Any) -> int:
+    """Return a priority as it is stored.
+
+    Raises
+    ------
+    InvalidSearchError
+        If it is none.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or not -MAX_PRIORITY <= value <= MAX_PRIORITY:
+        raise InvalidSearchError(
+            f"priority={value!r} must be a whole number from {-MAX_PRIORITY} to {MAX_PRIORITY}; 0 is that of all others"
+        )
+    return int(value)
+
+
+@retried
+def set_priority(database: Database, search_id: int, priority: int) -> bool:
+    """Let a search go before those of a lower priority, from the next claim on.
+
+    Returns
+    -------
+    bool
+        False if it was finished already.
+
+    Raises
+    ------
+    InvalidSearchError
+        As `check_priority`.
+    """
+    priority = check_priority(priority)
+    with database.write() as connection:
+        changed_one = connection.execute(
+            update(Search).where(Search.id == search_id, Search.finished_at.is_(None)).values(priority=priority)
+        )
+        return changed(changed_one)
 
 
 @retried

@@ -108,6 +108,7 @@ for _command in (
     searches.cancel,
     searches.pause,
     searches.resume,
+    searches.priority,
     searches.retry_failed,
     housekeeping.tag,
     housekeeping.rename,
@@ -118,7 +119,9 @@ for _command in (
     housekeeping.rekey,
     doctor,
 ):
-    app.command(_command.__name__.strip("_").replace("_", "-"))(_command)
+    # a negative priority looks as an option does
+    _settings = {"ignore_unknown_options": _command is searches.priority}
+    app.command(_command.__name__.strip("_").replace("_", "-"), context_settings=_settings)(_command)
 db.command("upgrade")(database.upgrade)
 db.command("current")(database.current)
 db.command("size")(database.size)

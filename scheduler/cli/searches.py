@@ -88,6 +88,25 @@ def resume(name: Name) -> None:
         show(f"search {search.name} is {search.state}, not paused; nothing to resume")
 
 
+def priority(
+    name: Name,
+    value: Annotated[int, typer.Argument(metavar="PRIORITY", help="From -1000 to 1000.", show_default=False)],
+) -> None:
+    """Let a search start before those with a lower priority.
+
+    From the next claim on; what runs goes on to its end. A search has 0 unless it was given another one. Those with the
+    same priority share the fleet.
+    """
+    from gridfleet.storage import searches
+
+    searches.check_priority(value)
+    search, database = find_search(name)
+    if searches.set_priority(database, search.id, value):
+        show(f"search {search.name} has the priority {value}")
+    else:
+        show(f"search {search.name} has ended already ({search.state}); its priority stays")
+
+
 def retry_failed(name: Name) -> None:
     """Queue the failed trials of a search once more.
 

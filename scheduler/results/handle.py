@@ -127,6 +127,26 @@ class SearchHandle:
         """
         return searches.resume_search(self._fleet.database, self.id)
 
+    def set_priority(self, priority: int) -> bool:
+        """Let its trials start before those of searches with a lower priority, from now on.
+
+        Parameters
+        ----------
+        priority : int
+            From -1000 to 1000; searches have 0 unless they were given another.
+
+        Returns
+        -------
+        bool
+            False if it was finished already.
+
+        Raises
+        ------
+        InvalidSearchError
+            If it is no such number.
+        """
+        return searches.set_priority(self._fleet.database, self.id, priority)
+
     def retry_failed(self) -> int:
         """Queue its failed trials once more, with their whole budget.
 

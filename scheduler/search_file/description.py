@@ -27,6 +27,7 @@ from gridfleet.scheduler.search_file.space import is_distribution, parse_values
 from gridfleet.scheduler.submission.sizes import MAX_SPLITS
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.searches import MAX_PRIORITY
 from gridfleet.storage.suggestion import did_you_mean
 from gridfleet.storage.tags import check_tags
 
@@ -143,6 +144,9 @@ class SearchFile(BaseModel):
         False, description="Whether a search of that name is gone on with, if it is the same."
     )
     reuse: StrictBool = Field(False, description="Whether trials that were computed before take the results of then.")
+    priority: Annotated[StrictInt, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = Field(
+        0, description="Its trials start before those of searches with a lower one."
+    )
     keep_curves: StrictBool = Field(True, description="Whether the learning curves of Keras models are stored.")
     tags: Annotated[dict[Any, Any], AfterValidator(_tags)] = Field(
         default_factory=dict, description="What the search is found by, as in {dataset: pima}."

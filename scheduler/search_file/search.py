@@ -187,6 +187,7 @@ def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedS
         "search_timeout": described.search_timeout,
         "load_if_exists": described.load_if_exists,
         "reuse": described.reuse,
+        "priority": described.priority,
         "keep_curves": described.keep_curves,
         "tags": described.tags,
     }

@@ -11,13 +11,14 @@ import numpy as np
 
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.searches import check_priority
 from gridfleet.storage.settings import load_settings
 from gridfleet.storage.tags import check_tags
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How a search's trials are trained, and how long they may take: checked, with the defaults filled in.
+    """How a search's trials are trained, how long they may take, and before which: checked, defaults filled in.
 
     Parameters
     ----------
@@ -27,6 +28,8 @@ class SearchOptions:
         Seconds that one attempt at a trial may take; None: as the settings say.
     search_timeout : float, default=None
         Seconds after its first trial started at which the search is stopped; None: never.
+    priority : int, default=0
+        Its trials start before those of searches with a lower one.
     keep_curves : bool, default=True
         Whether learning curves are stored.
     tags : mapping of str to str, default={}
@@ -36,6 +39,7 @@ class SearchOptions:
     fit_mode: FitMode = FitMode.EXACT
     trial_timeout: float | None = None
     search_timeout: float | None = None
+    priority: int = 0
     keep_curves: bool = True
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -44,6 +48,7 @@ def check_options(
     fit_mode: str | None = None,
     trial_timeout: float | None = None,
     search_timeout: float | None = None,
+    priority: int | None = None,
     keep_curves: bool | None = None,
     tags: Any = None,
 ) -> SearchOptions:
@@ -55,6 +60,8 @@ def check_options(
         None: what ``GRIDFLEET_FIT_MODE`` says.
     trial_timeout, search_timeout : float, default=None
         Seconds.
+    priority : int, default=None
+        None: 0.
     keep_curves : bool, default=None
         None: they are kept.
     tags : mapping of str to str or number, default=None
@@ -73,6 +80,7 @@ def check_options(
         load_settings().fit_mode if fit_mode is None else _fit_mode(fit_mode),
         _seconds("trial_timeout", trial_timeout),
         _seconds("search_timeout", search_timeout),
+        0 if priority is None else check_priority(priority),
         _keep_curves(keep_curves),
         check_tags(tags),
     )

@@ -90,6 +90,11 @@ class Database:
             remedy = f"name the file of its authority in {PREFIX}DATABASE_URL: sslrootcert=/path/ca.crt"
         return f"the database {shown} does not answer ({reason}); {remedy}"
 
+    def close_idle(self) -> None:
+        """Close connections to a server that nobody uses right now; the next call opens one anew, which takes 40 ms."""
+        if self.dialect != "sqlite" and self.engine.pool.checkedin():  # type: ignore[attr-defined]
+            self.close()
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()

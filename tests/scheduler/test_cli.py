@@ -51,6 +51,7 @@ COMMANDS = (
     "cancel",
     "pause",
     "resume",
+    "priority",
     "retry-failed",
     "sql",
     "settings",

@@ -19,16 +19,17 @@ from gridfleet.storage.deletions import delete_search
 from gridfleet.storage.errors import PayloadGoneError, PayloadSignatureError, SearchInUseError, SearchNotFoundError
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.schema import Base, Payload, PayloadChunk, Search, Trial
+from gridfleet.storage.schema import Base, Payload, PayloadChunk, Search, SplitScore, Trial
 from gridfleet.storage.search_views import create_search_view, point_view, shown_search
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.tags import change_tags
 from gridfleet.storage.trial_results import CurveResult, WarningResult
-from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials import queue, reuse, transitions
 from gridfleet.storage.trials.held import Claim
 from gridfleet.storage.trials.uncertain_commits import was_recorded
 from tests import stored_searches
 from tests.storage.conftest import StoredSearch, ago, count, race, result_of, store_search
+from tests.storage.test_reuse import store_with_keys
 from tests.storage.test_trial_races import _wait_for_a_blocked_session
 
 DIGESTS = ("evaluation", "x", "y", "splits", "candidates")
@@ -404,3 +405,23 @@ def _size(database: Database, file: Path) -> int:
     connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     return file.stat().st_size
+
+
+def test_a_deletion_waits_for_a_search_that_takes_its_results_and_those_stay(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """In SQLite there is one writer at a time."""
+    with closing(Database(make_settings("postgresql"))) as database:
+        first, _ = store_with_keys(database, ["a" * 64])
+        end(first)
+        deletion = threading.Thread(target=delete_search, args=(database, first.id))
+        with database.write() as connection:
+            assert reuse.find_results(connection, ["a" * 64]) == {"a" * 64: first.trial_ids[0]}
+            deletion.start()
+            _wait_for_a_blocked_session(database)
+            scored = select(SplitScore.split).where(SplitScore.trial_id == first.trial_ids[0])
+            assert connection.execute(scored).scalars().all() == [0, 1]
+        deletion.join(30)
+        second, n_taken = store_with_keys(database, ["a" * 64])
+
+        assert (n_taken, second.trial(0).state) == (0, "queued")
