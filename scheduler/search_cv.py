@@ -45,6 +45,8 @@ class _FleetSearch:
     reuse: bool
     priority: int
     refit_on: str
+    keep_curves: bool
+    tags: dict[str, str] | None
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search on the fleet and, with ``refit``, fit the best estimator: here, or where ``refit_on`` says.
@@ -202,6 +204,10 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
     refit_on : {"script", "fleet"}, default="script"
         Where ``fit`` fits the best combination on all data: in its own process, or on a worker, which stores the model
         for `open_search`. `submit` has it fitted on the fleet whatever this says.
+    keep_curves : bool, default=True
+        Whether the learning curves of Keras models are stored.
+    tags : dict of str to str, default=None
+        What the search is found by, as ``{"dataset": "pima"}``: ``gridfleet list --tag``, the table ``tags``.
 
     Attributes
     ----------
@@ -245,6 +251,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         reuse: bool = False,
         priority: int = 0,
         refit_on: str = "script",
+        keep_curves: bool = True,
+        tags: dict[str, str] | None = None,
     ) -> None:
         super().__init__(
             estimator,
@@ -266,6 +274,8 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         self.reuse = reuse
         self.priority = priority
         self.refit_on = refit_on
+        self.keep_curves = keep_curves
+        self.tags = tags
 
 
 class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
@@ -284,6 +294,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn.
     n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse, priority,
     refit_on
+        As in `GridSearchCV`.
+    keep_curves, tags
         As in `GridSearchCV`.
 
     Attributes
@@ -320,6 +332,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         reuse: bool = False,
         priority: int = 0,
         refit_on: str = "script",
+        keep_curves: bool = True,
+        tags: dict[str, str] | None = None,
     ) -> None:
         super().__init__(
             estimator,
@@ -343,6 +357,8 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.reuse = reuse
         self.priority = priority
         self.refit_on = refit_on
+        self.keep_curves = keep_curves
+        self.tags = tags
 
 
 def _leave_refit_out(stack: ExitStack, search: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from gridfleet.scheduler.submission.resume import resume_or_store
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.scheduler.submission.store import store
 from gridfleet.storage.settings import load_settings
+from gridfleet.storage.tags import check_tags
 
 
 class _Submitted(BaseException):
@@ -41,6 +43,7 @@ def submit(
     groups: Any = None,
     load_if_exists: bool | None = None,
     reuse: bool | None = None,
+    tags: Mapping[str, str] | None = None,
     **fit_params: Any,
 ) -> SearchHandle:
     """Store a search, enqueue its trials, and return.
@@ -65,6 +68,8 @@ def submit(
     reuse : bool, default=None
         Whether trials whose computation was done before take the results of then. None takes the search's own
         ``reuse``. As for `GridSearchCV`.
+    tags : dict of str to str, default=None
+        What the search is found by, beside the ``tags`` that it has itself.
     **fit_params : dict
         As for ``fit``.
 
@@ -89,6 +94,7 @@ def submit(
     options = options_of(search)
     resumes = check_switch("load_if_exists", _given(load_if_exists, search, "load_if_exists"))
     reuses = check_switch("reuse", _given(reuse, search, "reuse"))
+    options = replace(options, tags={**options.tags, **check_tags(tags)})
     name = name if name is not None else getattr(search, "name", None)
     if groups is not None:
         fit_params["groups"] = groups

@@ -36,6 +36,10 @@ class PayloadError(GridfleetError):
     """A payload is missing, damaged, or can't be loaded."""
 
 
+class PayloadGoneError(PayloadError):
+    """A payload was removed, for nothing named it yet, before the search was stored that does."""
+
+
 class MissingCodeError(PayloadError):
     """A payload needs a package, or a release of one, that is not installed here."""
 
@@ -86,6 +90,14 @@ class SearchCancelledError(GridfleetError):
 
 class BestModelError(GridfleetError):
     """A search has no best model on the fleet, or one that can't be loaded here."""
+
+
+class SearchInUseError(GridfleetError, RuntimeError):
+    """A search can't go, or change its name: its trials run, or somebody's view is made of its view."""
+
+
+class RekeyError(GridfleetError, RuntimeError):
+    """The fleet can't get another secret key now."""
 
 
 class QueryError(GridfleetError):

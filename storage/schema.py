@@ -24,6 +24,7 @@ from sqlalchemy import (
     false,
     func,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -185,6 +186,13 @@ class Search(Base):
     model_key: Mapped[str | None] = mapped_column(
         String(72), comment="checks the signature of a refit's model: the public half of the workers' key"
     )
+    keep_curves: Mapped[bool] = mapped_column(server_default=true(), comment="whether learning curves are stored")
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="since when its rows are being removed")
+    git_commit: Mapped[str | None] = mapped_column(Text, comment="of the script's folder; NULL: it is in no repository")
+    git_dirty: Mapped[bool | None] = mapped_column(comment="whether files that git tracks were changed since")
+    packages_digest: Mapped[str | None] = mapped_column(
+        String(64), comment="texts: the packages that were installed where it was submitted"
+    )
 
 
 # "Pima" and "pima" would name the same view in SQLite, so names are unique without regard to case
@@ -265,6 +273,10 @@ class Trial(Base):
     )
     # no foreign key, for that trial may be deleted
     reused_from: Mapped[int | None] = mapped_column(Id, comment="the trial whose result this is; NULL: it has its own")
+    seed: Mapped[int | None] = mapped_column(
+        BigInteger, comment="set before split 0, of each further split one more; NULL: the estimator has its own"
+    )
+    environment_digest: Mapped[str | None] = mapped_column(String(64), comment="texts: on what it was evaluated")
 
 
 # the order of the reporter: best score first, the lower number among equals, as scikit-learn's best_index_
@@ -444,6 +456,37 @@ Index(
     postgresql_where=text("ended_at IS NOT NULL"),
     sqlite_where=text("ended_at IS NOT NULL"),
 )
+
+
+class Tag(Base):
+    """What people note of a search, to find it by."""
+
+    __tablename__ = "tags"
+
+    search_id: Mapped[int] = mapped_column(ForeignKey(Search.id), primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class StoredText(Base):
+    """A text that many rows name, stored once: a source, a list of packages, what a machine is."""
+
+    __tablename__ = "texts"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True, comment="SHA-256 of the content in UTF-8")
+    content: Mapped[str] = mapped_column(Text)
+
+
+class Source(Base):
+    """The source text of a function or class of the script that travelled with a search."""
+
+    __tablename__ = "sources"
+
+    search_id: Mapped[int] = mapped_column(ForeignKey(Search.id), primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(Text, primary_key=True, comment="of the function or class")
+    digest: Mapped[str | None] = mapped_column(
+        ForeignKey(StoredText.digest), comment="texts: its source; NULL: there is none to be had"
+    )
 
 
 class Worker(Base):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from gridfleet.storage.params import Kind
@@ -21,6 +22,9 @@ MAX_IDENTIFIER_BYTES = 63
 VIEW_LOCK_MS = 3_000
 
 _RANK = "CASE WHEN mean_test_score IS NOT NULL THEN RANK() OVER (ORDER BY mean_test_score DESC NULLS LAST) END"
+
+#: How a view says whose trials it shows, in its own words and in PostgreSQL's.
+_OF_SEARCH = re.compile(r"\bsearch_id = (\d+)\b")
 
 _SQLITE_TYPES: dict[Kind, str] = {
     "bigint": "INTEGER",
@@ -81,6 +85,49 @@ def point_view(connection: Connection, search_id: int, name: str, kinds: Mapping
         else:
             return True
     return False
+
+
+def shown_search(connection: Connection, name: str) -> int | None:
+    """Return the id of the search whose trials a view shows; None if there is no such view."""
+    if connection.dialect.name == "sqlite":
+        query = "SELECT sql FROM sqlite_master WHERE type = 'view' AND lower(name) = lower(:view)"
+        view = name
+    else:
+        query, view = "SELECT pg_get_viewdef(to_regclass(:view))", quote(name)
+    definition = connection.execute(text(query), {"view": view}).scalar()
+    found = _OF_SEARCH.search(definition or "")
+    return None if found is None else int(found[1])
+
+
+def drop_view(connection: Connection, name: str) -> None:
+    """Remove the view of a search, if it is there."""
+    connection.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(connection, name)}")
+
+
+def rename_view(
+    connection: Connection, search_id: int, name: str, new_name: str, kinds: Callable[[], Mapping[str, Kind]]
+) -> None:
+    """Give the view of a search another name; on PostgreSQL it keeps its rights, and what others made of it.
+
+    Parameters
+    ----------
+    connection, search_id
+        As for `create_search_view`.
+    name, new_name : str
+        The search's name of before, and from now on.
+    kinds : callable
+        Returns the SQL type of each hyperparameter, where the view has to be made anew.
+    """
+    if connection.dialect.name == "postgresql" and shown_search(connection, name) == search_id:
+        connection.exec_driver_sql(f"ALTER VIEW {_quoted(connection, name)} RENAME TO {_quoted(connection, new_name)}")
+        return
+    drop_view(connection, name)
+    create_search_view(connection, search_id, new_name, kinds())
+
+
+def _quoted(connection: Connection, name: str) -> str:
+    """Quote a name for a statement that the driver gets as it is: psycopg reads % as a placeholder."""
+    return quote(name).replace("%", "%%") if connection.dialect.name == "postgresql" else quote(name)
 
 
 def _create_view(connection: Connection, how: str, search_id: int, name: str, kinds: Mapping[str, Kind]) -> None:

@@ -100,6 +100,11 @@ def create_search(
     return search_id, name
 
 
+def sign_search(signer: Signer, search_id: int, facts: Mapping[str, Any]) -> str:
+    """Return the signature of a search: of a value for each of `SIGNED_COLUMNS`."""
+    return signer.sign(*_signed_facts(search_id, facts))
+
+
 def next_free_name(connection: Connection, name: str) -> tuple[str, str | None]:
     """Choose the name of a search that is stored once more: ``pima``, then ``pima-2``, ``pima-3`` and so on.
 
@@ -323,7 +328,12 @@ def retry_failed(database: Database, search_id: int) -> int:
             connection.execute(failed.order_by(Trial.id).with_for_update())
         open_again = connection.execute(
             update(Search)
-            .where(Search.id == search_id, Search.state != SearchState.CANCELLED, failed.exists())
+            .where(
+                Search.id == search_id,
+                Search.state != SearchState.CANCELLED,
+                Search.deleted_at.is_(None),
+                failed.exists(),
+            )
             .values(state=SearchState.RUNNING, finished_at=None)
         )
         if not changed(open_again):  # none of its trials failed, and its refit may have
@@ -346,7 +356,8 @@ def open_again(database: Database, search_id: int) -> None:
     What is recorded stays, failed trials too (`retry_failed` is for those). A pause is over. A search that its
     ``search_timeout`` stopped, or is about to, gets that time once more. Whoever asks at the same time finds it done.
     """
-    mine = Trial.search_id == search_id
+    is_deleted = select(Search.id).where(Search.id == search_id, Search.deleted_at.is_not(None)).exists()
+    mine = and_(Trial.search_id == search_id, ~is_deleted)
     may_change = select(Trial.id).where(mine, or_(Trial.state == TrialState.CANCELLED, Trial.state.in_(OPEN_STATES)))
     seconds = seconds_between(database.dialect, Search.started_at, now())
     is_over_time = or_(Search.error.is_not(None), seconds > Search.search_timeout)
@@ -375,7 +386,7 @@ def open_again(database: Database, search_id: int) -> None:
         )
         opened = connection.execute(
             update(Search)
-            .where(Search.id == search_id, goes_on)
+            .where(Search.id == search_id, Search.deleted_at.is_(None), goes_on)
             .values(
                 state=case((Search.started_at.is_(None), SearchState.QUEUED), else_=SearchState.RUNNING),
                 started_at=case((is_over_time, now()), else_=Search.started_at),

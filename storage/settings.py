@@ -39,7 +39,7 @@ BROKER_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_ho
 #: Settings of which an error shows no value.
 MAY_BE_SECRET = (
     *("database_url", "database_password", "broker_url", "broker_password"),
-    *("secret_key", "public_key", "worker_key"),
+    *("secret_key", "public_key", "worker_key", "new_secret_key"),
 )
 #: Variables with our prefix that are no settings: of processes that this one starts, of docker compose, of tests.
 # fmt: off
@@ -135,6 +135,7 @@ class Settings(BaseSettings):
     worker_key: SecretStr | None = Field(
         None, description="Signs the models that workers fit; `gridfleet worker-key` prints it where secret_key is set."
     )
+    new_secret_key: SecretStr | None = Field(None, description="What `gridfleet rekey` puts in secret_key's place.")
     cache_dir: AbsolutePath | None = Field(
         None, description="Where workers keep payloads; a private folder of this user."
     )
@@ -286,14 +287,25 @@ class Settings(BaseSettings):
                 f"{PREFIX}SECRET_KEY is not set, and searches are signed with it; put the fleet's key there, or into "
                 "the file gridfleet_secret_key of the secrets folder"
             )
-        # a variable may hold any bytes
-        key = self.secret_key.get_secret_value().strip().encode(errors="surrogateescape")
-        if len(key) < 16:
+        return _key("SECRET_KEY", self.secret_key)
+
+    def new_signer(self) -> Signer:
+        """Return what signs with the secret key from now on.
+
+        Raises
+        ------
+        SettingsError
+            If there is none, or it is the one of before.
+        """
+        if self.new_secret_key is None:
             raise SettingsError(
-                f"{PREFIX}SECRET_KEY has {len(key)} characters; it needs at least 16 (make one with "
-                "`python -c 'import secrets; print(secrets.token_hex(32))'`)"
+                f"{PREFIX}NEW_SECRET_KEY is not set; put the fleet's key from now on there, or into the file "
+                f"gridfleet_new_secret_key of the secrets folder, and leave {PREFIX}SECRET_KEY as it is"
             )
-        return key
+        key = _key("NEW_SECRET_KEY", self.new_secret_key)
+        if key == self.key():
+            raise SettingsError(f"{PREFIX}NEW_SECRET_KEY is the same as {PREFIX}SECRET_KEY; take another one")
+        return Signer(key)
 
     def signer(self) -> Signer:
         """Return what signs with the secret key.
@@ -371,12 +383,14 @@ class Settings(BaseSettings):
     def for_workers(self) -> Settings:
         """Return the settings as workers have them: what checks signatures, and signs models, but no search."""
         worker_key = self.worker_key if self.secret_key is None else SecretStr(worker_key_of(self.key()))
-        return self.replace(secret_key=None, public_key=self.verifier().public_key, worker_key=worker_key)
+        public_key = self.verifier().public_key
+        return self.replace(secret_key=None, new_secret_key=None, public_key=public_key, worker_key=worker_key)
 
     def worker_environment(self) -> dict[str, str]:
         """Return the whole environment of a worker that this process starts: no secret key, and no way to one."""
         # pydantic reads names in any case
-        inherited = {name: value for name, value in os.environ.items() if name.upper() != f"{PREFIX}SECRET_KEY"}
+        secret = (f"{PREFIX}SECRET_KEY", f"{PREFIX}NEW_SECRET_KEY")
+        inherited = {name: value for name, value in os.environ.items() if name.upper() not in secret}
         # and no secrets folder: what it has was read
         return {**inherited, **self.for_workers().as_variables(), f"{PREFIX}SECRETS_DIR": os.devnull}
 
@@ -387,6 +401,17 @@ class Settings(BaseSettings):
     def replace(self, **changes: Any) -> Settings:
         """Return a copy with some settings changed."""
         return self.model_copy(update=changes)
+
+
+def _key(name: str, secret: SecretStr) -> bytes:
+    # a variable may hold any bytes
+    key = secret.get_secret_value().strip().encode(errors="surrogateescape")
+    if len(key) < 16:
+        raise SettingsError(
+            f"{PREFIX}{name} has {len(key)} characters; it needs at least 16 (make one with "
+            "`python -c 'import secrets; print(secrets.token_hex(32))'`)"
+        )
+    return key
 
 
 def _parsed(text: str) -> URL:

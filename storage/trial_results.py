@@ -22,6 +22,8 @@ RESULT_COLUMNS = (
     "fit_mode",
     "fit_fallback_reason",
     "peak_memory_mb",
+    "seed",
+    "environment_digest",
     *PHASES,
 )
 #: Warnings of a trial that are stored, and characters of each.
@@ -106,6 +108,8 @@ class TrialResult:
     score_time: float | None = None
     peak_memory_mb: int | None = None
     model: ModelResult | None = None
+    seed: int | None = None
+    environment_digest: str | None = None
 
 
 def shorten(error: str | None, most: int = MAX_ERROR) -> str | None:
@@ -128,6 +132,8 @@ def result_row(result: TrialResult) -> dict[str, Any]:
         "fit_mode": result.fit_mode,
         "fit_fallback_reason": shorten(result.fit_fallback_reason),
         "peak_memory_mb": result.peak_memory_mb,
+        "seed": result.seed,
+        "environment_digest": result.environment_digest,
         **{name: _finite(getattr(result, name)) for name in PHASES},
     }
 

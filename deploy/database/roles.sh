@@ -127,7 +127,7 @@ BEGIN
     EXECUTE format('GRANT SELECT ON %s TO gridfleet_reporter', relation);
   END IF;
   -- of models only those of a refit that runs, which a trigger sees to (0018_best_models.py)
-  IF name IN ('attempts', 'split_scores', 'curves', 'trial_warnings', 'best_models', 'best_model_chunks') THEN
+  IF name IN ('attempts', 'split_scores', 'curves', 'trial_warnings', 'texts', 'best_models', 'best_model_chunks') THEN
     EXECUTE format('GRANT INSERT ON %s TO gridfleet_worker', relation);
   ELSIF name = 'leases' THEN
     EXECUTE format('GRANT INSERT, DELETE ON %s TO gridfleet_worker', relation);
@@ -145,7 +145,7 @@ BEGIN
       state, attempt, worker_id, token, failures, deadline_at, not_before, cancel_requested,
       published_at, publish_count, started_at, finished_at, mean_test_score, std_test_score, mean_fit_time, fit_mode,
       fit_fallback_reason, build_time, trace_time, compile_time, train_time, score_time, record_time, error_type, error, exception,
-      peak_memory_mb
+      peak_memory_mb, seed, environment_digest
     }';
   ELSIF name = 'attempts' THEN
     changes := '{ended_at, outcome, error, peak_memory_mb}';

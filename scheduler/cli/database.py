@@ -36,6 +36,38 @@ def current() -> None:
     show(f"the schema is {revision or 'empty'}; this release needs {SCHEMA_REVISION}")
 
 
+def size(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, in bytes.")] = False,
+) -> None:
+    """Show what takes the room, by search.
+
+    In MB: payloads, learning curves, scores, attempts and the rest. Payloads that several searches
+    share count for each of them, and are freed with the last.
+    """
+    from dataclasses import asdict
+
+    from gridfleet.scheduler.cli.connected import open_results
+    from gridfleet.scheduler.cli.sql import json_line
+    from gridfleet.scheduler.reports import tables
+    from gridfleet.storage import room
+
+    database = open_results().database
+    of_all, rooms = room.room_of_database(database), room.room_of_searches(database)
+    if as_json:
+        searches = [{**asdict(one), "freed": one.freed} for one in rooms]
+        show(json_line({**asdict(of_all), "searches": searches}))
+        return
+    if rooms:
+        tables.print_rooms(rooms)
+    free = "" if of_all.free is None else f", of which {tables.megabytes(of_all.free)} MB are free"
+    show(f"the database has {tables.megabytes(of_all.total)} MB{free}; payloads {tables.megabytes(of_all.payloads)} MB")
+    if of_all.unnamed_payloads:
+        show(
+            f"no search names payloads of {tables.megabytes(of_all.unnamed_payloads)} MB: `gridfleet delete` "
+            "removes them"
+        )
+
+
 def backup(
     file: Annotated[Path, typer.Argument(help="The file to write; not there yet.", show_default=False)],
 ) -> None:

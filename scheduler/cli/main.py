@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gridfleet.scheduler.cli import database, keys, results, searches, services, workers
+from gridfleet.scheduler.cli import database, housekeeping, keys, reproduction, results, searches, services, workers
 from gridfleet.scheduler.cli import settings as settings_command
 from gridfleet.scheduler.cli.connected import is_database_error
 from gridfleet.scheduler.cli.output import INTERRUPTED, fail, print_anywhere, say, show
@@ -22,7 +22,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-db = typer.Typer(help="The database: its schema, and backups of it.", no_args_is_help=True, rich_markup_mode=None)
+db = typer.Typer(
+    help="The database: its schema, its room, and backups of it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -99,15 +103,21 @@ for _command in (
     results.watch,
     results.report,
     results.best,
+    reproduction.reproduce,
+    reproduction.verify,
     searches.cancel,
     searches.pause,
     searches.resume,
     searches.priority,
     searches.retry_failed,
+    housekeeping.tag,
+    housekeeping.rename,
+    housekeeping.delete,
     results.sql,
     settings_command.settings,
     keys.public_key,
     keys.worker_key,
+    housekeeping.rekey,
     doctor,
 ):
     # a negative priority looks as an option does
@@ -115,6 +125,7 @@ for _command in (
     app.command(_command.__name__.strip("_").replace("_", "-"), context_settings=_settings)(_command)
 db.command("upgrade")(database.upgrade)
 db.command("current")(database.current)
+db.command("size")(database.size)
 db.command("backup")(database.backup)
 db.command("restore")(database.restore)
 app.add_typer(db, name="db")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,13 +18,38 @@ if TYPE_CHECKING:
     from gridfleet.scheduler.cli.sql import Style
 
 
+class State(StrEnum):
+    """The states that `gridfleet list` shows."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
 def list_(
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many searches.")] = 20,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(help="Only those with this tag: KEY=VALUE, or KEY; may be repeated.", show_default=False),
+    ] = None,
+    state: Annotated[State | None, typer.Option(help="Only those in this state.", show_default=False)] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Only those of this user: ada, or ada@host.", show_default=False)
+    ] = None,
 ) -> None:
     """List the searches, the newest first."""
     from gridfleet.scheduler.reports import tables as report
 
-    report.print_searches(open_results().database, limit=limit)
+    tags = {}
+    for one in tag or ():
+        key, has_value, value = one.partition("=")
+        tags[key] = value if has_value else None
+    # what can't be printed is nowhere in the database, which refuses some of it
+    if not all(map(str.isprintable, (*(tag or ()), by or ""))):
+        raise typer.BadParameter("--tag and --by take printable characters")
+    report.print_searches(open_results().database, limit=limit, tags=tags, state=state, by=by)
 
 
 def watch(
@@ -56,6 +82,9 @@ def report(
     attempts: Annotated[
         bool, typer.Option("--attempts", help="Show every attempt at every trial instead: who, when, how it ended.")
     ] = False,
+    source: Annotated[
+        bool, typer.Option("--source", help="Show what ran instead: commit, machines, packages, source text.")
+    ] = False,
     trial: Annotated[
         int | None, typer.Option(min=0, help="Show one trial instead: its scores by split, its whole traceback.")
     ] = None,
@@ -64,14 +93,17 @@ def report(
     from gridfleet.scheduler.reports import tables as reports
     from gridfleet.scheduler.reports import watch as watching
     from gridfleet.scheduler.reports.one_trial import print_trial
+    from gridfleet.scheduler.results.what_ran import print_what_ran
 
-    if attempts and trial is not None:
-        raise typer.BadParameter("choose one of --attempts and --trial")
+    if (trial is not None) + attempts + source > 1:
+        raise typer.BadParameter("choose one of --attempts, --trial and --source")
     fleet = open_results()
     if wait:
         note_missing_fleet(fleet)
         watching.follow(fleet.database, name)
-    if attempts:
+    if source:
+        print_what_ran(fleet, name)
+    elif attempts:
         reports.print_attempts(fleet.database, name)
     elif trial is not None:
         print_trial(fleet.database, name, trial)

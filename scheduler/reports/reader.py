@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, case, column, func, quoted_name, select, table
+from sqlalchemy import Connection, Select, and_, bindparam, case, column, func, or_, quoted_name, select, table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 
@@ -27,6 +28,7 @@ from gridfleet.storage.schema import (
     Worker,
 )
 from gridfleet.storage.searches import may_be_numbered
+from gridfleet.storage.tags import has_tag
 from gridfleet.storage.trial_results import NON_FINITE
 from gridfleet.storage.versions import minor_version
 from gridfleet.storage.workers import was_seen
@@ -177,11 +179,12 @@ MAX_SHOWN = 200
 PAUSED = "paused"
 
 _IS_PAUSED = and_(Search.paused_at.is_not(None), Search.finished_at.is_(None))
+_STATE = case((_IS_PAUSED, PAUSED), else_=Search.state)
 _SUMMARY = (
     Search.id,
     Search.name,
     Search.strategy,
-    case((_IS_PAUSED, PAUSED), else_=Search.state).label("state"),
+    _STATE.label("state"),
     Search.scoring,
     Search.refit_metric,
     Search.n_trials,
@@ -231,7 +234,7 @@ def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
         asked = f"name {name[:MAX_SHOWN]!r}"
     with database.read() as connection:
         # the refit of a search is shown with it
-        found = select(*_SUMMARY).where(condition, Search.refit_of.is_(None))
+        found = select(*_SUMMARY).where(condition, Search.refit_of.is_(None), Search.deleted_at.is_(None))
         row = connection.execute(found).one_or_none() if can_be else None
         run_again = row is not None and not isinstance(name_or_id, int) and _is_run_again(connection, row.name)
         if row is None:
@@ -244,12 +247,13 @@ def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
 
 
 def _newest(*columns: Any) -> Select[Any]:
-    return select(*columns).where(Search.refit_of.is_(None)).order_by(Search.id.desc())
+    """Return the query for what users see of searches, the newest first: without refits, and what is being deleted."""
+    return select(*columns).where(Search.refit_of.is_(None), Search.deleted_at.is_(None)).order_by(Search.id.desc())
 
 
 def _is_run_again(connection: Connection, name: str) -> bool:
     """Whether there may be searches of this name with a number; only then the view is asked, which ranks all trials."""
-    others = select(Search.id).where(Search.name != name, may_be_numbered(name))
+    others = select(Search.id).where(Search.name != name, may_be_numbered(name), Search.deleted_at.is_(None))
     return connection.execute(others.limit(1)).first() is not None
 
 
@@ -304,10 +308,41 @@ def reused(database: Database, search_id: int) -> dict[str, int]:
         return {row.name: row.n_trials for row in connection.execute(query)}
 
 
-def list_searches(database: Database, *, limit: int = 50) -> list[SearchSummary]:
-    """List searches, the newest first."""
+def list_searches(
+    database: Database,
+    *,
+    limit: int | None = 50,
+    tags: Mapping[str, str | None] = MappingProxyType({}),
+    state: str | None = None,
+    by: str | None = None,
+    ended_for_s: float | None = None,
+) -> list[SearchSummary]:
+    """List searches, the newest first.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    limit : int, default=50
+        How many at most; None: all.
+    tags : mapping of str to str or None
+        Only those with these tags; None: with any value.
+    state : str, default=None
+        Only those in this state.
+    by : str, default=None
+        Only those of this user, as ``user`` or ``user@host``.
+    ended_for_s : float, default=None
+        Only those that ended so many seconds ago, or earlier.
+    """
+    query = _newest(*_SUMMARY).where(*(has_tag(key, tags[key]) for key in tags))
+    if state is not None:
+        query = query.where(_STATE.in_([state]))
+    if by is not None:
+        query = query.where(or_(Search.submitted_by == by, Search.submitted_by.startswith(f"{by}@", autoescape=True)))
+    if ended_for_s is not None:
+        query = query.where(Search.finished_at <= now(-ended_for_s))
     with database.read() as connection:
-        rows = connection.execute(_newest(*_SUMMARY).limit(limit))
+        rows = connection.execute(query.limit(limit))
         return [SearchSummary(**row._mapping) for row in rows]
 
 
@@ -349,7 +384,7 @@ def _search_times(dialect: str) -> Select[Any]:
         Search.needs_python,
         Search.n_trials,
         _IS_PAUSED.label("is_paused"),
-    ).where(Search.id == bindparam("wanted_id"))
+    ).where(Search.id == bindparam("wanted_id"), Search.deleted_at.is_(None))
 
 
 # not those that were scored, which are the most: all others are
@@ -369,7 +404,9 @@ def progress(database: Database, search_id: int) -> Progress:
     with database.read() as connection:
         # first the search: one that has ended has no open trials, whatever is committed in between
         of_search = {"wanted_id": search_id}
-        search = connection.execute(_search_times(database.dialect), of_search).one()
+        search = connection.execute(_search_times(database.dialect), of_search).one_or_none()
+        if search is None:
+            raise SearchNotFoundError(f"search {search_id} is not there any more: it was deleted")
         counts = {str(row.state): int(row.n) for row in connection.execute(_COUNTS, of_search)}
         counts[TrialState.COMPLETED] = search.n_trials - sum(counts.values())
         best = connection.execute(_BEST, of_search).first()

@@ -18,7 +18,9 @@ from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFinishedError
 from gridfleet.storage.refits import Refit, find_refit
+from gridfleet.storage.room import SearchRoom
 from gridfleet.storage.schema import SearchState
+from gridfleet.storage.tags import tags_of
 
 #: Columns of output that goes to a file or a pipe: nothing is folded there.
 FILE_WIDTH = 10_000
@@ -30,7 +32,7 @@ SHOWN = 10
 EXAMINED_FAILURES = 1_000
 
 
-def print_searches(database: Database, *, limit: int) -> None:
+def print_searches(database: Database, *, limit: int, **only: Any) -> None:
     """Print the newest searches.
 
     Parameters
@@ -39,15 +41,58 @@ def print_searches(database: Database, *, limit: int) -> None:
         The fleet's.
     limit : int
         How many at most.
+    **only : dict
+        Which ones, as `reader.list_searches` has it.
     """
-    searches = reader.list_searches(database, limit=limit)
+    searches = reader.list_searches(database, limit=limit, **only)
     if not searches:
-        console().print("there are no searches yet")
+        console().print("there is no such search" if any(only.values()) else "there are no searches yet")
         return
     counts = reader.count_trials(database, [search.id for search in searches])
     rows = [_listed(search, counts.get(search.id, reader.TrialCounts())) for search in searches]
     header = ["search", "state", "trials", "failed", "best score", "strategy", "submitted (UTC)", "by"]
+    tags = tags_of(database, [search.id for search in searches])
+    if tags:  # a column that only those see who use them
+        header.append("tags")
+        for search, row in zip(searches, rows, strict=True):
+            row.append(shown_tags(tags.get(search.id, {})))
     console().print(_table_of_lines(header, rows))
+
+
+def shown_tags(tags: Mapping[str, str]) -> str:
+    """Show tags as they are written on the command line."""
+    return " ".join(f"{key}={value}" for key, value in tags.items())
+
+
+def print_rooms(rooms: Sequence[SearchRoom]) -> None:
+    """Print what searches take of the database, in MB."""
+    header = ["search", "state", "payloads", "its own", "curves", "scores", "attempts", "model", "rest", "to be freed"]
+    rows = [
+        [
+            room.name,
+            room.state,
+            *(
+                megabytes(size)
+                for size in (
+                    room.payloads,
+                    room.own_payloads,
+                    room.curves,
+                    room.scores,
+                    room.attempts,
+                    room.model,
+                    room.trials + room.warnings,
+                    room.freed,
+                )
+            ),
+        ]
+        for room in rooms
+    ]
+    console().print(_table_of_lines(header, rows))
+
+
+def megabytes(size: int) -> str:
+    """Show bytes as MB of 1,000,000."""
+    return f"{size / 1e6:,.2f}"
 
 
 def _listed(search: reader.SearchSummary, trials: reader.TrialCounts) -> list[str]:

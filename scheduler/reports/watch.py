@@ -13,6 +13,7 @@ from gridfleet.scheduler.reports.progress import describe, display
 from gridfleet.scheduler.reports.tables import best_line
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import SearchNotFoundError
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ def follow_all(database: Database) -> None:
     while True:
         try:
             lines = watcher.look()
+        except SearchNotFoundError:  # one was deleted between two of its reads
+            lines = []
         except DBAPIError as error:
             logger.warning("the database does not answer (%s); trying again", type(error.orig).__name__)
             lines = []
@@ -87,7 +90,11 @@ class Watcher:
         newest = reader.list_searches(self._database)
         by_id = {search.id: search for search in newest}
         for search_id in {*self._shown, *searches.unfinished_searches(self._database)} - self._ended - set(by_id):
-            by_id[search_id] = reader.find_search(self._database, search_id)
+            try:
+                by_id[search_id] = reader.find_search(self._database, search_id)
+            except SearchNotFoundError:  # it ended, and was deleted
+                self._ended.add(search_id)
+                self._shown.pop(search_id, None)
         if self._is_first_look:
             self._is_first_look = False
             before = sorted((search for search in newest if search.is_finished), key=lambda s: str(s.finished_at))

@@ -181,6 +181,21 @@ class SearchHandle:
         """
         return searches.cancel_search(self._fleet.database, self.id)
 
+    def delete(self) -> None:
+        """Remove it: its trials, scores and view, and the payloads that no other search names. It must have ended.
+
+        For those who submit: workers and readers may not.
+
+        Raises
+        ------
+        SearchInUseError
+            If trials of it are open, or views of others are made of its view. Nothing is removed then.
+        """
+        from gridfleet.storage import deletions
+
+        deletions.delete_search(self._fleet.database, self.id)
+        deletions.give_back_room(self._fleet.database, may_rewrite=False)
+
     @property
     def best_score_(self) -> float:
         """Mean score of the best trial, as scikit-learn's ``best_score_``."""

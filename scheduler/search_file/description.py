@@ -25,9 +25,11 @@ from gridfleet.scheduler.search_file.data import DataFile, Reference
 from gridfleet.scheduler.search_file.document import Document, Place
 from gridfleet.scheduler.search_file.space import is_distribution, parse_values
 from gridfleet.scheduler.submission.sizes import MAX_SPLITS
+from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.searches import MAX_PRIORITY
 from gridfleet.storage.suggestion import did_you_mean
+from gridfleet.storage.tags import check_tags
 
 if TYPE_CHECKING:
     pass
@@ -98,6 +100,13 @@ def _scorer_name(raw: Any) -> Any:
     return raw
 
 
+def _tags(raw: dict[Any, Any]) -> dict[str, str]:
+    try:
+        return check_tags(raw)
+    except InvalidSearchError as error:
+        raise ValueError(f"is refused: {error}") from error
+
+
 class SearchFile(BaseModel):
     """The keys of a search file."""
 
@@ -137,6 +146,10 @@ class SearchFile(BaseModel):
     reuse: StrictBool = Field(False, description="Whether trials that were computed before take the results of then.")
     priority: Annotated[StrictInt, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = Field(
         0, description="Its trials start before those of searches with a lower one."
+    )
+    keep_curves: StrictBool = Field(True, description="Whether the learning curves of Keras models are stored.")
+    tags: Annotated[dict[Any, Any], AfterValidator(_tags)] = Field(
+        default_factory=dict, description="What the search is found by, as in {dataset: pima}."
     )
 
     @model_validator(mode="after")

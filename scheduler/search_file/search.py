@@ -188,6 +188,8 @@ def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedS
         "load_if_exists": described.load_if_exists,
         "reuse": described.reuse,
         "priority": described.priority,
+        "keep_curves": described.keep_curves,
+        "tags": described.tags,
     }
     if described.strategy == "grid":
         return GridSearchCV(estimator, spaces, **common)

@@ -69,10 +69,12 @@ def submit_file(
     from gridfleet.scheduler.submit import submit
 
     loaded = load_search(described, path)
-    options = {"load_if_exists": resume or described.load_if_exists, "reuse": reuse or described.reuse}
-    was_there = options["load_if_exists"] and _existing(chosen) is not None
+    resumes, reuses = resume or described.load_if_exists, reuse or described.reuse
+    was_there = resumes and _existing(chosen) is not None
     try:
-        handle = submit(loaded.search, loaded.X, loaded.y, name=chosen, **options, **loaded.params)
+        handle = submit(
+            loaded.search, loaded.X, loaded.y, name=chosen, load_if_exists=resumes, reuse=reuses, **loaded.params
+        )
     except NameTakenError:
         found = _existing(chosen) if exist_ok else None  # another process was faster
         if found is None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.searches import check_priority
 from gridfleet.storage.settings import load_settings
+from gridfleet.storage.tags import check_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,18 @@ class SearchOptions:
         Seconds after its first trial started at which the search is stopped; None: never.
     priority : int, default=0
         Its trials start before those of searches with a lower one.
+    keep_curves : bool, default=True
+        Whether learning curves are stored.
+    tags : mapping of str to str, default={}
+        What people find it by.
     """
 
     fit_mode: FitMode = FitMode.EXACT
     trial_timeout: float | None = None
     search_timeout: float | None = None
     priority: int = 0
+    keep_curves: bool = True
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_options(
@@ -39,6 +49,8 @@ def check_options(
     trial_timeout: float | None = None,
     search_timeout: float | None = None,
     priority: int | None = None,
+    keep_curves: bool | None = None,
+    tags: Any = None,
 ) -> SearchOptions:
     """Return the options of a search.
 
@@ -50,6 +62,10 @@ def check_options(
         Seconds.
     priority : int, default=None
         None: 0.
+    keep_curves : bool, default=None
+        None: they are kept.
+    tags : mapping of str to str or number, default=None
+        None: there are none.
 
     Returns
     -------
@@ -65,6 +81,8 @@ def check_options(
         _seconds("trial_timeout", trial_timeout),
         _seconds("search_timeout", search_timeout),
         0 if priority is None else check_priority(priority),
+        _keep_curves(keep_curves),
+        check_tags(tags),
     )
 
 
@@ -84,6 +102,12 @@ def check_switch(name: str, value: Any) -> bool:
 def options_of(search: Any) -> SearchOptions:
     """Return the options of a search, as `check_options`; scikit-learn's own classes have the defaults."""
     return check_options(*(getattr(search, name, None) for name in SearchOptions.__slots__))
+
+
+def _keep_curves(value: Any) -> bool:
+    if value is not None and not isinstance(value, (bool, np.bool_)):
+        raise InvalidSearchError(f"keep_curves={value!r} must be True or False")
+    return value is None or bool(value)
 
 
 def _fit_mode(value: Any) -> FitMode:

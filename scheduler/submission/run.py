@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -157,7 +157,7 @@ def register_joblib_backend() -> None:
     """Make ``joblib.parallel_config(backend="gridfleet")`` work for scikit-learn's own searches.
 
     Its further arguments are ``name``, ``fit_mode``, ``trial_timeout``, ``search_timeout``, ``load_if_exists``,
-    ``reuse`` and ``priority``, as `GridSearchCV` has them.
+    ``reuse``, ``priority``, ``keep_curves`` and ``tags``, as `GridSearchCV` has them.
 
     Examples
     --------
@@ -178,11 +178,13 @@ def _backend(
     load_if_exists: bool = False,
     reuse: bool = False,
     priority: int = 0,
+    keep_curves: bool | None = None,
+    tags: Mapping[str, str] | None = None,
     **joblib_options: Any,
 ) -> FleetBackend:
     run = SearchRun(
         name=name,
-        options=check_options(fit_mode, trial_timeout, search_timeout, priority),
+        options=check_options(fit_mode, trial_timeout, search_timeout, priority, keep_curves, tags),
         load_if_exists=check_switch("load_if_exists", load_if_exists),
         reuse=check_switch("reuse", reuse),
     )

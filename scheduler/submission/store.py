@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from gridfleet.scheduler.submission import checks
 from gridfleet.scheduler.submission.drawn import shown, space_digest, splitter_of
 from gridfleet.scheduler.submission.keras_models import check_keras_models
 from gridfleet.scheduler.submission.options import SearchOptions
+from gridfleet.scheduler.submission.repository import Commit, commit_of_script
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.reuse import reuse_keys
 from gridfleet.scheduler.submission.same_search import Asked, Same, require_same
@@ -30,18 +31,21 @@ from gridfleet.scheduler.submission.this_process import warn_of_other_variables,
 from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage import refits as refit_searches
 from gridfleet.storage import searches
-from gridfleet.storage.errors import NameTakenError
+from gridfleet.storage.errors import NameTakenError, PayloadGoneError
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.payloads.format import size_of
+from gridfleet.storage.payloads.source_texts import source_texts
 from gridfleet.storage.payloads.store import PreparedPayload
-from gridfleet.storage.schema import Search
+from gridfleet.storage.schema import Payload, Search
 from gridfleet.storage.search_views import create_search_view, point_view
 from gridfleet.storage.session import this_session
 from gridfleet.storage.sources.archive import pack
 from gridfleet.storage.sources.collect import collect_sources
+from gridfleet.storage.tags import add_tags
+from gridfleet.storage.texts import add_sources, name_packages
 from gridfleet.storage.trials import queue
 from gridfleet.storage.trials.reuse import find_results, take_results
-from gridfleet.storage.versions import installed_versions
+from gridfleet.storage.versions import installed_packages, installed_versions
 from gridfleet.worker.trial.cross_validation import PARAMS_OF_ROWS, Candidates, Evaluation
 from gridfleet.worker.trial.fit_warnings import WarningFilters
 from gridfleet.worker.trial.keras_objects import keras_objects_of_the_script
@@ -69,6 +73,27 @@ class _Prepared:
     candidates: Candidates
     archive: bytes | None
     payloads: list[PreparedPayload]
+
+
+@dataclass(frozen=True)
+class _WhatRan:
+    """What is stored of a search for people only: its code as text, where that is from, its tags."""
+
+    sources: Mapping[str, str | None]
+    commit: Commit | None
+    tags: Mapping[str, str]
+
+    def columns(self, connection: Connection) -> dict[str, Any]:
+        """Return what the table ``searches`` says of it; the list of packages is stored for that."""
+        return {
+            "git_commit": None if self.commit is None else self.commit.commit,
+            "git_dirty": None if self.commit is None else self.commit.is_dirty,
+            "packages_digest": name_packages(connection, installed_packages()),
+        }
+
+
+#: The columns of a search that name payloads.
+PAYLOADS = {key.parent.name for key in Search.__table__.foreign_keys if key.column.table is Payload.__table__}
 
 
 def store(
@@ -118,11 +143,13 @@ def store(
     columns["needs_python"] = _needs_python(prepared.payloads)
     keys = reuse_keys(prepared.evaluation, candidates, columns, prepared.archive)
     columns |= {"reuse": reuse, "no_reuse": keys.no_reuse}
+    what_ran = _WhatRan(source_texts(prepared.evaluation), commit_of_script(), options.tags)
     insert = functools.partial(
-        _insert,
+        _insert_with_payloads,
         fleet,
+        prepared,
         columns,
-        candidates,
+        what_ran,
         keys.keys,
         numbered=numbered,
         reuse=reuse,
@@ -225,10 +252,45 @@ def _needs_python(payloads: Sequence[PreparedPayload]) -> str | None:
     return next((payload.needs_python for payload in payloads if payload.needs_python), None)
 
 
+def _insert_with_payloads(
+    fleet: Fleet,
+    prepared: _Prepared,
+    columns: dict[str, Any],
+    what_ran: _WhatRan,
+    keys: Sequence[str | None],
+    name: str | None,
+    *,
+    numbered: bool,
+    reuse: bool,
+    refits: bool,
+) -> tuple[SearchHandle, int]:
+    """Insert a search; payloads that somebody's deletion removed, for nothing named them yet, are stored again."""
+    gone: Sequence[PreparedPayload] = ()
+    for _ in range(MAX_RACES_LOST):
+        try:
+            return _insert(
+                fleet,
+                gone,
+                columns,
+                prepared.candidates,
+                what_ran,
+                keys,
+                name,
+                numbered=numbered,
+                reuse=reuse,
+                refits=refits,
+            )
+        except PayloadGoneError as error:
+            lost, gone = error, prepared.payloads
+    raise lost
+
+
 def _insert(
     fleet: Fleet,
+    gone: Sequence[PreparedPayload],
     columns: dict[str, Any],
     candidates: Candidates,
+    what_ran: _WhatRan,
     keys: Sequence[str | None],
     name: str | None,
     *,
@@ -240,9 +302,14 @@ def _insert(
     kinds = column_kinds(map(params_to_json, candidates.params))
     first, pointed, n_taken = None, True, 0
     with fleet.database.write() as connection:
+        fleet.payloads.insert_again(connection, gone)
+        fleet.payloads.require_stored(connection, [columns[column] for column in columns if column in PAYLOADS])
         if numbered and name is not None:
             name, first = searches.next_free_name(connection, name)
+        columns = {**columns, **what_ran.columns(connection)}
         search_id, name = searches.create_search(connection, name, columns, fleet.settings.signer())
+        add_tags(connection, search_id, what_ran.tags)
+        add_sources(connection, search_id, what_ran.sources)
         taken = find_results(connection, {key for key in keys if key is not None}) if reuse else {}
         queue.create_trials(connection, search_id, candidates.params, queue.Reuse(keys, taken))
         if taken:
@@ -340,7 +407,7 @@ def _columns(
         "n_trials": len(candidates.params),
         "n_splits": len(request.splits),
         "random_state": None if random_state is None else shown(random_state),
-        **asdict(options),
+        **{name: value for name, value in asdict(options).items() if name != "tags"},
         "estimator": shown(request.estimator),
         "submitted_by": f"{_user()}@{socket.gethostname()}",
         "session": this_session(),

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.settings import PREFIX
@@ -33,6 +33,8 @@ NETWORK_FILE_SYSTEMS = frozenset({
 # fmt: on
 #: Bytes that SQLite's WAL is cut to when no reader needs more of it; it grows while a long one does.
 SQLITE_WAL_BYTES = 16_000_000
+#: Pages, of 4 KB, that are given back while others wait.
+VACUUM_PAGES = 2_000
 #: How the kernel writes a space, a tab, a line break or a backslash of a mount point.
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -70,6 +72,7 @@ def prepare(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     for pragma in (
         "busy_timeout=30000",
+        "auto_vacuum=INCREMENTAL",  # before the file has anything; on one that has, it changes nothing
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
@@ -84,6 +87,40 @@ def begin(connection: Connection) -> None:
     # a transaction that reads and then writes gets SQLITE_BUSY at once, whatever busy_timeout says,
     # so writers take the lock at their beginning
     connection.exec_driver_sql(connection.get_execution_options().get("gridfleet_begin", "BEGIN"))
+
+
+def give_back(engine: Engine, *, may_rewrite: bool) -> bool:
+    """Cut the pages off a file that nothing is in any more.
+
+    Parameters
+    ----------
+    engine : Engine
+        Of the file.
+    may_rewrite : bool
+        Whether a file of an older release, which does not know how, may be written anew: nobody else writes meanwhile.
+
+    Returns
+    -------
+    bool
+        False if it stays as large as it is.
+    """
+    connection: Any = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        (mode,) = cursor.execute("PRAGMA auto_vacuum").fetchone()
+        if mode == 0 and not may_rewrite:
+            return False
+        if mode == 0:
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            cursor.execute("VACUUM")
+        # some at a time, for others wait; as a script, for the driver takes one step of such a statement, and each
+        # frees a page
+        while cursor.execute("PRAGMA freelist_count").fetchone()[0]:
+            cursor.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+        cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return True
+    finally:
+        connection.close()
 
 
 def _file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str:

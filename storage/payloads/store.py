@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
-from gridfleet.storage.errors import InvalidSearchError, PayloadError, PayloadSignatureError
+from gridfleet.storage.errors import InvalidSearchError, PayloadError, PayloadGoneError, PayloadSignatureError
 from gridfleet.storage.payloads import contents
 from gridfleet.storage.payloads.digest import check_digest, digest_of
 from gridfleet.storage.payloads.format import dump, load, pickle_of, python_of, size_of
@@ -188,6 +188,27 @@ class PayloadStore:
             self._insert(payload)
         return payload.digest
 
+    def insert_again(self, connection: Connection, payloads: Collection[PreparedPayload]) -> None:
+        """Store prepared payloads that are not there any more, in the transaction that goes on to name them."""
+        for payload in sorted(payloads, key=lambda payload: payload.digest):
+            self._insert_in(connection, payload)
+
+    def require_stored(self, connection: Connection, digests: Collection[str | None]) -> None:
+        """Make sure that payloads are there until a transaction ends that goes on to name them.
+
+        Raises
+        ------
+        PayloadGoneError
+            If one was removed since it was prepared or stored, for nothing named it yet.
+        PayloadSignatureError
+            If the fleet got another key since.
+        """
+        wanted = {digest for digest in digests if digest is not None}
+        stored = select(Payload.digest).where(Payload.digest.in_(wanted)).order_by(Payload.digest)
+        if len(connection.execute(stored.with_for_update(key_share=True, read=True)).all()) < len(wanted):
+            raise PayloadGoneError("a payload was removed while the search that names it was being stored")
+        self._check_key(connection)
+
     def get(self, kind: str, digest: str) -> Any:
         """Return an object, from this process, this host's cache, or the database.
 
@@ -307,17 +328,20 @@ class PayloadStore:
         # a transaction of its own, before the search's: hundreds of MB would hold SQLite's only write lock
         # for seconds. Killed in between, what stays is a payload that nobody names and the next one reuses.
         with self._database.write() as connection:
-            row = {
-                "digest": payload.digest,
-                "kind": payload.kind,
-                "size": size_of(payload.content),
-                "signature": payload.signature,
-            }
-            inserted = connection.execute(self._insert_once().values(row).returning(Payload.digest)).scalar()
-            if inserted is None:  # another process was faster
-                return
-            contents.insert_content(connection, payload.digest, payload.content)
-            self._insert_key_check(connection)
+            self._insert_in(connection, payload)
+
+    def _insert_in(self, connection: Connection, payload: PreparedPayload) -> None:
+        row = {
+            "digest": payload.digest,
+            "kind": payload.kind,
+            "size": size_of(payload.content),
+            "signature": payload.signature,
+        }
+        inserted = connection.execute(self._insert_once().values(row).returning(Payload.digest)).scalar()
+        if inserted is None:  # another process was faster
+            return
+        contents.insert_content(connection, payload.digest, payload.content)
+        self._insert_key_check(connection)
 
     def _insert_key_check(self, connection: Connection) -> None:
         """Let the first payload's key be the fleet's, and refuse to store what is signed with another."""

@@ -40,6 +40,7 @@ class Claim:
     candidates_digest: str
     sources_digest: str | None
     signature: str | None
+    keep_curves: bool
     refit_of: int | None = None
     model_key: str | None = None
 

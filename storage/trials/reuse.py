@@ -65,7 +65,14 @@ def find_results(connection: Connection, keys: Collection[str]) -> dict[str, int
     for start in range(0, len(wanted), ROWS_PER_STATEMENT):
         some = wanted[start : start + ROWS_PER_STATEMENT]
         found |= {str(row.key): row.trial_id for row in connection.execute(_FIND, {"keys": some})}
-    return found
+    # locked until these results are taken: a deletion waits, and what one has removed is not found
+    there = select(Trial.id).where(Trial.id.in_(bindparam("ids", expanding=True))).order_by(Trial.id)
+    kept: set[int] = set()
+    ids = sorted(found.values())
+    for start in range(0, len(ids), ROWS_PER_STATEMENT):
+        some_ids = {"ids": ids[start : start + ROWS_PER_STATEMENT]}
+        kept.update(connection.execute(there.with_for_update(key_share=True, read=True), some_ids).scalars())
+    return {key: trial_id for key, trial_id in found.items() if trial_id in kept}
 
 
 def take_results(connection: Connection, search_id: int) -> int:

@@ -135,6 +135,7 @@ _SEARCH_FACTS = select(
     Search.signature,
     Search.refit_of,
     Search.model_key,
+    Search.keep_curves,
     *(getattr(Search, column) for column in searches.SIGNED_COLUMNS),
 ).where(Search.id == bindparam("wanted_id"))
 _START_SEARCH = (
@@ -689,6 +690,7 @@ def _close_attempt(connection: Connection, held: Held, outcome: Outcome, error: 
 
 def _finish_search_of(database: Database, trial_id: int) -> None:
     with database.read() as connection:
-        row = connection.execute(select(Trial.search_id, Trial.state).where(Trial.id == trial_id)).one()
-    if row.state in FINAL_STATES:
+        row = connection.execute(select(Trial.search_id, Trial.state).where(Trial.id == trial_id)).one_or_none()
+    # another process may have finished its search since, and somebody deleted it
+    if row is not None and row.state in FINAL_STATES:
         searches.finish_search(database, row.search_id)

@@ -42,7 +42,7 @@ def test_the_readme_s_script_and_its_commands_work(embedded_home: Path) -> None:
         if (command := line.partition("#")[0].strip()).startswith("gridfleet ")
     ]
     asked = [command for command in commands if command.split()[1] not in NOT_HERE]
-    assert len(asked) == 5
+    assert len(asked) == 6
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in asked:
         answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env={**os.environ, **path})

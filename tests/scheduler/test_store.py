@@ -14,9 +14,12 @@ from sqlalchemy import select
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.submission.store import _may_share_objects, _say_size
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.payloads.store import PreparedPayload
 from gridfleet.storage.schema import Search
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.tags import tags_of
+from gridfleet.storage.texts import text_of
 from gridfleet.storage.versions import THIS_PYTHON
 
 FEATURES, CLASSES = np.zeros((12, 2)), np.arange(12) % 2
@@ -67,3 +70,21 @@ def test_only_functions_of_the_script_need_the_python_that_they_were_made_by(
             for handle in (plain, own)
         ]
     assert needs == [None, THIS_PYTHON]
+
+
+def test_what_a_search_is_found_by_and_ran_is_stored_with_it(fleet: Settings, database: Database) -> None:
+    grid = GridSearchCV(SVC(), {"C": [1]}, tags={"dataset": "zeros", "by": "grid"}, keep_curves=False)
+
+    handle = submit(grid, FEATURES, CLASSES, tags={"by": "submit", "run": 1})
+
+    assert tags_of(database, [handle.id]) == {handle.id: {"dataset": "zeros", "by": "submit", "run": "1"}}
+    with database.read() as connection:
+        columns = (Search.keep_curves, Search.packages_digest)
+        keeps, digest = connection.execute(select(*columns).where(Search.id == handle.id)).one()
+    assert keeps is False
+    assert "scikit-learn==" in (text_of(database, digest) or "")
+    for wrong, sentence in (({"tags": {"a b": 1}}, "has the key 'a b'"), ({"keep_curves": 0}, "keep_curves=0 must be")):
+        with pytest.raises(InvalidSearchError, match=sentence):
+            submit(GridSearchCV(SVC(), {"C": [1]}, **wrong), FEATURES, CLASSES)
+    with pytest.raises(InvalidSearchError, match="tags=7 is no dict"):
+        submit(GridSearchCV(SVC(), {"C": [1]}), FEATURES, CLASSES, tags=7)

@@ -13,6 +13,7 @@ import pytest
 
 from gridfleet.scheduler.reports.reader import GivenWarning
 from gridfleet.scheduler.results import fit_warnings
+from gridfleet.scheduler.results.reproduction import RecordedTrial, _differences, _environment
 from gridfleet.storage.errors import TrialFailedError
 from gridfleet.worker.trial.scores import rebuild_exception
 
@@ -106,3 +107,21 @@ def test_a_warning_names_no_file_that_python_would_read_and_show() -> None:
         given = GivenWarning("UserWarning", "it", "/etc/shadow", 1)
         warnings.warn_explicit(fit_warnings._warning(given, 1), UserWarning, *place[:2], module=given.module)
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '{"threads": {"LD_PRELOAD": "/tmp/evil.so", "OMP_NUM_THREADS": "1; rm", "MKL_NUM_THREADS": 4}}',
+        '{"threads": ["OMP_NUM_THREADS"]}',
+        '["threads"]',
+        "no JSON",
+        None,
+    ],
+)
+def test_what_a_worker_says_of_its_threads_sets_no_other_variable(told: str | None) -> None:
+    environment = _environment(told)
+    trial = RecordedTrial({}, 0, 1, {}, None, None, environment, None, {})
+
+    assert trial.thread_variables() == {}
+    _differences(trial, {"threads": {}}, "", None)  # and is no error

@@ -8,14 +8,18 @@ import pytest
 from sqlalchemy import func, select
 
 from gridfleet.scheduler.reports import reader
-from gridfleet.storage import models, searches
+from gridfleet.storage import deletions, models, searches
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import PayloadError, SearchNotFoundError
+from gridfleet.storage.deletions import delete_search
+from gridfleet.storage.errors import PayloadError, SearchInUseError, SearchNotFoundError
 from gridfleet.storage.refits import Refit, find_refit
-from gridfleet.storage.schema import BestModel, BestModelChunk, Lease
+from gridfleet.storage.rekeying import rekey
+from gridfleet.storage.room import room_of_searches
+from gridfleet.storage.schema import BestModel, BestModelChunk, Lease, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer, Verifier
 from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials.held import Held
 from gridfleet.storage.trials.recorded import SearchGoesOnError, recorded_of_ended
 from tests.storage.conftest import (
     MODELS,
@@ -274,3 +278,54 @@ def test_lists_counts_and_views_show_the_search_only(search: StoredSearch, refit
         for view in ("best_trials", "search_progress"):
             assert connection.exec_driver_sql(f"SELECT search_id FROM {view}").scalars().all() == [search.id]
         assert set(connection.exec_driver_sql("SELECT search FROM leaderboard").scalars()) == {search.name}
+
+
+def test_a_deletion_takes_the_refit_and_its_model_along(search: StoredSearch, refit: StoredSearch) -> None:
+    database = search.database
+    end(search, 0.5, 0.6)
+    with pytest.raises(SearchInUseError, match=r"the best model of search .* is still being fitted"):
+        delete_search(database, search.id)
+    assert transitions.record(database, refit.held(), model_result(refit, b"the model"))
+    (room,) = room_of_searches(database)
+    assert (room.search_id, room.model) == (search.id, len(b"the model"))
+
+    delete_search(database, search.id)
+
+    assert [count(database, table) for table in (Search, Trial, BestModel, BestModelChunk)] == [0, 0, 0, 0]
+
+
+def test_an_interrupted_deletion_of_both_is_ended(search: StoredSearch, refit: StoredSearch) -> None:
+    database = search.database
+    end(search, 0.5, 0.6)
+    assert transitions.record(database, refit.held(), model_result(refit))
+    for one in (search, refit):
+        deletions._begin(database, one.id)
+
+    deletions.remove_what_was_left(database)
+
+    assert count(database, Search) == 0
+
+
+def test_another_secret_key_leaves_a_model_readable_and_is_for_the_next_one(
+    search: StoredSearch, refit: StoredSearch, database_settings: Settings
+) -> None:
+    database = search.database
+    end(search, 0.5, 0.6)
+    old, new = Signer(database_settings.key()), Signer(b"the next secret key of this fleet")
+    other = Signer(b"and that of its workers")
+
+    assert rekey(database, old, new, model_key=other.public_key).n_searches == 2
+
+    claimed = refit.claim()
+    assert claimed is not None
+    assert claimed.model_key == other.public_key
+    searches.check_signature(Verifier(new.public_key), refit.id, _facts_of(refit))
+    held = Held(claimed.trial_id, claimed.token)
+    assert transitions.record(database, held, model_result(refit, b"the model", signer=other))
+    assert rekey(database, new, old, model_key=MODELS.public_key).n_searches == 2
+    verifier = Verifier(_facts_of(refit)["model_key"])
+    assert bytes(models.read_model(database, verifier, refit.id, refit.trial_ids[0])[1]) == b"the model"
+
+
+def _facts_of(refit: StoredSearch) -> dict[str, Any]:
+    return dict(refit.row()._mapping)

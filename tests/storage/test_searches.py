@@ -136,6 +136,8 @@ def test_nothing_of_the_failed_attempt_stays_in_a_trial_tried_again(search: Stor
         fit_fallback_reason="a callback that no graph can hold",
         exception="{}",
         peak_memory_mb=700,
+        seed=5,
+        environment_digest="0" * 64,
         warnings=[WarningResult("UserWarning", "mind this", "__main__", 2)],
         **dict.fromkeys(PHASES, 0.5),
     )

@@ -31,6 +31,7 @@ VALUES = {
     "secret_key": (KEY, KEY),
     "public_key": (PUBLIC_KEY, PUBLIC_KEY),
     "worker_key": (WORKER_KEY, WORKER_KEY),
+    "new_secret_key": (f"new {KEY}", f"new {KEY}"),
     "cache_dir": ("/somewhere/cache", Path("/somewhere/cache")),
     "cache_size_mb": ("17", 17),
     "payloads_size_mb": ("19", 19),

@@ -156,6 +156,11 @@ def _refuse_secret_key(settings: Settings) -> None:
             f"{PREFIX}SECRET_KEY is set, or in the secrets folder, where a worker starts; its models could read it and "
             f"sign what they like. Take it away from here, and set {PREFIX}PUBLIC_KEY={settings.signer().public_key}"
         )
+    if settings.new_secret_key is not None:
+        raise SettingsError(
+            f"{PREFIX}NEW_SECRET_KEY is set, or in the secrets folder, where a worker starts; its models could read "
+            "it. Take it away from here: it is for `gridfleet rekey`"
+        )
 
 
 def _fork_processes(app: Celery, *, tensorflow: bool) -> Callable[[Collection[int]], None]:

@@ -24,6 +24,7 @@ from gridfleet.worker.trial.keras_objects import KerasObjects
 from gridfleet.worker.trial.keras_state import has_made_models, keras_configured
 from gridfleet.worker.trial.model_memory import forget_models
 from gridfleet.worker.trial.noting_scorer import ScoreErrors, noting
+from gridfleet.worker.trial.seeds import draw_seed, has_seeded_keras_model, set_seeds, wants_seed
 
 #: Name of the only metric of a search with one, as in scikit-learn's ``mean_test_score``.
 SCORE = "score"
@@ -61,6 +62,8 @@ class Evaluation:
     params : list of dict, default=None
         The hyperparameters of each trial, where they may share objects with the estimator, such as functions that
         it compares them with: one pickle keeps them one.
+    seed : int, default=None
+        The seed of its trials, as one was recorded that is evaluated once more; None: each draws one if it needs one.
     """
 
     estimator: Any
@@ -70,6 +73,7 @@ class Evaluation:
     warning_filters: WarningFilters | None = None
     keras_objects: KerasObjects | None = None
     params: list[dict[str, Any]] | None = None
+    seed: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # first, for the estimator may need it to be unpickled
@@ -115,6 +119,7 @@ def cross_validate_trial(
     n_trials: int,
     refit_metric: str,
     fit_mode: FitMode = FitMode.EXACT,
+    seed: int | None = None,
 ) -> TrialResult:
     """Fit and score one combination on every split, in order.
 
@@ -134,6 +139,9 @@ def cross_validate_trial(
         The metric whose mean becomes ``mean_test_score``.
     fit_mode : FitMode, default="exact"
         How Keras models are trained.
+    seed : int, default=None
+        Set before split 0 where the estimator has no seed of its own, and one more before each further one; None:
+        that of the evaluation, or one is drawn.
 
     Returns
     -------
@@ -146,6 +154,10 @@ def cross_validate_trial(
     exception: str | None = None
     notes = WarningNotes()
     process_id = os.getpid()
+    if not wants_seed(evaluation.estimator, params):
+        seed = None
+    elif seed is None:
+        seed = draw_seed() if evaluation.seed is None else evaluation.seed
     with compiled_fit(fit_mode, n_fits=len(splits)) as report:
         for index, split in enumerate(splits):
             try:
@@ -156,6 +168,7 @@ def cross_validate_trial(
                     y,
                     split,
                     params,
+                    seed=None if seed is None else seed + index,
                     split_progress=(index, len(splits)),
                     candidate_progress=(number, n_trials),
                 )
@@ -177,7 +190,8 @@ def cross_validate_trial(
             if _diverged(index, curves):  # a classifier has a finite score all the same
                 notes.note(UserWarning, DIVERGED, None)
     result = _summarise(splits_done, curves, errors, n_splits=len(splits), refit_metric=refit_metric)
-    return replace(result, exception=exception, warnings=notes.results(), **_story_of(report, splits_done))
+    story = _story_of(report, splits_done)
+    return replace(result, exception=exception, warnings=notes.results(), seed=seed, **story)
 
 
 def _story_of(report: FitReport, splits: Sequence[SplitResult]) -> dict[str, Any]:
@@ -205,6 +219,8 @@ def _fit_and_score(
     y: Any,
     split: Split,
     params: Mapping[str, Any],
+    *,
+    seed: int | None,
     **progress: tuple[int, int],
 ) -> tuple[dict[str, Any], ScoreErrors]:
     train, test = split
@@ -215,6 +231,8 @@ def _fit_and_score(
         config_context(**evaluation.config),
         notes.of_a_fit(evaluation.warning_filters),
     ):
+        if seed is not None:
+            set_seeds(seed, tensorflow=not has_seeded_keras_model(evaluation.estimator, params))
         row: dict[str, Any] = _validation._fit_and_score(
             clone(evaluation.estimator),
             X,

@@ -17,11 +17,13 @@ import joblib
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.database.retries import patiently
 from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.references.host_data import HostData
 from gridfleet.storage.settings import Settings, load_settings
+from gridfleet.storage.texts import store_text
 from gridfleet.storage.trials.held import Held
-from gridfleet.storage.versions import THIS_PYTHON
+from gridfleet.storage.versions import THIS_PYTHON, installed_packages
 from gridfleet.worker.compiled_fit.sharing.cache import MAX_PROGRAMS
 from gridfleet.worker.guards.memory import make_room
 from gridfleet.worker.guards.neighbours import Neighbours
@@ -30,6 +32,7 @@ from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
 from gridfleet.worker.guards.sign_of_life import FOLDER_VARIABLE, SignOfLife
 from gridfleet.worker.trial.heartbeat import Heartbeat
 from gridfleet.worker.trial.interrupter import Interrupter
+from gridfleet.worker.trial.machine import machine_text
 from gridfleet.worker.trial.sources import ScriptModules
 
 #: Variable through which a worker's main process gives its children its name.
@@ -65,6 +68,7 @@ class WorkerProcess:
         #: the minor version of Python whose searches are evaluated here
         self.python = THIS_PYTHON
         self.memory = PeakMemory()
+        self._told = self._told_digest = ""
         self._interrupter = Interrupter()
         self._heartbeat = Heartbeat(settings, self.database, self._interrupter, sign, self.memory)
         workers.register(
@@ -114,6 +118,20 @@ class WorkerProcess:
 
             self._kept.append(kept_kernels())
             self._kept[0].__enter__()
+
+    def environment_digest(self) -> str:
+        """Return the digest of the text that says what this process evaluates trials on; stored when it changes."""
+        told = machine_text()  # another one once TensorFlow is imported
+        if self._told != told:
+            self._told, self._told_digest = told, self._store_texts(told)
+        return self._told_digest
+
+    def _store_texts(self, told: str) -> str:
+        def store() -> str:
+            store_text(self.database, installed_packages())  # which it names
+            return store_text(self.database, told)
+
+        return patiently(store, patience_s=self.settings.max_runtime_s)
 
     def remember(self, structure: str | None) -> None:
         """Note that this process has programs for a structure, if it has any: without TensorFlow there are none."""

@@ -335,10 +335,11 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
         splits = load("splits", claim.splits_digest)
         if claim.refit_of is not None:
             try:
-                return refit(process.settings, process.database, claim, evaluation, candidates, X, y, splits=splits)
+                result = refit(process.settings, process.database, claim, evaluation, candidates, X, y, splits=splits)
             except SearchGoesOnError:
                 raise TrialInterrupted(Outcome.RELEASED) from None
-        return cross_validate_trial(
+            return replace(result, environment_digest=process.environment_digest())
+        result = cross_validate_trial(
             evaluation,
             X,
             y,
@@ -349,6 +350,8 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             refit_metric=claim.refit_metric,
             fit_mode=FitMode(claim.fit_mode),
         )
+        curves = result.curves if claim.keep_curves else ()
+        return replace(result, curves=curves, environment_digest=process.environment_digest())
 
 
 def _check_number(claim: Claim) -> None:

@@ -54,6 +54,8 @@ class Folder:
         self.home = home.parent.resolve() / home.name
         self.database = self.home / "gridfleet.db"
         self.key = self.home / "secret.key"
+        #: The key from now on, while `gridfleet rekey` signs with it.
+        self.new_key = self.home / "secret.key.new"
         self.log = self.home / "fleet.log"
         #: What was in the log before, once that had become large.
         self.old_log = self.home / "fleet.log.1"
@@ -66,8 +68,11 @@ class Folder:
         self._wanted = self.home / "workers"
         self._check()
 
-    def prepare(self) -> None:
-        """Make the folder and its key, readable by this user only."""
+    def prepare(self, *, rekeys: bool = False) -> None:
+        """Make the folder and its key, readable by this user only; refuse one whose rekeying did not end.
+
+        `rekeys` is for who goes on with that.
+        """
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -75,6 +80,11 @@ class Folder:
                 f"the folder {self.home} can't be made ({error.strerror}); set {PREFIX}HOME to one that can"
             ) from error
         self._check()  # another user may have been faster
+        if self.new_key.exists() and not rekeys:
+            raise LocalFleetError(
+                f"{self.new_key} is there, for `gridfleet rekey` was interrupted; run it again, and what is stored has "
+                "one key"
+            )
         try:
             self._make_files()
         except OSError as error:
@@ -100,12 +110,46 @@ class Folder:
             finally:
                 draft.unlink()
 
+    def make_new_key(self) -> SecretStr:
+        """Return the key from now on; made unless a rekeying that was interrupted left it."""
+        if not self.new_key.exists():
+            draft = self.home / f"secret.key.new.{os.getpid()}"
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+                file.flush()
+                os.fsync(file.fileno())  # what is signed with it is on the disk soon
+            draft.replace(self.new_key)
+            self._sync()
+        return SecretStr(_read(self.new_key))
+
+    def take_new_key(self) -> None:
+        """Let the key from now on be the fleet's."""
+        self.new_key.replace(self.key)
+        self._sync()
+
+    def _sync(self) -> None:
+        folder = os.open(self.home, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
     def _check(self) -> None:
         database = [self.database.with_name(self.database.name + end) for end in ("", "-wal", "-shm", "-journal")]
         _require(self.home, "folder")
         for folder in (self.broker, self.work):
             _require(folder, "folder")
-        for file in (self.key, *database, self.log, self.old_log, self._state, self._lock, self._users, self._wanted):
+        for file in (
+            self.key,
+            self.new_key,
+            *database,
+            self.log,
+            self.old_log,
+            self._state,
+            self._lock,
+            self._users,
+            self._wanted,
+        ):
             _require(file, "file")
 
     @contextmanager

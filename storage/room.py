@@ -1,0 +1,189 @@
+"""What takes the room in the database: of each search its payloads, learning curves, scores and attempts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, LargeBinary, String, cast, func, literal_column, select, text, union
+
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.deletions import NAMING_PAYLOADS
+from gridfleet.storage.schema import Attempt, BestModel, Curve, Payload, Search, SplitScore, Trial, TrialWarning
+
+#: Bytes that a row takes in SQLite beside its values.
+ROW_BYTES = 8
+#: The tables whose rows are counted, by what they are called.
+PARTS: Mapping[str, Any] = {
+    "curves": Curve,
+    "scores": SplitScore,
+    "attempts": Attempt,
+    "trials": Trial,
+    "warnings": TrialWarning,
+}
+
+
+#: The search that a row of searches belongs to: a refit to the one that it is of.
+_IS_OF = func.coalesce(Search.refit_of, Search.id)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRoom:
+    """The bytes that a search takes.
+
+    Parameters
+    ----------
+    search_id, name, state
+        Which search; without a name if it is being deleted.
+    payloads : int
+        Of all payloads that it names.
+    own_payloads : int
+        Of those that no other search names.
+    curves, scores, attempts, trials, warnings : int
+        Of the rows of these tables, without their indexes; its refit's are among them.
+    model : int
+        Of its best model.
+    """
+
+    search_id: int
+    name: str
+    state: str
+    payloads: int
+    own_payloads: int
+    curves: int = 0
+    scores: int = 0
+    attempts: int = 0
+    trials: int = 0
+    warnings: int = 0
+    model: int = 0
+
+    @property
+    def freed(self) -> int:
+        """What its deletion makes room of."""
+        parts = (self.curves, self.scores, self.attempts, self.trials, self.warnings, self.model)
+        return self.own_payloads + sum(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseRoom:
+    """The bytes of the database, and in SQLite those of them that nothing is in."""
+
+    total: int
+    free: int | None
+    payloads: int
+    unnamed_payloads: int
+
+
+def room_of_searches(database: Database, search_ids: Sequence[int] | None = None) -> list[SearchRoom]:
+    """Return what searches take, the largest first.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's; of payloads, whoever may not read them gets 0.
+    search_ids : sequence of int, default=None
+        Of which; None: of all.
+    """
+    with database.read() as connection:
+        wanted = select(Search.id, Search.name, Search.state).where(Search.refit_of.is_(None))
+        if search_ids is not None:
+            wanted = wanted.where(Search.id.in_(search_ids))
+        searches = connection.execute(wanted).all()
+        payloads, own = _of_payloads(connection)
+        parts = {part: _of_rows(connection, table, search_ids) for part, table in PARTS.items()}
+        models = _of_models(connection)
+    rooms = [
+        SearchRoom(
+            row.id,
+            row.name,
+            row.state,
+            payloads.get(row.id, 0),
+            own.get(row.id, 0),
+            **{part: parts[part].get(row.id, 0) for part in PARTS},
+            model=models.get(row.id, 0),
+        )
+        for row in searches
+    ]
+    return sorted(rooms, key=lambda room: (-room.freed, -room.payloads, room.search_id))
+
+
+def room_of_database(database: Database) -> DatabaseRoom:
+    """Return what the whole database takes."""
+    with database.read() as connection:
+        free = None
+        if database.dialect == "sqlite":
+            pages, free_pages, page_size = (
+                connection.execute(text(f"PRAGMA {name}")).scalar_one()
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+            total, free = pages * page_size, free_pages * page_size
+        else:
+            total = connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()
+        sizes = _sizes(connection)
+        named = {digest for digest, _ in _names(connection)}
+    unnamed = sum(size for digest, size in sizes.items() if digest not in named)
+    return DatabaseRoom(int(total), free, sum(sizes.values()), unnamed)
+
+
+def _of_payloads(connection: Connection) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the bytes of the payloads that each search names, and of those that it names alone."""
+    sizes = _sizes(connection)
+    by_digest: dict[str, set[int]] = defaultdict(set)
+    for digest, search_id in _names(connection):
+        by_digest[digest].add(search_id)
+    of_all: dict[int, int] = defaultdict(int)
+    of_one: dict[int, int] = defaultdict(int)
+    for digest, search_ids in by_digest.items():
+        for search_id in search_ids:
+            of_all[search_id] += sizes.get(digest, 0)
+            if len(search_ids) == 1:
+                of_one[search_id] += sizes.get(digest, 0)
+    return of_all, of_one
+
+
+def _sizes(connection: Connection) -> dict[str, int]:
+    if connection.dialect.name == "postgresql":
+        may_read = connection.execute(text("SELECT has_table_privilege('payloads', 'SELECT')")).scalar()
+        if not may_read:
+            return {}
+    return {row.digest: row.size for row in connection.execute(select(Payload.digest, Payload.size))}
+
+
+def _names(connection: Connection) -> Iterable[tuple[str, int]]:
+    """Return which search names which payload."""
+    named = []
+    for column in NAMING_PAYLOADS:
+        owner = column.table.c.id if column.table is Search.__table__ else column.table.c.get("search_id")
+        if owner is not None:
+            of_search = select(column.label("digest"), _IS_OF.label("search_id")).where(column.is_not(None))
+            named.append(of_search if column.table is Search.__table__ else of_search.join(Search, Search.id == owner))
+    return [(row.digest, row.search_id) for row in connection.execute(union(*named))]
+
+
+def _of_rows(connection: Connection, table: Any, search_ids: Sequence[int] | None) -> dict[int, int]:
+    """Return the bytes of a table's rows, by search."""
+    query = select(_IS_OF.label("search_id"), func.sum(_row_bytes(connection, table)).label("n_bytes"))
+    query = query.select_from(Trial).join(Search, Search.id == Trial.search_id)
+    if table is not Trial:
+        query = query.join(table, table.trial_id == Trial.id)
+    if search_ids is not None:
+        query = query.where(_IS_OF.in_(search_ids))
+    return {row.search_id: int(row.n_bytes) for row in connection.execute(query.group_by(_IS_OF))}
+
+
+def _of_models(connection: Connection) -> dict[int, int]:
+    """Return the bytes of best models, by search."""
+    query = select(Search.refit_of, BestModel.size).join(Trial, Trial.search_id == Search.id)
+    return {row.refit_of: row.size for row in connection.execute(query.join(BestModel, BestModel.trial_id == Trial.id))}
+
+
+def _row_bytes(connection: Connection, table: Any) -> Any:
+    name = table.__tablename__
+    if connection.dialect.name == "postgresql":
+        return literal_column(f"pg_column_size({name}.*)")
+    values = [
+        func.coalesce(func.length(cast(cast(column, String), LargeBinary)), 0) for column in table.__table__.columns
+    ]
+    return sum(values, start=literal_column(str(ROW_BYTES)))
