@@ -46,8 +46,6 @@ ARGUMENTS: Mapping[str, Callable[[], dict[str, Any]]] = {
 }
 #: Activations that change a shape, which a Dense layer does not expect.
 CHANGE_SHAPE = frozenset(("glu",))
-#: Activations that fall back beside others.
-ROUNDED_APART = frozenset(("silu", "relu6", "hard_silu"))
 #: Losses and metrics whose targets are numbers of classes.
 TAKES_CLASSES = frozenset(
     (
@@ -104,7 +102,7 @@ def joint_families() -> tuple[Family, ...]:
     """Return few families that have all of them together."""
     named_losses = [name for name in losses() if inspect.isclass(getattr(keras.losses, name))]
     return (
-        _of_activations("activations", [name for name in activations() if name not in ROUNDED_APART]),
+        _of_activations("activations", activations()),
         *(_of_losses(f"losses_of_{kind}", names) for kind, names in _by_data(named_losses).items()),
         *(_of_metrics(f"metrics_of_{kind}", names) for kind, names in _by_data(metrics()).items()),
     )
