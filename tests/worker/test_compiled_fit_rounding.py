@@ -64,6 +64,15 @@ def swish() -> Any:
     return found, model.evaluate(X, AMOUNTS[:, :1], verbose=0), model.predict(X, verbose=0)
 
 
+def convolved_swish() -> Any:
+    start = layers.Input((4,))
+    x = layers.Conv2D(3, 2, activation="swish")(layers.Reshape((2, 2, 1))(start))
+    model = keras.Model(
+        start, layers.Dense(1)(layers.Activation("swish")(layers.BatchNormalization()(layers.Flatten()(x))))
+    )
+    return fitted(model, X, AMOUNTS[:, :1])
+
+
 def swish_with_muon() -> Any:
     """What TensorFlow makes of Muon's constants depends on whether the step's results are asked for."""
     rate = keras.optimizers.schedules.ExponentialDecay(0.05, 3, 0.5)
@@ -107,6 +116,7 @@ def predictions_of_several_sizes() -> Any:
         wide_and_deep,
         lambda: wide_and_deep(steps_per_execution=2),
         swish,
+        pytest.param(convolved_swish, marks=pytest.mark.complete),
         swish_with_muon,
         swish_beside_others,
         a_constant_that_a_metric_has_too,
@@ -118,6 +128,7 @@ def predictions_of_several_sizes() -> Any:
         "inputs joined late",
         "several steps to an execution",
         "swish",
+        "swish of a convolution",
         "swish with Muon",
         "swish beside others",
         "a constant that a metric has too",
