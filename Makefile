@@ -11,7 +11,7 @@ JOBS ?= 3
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-sklearn lint format compose-test simulate soak mutants bench bench-training bench-scale bench-data lock secrets clean
+.PHONY: help venv demo test test-all test-sklearn lint format compose-test simulate soak mutants bench bench-training bench-scale bench-fleet bench-data lock secrets clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ bench-training: venv ## how fast Keras models train, against scikit-learn with s
 
 bench-scale: venv ## 100,000 trials queued, 10,000 drained under faults (half an hour)
 	$(BIN)/python benchmarks/scale.py $(ARGS)
+
+bench-fleet: venv ## 10 to 5,000 worker processes that fit nothing, for two minutes each: ARGS="--processes 100 --minutes 1"
+	$(BIN)/python benchmarks/fleet.py $(ARGS)
 
 bench-data: venv ## what data cost on their way to the workers, beside loky: ARGS="--megabytes 10 100"
 	$(BIN)/python benchmarks/data.py $(ARGS)

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
-from gridfleet.scheduler.submission.options import options_of
+from gridfleet.scheduler.submission.options import check_switch, options_of
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.storage.fit_mode import FitMode
@@ -36,6 +36,9 @@ class _FleetSearch:
     fit_mode: str | None
     trial_timeout: float | None
     search_timeout: float | None
+    load_if_exists: bool
+    reuse: bool
+    priority: int
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search on the fleet and, with ``refit``, fit the best estimator here.
@@ -72,7 +75,14 @@ class _FleetSearch:
             return super().fit(X, y, **params)  # type: ignore[misc,no-any-return]
         check_can_travel(self.estimator)  # type: ignore[attr-defined]
         options = options_of(self)
-        backend = FleetBackend(SearchRun(name=self.name, options=options, references=references))
+        run = SearchRun(
+            name=self.name,
+            options=options,
+            references=references,
+            load_if_exists=check_switch("load_if_exists", self.load_if_exists),
+            reuse=check_switch("reuse", self.reuse),
+        )
+        backend = FleetBackend(run)
         with ExitStack() as refit:
             fit_with(backend, self, X, y, lambda: _enter_fit(refit, options.fit_mode), **params)
         return self
@@ -89,7 +99,7 @@ class _FleetSearch:
         Returns
         -------
         sklearn.model_selection.GridSearchCV or sklearn.model_selection.RandomizedSearchCV
-            With scikit-learn's arguments of this search; ``name``, ``fit_mode`` and time limits are left out. The
+            With scikit-learn's arguments of this search; ``name`` and the other options of gridfleet are left out. The
             best estimator is this one's, not a copy.
 
         Raises
@@ -140,6 +150,18 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
     search_timeout : float, default=None
         Seconds after its first trial started at which the search is stopped. What is scored by then is the
         result; trials that are not count as fits that raised, with ``error_score``.
+    load_if_exists : bool, default=False
+        Whether a search that has this name already is gone on with, if it is the same (estimator, data, splits,
+        combinations, scoring, ``fit_mode``, time limits): what is done counts, what was cancelled or never ran is
+        queued again, what failed stays failed. If it is another one, the error says in what it differs.
+        What was drawn without a seed, splits and combinations, is taken from the stored search.
+    reuse : bool, default=False
+        Whether trials whose computation was done before, in any search of this fleet, take the results of then.
+        It is the same if code, data, splits, hyperparameters, scoring, ``fit_mode`` and releases are, and if all that
+        the estimator draws comes of seeds.
+    priority : int, default=0
+        Its trials start before all of searches with a lower one, from -1000 to 1000. Searches with the same one share
+        the fleet. `SearchHandle.set_priority` and ``gridfleet priority`` change it at any time.
 
     Attributes
     ----------
@@ -179,6 +201,9 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         fit_mode: str | None = None,
         trial_timeout: float | None = None,
         search_timeout: float | None = None,
+        load_if_exists: bool = False,
+        reuse: bool = False,
+        priority: int = 0,
     ) -> None:
         super().__init__(
             estimator,
@@ -196,6 +221,9 @@ class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+        self.load_if_exists = load_if_exists
+        self.reuse = reuse
+        self.priority = priority
 
 
 class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
@@ -212,7 +240,7 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         As in scikit-learn: lists, or distributions such as scipy.stats'.
     n_iter, random_state, scoring, refit, cv, error_score, return_train_score
         As in scikit-learn.
-    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout
+    n_jobs, verbose, pre_dispatch, name, fit_mode, trial_timeout, search_timeout, load_if_exists, reuse, priority
         As in `GridSearchCV`.
 
     Attributes
@@ -245,6 +273,9 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         fit_mode: str | None = None,
         trial_timeout: float | None = None,
         search_timeout: float | None = None,
+        load_if_exists: bool = False,
+        reuse: bool = False,
+        priority: int = 0,
     ) -> None:
         super().__init__(
             estimator,
@@ -264,6 +295,9 @@ class RandomizedSearchCV(_FleetSearch, model_selection.RandomizedSearchCV):
         self.fit_mode = fit_mode
         self.trial_timeout = trial_timeout
         self.search_timeout = search_timeout
+        self.load_if_exists = load_if_exists
+        self.reuse = reuse
+        self.priority = priority
 
 
 def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:

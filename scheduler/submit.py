@@ -14,11 +14,12 @@ from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.going_on import say_at_exit_if_it_stops
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
-from gridfleet.scheduler.submission.options import options_of
+from gridfleet.scheduler.submission.options import check_switch, options_of
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
+from gridfleet.scheduler.submission.resume import resume_or_store
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
-from gridfleet.scheduler.submission.store import find_equal, store
+from gridfleet.scheduler.submission.store import store
 from gridfleet.storage.settings import load_settings
 
 
@@ -38,7 +39,8 @@ def submit(
     *,
     name: str | None = None,
     groups: Any = None,
-    load_if_exists: bool = False,
+    load_if_exists: bool | None = None,
+    reuse: bool | None = None,
     **fit_params: Any,
 ) -> SearchHandle:
     """Store a search, enqueue its trials, and return.
@@ -54,10 +56,12 @@ def submit(
         The search's name; None takes the search's own ``name``, or ``search-<id>``.
     groups : array-like of shape (n_samples,) or DataRef, default=None
         For splitters that need groups.
-    load_if_exists : bool, default=False
-        Whether a search that has this name already, and the same estimator, combinations, data and splits, is the
-        one that is meant: its handle is returned. If they differ, the error says in what. A class that the script
-        itself defines differs from one process to the next; its functions do not.
+    load_if_exists : bool, default=None
+        Whether a search that has this name already, and is the same, is gone on with: what was cancelled or never
+        ran is queued again. None takes the search's own ``load_if_exists``. As for `GridSearchCV`.
+    reuse : bool, default=None
+        Whether trials whose computation was done before take the results of then. None takes the search's own
+        ``reuse``. As for `GridSearchCV`.
     **fit_params : dict
         As for ``fit``.
 
@@ -80,6 +84,8 @@ def submit(
     check_splits(search, X, y, groups)
     check_can_travel(search.estimator)
     options = options_of(search)
+    resumes = check_switch("load_if_exists", _given(load_if_exists, search, "load_if_exists"))
+    reuses = check_switch("reuse", _given(reuse, search, "reuse"))
     name = name if name is not None else getattr(search, "name", None)
     if groups is not None:
         fit_params["groups"] = groups
@@ -87,9 +93,10 @@ def submit(
 
     def store_and_leave(request: SearchRequest) -> Any:
         request = replace(request, references=references)
-        if load_if_exists and (found := find_equal(fleet, request, name=name, options=options)) is not None:
-            raise _Submitted(found, is_new=False)
-        raise _Submitted(store(fleet, request, name=name, options=options), is_new=True)
+        if resumes:
+            handle, is_new = resume_or_store(fleet, request, name=name, options=options, reuse=reuses)
+            raise _Submitted(handle, is_new=is_new)
+        raise _Submitted(store(fleet, request, name=name, options=options, reuse=reuses), is_new=True)
 
     shallow = copy.copy(search)  # and not a clone, which a generator as cv does not survive
     shallow.verbose = 0
@@ -98,9 +105,13 @@ def submit(
     except _Submitted as submitted:
         if submitted.is_new:
             publish(fleet, submitted.handle.id)
-            say_at_exit_if_it_stops(fleet, submitted.handle)
+        say_at_exit_if_it_stops(fleet, submitted.handle)
         return submitted.handle
     raise AssertionError("scikit-learn's fit ended without asking joblib for a single fit")
+
+
+def _given(value: Any, search: Any, name: str) -> Any:
+    return getattr(search, name, False) if value is None else value
 
 
 def open_search(name_or_id: str | int) -> SearchHandle:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
-from gridfleet.storage.settings import PREFIX, Settings, shown_url
+from gridfleet.storage.settings import HOME, PREFIX, Settings, shown_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,15 @@ def describe_settings(settings: Settings) -> list[DescribedSetting]:
             PREFIX + name.upper(),
             _shown_value(name, getattr(settings, name)),
             _origin(name, settings),
-            "" if field.default is None else str(field.default),
+            _shown_default(field.get_default(call_default_factory=True)),
             field.description or "",
         )
         for name, field in Settings.model_fields.items()
     ]
+
+
+def _shown_default(default: Any) -> str:
+    return "" if default is None else HOME if isinstance(default, Path) else str(default)
 
 
 def _origin(name: str, settings: Settings) -> str:

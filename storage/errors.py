@@ -68,6 +68,10 @@ class SearchNotFoundError(GridfleetError, LookupError):
     """No search has this name or id."""
 
 
+class TrialNotFoundError(GridfleetError, LookupError):
+    """The search has no trial of this number."""
+
+
 class WorkerNotFoundError(GridfleetError, LookupError):
     """No worker that is there has this name."""
 

@@ -42,7 +42,17 @@ def params_to_json(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def params_digest(shown: Mapping[str, Any]) -> str:
     """Return the SHA-256 of JSON params, so that equal combinations can be found across searches."""
-    return hashlib.sha256(json.dumps(shown, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return digest_of(canonical(shown))
+
+
+def canonical(shown: Mapping[str, Any]) -> str:
+    """Write JSON params as the one text of all that are equal."""
+    return json.dumps(shown, sort_keys=True, separators=(",", ":"))
+
+
+def digest_of(text: str) -> str:
+    """Return the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def structural_params(shown: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0016"
+SCHEMA_REVISION = "0020"
 
 #: The views that migrations make; each search has one besides (search_views.py).
 VIEWS = ("best_trials", "epochs", "leaderboard", "search_progress")
@@ -171,6 +171,14 @@ class Search(Base):
     signature: Mapped[str | None] = mapped_column(
         String(128), comment="Ed25519, of what a trial is evaluated by; NULL: of an older release"
     )
+    splitter: Mapped[str | None] = mapped_column(Text, comment="cv as it was given, shortened")
+    space_digest: Mapped[str | None] = mapped_column(
+        String(64), comment="of the grid or the distributions; NULL: not seen into"
+    )
+    reuse: Mapped[bool] = mapped_column(
+        server_default=false(), comment="whether its trials took results that were there when it was stored"
+    )
+    no_reuse: Mapped[str | None] = mapped_column(Text, comment="why trials have no reuse_key; NULL: all have")
 
 
 # "Pima" and "pima" would name the same view in SQLite, so names are unique without regard to case
@@ -239,6 +247,11 @@ class Trial(Base):
     error_type: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text, comment="message and traceback")
     exception: Mapped[str | None] = mapped_column(Text, comment="what scikit-learn lets out of fit, as JSON")
+    reuse_key: Mapped[str | None] = mapped_column(
+        String(64), comment="of all that decides the result: equal keys, equal results"
+    )
+    # no foreign key, for that trial may be deleted
+    reused_from: Mapped[int | None] = mapped_column(Id, comment="the trial whose result this is; NULL: it has its own")
 
 
 # the order of the reporter: best score first, the lower number among equals, as scikit-learn's best_index_
@@ -251,8 +264,23 @@ Index(
     sqlite_where=text("mean_test_score IS NOT NULL"),
 )
 Index("ix_trials_search_id_state", Trial.search_id, Trial.state)
+Index(
+    "ix_trials_reuse_key",
+    Trial.reuse_key,
+    postgresql_where=text("reuse_key IS NOT NULL"),
+    sqlite_where=text("reuse_key IS NOT NULL"),
+)
+# which search has waited longest since one of its trials started
+Index(
+    "ix_trials_started",
+    Trial.search_id,
+    Trial.started_at,
+    postgresql_where=text("started_at IS NOT NULL"),
+    sqlite_where=text("started_at IS NOT NULL"),
+)
 _OF_QUEUED: dict[str, Any] = dict.fromkeys(("postgresql_where", "sqlite_where"), text("state = 'queued'"))
-Index("ix_trials_queued", Trial.id, **_OF_QUEUED)
+# the first of a search
+Index("ix_trials_queued", Trial.search_id, Trial.id, **_OF_QUEUED)
 # a worker asks for trials of the structure that it has a program for
 Index(
     "ix_trials_queued_structure",
@@ -285,6 +313,10 @@ class Lease(Base):
     worker_id: Mapped[str] = mapped_column(Text, comment="the worker process that holds it")
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="held until then without a heartbeat")
     memory_mb: Mapped[int | None] = mapped_column(Integer, comment="most memory of the worker process so far")
+    # no foreign key: all workers would lock the row of one search
+    search_id: Mapped[int | None] = mapped_column(
+        BigInteger().with_variant(Integer(), "sqlite"), comment="the trial's: of which search how many run"
+    )
 
 
 class SplitScore(Base):

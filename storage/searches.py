@@ -1,19 +1,20 @@
-"""What changes a whole search: create, cancel, pause, resume, try its failed trials again, stop it, finish it."""
+"""What changes a whole search: create, cancel, pause, resume, give priority, retry its failed trials, stop, finish."""
 
 from __future__ import annotations
 
 import itertools
 import secrets
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, null, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, insert, literal, null, or_, select, update
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
-from gridfleet.storage.errors import PayloadSignatureError
+from gridfleet.storage.errors import InvalidSearchError, PayloadSignatureError
 from gridfleet.storage.schema import (
     OPEN_STATES,
     Curve,
@@ -32,6 +33,8 @@ from gridfleet.storage.trial_results import RESULT_COLUMNS
 #: Characters of a name, PostgreSQL's own bound, and of the number that may be put behind it.
 MAX_NAME = 63
 MAX_NUMBER = 20
+#: The highest priority; the lowest is as far below 0.
+MAX_PRIORITY = 1_000
 #: What a trial that starts all over has in its columns; ``attempt`` only grows.
 _NEW: dict[str, Any] = {
     **NOT_HELD,
@@ -253,6 +256,44 @@ def resume_search(database: Database, search_id: int) -> bool:
         return changed(resumed)
 
 
+def check_priority(value: Any) -> int:
+    """Return a priority as it is stored.
+
+    Raises
+    ------
+    InvalidSearchError
+        If it is none.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or not -MAX_PRIORITY <= value <= MAX_PRIORITY:
+        raise InvalidSearchError(
+            f"priority={value!r} must be a whole number from {-MAX_PRIORITY} to {MAX_PRIORITY}; 0 is that of all others"
+        )
+    return int(value)
+
+
+@retried
+def set_priority(database: Database, search_id: int, priority: int) -> bool:
+    """Let a search go before those of a lower priority, from the next claim on.
+
+    Returns
+    -------
+    bool
+        False if it was finished already.
+
+    Raises
+    ------
+    InvalidSearchError
+        As `check_priority`.
+    """
+    priority = check_priority(priority)
+    with database.write() as connection:
+        changed_one = connection.execute(
+            update(Search).where(Search.id == search_id, Search.finished_at.is_(None)).values(priority=priority)
+        )
+        return changed(changed_one)
+
+
 @retried
 def retry_failed(database: Database, search_id: int) -> int:
     """Queue the failed trials of a search once more, with their whole budget, because somebody asks for it.
@@ -284,6 +325,54 @@ def retry_failed(database: Database, search_id: int) -> int:
             .where(Trial.search_id == search_id, Trial.state == TrialState.FAILED)
             .values(state=TrialState.QUEUED, **_NEW)
         ).rowcount
+
+
+@retried
+def open_again(database: Database, search_id: int) -> None:
+    """Go on with a search that somebody submits once more: what was cancelled, or never ran, is to be evaluated.
+
+    What is recorded stays, failed trials too (`retry_failed` is for those). A pause is over. A search that its
+    ``search_timeout`` stopped, or is about to, gets that time once more. Whoever asks at the same time finds it done.
+    """
+    mine = Trial.search_id == search_id
+    may_change = select(Trial.id).where(mine, or_(Trial.state == TrialState.CANCELLED, Trial.state.in_(OPEN_STATES)))
+    seconds = seconds_between(database.dialect, Search.started_at, now())
+    is_over_time = or_(Search.error.is_not(None), seconds > Search.search_timeout)
+    with database.write() as connection:
+        # trials before their search, as a claim locks them; all in one order
+        if database.dialect == "postgresql":
+            connection.execute(may_change.order_by(Trial.id).with_for_update())
+        connection.execute(
+            update(Trial).where(mine, Trial.state == TrialState.QUEUED, IS_PAUSED).values(**NOT_PUBLISHED)
+        )
+        queued = connection.execute(
+            update(Trial)
+            .where(mine, Trial.state == TrialState.CANCELLED)
+            .values(state=TrialState.QUEUED, **{**_NEW, "failures": Trial.failures})
+        ).rowcount
+        # their workers may have seen the request: they put them back then (`transitions.cancel`)
+        kept = connection.execute(
+            update(Trial)
+            .where(mine, Trial.state == TrialState.RUNNING, Trial.cancel_requested)
+            .values(cancel_requested=False)
+        ).rowcount
+        goes_on = or_(
+            literal(bool(queued or kept)),
+            Search.state == SearchState.CANCELLED,
+            and_(Search.finished_at.is_(None), or_(Search.paused_at.is_not(None), is_over_time)),
+        )
+        connection.execute(
+            update(Search)
+            .where(Search.id == search_id, goes_on)
+            .values(
+                state=case((Search.started_at.is_(None), SearchState.QUEUED), else_=SearchState.RUNNING),
+                started_at=case((is_over_time, now()), else_=Search.started_at),
+                finished_at=None,
+                paused_at=None,
+                error=None,
+            )
+        )
+    finish_search(database, search_id)
 
 
 def overdue_searches(database: Database) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 import warnings
 from collections.abc import Collection, Iterator
@@ -75,6 +76,30 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+#: The folder of an embedded fleet.
+HOME = ".gridfleet"
+
+
+def nearest_home() -> Path:
+    """Return the embedded fleet's folder: this folder's, or the nearest one above it, as git finds its own.
+
+    Folders above count that belong to this user and lie on the same file system, as for git.
+    """
+    here = Path.cwd()
+    if os.path.lexists(here / HOME):
+        return here / HOME
+    of_here = here.stat().st_dev
+    for folder in here.parents:
+        found = folder / HOME
+        try:
+            status = found.lstat()
+        except OSError:  # not there, or not for this user to see
+            continue
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and status.st_dev == of_here:
+            return found
+    return here / HOME
+
+
 #: A path that stays the same when a process goes to another folder, and a URL that does.
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 PortableUrl = Annotated[str, AfterValidator(_with_absolute_paths)]
@@ -91,7 +116,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    home: AbsolutePath = Field(Path(".gridfleet"), description="Folder of the embedded fleet.", validate_default=True)
+    home: AbsolutePath = Field(
+        default_factory=nearest_home, description="Folder of the embedded fleet, here or in the nearest folder above."
+    )
     database_url: PortableUrl | None = Field(None, description="SQLAlchemy URL: postgresql+psycopg://… or sqlite:///….")
     database_password: SecretStr | None = Field(None, description="Password for database_url, kept apart from it.")
     broker_url: PortableUrl | None = Field(None, description="redis://…, rediss://… or redis+socket:///path/to/socket.")

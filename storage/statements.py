@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CursorResult, and_, insert, or_, select
+from sqlalchemy import CursorResult, Integer, String, and_, insert, literal_column, or_, select
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.times import now
@@ -23,12 +23,16 @@ NOT_HELD: dict[str, Any] = {"token": None, "worker_id": None, "deadline_at": Non
 #: What a queued trial has in its columns whose messages, if any were sent, are used up.
 NOT_PUBLISHED: dict[str, Any] = {"published_at": None, "publish_count": 0}
 
+#: Constants: in a plan that PostgreSQL keeps it uses an index of queued trials only if the state is no parameter, and
+#: to plan takes longer than to run.
+ONE = literal_column("1", Integer)
+QUEUED = literal_column(f"'{TrialState.QUEUED}'", String)
 #: Whether a trial is of a paused search.
 IS_PAUSED = Trial.search_id.in_(select(Search.id).where(Search.paused_at.is_not(None)))
 #: Whether nothing but its state can keep a trial from being claimed.
 MAY_START = and_(or_(Trial.not_before.is_(None), Trial.not_before <= now()), ~IS_PAUSED)
 #: Whether a trial can be claimed now.
-WAITS = and_(Trial.state == TrialState.QUEUED, MAY_START)
+WAITS = and_(Trial.state == QUEUED, MAY_START)
 
 
 def changed(result: CursorResult[Any]) -> bool:

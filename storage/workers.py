@@ -83,8 +83,12 @@ def note_seen(database: Database, node: str, alive: Collection[str]) -> Asked:
     )
     # what another transaction changes right now, as a drain of all workers, is seen next time
     free = select(Worker.id).where(Worker.id.in_(alive)).with_for_update(skip_locked=True)
+    seen = update(Worker).where(Worker.id.in_(free)).values(last_seen_at=now())
     with database.write() as connection:
-        connection.execute(update(Worker).where(Worker.id.in_(free)).values(last_seen_at=now()))
+        if database.dialect == "sqlite":
+            connection.execute(seen)
+        else:  # in one statement
+            rows = rows.add_cte(seen.cte("seen"))
         found = connection.execute(rows).all()
     return Asked(
         is_draining=any(row.draining for row in found),

@@ -117,12 +117,13 @@ def check(database: Database, expected: Sequence[Expected] = (), *, max_failures
         found += [f"search {search.name!r} {sentence}" for sentence in _of_search(database, search, trials)]
         for trial in trials:
             attempts, splits = history.attempts[trial.id], history.splits[trial.id]
+            of_result = _of_result if trial.reused_from is None else _of_taken_result
             sentences = [
                 *_of_state(trial),
                 *_of_attempts(trial, attempts),
                 *_of_times(trial, attempts),
                 *_of_budget(search, trial, attempts, max_failures),
-                *_of_result(search, trial, attempts, splits),
+                *of_result(search, trial, attempts, splits),
             ]
             found += [f"trial {trial.number} of search {search.name!r} {sentence}" for sentence in sentences]
     if expected:
@@ -269,6 +270,16 @@ def _of_result(
         yield f"has other times than its last attempt: {trial.started_at} to {trial.finished_at} (I4)"
     if trial.state == TrialState.COMPLETED:
         yield from _of_scores(search, trial, splits)
+
+
+def _of_taken_result(
+    search: Row[Any], trial: Row[Any], attempts: Sequence[Row[Any]], splits: Sequence[Row[Any]]
+) -> Iterator[str]:
+    if attempts or trial.worker_id is not None:
+        yield "took another one's result and was evaluated all the same (I4)"
+    if trial.state != TrialState.COMPLETED:
+        yield f"took another one's result and is {trial.state} (I2)"
+    yield from _of_scores(search, trial, splits)
 
 
 def _of_scores(search: Row[Any], trial: Row[Any], splits: Sequence[Row[Any]]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import typer
 from gridfleet.scheduler.cli import database, keys, results, searches, services, workers
 from gridfleet.scheduler.cli import settings as settings_command
 from gridfleet.scheduler.cli.connected import is_database_error
-from gridfleet.scheduler.cli.output import INTERRUPTED, fail, say, show
+from gridfleet.scheduler.cli.output import INTERRUPTED, fail, print_anywhere, say, show
 
 app = typer.Typer(
     name="gridfleet",
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     from gridfleet.storage.errors import GridfleetError
 
+    print_anywhere()
     # a sentence as any other, without the line of our code that it comes from
     warnings.showwarning = lambda message, *_, **__: say(str(message))
     try:
@@ -101,13 +102,16 @@ for _command in (
     searches.cancel,
     searches.pause,
     searches.resume,
+    searches.priority,
     searches.retry_failed,
     results.sql,
     settings_command.settings,
     keys.public_key,
     doctor,
 ):
-    app.command(_command.__name__.strip("_").replace("_", "-"))(_command)
+    # a negative priority looks as an option does
+    _settings = {"ignore_unknown_options": _command is searches.priority}
+    app.command(_command.__name__.strip("_").replace("_", "-"), context_settings=_settings)(_command)
 db.command("upgrade")(database.upgrade)
 db.command("current")(database.current)
 db.command("backup")(database.backup)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 from typing import NoReturn
 
@@ -11,6 +13,27 @@ from gridfleet.scheduler.reports.plain import plain
 
 #: Exit status after Ctrl-C, as shells have it.
 INTERRUPTED = 130
+
+
+#: What stands for our own signs on a terminal that has no Unicode.
+_SIGNS = {"…": "...", "━": "-", "±": "+-", "×": "x", "–": "-", "→": "->"}
+#: Under this name Python's codecs find what to write instead of a sign that they have not.
+_INSTEAD = "gridfleet.instead"
+
+
+def print_anywhere() -> None:
+    """Let nothing fail for a sign that the terminal's encoding (C, ASCII, cp949) has not: its escape is printed."""
+    codecs.register_error(_INSTEAD, _instead)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_INSTEAD)
+
+
+def _instead(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    return "".join(_SIGNS.get(sign) or ascii(sign)[1:-1] for sign in signs), error.end
 
 
 def show(line: str) -> None:

@@ -51,19 +51,27 @@ def report(
     name: Name,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the search ends.")] = False,
     attempts: Annotated[
-        bool, typer.Option("--attempts", help="Show every try at every trial instead: who, when, how it ended.")
+        bool, typer.Option("--attempts", help="Show every attempt at every trial instead: who, when, how it ended.")
     ] = False,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Show one trial instead: its scores by split, its whole traceback.")
+    ] = None,
 ) -> None:
     """Show what was searched, the best score and the leaderboard."""
     from gridfleet.scheduler.reports import tables as reports
     from gridfleet.scheduler.reports import watch as watching
+    from gridfleet.scheduler.reports.one_trial import print_trial
 
+    if attempts and trial is not None:
+        raise typer.BadParameter("choose one of --attempts and --trial")
     fleet = open_results()
     if wait:
         note_missing_fleet(fleet)
         watching.follow(fleet.database, name)
     if attempts:
         reports.print_attempts(fleet.database, name)
+    elif trial is not None:
+        print_trial(fleet.database, name, trial)
     else:
         reports.print_report(fleet.database, name)
 

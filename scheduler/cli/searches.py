@@ -22,6 +22,12 @@ def submit(
     file: Annotated[Path, typer.Argument(help="The search file (YAML).", show_default=False)],
     wait: Annotated[bool, typer.Option("--wait", help="Show progress and the best score.")] = False,
     exist_ok: Annotated[bool, typer.Option("--exist-ok", help="Do nothing if the name is taken already.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search of that name, if it is the same.")
+    ] = False,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Take the results of trials that were computed before.")
+    ] = False,
     name: Annotated[
         str | None, typer.Option(help="The search's name instead of the file's.", show_default=False)
     ] = None,
@@ -30,7 +36,7 @@ def submit(
     from gridfleet.scheduler.search_file import submit as file_submission
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    submitted = file_submission.submit_file(file, name=name, exist_ok=exist_ok)
+    submitted = file_submission.submit_file(file, name=name, exist_ok=exist_ok, resume=resume, reuse=reuse)
     handle = submitted.handle
     if submitted.is_new:
         progress = handle.progress()
@@ -80,6 +86,25 @@ def resume(name: Name) -> None:
         show(f"search {search.name} goes on")
     else:
         show(f"search {search.name} is {search.state}, not paused; nothing to resume")
+
+
+def priority(
+    name: Name,
+    value: Annotated[int, typer.Argument(metavar="PRIORITY", help="From -1000 to 1000.", show_default=False)],
+) -> None:
+    """Let a search start before those with a lower priority.
+
+    From the next claim on; what runs goes on to its end. A search has 0 unless it was given another one. Those with the
+    same priority share the fleet.
+    """
+    from gridfleet.storage import searches
+
+    searches.check_priority(value)
+    search, database = find_search(name)
+    if searches.set_priority(database, search.id, value):
+        show(f"search {search.name} has the priority {value}")
+    else:
+        show(f"search {search.name} has ended already ({search.state}); its priority stays")
 
 
 def retry_failed(name: Name) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, case, column, func, quoted_name, select, table
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import aliased
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
@@ -52,6 +53,8 @@ class SearchSummary:
     started_at: datetime | None
     finished_at: datetime | None
     error: str | None
+    reuse: bool
+    no_reuse: str | None
 
     @property
     def is_finished(self) -> bool:
@@ -75,6 +78,7 @@ class Progress:
     is_finished: bool  # whether the search has ended
     #: the minor version of Python that its queued trials wait for, while workers are there and none has it
     waits_for_python: str | None = None
+    is_paused: bool = False
 
     @property
     def done(self) -> int:
@@ -83,8 +87,8 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the pace so far; None as long as there is none."""
-        if not self.done or self.seconds_running is None or self.done >= self.total:
+        """An estimate from the pace so far; None while nothing runs, and before two rounds of what runs have ended."""
+        if self.seconds_running is None or not self.running or self.is_paused or self.done < 2 * self.running:
             return None
         return self.seconds_running / self.done * (self.total - self.done)
 
@@ -188,6 +192,8 @@ _SUMMARY = (
     Search.started_at,
     Search.finished_at,
     Search.error,
+    Search.reuse,
+    Search.no_reuse,
 )
 
 
@@ -270,6 +276,23 @@ def fit_modes(database: Database, search_id: int) -> list[FitModeCount]:
     return [FitModeCount(row.fit_mode, row.fit_fallback_reason, row.n_trials) for row in rows]
 
 
+def reused(database: Database, search_id: int) -> dict[str, int]:
+    """Count the trials that took a result, by the name of the search that it is of; "" for a deleted one."""
+    source, of = aliased(Trial), aliased(Search)
+    name = func.coalesce(of.name, "")
+    query = (
+        select(name.label("name"), func.count().label("n_trials"))
+        .select_from(Trial)
+        .outerjoin(source, source.id == Trial.reused_from)
+        .outerjoin(of, of.id == source.search_id)
+        .where(Trial.search_id == search_id, Trial.reused_from.is_not(None))
+        .group_by(name)
+        .order_by(func.min(Trial.number))
+    )
+    with database.read() as connection:
+        return {row.name: row.n_trials for row in connection.execute(query)}
+
+
 def list_searches(database: Database, *, limit: int = 50) -> list[SearchSummary]:
     """List searches, the newest first."""
     with database.read() as connection:
@@ -310,7 +333,11 @@ def _best_first(search_id: Any) -> Select[Any]:
 def _search_times(dialect: str) -> Select[Any]:
     seconds_running = seconds_between(dialect, Search.started_at, func.coalesce(Search.finished_at, now()))
     return select(
-        seconds_running.label("seconds_running"), Search.finished_at, Search.needs_python, Search.n_trials
+        seconds_running.label("seconds_running"),
+        Search.finished_at,
+        Search.needs_python,
+        Search.n_trials,
+        _IS_PAUSED.label("is_paused"),
     ).where(Search.id == bindparam("wanted_id"))
 
 
@@ -346,6 +373,7 @@ def progress(database: Database, search_id: int) -> Progress:
         best_score=None if best is None else best.mean_test_score,
         is_finished=search.finished_at is not None,
         waits_for_python=python if python and pythons and python not in pythons else None,
+        is_paused=bool(search.is_paused),
     )
 
 
@@ -414,8 +442,8 @@ def failures(database: Database, search_id: int, *, limit: int = 10) -> list[Fai
         return [FailedTrial(**row._mapping) for row in rows]
 
 
-def attempts(database: Database, search_id: int) -> list[AttemptStory]:
-    """Tell every try at a search's trials, by number and attempt; the outcome of those that run is None."""
+def attempts(database: Database, search_id: int, *, number: int | None = None) -> list[AttemptStory]:
+    """Tell every attempt at a search's trials, or at one of them, by number; the outcome of those that run is None."""
     seconds = seconds_between(database.dialect, Attempt.started_at, func.coalesce(Attempt.ended_at, now()))
     query = (
         select(
@@ -431,7 +459,7 @@ def attempts(database: Database, search_id: int) -> list[AttemptStory]:
         )
         .join(Trial, Trial.id == Attempt.trial_id)
         .outerjoin(Lease, and_(Lease.trial_id == Attempt.trial_id, Lease.token == Attempt.token))
-        .where(Trial.search_id == search_id)
+        .where(Trial.search_id == search_id, *([] if number is None else [Trial.number == number]))
         .order_by(Trial.number, Attempt.attempt)
     )
     with database.read() as connection:

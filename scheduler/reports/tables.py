@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -11,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.causes import by_cause, cause
 from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFinishedError
@@ -20,8 +23,10 @@ from gridfleet.storage.schema import SearchState
 FILE_WIDTH = 10_000
 #: More hyperparameters than this share one column.
 MAX_PARAM_COLUMNS = 6
-#: Rows of a leaderboard, and failures that are shown.
+#: Rows of a leaderboard, and causes of failures.
 SHOWN = 10
+#: Failures whose causes are looked at: each has a traceback of some thousand characters.
+EXAMINED_FAILURES = 1_000
 
 
 def print_searches(database: Database, *, limit: int) -> None:
@@ -75,21 +80,25 @@ def print_report(database: Database, name: str) -> None:
     search = reader.find_search(database, name)
     progress = reader.progress(database, search.id)
     ranked = reader.leaderboard(database, search.id, limit=SHOWN)
+    failed = reader.failures(database, search.id, limit=EXAMINED_FAILURES)
     out = console()
     out.print(Text(f"{plain(search.name)}: {plain(search.state)}", style="bold"))
-    for label, fact in _facts(search, progress, ranked, reader.peak_memory_mb(database, search.id)):
+    shown = [*(trial.params for trial in ranked), *(trial.params for trial in failed)]
+    names = dict.fromkeys(name for params in shown for name in params)
+    for label, fact in _facts(search, progress, ranked, names, reader.peak_memory_mb(database, search.id)):
         out.print(Text(f"  {label:<12} {plain(fact)}"))
+    for fact in _reused(search, reader.reused(database, search.id)):
+        out.print(Text(f"  {'reused':<12} {plain(fact)}"))
     for fact in _training(reader.fit_modes(database, search.id)):
         out.print(Text(f"  {'training':<12} {plain(fact)}"))
     if ranked:
         out.print(_leaderboard(ranked))
-    failed = reader.failures(database, search.id, limit=SHOWN)
     if failed:
-        header = ["failed trial", "params", "tries", "worker", "error"]
-        rows = [[t.number, _params(t.params), t.attempt, t.worker_id, last_line(t.error)] for t in failed]
-        out.print(_table_of_lines(header, rows))
-        if progress.failed > len(failed):
-            out.print(f"and {progress.failed - len(failed)} more failures")
+        for line in _failures(failed, progress.failed):
+            out.print(Text(line))
+        # shlex: a name may have spaces
+        whole = f"gridfleet report {shlex.quote(search.name)} --trial {failed[0].number}"
+        out.print(Text(f"one with its traceback: {plain(whole)}"))
 
 
 def print_attempts(database: Database, name: str) -> None:
@@ -108,6 +117,11 @@ def print_attempts(database: Database, name: str) -> None:
         If there is none.
     """
     search = reader.find_search(database, name)
+    console().print(attempts_table(reader.attempts(database, search.id)))
+
+
+def attempts_table(attempts: Iterable[reader.AttemptStory]) -> Table:
+    """Return a table of attempts, one line each."""
     header = ["trial", "attempt", "outcome", "started", "seconds", "MB", "worker", "error"]
     rows = [
         [
@@ -118,11 +132,11 @@ def print_attempts(database: Database, name: str) -> None:
             f"{one.seconds:.1f}",
             one.peak_memory_mb,
             one.worker_id,
-            last_line(one.error),
+            cause(one.error),
         ]
-        for one in reader.attempts(database, search.id)
+        for one in attempts
     ]
-    console().print(_table_of_lines(header, rows))
+    return _table_of_lines(header, rows)
 
 
 def print_best_line(database: Database, name: str) -> bool:
@@ -167,12 +181,20 @@ def best_as_json(database: Database, name: str) -> dict[str, Any]:
     return {
         "search": search.name,
         "state": search.state,
-        "metric": search.refit_metric,
+        "metric": _metric(search),
         "best_score": best.mean_test_score,
         "std_test_score": best.std_test_score,
         "best_params": best.params,
         "number": best.number,
     }
+
+
+def _metric(search: reader.SearchSummary) -> str:
+    """Return the name of the metric that ranks the trials, as scikit-learn's users give it."""
+    if search.refit_metric != "score" or search.scoring is None:
+        return search.refit_metric
+    given = search.scoring  # as Python writes it
+    return str(ast.literal_eval(given)) if given[0] in "'\"" else given
 
 
 def console(out: TextIO | None = None) -> Console:
@@ -224,19 +246,29 @@ def score(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
 
 
-def last_line(error: str | None) -> str:
-    """Return the line of a traceback that names the error."""
-    lines = (error or "").strip().splitlines()
-    return lines[-1] if lines else ""
+def _failures(failed: Sequence[reader.FailedTrial], n_failed: int) -> list[str]:
+    """Say why trials failed, those with the same cause together."""
+    causes = by_cause(failed)
+    lines = []
+    for one in causes[:SHOWN]:
+        example = _params(one.trials[0].params)
+        of_trials = f"trial{'s' if len(one.trials) > 1 else ''} {one.numbers}"
+        of_trials += f", e.g. {example}" if example else ""
+        of_trials += f"; on {one.workers}" if one.workers else ""
+        lines += [plain(f"  {len(one.trials)} × {one.cause}"), plain(f"      {of_trials}")]
+    n_left_out = sum(len(one.trials) for one in causes[SHOWN:]) + n_failed - len(failed)
+    if n_left_out:
+        lines.append(f"  and {n_left_out} more")
+    return [f"failed: {n_failed}", *lines]
 
 
 def _facts(
     search: reader.SearchSummary,
     progress: reader.Progress,
     ranked: Sequence[reader.RankedTrial],
+    names: Iterable[str],
     peak_memory_mb: int | None,
 ) -> list[tuple[str, str]]:
-    names = ", ".join(dict.fromkeys(name for trial in ranked for name in trial.params))
     facts = [
         ("searched", f"{search.strategy}, {search.n_trials} trials of {search.n_splits} splits" + _over(names)),
         ("estimator", search.estimator),
@@ -259,6 +291,16 @@ def _facts(
     return facts
 
 
+def _reused(search: reader.SearchSummary, counts: Mapping[str, int]) -> list[str]:
+    """Say how many results are of other searches, and why others are found by none."""
+    facts = [f"{n_trials} results are of {name or 'a search that is deleted'}" for name, n_trials in counts.items()]
+    if search.reuse and search.no_reuse is not None:
+        facts.append(f"no results are found for {search.no_reuse}")
+    elif search.reuse and not counts:
+        facts.append("no results were there")
+    return facts
+
+
 def _training(modes: Sequence[reader.FitModeCount]) -> list[str]:
     """Say how Keras models trained, and why some of them as Keras does it."""
     return [
@@ -267,8 +309,9 @@ def _training(modes: Sequence[reader.FitModeCount]) -> list[str]:
     ]
 
 
-def _over(names: str) -> str:
-    return f", over {names}" if names else ""
+def _over(names: Iterable[str]) -> str:
+    listed = ", ".join(names)
+    return f", over {listed}" if listed else ""
 
 
 def _trials(progress: reader.Progress) -> str:
@@ -284,9 +327,15 @@ def _leaderboard(ranked: Sequence[reader.RankedTrial]) -> Table:
     header = ["rank", "mean_test_score", "std_test_score", "mean_fit_time", "number"]
     if len(names) <= MAX_PARAM_COLUMNS:
         return _table_of_lines(
-            [*header, *names], [[*_numbers(t), *(t.params.get(name) for name in names)] for t in ranked]
+            [*header, *names], [[*_numbers(t), *(_cell(t.params, name) for name in names)] for t in ranked]
         )
     return _table_of_lines([*header, "params"], [[*_numbers(trial), _params(trial.params)] for trial in ranked])
+
+
+def _cell(params: dict[str, Any], name: str) -> Any:
+    """Return a value, and nothing where the combination has no such hyperparameter."""
+    value = params.get(name, "")
+    return "None" if value is None else value
 
 
 def _numbers(trial: reader.RankedTrial) -> list[Any]:

@@ -127,6 +127,26 @@ class SearchHandle:
         """
         return searches.resume_search(self._fleet.database, self.id)
 
+    def set_priority(self, priority: int) -> bool:
+        """Let its trials start before those of searches with a lower priority, from now on.
+
+        Parameters
+        ----------
+        priority : int
+            From -1000 to 1000; searches have 0 unless they were given another.
+
+        Returns
+        -------
+        bool
+            False if it was finished already.
+
+        Raises
+        ------
+        InvalidSearchError
+            If it is no such number.
+        """
+        return searches.set_priority(self._fleet.database, self.id, priority)
+
     def retry_failed(self) -> int:
         """Queue its failed trials once more, with their whole budget.
 
@@ -241,8 +261,12 @@ class SearchHandle:
                 return progress
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(
-                    f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; it goes on, "
-                    "wait again with a longer timeout"
+                    f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; "
+                    + (
+                        "it is paused, and resume() goes on with it"
+                        if progress.is_paused
+                        else "it goes on, wait again with a longer timeout"
+                    )
                 )
             if time.monotonic() - looked_at_fleet > 1:
                 self._fleet.keep_running()

@@ -26,6 +26,7 @@ from gridfleet.scheduler.search_file.document import Document, Place
 from gridfleet.scheduler.search_file.space import is_distribution, parse_values
 from gridfleet.scheduler.submission.sizes import MAX_SPLITS
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.searches import MAX_PRIORITY
 from gridfleet.storage.suggestion import did_you_mean
 
 if TYPE_CHECKING:
@@ -129,6 +130,13 @@ class SearchFile(BaseModel):
     )
     search_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Seconds after its first trial started at which the search is stopped."
+    )
+    load_if_exists: StrictBool = Field(
+        False, description="Whether a search of that name is gone on with, if it is the same."
+    )
+    reuse: StrictBool = Field(False, description="Whether trials that were computed before take the results of then.")
+    priority: Annotated[StrictInt, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = Field(
+        0, description="Its trials start before those of searches with a lower one."
     )
 
     @model_validator(mode="after")

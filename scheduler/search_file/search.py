@@ -185,6 +185,9 @@ def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedS
         "fit_mode": described.fit_mode,
         "trial_timeout": described.trial_timeout,
         "search_timeout": described.search_timeout,
+        "load_if_exists": described.load_if_exists,
+        "reuse": described.reuse,
+        "priority": described.priority,
     }
     if described.strategy == "grid":
         return GridSearchCV(estimator, spaces, **common)

@@ -26,7 +26,9 @@ class Submitted:
     stops_with_us: bool
 
 
-def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
+def submit_file(
+    path: Path, *, name: str | None, exist_ok: bool, resume: bool = False, reuse: bool = False
+) -> Submitted:
     """Queue the search of a YAML file.
 
     Parameters
@@ -37,6 +39,10 @@ def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
         Instead of the name in the file.
     exist_ok : bool
         Whether a search that has the name already is fine.
+    resume : bool, default=False
+        Whether a search that has the name already is gone on with, if it is the same; also if the file says so.
+    reuse : bool, default=False
+        Whether trials that were computed before take the results of then; also if the file says so.
 
     Returns
     -------
@@ -47,6 +53,10 @@ def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
     GridfleetError
         One sentence; nothing of the search is stored then.
     """
+    if exist_ok and resume:
+        raise InvalidSearchError(
+            "--exist-ok leaves a search alone that is there, and --resume goes on with it; give one of them"
+        )
     settings = load_settings()
     had_fleet = not settings.is_embedded or client.is_running(settings)
     described = parse(read_document(path))
@@ -59,8 +69,10 @@ def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
     from gridfleet.scheduler.submit import submit
 
     loaded = load_search(described, path)
+    options = {"load_if_exists": resume or described.load_if_exists, "reuse": reuse or described.reuse}
+    was_there = options["load_if_exists"] and _existing(chosen) is not None
     try:
-        handle = submit(loaded.search, loaded.X, loaded.y, name=chosen, **loaded.params)
+        handle = submit(loaded.search, loaded.X, loaded.y, name=chosen, **options, **loaded.params)
     except NameTakenError:
         found = _existing(chosen) if exist_ok else None  # another process was faster
         if found is None:
@@ -70,7 +82,7 @@ def submit_file(path: Path, *, name: str | None, exist_ok: bool) -> Submitted:
         raise
     except (TypeError, ValueError) as error:  # scikit-learn's own checks
         raise InvalidSearchError(f"{path}: scikit-learn refuses the search: {first_line(error)}") from error
-    return Submitted(handle, is_new=True, is_embedded=settings.is_embedded, stops_with_us=not had_fleet)
+    return Submitted(handle, is_new=not was_there, is_embedded=settings.is_embedded, stops_with_us=not had_fleet)
 
 
 def _existing(name: str) -> SearchHandle | None:

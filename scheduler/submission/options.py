@@ -8,12 +8,13 @@ from typing import Any
 
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.searches import check_priority
 from gridfleet.storage.settings import load_settings
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How a search's trials are trained, and how long they may take: checked, with the defaults filled in.
+    """How a search's trials are trained, how long they may take, and before which: checked, defaults filled in.
 
     Parameters
     ----------
@@ -23,15 +24,21 @@ class SearchOptions:
         Seconds that one attempt at a trial may take; None: as the settings say.
     search_timeout : float, default=None
         Seconds after its first trial started at which the search is stopped; None: never.
+    priority : int, default=0
+        Its trials start before those of searches with a lower one.
     """
 
     fit_mode: FitMode = FitMode.EXACT
     trial_timeout: float | None = None
     search_timeout: float | None = None
+    priority: int = 0
 
 
 def check_options(
-    fit_mode: str | None = None, trial_timeout: float | None = None, search_timeout: float | None = None
+    fit_mode: str | None = None,
+    trial_timeout: float | None = None,
+    search_timeout: float | None = None,
+    priority: int | None = None,
 ) -> SearchOptions:
     """Return the options of a search.
 
@@ -41,6 +48,8 @@ def check_options(
         None: what ``GRIDFLEET_FIT_MODE`` says.
     trial_timeout, search_timeout : float, default=None
         Seconds.
+    priority : int, default=None
+        None: 0.
 
     Returns
     -------
@@ -55,7 +64,21 @@ def check_options(
         load_settings().fit_mode if fit_mode is None else _fit_mode(fit_mode),
         _seconds("trial_timeout", trial_timeout),
         _seconds("search_timeout", search_timeout),
+        0 if priority is None else check_priority(priority),
     )
+
+
+def check_switch(name: str, value: Any) -> bool:
+    """Return an option that is on or off.
+
+    Raises
+    ------
+    InvalidSearchError
+        If it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InvalidSearchError(f"{name}={value!r} must be True or False")
+    return value
 
 
 def options_of(search: Any) -> SearchOptions:

@@ -19,9 +19,10 @@ from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.going_on import say_how_to_go_on
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
-from gridfleet.scheduler.submission.options import SearchOptions, check_options
+from gridfleet.scheduler.submission.options import SearchOptions, check_options, check_switch
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
+from gridfleet.scheduler.submission.resume import resume_or_store_in_turn
 from gridfleet.scheduler.submission.store import candidates_of, store
 from gridfleet.storage.searches import numbered_name
 
@@ -37,12 +38,26 @@ class SearchRun:
         How trials are trained, and how long they may take.
     references : References, default=None
         Which of the data travel by reference.
+    load_if_exists : bool, default=False
+        Whether a search of that name is gone on with if it is the same, round by round.
+    reuse : bool, default=False
+        Whether trials whose computation was done before take the results of then.
     """
 
-    def __init__(self, *, name: str | None, options: SearchOptions, references: References | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        name: str | None,
+        options: SearchOptions,
+        references: References | None = None,
+        load_if_exists: bool = False,
+        reuse: bool = False,
+    ) -> None:
         self._name = name
         self._options = options
         self._references = references
+        self._load_if_exists = load_if_exists
+        self._reuse = reuse
         self._caller: Any = None
         self._rounds = 0
         self._first_name = ""
@@ -57,14 +72,21 @@ class SearchRun:
         if name is not None and self._rounds > 1:
             name = numbered_name(self._first_name, f"-round-{self._rounds}")
         request = replace(request, references=self._references)
-        handle, rows = run_search(request, name=name, options=self._options)
+        handle, rows = run_search(
+            request, name=name, options=self._options, load_if_exists=self._load_if_exists, reuse=self._reuse
+        )
         if self._rounds == 1:
             self._first_name = handle.name
         return rows
 
 
 def run_search(
-    request: SearchRequest, *, name: str | None, options: SearchOptions
+    request: SearchRequest,
+    *,
+    name: str | None,
+    options: SearchOptions,
+    load_if_exists: bool = False,
+    reuse: bool = False,
 ) -> tuple[SearchHandle, list[dict[str, Any]]]:
     """Store a request as a search of its own and wait for its trials.
 
@@ -76,6 +98,10 @@ def run_search(
         The search's name; one that is taken gets a number behind it.
     options : SearchOptions
         How trials are trained, and how long they may take.
+    load_if_exists : bool, default=False
+        Whether a search of that name is gone on with if it is the same.
+    reuse : bool, default=False
+        Whether trials whose computation was done before take the results of then.
 
     Returns
     -------
@@ -85,11 +111,15 @@ def run_search(
         The rows of ``_fit_and_score``.
     """
     fleet = connect(n_jobs=request.n_jobs)
-    handle = store(fleet, request, name=name, options=options, numbered=True)
+    if load_if_exists:
+        handle, is_new = resume_or_store_in_turn(fleet, request, name=name, options=options, reuse=reuse)
+    else:
+        handle, is_new = store(fleet, request, name=name, options=options, numbered=True, reuse=reuse), True
     verbose = request.arguments.get("verbose", 0)
     any_error = request.arguments.get("error_score") == "raise"
     try:
-        publish(fleet, handle.id)
+        if is_new:
+            publish(fleet, handle.id)
         with display(handle.name, verbose=verbose) as shown:
             lines = FitLines(
                 shown, fleet.database, handle.id, candidates_of(request), len(request.splits), verbose=verbose
@@ -113,8 +143,8 @@ def run_search(
 def register_joblib_backend() -> None:
     """Make ``joblib.parallel_config(backend="gridfleet")`` work for scikit-learn's own searches.
 
-    Its further arguments are ``name``, ``fit_mode``, ``trial_timeout`` and ``search_timeout``, as `GridSearchCV` has
-    them.
+    Its further arguments are ``name``, ``fit_mode``, ``trial_timeout``, ``search_timeout``, ``load_if_exists``,
+    ``reuse`` and ``priority``, as `GridSearchCV` has them.
 
     Examples
     --------
@@ -132,10 +162,18 @@ def _backend(
     fit_mode: str | None = None,
     trial_timeout: float | None = None,
     search_timeout: float | None = None,
+    load_if_exists: bool = False,
+    reuse: bool = False,
+    priority: int = 0,
     **joblib_options: Any,
 ) -> FleetBackend:
-    options = check_options(fit_mode, trial_timeout, search_timeout)
-    return FleetBackend(SearchRun(name=name, options=options), **joblib_options)
+    run = SearchRun(
+        name=name,
+        options=check_options(fit_mode, trial_timeout, search_timeout, priority),
+        load_if_exists=check_switch("load_if_exists", load_if_exists),
+        reuse=check_switch("reuse", reuse),
+    )
+    return FleetBackend(run, **joblib_options)
 
 
 @cache

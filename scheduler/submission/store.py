@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,12 @@ from sqlalchemy.exc import IntegrityError
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission import checks
+from gridfleet.scheduler.submission.drawn import shown, space_digest, splitter_of
 from gridfleet.scheduler.submission.keras_models import check_keras_models
 from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.request import SearchRequest
+from gridfleet.scheduler.submission.reuse import reuse_keys
+from gridfleet.scheduler.submission.same_search import Asked, Same, require_same
 from gridfleet.scheduler.submission.this_process import warn_of_other_variables, warn_of_seed
 from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage import searches
@@ -36,6 +39,7 @@ from gridfleet.storage.session import this_session
 from gridfleet.storage.sources.archive import pack
 from gridfleet.storage.sources.collect import collect_sources
 from gridfleet.storage.trials import queue
+from gridfleet.storage.trials.reuse import find_results, take_results
 from gridfleet.storage.versions import installed_versions
 from gridfleet.worker.trial.cross_validation import PARAMS_OF_ROWS, Candidates, Evaluation
 from gridfleet.worker.trial.fit_warnings import WarningFilters
@@ -43,31 +47,32 @@ from gridfleet.worker.trial.keras_objects import keras_objects_of_the_script
 from gridfleet.worker.trial.keras_state import keras_config
 from gridfleet.worker.trial.sources import KIND as SOURCES
 
-#: Characters of an estimator's repr that are stored.
-MAX_REPR = 1_000
 #: How often another process may take the next free name before this one has stored its search.
 MAX_RACES_LOST = 20
 #: Bytes of a packed archive of sources above which it is worth a line.
 MUCH_CODE = 1_000_000
 #: Types of values that are equal wherever they are unpickled.
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
-#: What makes two searches the same one, and what an error calls it.
-COMPARED = {
-    "evaluation_digest": "estimator, scoring or fit parameters",
-    "sources_digest": "the script's own modules",
-    "candidates_digest": "combinations or refit",
-    "x_digest": "X",
-    "y_digest": "y",
-    "splits_digest": "splits",
-    "strategy": "kind of search",
-    "fit_mode": "fit_mode",
-    "trial_timeout": "trial_timeout",
-    "search_timeout": "search_timeout",
-}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A search that is not stored yet: what travels, pickled, and the same as objects."""
+
+    evaluation: Evaluation
+    candidates: Candidates
+    archive: bytes | None
+    payloads: list[PreparedPayload]
 
 
 def store(
-    fleet: Fleet, request: SearchRequest, *, name: str | None, options: SearchOptions, numbered: bool = False
+    fleet: Fleet,
+    request: SearchRequest,
+    *,
+    name: str | None,
+    options: SearchOptions,
+    numbered: bool = False,
+    reuse: bool = False,
 ) -> SearchHandle:
     """Validate a search and store it with all its trials in one transaction; `publish` sends the messages.
 
@@ -83,6 +88,8 @@ def store(
         How trials are trained, and how long they may take.
     numbered : bool, default=False
         Whether a name that is taken gets a number behind it, and its view shows this search from now on.
+    reuse : bool, default=False
+        Whether trials whose computation was done before take the results of then.
 
     Raises
     ------
@@ -98,37 +105,44 @@ def store(
     warn_of_other_variables(fleet)
     if not numbered:
         _check_name_is_free(fleet, name)
-    candidates, payloads = _prepare(fleet, request)
-    fleet.payloads.require_room(payloads)
-    columns = _columns(request, candidates, options, _digests(payloads, fleet.payloads.insert))
-    columns["needs_python"] = _needs_python(payloads)
-    insert = functools.partial(_insert, fleet, columns, candidates, numbered=numbered)
+    prepared = _prepare(fleet, request)
+    candidates = prepared.candidates
+    fleet.payloads.require_room(prepared.payloads)
+    columns = _columns(request, candidates, options, _digests(prepared.payloads, fleet.payloads.insert))
+    columns["needs_python"] = _needs_python(prepared.payloads)
+    keys = reuse_keys(prepared.evaluation, candidates, columns, prepared.archive)
+    columns |= {"reuse": reuse, "no_reuse": keys.no_reuse}
+    insert = functools.partial(_insert, fleet, columns, candidates, keys.keys, numbered=numbered, reuse=reuse)
     if numbered:
-        return _again_if_name_was_taken(insert, name)
-    with _name_taken_as_sentence(fleet, name):
-        return insert(name)
+        handle, n_taken = _again_if_name_was_taken(insert, name)
+    else:
+        with _name_taken_as_sentence(fleet, name):
+            handle, n_taken = insert(name)
+    if reuse:
+        _say_what_is_reused(n_taken, len(candidates.params), keys.no_reuse)
+    if n_taken == len(candidates.params):
+        searches.finish_search(fleet.database, handle.id)
+    return handle
 
 
-def find_equal(
-    fleet: Fleet, request: SearchRequest, *, name: str | None, options: SearchOptions
-) -> SearchHandle | None:
+def find_same(
+    fleet: Fleet, request: SearchRequest, *, name: str, options: SearchOptions
+) -> tuple[SearchHandle, Same] | None:
     """Find the search of this name, if there is one, and make sure that it evaluates the same.
 
     Raises
     ------
     NameTakenError
-        If another search has the name, with what differs.
+        If another search has the name, with the first part that differs.
     """
-    if name is None or (stored := _of_name(fleet, name)) is None:
+    checks.check_name(name)
+    if (stored := _of_name(fleet, name)) is None:
         return None
-    candidates, payloads = _prepare(fleet, request)
-    now = _columns(request, candidates, options, _digests(payloads, lambda payload: payload.digest))
-    differing = [said for column, said in COMPARED.items() if getattr(stored, column) != now[column]]
-    if differing:
-        raise NameTakenError(
-            f"name={name!r} is taken by search {stored.id}, which differs in {', '.join(differing)}; choose another"
-        )
-    return SearchHandle(fleet, stored.id, stored.name)
+    prepared = _prepare(fleet, request)
+    digests = _digests(prepared.payloads, lambda payload: payload.digest)
+    columns = _columns(request, prepared.candidates, options, digests)
+    asked = Asked(request, columns, prepared.evaluation, prepared.candidates, prepared.archive)
+    return SearchHandle(fleet, stored.id, stored.name), require_same(fleet, stored, asked)
 
 
 def candidates_of(request: SearchRequest) -> Candidates:
@@ -143,7 +157,7 @@ def candidates_of(request: SearchRequest) -> Candidates:
     )
 
 
-def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[PreparedPayload]]:
+def _prepare(fleet: Fleet, request: SearchRequest) -> _Prepared:
     """Pickle what a search needs, each with what an error calls it."""
     sources = collect_sources()
     candidates = candidates_of(request)
@@ -168,11 +182,12 @@ def _prepare(fleet: Fleet, request: SearchRequest) -> tuple[Candidates, list[Pre
         fleet.payloads.prepare(kind, obj, what=what, modules=sources.mentions if kind == "evaluation" else ())
         for kind, (obj, what) in objects.items()
     ]
-    if sources.files:
-        archive = (pack(sources.files), sources.folders)
-        payloads.append(fleet.payloads.prepare(SOURCES, archive, what="the archive of the script's modules"))
+    archive = pack(sources.files) if sources.files else None
+    if archive is not None:
+        what = "the archive of the script's modules"
+        payloads.append(fleet.payloads.prepare(SOURCES, (archive, sources.folders), what=what))
         _say_size(payloads[-1], len(sources.files))
-    return candidates, payloads
+    return _Prepared(evaluation, candidates, archive, payloads)
 
 
 def _sent_arguments(request: SearchRequest) -> dict[str, Any]:
@@ -196,16 +211,26 @@ def _needs_python(payloads: Sequence[PreparedPayload]) -> str | None:
 
 
 def _insert(
-    fleet: Fleet, columns: dict[str, Any], candidates: Candidates, name: str | None, *, numbered: bool
-) -> SearchHandle:
-    """Insert a search with its trials and its view, in one transaction."""
+    fleet: Fleet,
+    columns: dict[str, Any],
+    candidates: Candidates,
+    keys: Sequence[str | None],
+    name: str | None,
+    *,
+    numbered: bool,
+    reuse: bool,
+) -> tuple[SearchHandle, int]:
+    """Insert a search with its trials and its view, in one transaction; return how many trials took a result."""
     kinds = column_kinds(map(params_to_json, candidates.params))
-    first, pointed = None, True
+    first, pointed, n_taken = None, True, 0
     with fleet.database.write() as connection:
         if numbered and name is not None:
             name, first = searches.next_free_name(connection, name)
         search_id, name = searches.create_search(connection, name, columns, fleet.settings.signer())
-        queue.create_trials(connection, search_id, candidates.params)
+        taken = find_results(connection, {key for key in keys if key is not None}) if reuse else {}
+        queue.create_trials(connection, search_id, candidates.params, queue.Reuse(keys, taken))
+        if taken:
+            n_taken = take_results(connection, search_id)
         create_search_view(connection, search_id, name, kinds)
         if first is not None:
             pointed = point_view(connection, search_id, first, kinds)
@@ -216,10 +241,19 @@ def _insert(
             UserWarning,
             stacklevel=users_stacklevel(),
         )
-    return SearchHandle(fleet, search_id, name)
+    return SearchHandle(fleet, search_id, name), n_taken
 
 
-def _again_if_name_was_taken(insert: Callable[[str | None], SearchHandle], name: str | None) -> SearchHandle:
+def _say_what_is_reused(n_taken: int, n_trials: int, no_reuse: str | None) -> None:
+    """Say how many trials are not evaluated, and why others can't be found again."""
+    print(f"gridfleet: {n_taken} of {n_trials} trials take results that are there", file=sys.stderr)  # noqa: T201 - as progress
+    if no_reuse is not None:
+        warnings.warn(f"reuse=True finds no results for {no_reuse}", UserWarning, stacklevel=users_stacklevel())
+
+
+def _again_if_name_was_taken(
+    insert: Callable[[str | None], tuple[SearchHandle, int]], name: str | None
+) -> tuple[SearchHandle, int]:
     """Insert a search under the next free name; another process may take that one in between."""
     for _ in range(MAX_RACES_LOST):
         try:
@@ -259,13 +293,15 @@ def _columns(
     random_state = request.estimator.get_params(deep=False).get("random_state")
     return {
         "strategy": type(request.caller).__name__,
-        "scoring": None if scoring is None else _shown(scoring),
+        "scoring": None if scoring is None else shown(scoring),
         "refit_metric": candidates.refit_metric,
+        "splitter": splitter_of(request.caller),
+        "space_digest": space_digest(request.caller),
         "n_trials": len(candidates.params),
         "n_splits": len(request.splits),
-        "random_state": None if random_state is None else _shown(random_state),
+        "random_state": None if random_state is None else shown(random_state),
         **asdict(options),
-        "estimator": _shown(request.estimator),
+        "estimator": shown(request.estimator),
         "submitted_by": f"{_user()}@{socket.gethostname()}",
         "session": this_session(),
         **digests,
@@ -279,8 +315,8 @@ def _check_name_is_free(fleet: Fleet, name: str | None) -> None:
     if (other := _of_name(fleet, name)) is not None:
         raise NameTakenError(
             f"name={name!r} is taken by search {other.id} ({other.state}, {other.created_at:%Y-%m-%d %H:%M} UTC); "
-            f"choose another, read that one with open_search({other.name!r}), or give load_if_exists=True to get its "
-            "handle if it evaluates the same"
+            f"choose another, read that one with open_search({other.name!r}), or give load_if_exists=True to go on "
+            "with it if it is the same"
         )
 
 
@@ -299,14 +335,6 @@ def _name_taken_as_sentence(fleet: Fleet, name: str | None) -> Iterator[None]:
     except IntegrityError:
         _check_name_is_free(fleet, name)
         raise
-
-
-def _shown(obj: Any) -> str:
-    try:
-        text = " ".join(repr(obj).replace("\x00", "\\x00").split())
-    except ValueError:  # an integer of more than 4,300 digits among its parameters
-        text = type(obj).__name__
-    return text if len(text) <= MAX_REPR else text[: MAX_REPR - 1] + "…"
 
 
 def _user() -> str:

@@ -28,13 +28,14 @@ def packages_of(names: Iterable[str]) -> dict[str, str]:
     packages = {}
     for name in set(names) - ALWAYS_THERE - sys.stdlib_module_names:
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and is_installed(file) and (package := _package(name)) is not None:
+        if file and is_installed(file) and (package := package_of(name)) is not None:
             packages[name] = package
     return dict(sorted(packages.items()))
 
 
 @cache
-def _package(module: str) -> str | None:
+def package_of(module: str) -> str | None:
+    """Return distribution and release of an installed top-level module; None if none says that it is its."""
     try:
         found = metadata.distribution(module)
     except metadata.PackageNotFoundError:

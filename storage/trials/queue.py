@@ -5,22 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
+    JSON,
     BigInteger,
     Integer,
     Select,
-    String,
     Text,
     bindparam,
     cast,
+    column,
     func,
     insert,
+    null,
     or_,
     select,
     update,
@@ -31,9 +32,10 @@ from sqlalchemy.engine import Connection
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import UtcDateTime, now
-from gridfleet.storage.params import params_digest, params_to_json, structural_params
+from gridfleet.storage.params import canonical, digest_of, params_digest, params_to_json, structural_params
 from gridfleet.storage.schema import Search, Trial, TrialState
-from gridfleet.storage.statements import IS_PAUSED, ROWS_PER_STATEMENT, WAITS
+from gridfleet.storage.statements import IS_PAUSED, ONE, ROWS_PER_STATEMENT, WAITS
+from gridfleet.storage.trials import fair_share
 from gridfleet.storage.versions import THIS_PYTHON
 
 logger = logging.getLogger(__name__)
@@ -42,48 +44,72 @@ logger = logging.getLogger(__name__)
 COUNTED = 10_000
 #: Trials that one transaction notes as published.
 NOTED_AT_ONCE = 1_000
-#: Whether a trial is of a search that a minor version of Python can evaluate: bytecode that travels is of one.
-IS_FOR_PYTHON = (
-    select(Search.id)
-    .where(
-        Search.id == Trial.search_id,
-        or_(Search.needs_python.is_(None), Search.needs_python == bindparam("python", type_=String)),
-    )
-    .exists()
+#: Whether a trial is of a search that a minor version of Python can evaluate.
+IS_FOR_PYTHON = select(Search.id).where(Search.id == Trial.search_id, fair_share.IS_FOR_PYTHON).exists()
+_NEXT = fair_share.NEXT_SEARCH.subquery("next_search")
+_NAMED = (
+    select(_NEXT.c.id, _NEXT.c.session, Trial.search_id.label("named"))
+    .outerjoin(Trial, Trial.id == bindparam("wanted_id"))
+    .select_from(_NEXT)
 )
-_SESSION = select(Search.session).where(Search.id == Trial.search_id).scalar_subquery().label("session")
-_HINT = select(Trial.search_id, _SESSION, WAITS.label("waits"), IS_FOR_PYTHON.label("is_for_python")).where(
-    Trial.id == bindparam("wanted_id")
-)
-_WAITING_FOR_PYTHON = (
-    select(Trial.id, Trial.search_id, _SESSION).where(WAITS, IS_FOR_PYTHON).order_by(Trial.id).limit(1)
-)
-#: The first trial of a search that waits; of those of the structures that a worker has compiled programs for.
+_IS_OF_OTHERS = select(Trial.id).where(Trial.id == bindparam("wanted_id"), WAITS, ~IS_FOR_PYTHON)
+#: The first trial of a search that waits.
 WAITING_OF_SEARCH = (
-    select(Trial.id).where(Trial.search_id == bindparam("searched_id"), WAITS).order_by(Trial.id).limit(1)
+    select(Trial.id).where(Trial.search_id == bindparam("searched_id"), WAITS).order_by(Trial.id).limit(ONE)
 )
-_IS_KNOWN = Trial.structure_digest.in_(bindparam("structures", expanding=True))
-WAITING_OF_STRUCTURES = WAITING_OF_SEARCH.where(_IS_KNOWN)
+_LAST_STARTED = (
+    select(Trial.id)
+    .where(Trial.search_id == bindparam("searched_id"), Trial.started_at.is_not(None))
+    .order_by(Trial.started_at.desc())
+    .limit(ONE)
+    .correlate(None)
+    .scalar_subquery()
+)
+# PostgreSQL keeps what was claimed in the index for as long as anybody's snapshot is older: not all of it is read
+_WAITING_BEHIND = WAITING_OF_SEARCH.where(Trial.id > _LAST_STARTED)
+#: Structures that a worker asks for, of those that it has compiled programs for: each is a look of its own into the
+#: index. To ask for all at once PostgreSQL reads what is queued until it finds one of them.
+MAX_STRUCTURES = 4
 _HINTED = select(Trial.id).where(Trial.id == bindparam("hinted_id"), WAITS)
 
 
-def _first_there(*waiting: Select[Any]) -> Any:
+def _has_structure(number: int) -> Any:
+    return Trial.structure_digest == bindparam(f"structure_{number}")
+
+
+def waiting_of_structures(n_structures: int) -> list[Select[Any]]:
+    """Return what finds the first trial of a search that waits, for each of the structures of `as_parameters`."""
+    return [WAITING_OF_SEARCH.where(_has_structure(number)) for number in range(n_structures)]
+
+
+def as_parameters(structures: Collection[str]) -> dict[str, str]:
+    """Return the parameters of statements that ask for structures: those that a worker met last, first."""
+    return {f"structure_{number}": one for number, one in enumerate([*structures][-MAX_STRUCTURES:][::-1])}
+
+
+def first_there(*waiting: Select[Any]) -> Any:
     """Return the first trial that one of these finds and nobody holds, locked where that is possible."""
     # a row that another transaction holds is passed over: it is being claimed, and whoever waited for it would get
     # nothing; all of a fleet would wait for the lowest id
-    return func.coalesce(*(one.with_for_update(skip_locked=True).correlate(None).scalar_subquery() for one in waiting))
+    return func.coalesce(
+        *(one.with_for_update(skip_locked=True).correlate(None).scalar_subquery() for one in waiting), null()
+    )
 
 
-#: The trial that a worker takes at a message; one that has compiled programs, rather of the structures of these.
-CHOICE = _first_there(_HINTED, WAITING_OF_SEARCH)
-CHOICE_OF_STRUCTURES = _first_there(_HINTED.where(_IS_KNOWN), WAITING_OF_STRUCTURES, _HINTED, WAITING_OF_SEARCH)
+def choice(n_structures: int) -> Any:
+    """Return the trial that a worker takes at a message, which has programs for as many structures."""
+    known = [_HINTED.where(or_(*map(_has_structure, range(n_structures))))] if n_structures else []
+    return first_there(*known, *waiting_of_structures(n_structures), _HINTED, _WAITING_BEHIND, WAITING_OF_SEARCH)
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """What a message leads to: a search of which a trial waits, and the one to take unless another fits better."""
+    """What a message leads to: a search of which a trial waits.
 
-    trial_id: int
+    ``trial_id`` is the one that the message names if it is of that search: to be taken unless another fits better.
+    """
+
+    trial_id: int | None
     search_id: int
     session: str | None
 
@@ -92,61 +118,98 @@ class WaitsForAnotherPythonError(LookupError):
     """A trial waits, but not for this minor version of Python, and none that does is there."""
 
 
-#: What differs between the new trials of a search, with its types as arrays of PostgreSQL.
-_NEW = {"number": Integer, "params": Text, "params_digest": Text, "structure_digest": Text}
-_arrays: list[Any] = [bindparam(f"each_{name}", type_=ARRAY(kind)) for name, kind in _NEW.items()]
-_news = func.unnest(*_arrays).table_valued(*_NEW).render_derived()
-# arrays and not rows of parameters, of which the driver makes a statement each: 30,000 trials took 9.5 s instead of
-# 24.4 on a busy machine
-_CREATE = insert(Trial).from_select(
-    ["search_id", *_NEW],
-    select(
-        bindparam("of_search", type_=BigInteger),
-        *(cast(_news.c[name], JSONB) if name == "params" else _news.c[name] for name in _NEW),
-    ),
-)
+#: What differs between the new trials of a search, with its types in PostgreSQL.
+_NEW: dict[str, Any] = {"number": Integer, "params": JSONB, "params_digest": Text, "structure_digest": Text}
+_REUSE: dict[str, Any] = {"reuse_key": Text, "reused_from": BigInteger}
 
 
-def create_trials(connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]]) -> None:
+def _creation(columns: Mapping[str, Any]) -> Any:
+    """Return the statement of PostgreSQL that inserts the trials of a search."""
+    # one text and not rows of parameters, of which the driver makes a statement each, nor arrays, of which it writes
+    # each item: on a busy machine 20,000 trials took 2.1 s in SQL instead of 5.1
+    news = (
+        func.json_to_recordset(cast(bindparam("rows_as_json", type_=Text), JSON))
+        .table_valued(*(column(name, kind) for name, kind in columns.items()))
+        .render_derived(with_types=True)
+    )
+    return insert(Trial).from_select(
+        ["search_id", *columns], select(bindparam("of_search", type_=BigInteger), *(news.c[name] for name in columns))
+    )
+
+
+_CREATE, _CREATE_WITH_KEYS = _creation(_NEW), _creation({**_NEW, **_REUSE})
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """By which key the result of each trial is found again, and which trials' results they take.
+
+    Parameters
+    ----------
+    keys : sequence of str or None
+        One for each trial, by its number; None: its result is none that another may take.
+    taken : mapping of str to int
+        The ids of the trials whose results are taken, by their keys.
+    """
+
+    keys: Sequence[str | None]
+    taken: Mapping[str, int] = field(default_factory=dict)
+
+
+def create_trials(
+    connection: Connection, search_id: int, candidates: Sequence[dict[str, Any]], reuse: Reuse | None = None
+) -> None:
     """Insert the trials of a search, all queued, in the transaction that inserts the search."""
     for start in range(0, len(candidates), ROWS_PER_STATEMENT):
-        some = candidates[start : start + ROWS_PER_STATEMENT]
-        rows = [_new_row(number, params_to_json(params)) for number, params in enumerate(some, start)]
+        shown = [params_to_json(params) for params in candidates[start : start + ROWS_PER_STATEMENT]]
+        rows = [_new_row(number, params) for number, params in enumerate(shown, start)]
+        if reuse is not None:
+            for row in rows:
+                row["reuse_key"] = key = reuse.keys[row["number"]]
+                row["reused_from"] = None if key is None else reuse.taken.get(key)
         if connection.dialect.name == "sqlite":
-            connection.execute(insert(Trial), [{"search_id": search_id, **row} for row in rows])
-            continue
-        arrays = {f"each_{name}": [row[name] for row in rows] for name in _NEW}
-        arrays["each_params"] = list(map(json.dumps, arrays["each_params"]))
-        connection.execute(_CREATE, {"of_search": search_id, **arrays})
+            facts = zip(rows, shown, strict=True)
+            new = [{"search_id": search_id, **row, "params": params} for row, params in facts]
+            connection.execute(insert(Trial), new)
+        else:
+            create = _CREATE if reuse is None else _CREATE_WITH_KEYS
+            connection.execute(create, {"of_search": search_id, "rows_as_json": f"[{','.join(map(_as_json, rows))}]"})
 
 
 def _new_row(number: int, shown: dict[str, Any]) -> dict[str, Any]:
-    structural, digest = structural_params(shown), params_digest(shown)
+    structural, params = structural_params(shown), canonical(shown)
+    digest = digest_of(params)
     return {
         "number": number,
-        "params": shown,
+        "params": params,
         "params_digest": digest,
         "structure_digest": digest if len(structural) == len(shown) else params_digest(structural),
     }
 
 
-def in_turn(database: Database, search_id: int, *, limit: int | None = None) -> list[int]:
-    """List the trials of a search as messages are sent for them: those of different structures first.
+def _as_json(row: dict[str, Any]) -> str:
+    # put together, for params are JSON already
+    others = json.dumps({name: value for name, value in row.items() if name != "params"})
+    return f'{others[:-1]}, "params": {row["params"]}}}'
 
-    Each worker begins with another structure and then stays with it (`CHOICE_OF_STRUCTURES`).
+
+def in_turn(database: Database, search_id: int, *, limit: int | None = None) -> list[int]:
+    """List the trials of a search that wait for a first message, as these are sent: of different structures first.
+
+    Each worker begins with another structure and then stays with it (`choice`).
     """
     turn = func.row_number().over(partition_by=Trial.structure_digest, order_by=Trial.number)
-    query = select(Trial.id).where(Trial.search_id == search_id).order_by(turn, Trial.number).limit(limit)
+    waits = (Trial.search_id == search_id, Trial.state == TrialState.QUEUED, Trial.published_at.is_(None))
+    query = select(Trial.id).where(*waits).order_by(turn, Trial.number).limit(limit)
     with database.read() as connection:
         return list(connection.execute(query).scalars())
 
 
-def look(database: Database, trial_id: int, *, python: str = THIS_PYTHON) -> Hint | None:
+def look(database: Database, trial_id: int, *, python: str = THIS_PYTHON, session: str | None = None) -> Hint | None:
     """Look what a message leads to; `transitions.claim_at_message` takes it.
 
-    A message is a hint that its search has work, whichever of its trials it names. To a worker of another Python it is
-    a hint that there is work at all: the trials of one search are behind those of others in the queue, and whoever
-    takes one of these leaves its message to a worker that can do the first.
+    A message is a hint that there is work, whichever trial it names. The work is of the search whose turn it is
+    (`fair_share`): else the one that was submitted first would be evaluated first, whose messages are.
 
     Parameters
     ----------
@@ -156,41 +219,32 @@ def look(database: Database, trial_id: int, *, python: str = THIS_PYTHON) -> Hin
         The one that the message names.
     python : str, default=THIS_PYTHON
         This worker's minor version of Python.
+    session : str, default=None
+        Whose trials this process evaluates; None: anybody's.
 
     Returns
     -------
     Hint or None
-        To the search of the message, or, if that is of another Python, of the first trial of this one that waits; None
-        if none waits.
+        None if nothing waits that this Python can evaluate, or there is no such trial.
 
     Raises
     ------
     WaitsForAnotherPythonError
-        If only trials of other Pythons wait, of all that the message is a hint to.
+        If the trial of the message waits for another Python, and nothing for this one.
     """
-    of_python = {"python": python}
+    wanted = {"wanted_id": trial_id, "python": python, "own_session": session}
     with database.read() as connection:
-        hint = connection.execute(_HINT, {"wanted_id": trial_id, **of_python}).one_or_none()
-        if hint is None:
-            return _found(trial_id, None, "there is no such trial")
-        if not hint.is_for_python:
-            mine = connection.execute(_WAITING_FOR_PYTHON, of_python).one_or_none()
-            if mine is None and hint.waits:
+        found = connection.execute(_NAMED, wanted).one_or_none()
+        if found is None:
+            if connection.execute(_IS_OF_OTHERS, {"wanted_id": trial_id, "python": python}).first() is not None:
                 raise WaitsForAnotherPythonError
-            found = None if mine is None else Hint(mine.id, mine.search_id, mine.session)
-            return _found(trial_id, found, "its search is of another Python; of this one, the first that waits")
-        if hint.waits:
-            return _found(trial_id, Hint(trial_id, hint.search_id, hint.session), "it waits")
-        other = connection.execute(WAITING_OF_SEARCH, {"searched_id": hint.search_id}).scalar()
-        if other is None:
-            return _found(trial_id, None, "nothing of its search waits")
-        return _found(trial_id, Hint(other, hint.search_id, hint.session), "its own trial does not wait any more")
-
-
-def _found(trial_id: int, hint: Hint | None, why: str) -> Hint | None:
-    leads_to = "nothing" if hint is None else hint.trial_id
-    logger.debug("the message of trial %d leads to %s, for %s", trial_id, leads_to, why)
-    return hint
+            logger.debug("the message of trial %d leads to nothing, for nothing waits", trial_id)
+            return None
+    if found.named is None:
+        logger.debug("the message of trial %d leads to nothing, for there is no such trial", trial_id)
+        return None
+    logger.debug("the message of trial %d leads to search %d, whose turn it is", trial_id, found.id)
+    return Hint(trial_id if found.named == found.id else None, found.id, found.session)
 
 
 _MAY_START_NOW = or_(Trial.not_before.is_(None), Trial.not_before <= now())

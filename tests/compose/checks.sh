@@ -177,6 +177,39 @@ start_a_worker_of_any_user() {
 
 worker_of_any_user_is_ready() { docker logs "$any_user" 2>&1 | grep -F 'is ready'; }
 
+# --- sslrootcert=system
+
+database_speaks_tls() { # with a certificate that vouches for itself
+  "$python" tests/certificates.py "$work" database || return
+  for file in server.crt server.key; do
+    docker compose exec -T --user postgres database sh -c 'umask 077 && cat >"$PGDATA/$0"' "$file" <"$work/$file" || return
+  done
+  docker compose exec -T --user postgres database psql --no-psqlrc --quiet --username postgres \
+    --command "ALTER SYSTEM SET ssl = on" --command "SELECT pg_reload_conf()" </dev/null
+}
+
+searches_over_tls() { # OPTION…: of docker run; the list of searches
+  local password
+  password=$(cat "$GRIDFLEET_SECRETS_DIR/gridfleet_database_reporter_password")
+  GRIDFLEET_BROKER_URL=redis://broker:6379/0 \
+    GRIDFLEET_DATABASE_URL=postgresql+psycopg://gridfleet_reporter:$password@database:5432/gridfleet?sslrootcert=system \
+    docker run --rm --read-only --tmpfs /tmp --network "${COMPOSE_PROJECT_NAME}_fleet" \
+    --env GRIDFLEET_BROKER_URL --env GRIDFLEET_DATABASE_URL "$@" "gridfleet:$GRIDFLEET_IMAGE_TAG" list
+}
+
+authority_is_strange_to_the_image() {
+  local output
+  output=$(searches_over_tls 2>&1) && return 1
+  grep -F 'certificate verify failed' <<<"$output"
+}
+
+authority_is_trusted_at() { # FILE: where a system keeps its authorities
+  local options=(--volume "$work/server.crt:$1:ro")
+  # Debian's own are out of sight then
+  [[ $1 == /etc/ssl/certs/* ]] || options+=(--mount type=tmpfs,destination=/etc/ssl/certs)
+  searches_over_tls "${options[@]}" | grep -F outside
+}
+
 # --- SQL, through the read-only role
 
 reporter_sql() {

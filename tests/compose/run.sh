@@ -109,3 +109,11 @@ wait_for 90 "it is ready" worker_of_any_user_is_ready || docker logs "$any_user"
 outside drained --trials 2 --trees 20 &
 outside_pid=$!
 wait_for 120 "it evaluates what the drained ones leave" has_best_score drained
+
+if check "the database speaks TLS" database_speaks_tls; then
+  wait_for 30 "sslrootcert=system: an authority that the image does not know is refused" authority_is_strange_to_the_image
+  for bundle in /etc/ssl/certs/ca-certificates.crt /etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem \
+    /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem; do
+    check "sslrootcert=system: it is trusted in $bundle" authority_is_trusted_at "$bundle"
+  done
+fi

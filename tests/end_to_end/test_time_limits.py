@@ -72,6 +72,9 @@ def test_a_search_stops_at_its_timeout_with_what_is_there(
         ("trial_timeout", float("nan"), "trial_timeout=nan must be a number of seconds above 0"),
         ("search_timeout", "1h", "search_timeout='1h' must be a number of seconds above 0"),
         ("search_timeout", True, "search_timeout=True must be a number of seconds above 0"),
+        ("priority", 1.5, "priority=1.5 must be a whole number from -1000 to 1000"),
+        ("priority", True, "priority=True must be a whole number from -1000 to 1000"),
+        ("priority", 2**40, "priority=1099511627776 must be a whole number from -1000 to 1000"),
     ],
 )
 def test_a_limit_that_is_none_is_refused_before_anything_is_stored(

@@ -74,16 +74,23 @@ class Trials(RuleBasedStateMachine):
         self.searches: list[StoredSearch] = []
         self.params: dict[int, Any] = {}
         self.paused: set[int] = set()
+        self.opened_again: set[int] = set()
+        self.priorities: dict[int, int] = {}
         self.forgiven: dict[int, int] = {}  # attempts that count no more, since somebody asked for new ones
         with self.database.write() as connection:
             for table in (Lease, Curve, TrialWarning, SplitScore, Attempt, Trial, Search):
                 connection.execute(delete(table))
 
-    @initialize(results_from=st.sampled_from([0, 10, 25]), cancels_from=st.sampled_from([0, 20, 1_000]))
-    def submit(self, results_from: int, cancels_from: int) -> None:
+    @initialize(
+        results_from=st.sampled_from([0, 10, 25]),
+        cancels_from=st.sampled_from([0, 20, 1_000]),
+        sizes=st.sampled_from([(2,), (1, 2)]),
+    )
+    def submit(self, results_from: int, cancels_from: int, sizes: tuple[int, ...]) -> None:
         # final states soon, or only after the trials have lived through something
         self.results_from, self.cancels_from = results_from, cancels_from
-        self.submit_another(2)
+        for size in sizes:
+            self.submit_another(size)
 
     @precondition(lambda self: all(row.state in FINAL_STATES for row in self.rows().values()))
     @rule(size=st.integers(1, 2))
@@ -131,10 +138,12 @@ class Trials(RuleBasedStateMachine):
         trial_id = data.draw(st.sampled_from(self.broker))
         known = data.draw(st.sampled_from([(), (rows[trial_id].structure_digest,)]))
         hint = queue.look(self.database, trial_id)
-        hold((hint is not None) == bool(self.waiting_of(rows[trial_id].search_id)), "a message that hides work", hint)
+        next_ones = self.next_searches()
+        hold((hint is not None) == bool(next_ones), "a message that hides work", hint)
         if hint is None:
             return
-        if late:
+        hold(hint.search_id in next_ones, "fair share: another search is next", hint, next_ones)
+        if late and hint.trial_id is not None:
             self.claim(hint.trial_id)
         waiting = self.waiting_of(hint.search_id)
         limits = {"lease_s": LEASE_S, "max_runtime_s": MAX_RUNTIME_S}
@@ -144,6 +153,17 @@ class Trials(RuleBasedStateMachine):
             row = next((row for row in waiting if row.id == claim.trial_id), None)
             hold(row is not None and claim.attempt == row.attempt + 1, "took another", waiting, claim)
             self.note_claim(claim)
+
+    def next_searches(self) -> list[int]:
+        """List those of the highest priority of which a trial waits, and of these those of which fewest run."""
+        rows = self.rows().values()
+        n_running = {search.id: 0 for search in self.searches if self.waiting_of(search.id)}
+        most = max((self.priorities.get(search_id, 0) for search_id in n_running), default=0)
+        n_running = {one: n for one, n in n_running.items() if self.priorities.get(one, 0) == most}
+        for row in rows:
+            if row.state == "running" and row.search_id in n_running:
+                n_running[row.search_id] += 1
+        return [one for one, n in n_running.items() if n == min(n_running.values())]
 
     def waiting_of(self, search_id: int) -> list[Row[Any]]:
         rows = [row for row in self.rows().values() if row.search_id == search_id and search_id not in self.paused]
@@ -198,6 +218,18 @@ class Trials(RuleBasedStateMachine):
         held, is_held = self.act(data, beat)
         if is_held:
             self.lease_until[held.token] = self.now_s + LEASE_S
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def heartbeats(self, data: st.DataObject) -> None:
+        """A main process beats for all its processes, those that lost their lease included."""
+        some = data.draw(st.lists(st.sampled_from(self.zombies), unique=True, max_size=4))
+        before = self.rows()
+        answers = transitions.heartbeats(self.database, dict.fromkeys(some, 100), lease_s=LEASE_S)
+        held = {one: before[one.trial_id].cancel_requested for one in some if before[one.trial_id].token == one.token}
+        hold(answers == held, "heartbeats hide or make up a cancellation or a loss", answers, held)
+        for one in held:
+            self.lease_until[one.token] = self.now_s + LEASE_S
 
     @precondition(lambda self: self.zombies and self.n_steps >= self.results_from)
     @rule(data=st.data(), outcome=st.sampled_from(["completed", "failed", "nan"]))
@@ -335,10 +367,16 @@ class Trials(RuleBasedStateMachine):
     @rule(data=st.data())
     def end_cancelled(self, data: st.DataObject) -> None:
         def end(held: Any, before: Row[Any]) -> bool | None:
-            # a worker cancels only what it was told to
-            return transitions.cancel(self.database, held) if before.cancel_requested else None
+            # a worker cancels only what it was told to, perhaps before the search was opened again
+            was_told = before.cancel_requested or before.search_id in self.opened_again
+            return transitions.cancel(self.database, held) if was_told else None
 
-        self.act(data, end)
+        before = self.rows()
+        held, is_held = self.act(data, end)
+        if is_held and before[held.trial_id].search_id in self.opened_again:
+            ended = "cancelled" if before[held.trial_id].cancel_requested else "queued"
+            hold(self.rows()[held.trial_id].state == ended, "cancelled what goes on, or not", before[held.trial_id])
+            self.not_before.pop(held.trial_id, None)
 
     # what the reconciler and users do
 
@@ -391,6 +429,14 @@ class Trials(RuleBasedStateMachine):
         if may_pause:
             self.paused.add(search.id)
 
+    @rule(data=st.data(), priority=st.sampled_from([-1, 0, 1]))
+    def set_priority(self, data: st.DataObject, priority: int) -> None:
+        search = data.draw(st.sampled_from(self.searches))
+        may_change = search.row().finished_at is None
+        hold(searches.set_priority(self.database, search.id, priority) == may_change, "ended, or not", search.row())
+        if may_change:
+            self.priorities[search.id] = priority
+
     @precondition(lambda self: self.paused)
     @rule(data=st.data())
     def resume_search(self, data: st.DataObject) -> None:
@@ -417,6 +463,25 @@ class Trials(RuleBasedStateMachine):
             del self.final[row.id]
             self.not_before.pop(row.id, None)
             self.forgiven[row.id] = row.attempt
+
+    @rule(data=st.data())
+    def open_again(self, data: st.DataObject) -> None:
+        """The other way out of a final state: somebody submits a search that was cancelled once more."""
+        search = data.draw(st.sampled_from(self.searches))
+        before = [row for row in self.rows().values() if row.search_id == search.id]
+        cancelled = [row for row in before if row.state == "cancelled"]
+        was_open = search.row().finished_at is None
+        searches.open_again(self.database, search.id)
+        hold(search.row().state != "cancelled", "is cancelled still", search.row())
+        after = self.rows()
+        for row in cancelled:
+            hold((after[row.id].state, after[row.id].attempt) == ("queued", row.attempt), "not queued", after[row.id])
+            del self.final[row.id]
+            self.not_before.pop(row.id, None)
+        hold(not any(after[row.id].cancel_requested for row in before if row.state != "completed"), "is to stop", after)
+        if was_open or cancelled:
+            self.paused.discard(search.id)
+            self.opened_again.add(search.id)
 
     @rule()
     def finish_searches(self) -> None:

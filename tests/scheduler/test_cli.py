@@ -16,7 +16,7 @@ from gridfleet.scheduler.fleet.connection import connect
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.watch import Watcher
-from gridfleet.storage import migrations
+from gridfleet.storage import migrations, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import LocalFleetError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search
@@ -51,6 +51,7 @@ COMMANDS = (
     "cancel",
     "pause",
     "resume",
+    "priority",
     "retry-failed",
     "sql",
     "settings",
@@ -135,8 +136,52 @@ def test_report_tells_what_was_searched_the_best_the_leaderboard_and_the_failure
     assert "best score   0.750000 ± 0.015625" in shown
     ranks = [line.split()[0] for line in shown.partition("mean_test_score")[2].splitlines()[1:5]]
     assert ranks == ["1", "2", "3", "4"]
-    assert "ValueError: Could not interpret optimizer identifier: adan" in shown
-    assert "Traceback" not in shown
+    _, _, failed = shown.partition("failed: 1\n")
+    assert failed.splitlines() == [
+        "  1 × ValueError: Could not interpret optimizer identifier: adan",
+        "      trial 4, e.g. optimizer=adan, batch_size=10; on host-a/101",
+        "one with its traceback: gridfleet report pima --trial 4",
+    ]
+
+
+def test_report_groups_failures_by_their_cause(gridfleet, fleet, database):
+    search_id = store_search(fleet, database, "all fail", [{"C": value} for value in (None, 2, 3, 4)])
+    for number, scores in enumerate([None, None, (0.5, 0.5), None]):
+        record(database, claim(database, search_id, number, WORKERS[0]), scores)
+
+    _, shown, _ = gridfleet("report", "all fail")
+    assert "over C" in shown
+    assert shown.count("Could not interpret optimizer identifier") == 1
+    assert "\n  3 × ValueError: " in shown
+    assert "\n      trials 0-1, 3, e.g. C=None; on host-a/101\n" in shown
+    assert shown.endswith("one with its traceback: gridfleet report 'all fail' --trial 0\n")
+
+
+def test_a_report_of_one_trial_has_its_scores_by_split_its_attempts_and_its_whole_traceback(gridfleet, pima):
+    _, failed, _ = gridfleet("report", "pima", "--trial", "4")
+    assert failed.startswith("pima, trial 4: failed\n")
+    assert "optimizer='adan'" in failed
+    assert "Traceback (most recent call last):\n" in failed
+    assert failed.endswith("ValueError: Could not interpret optimizer identifier: adan\n")
+
+    _, scored, _ = gridfleet("report", "pima", "--trial", "1")
+    header, *splits = scored.partition("split")[2].splitlines()
+    assert header.split()[:2] == ["metric", "test_score"]
+    assert [line.split()[:3] for line in splits[:2]] == [["0", "score", "0.734375"], ["1", "score", "0.765625"]]
+    assert "worker_lost" in scored
+
+    status, _, said = gridfleet("report", "pima", "--trial", "5")
+    assert (status, said) == (1, "gridfleet: search pima has no trial 5; its trials are 0 to 4\n")
+    assert gridfleet("report", "pima", "--trial", "-1")[0] == 2
+    assert gridfleet("report", "pima", "--trial", "1", "--attempts")[0] == 2
+
+
+def test_the_metric_of_the_best_score_is_what_scoring_named(gridfleet, fleet, database, pima):
+    for scoring, shown in (("'f1'", "f1"), ("make_scorer(f1_score)", "make_scorer(f1_score)"), (None, "score")):
+        with database.write() as connection:
+            switch_triggers_off(connection)
+            connection.execute(update(Search).values(scoring=scoring))
+        assert json.loads(gridfleet("best", "pima", "--json")[1])["metric"] == shown
 
 
 def test_best_as_a_line_and_as_json(gridfleet, pima):
@@ -154,6 +199,24 @@ def test_best_as_a_line_and_as_json(gridfleet, pima):
         "best_params": {"optimizer": "adam", "batch_size": 20},
         "number": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("encoding", "emoji", "korean"),
+    [("ascii", "\\U0001f600", "\\ud55c"), ("cp949", "\\U0001f600", "한"), ("utf-8", "😀", "한")],
+)
+def test_what_a_terminal_has_no_sign_for_is_shown_escaped(fleet, database, encoding, emoji, korean):
+    search_id = store_search(fleet, database, "signs", [{"C": "😀한"}])
+    record(database, claim(database, search_id, 0, WORKERS[0]), (0.5, 0.75))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "gridfleet", "report", "signs"],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert f"{emoji}{korean}" in done.stdout.decode(encoding)
 
 
 def test_a_search_without_a_score_has_no_best(gridfleet, fleet, database):
@@ -289,6 +352,24 @@ def test_submit_stores_a_search_once(gridfleet, fleet, database, search_file):
     assert gridfleet("submit", str(search_file), "--exist-ok")[1] == "search trees is there already: queued\n"
     assert gridfleet("submit", str(search_file), "--name", "more")[1] == "search more is queued: 4 trials\n"
     assert [search.name for search in reader.list_searches(database)] == ["more", "trees"]
+
+
+def test_submit_goes_on_with_a_search_and_takes_results_that_are_there(gridfleet, fleet, database, search_file):
+    gridfleet("submit", str(search_file), "--resume")
+    searches.cancel_search(database, 1)
+
+    status, shown, said = gridfleet("submit", str(search_file), "--resume")
+
+    assert (status, shown) == (0, "search trees is there already: queued\n")
+    assert said == "gridfleet: search 'trees' is there: 0 of 4 trials are done\n"
+    assert gridfleet("submit", str(search_file), "--exist-ok", "--resume")[2].endswith("give one of them\n")
+    search_file.write_text(SEARCH_FILE.replace("cv: 2", "cv: 3\nload_if_exists: true"))
+    assert "differs in cv: 2 there, 3 here; choose another" in gridfleet("submit", str(search_file))[2]
+    status, shown, said = gridfleet("submit", str(search_file), "--name", "more", "--reuse")
+    assert (status, shown) == (0, "search more is queued: 4 trials\n")
+    assert said.startswith("gridfleet: 0 of 4 trials take results that are there\n")
+    search_file.write_text(SEARCH_FILE + "reuse: maybe\n")
+    assert "`reuse`" in gridfleet("submit", str(search_file))[2]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import event, select
 
 from gridfleet.scheduler.reports import reader
-from gridfleet.storage.schema import Trial
+from gridfleet.storage.schema import Search, Trial
 from tests.stored_searches import WORKERS, store_search
 
 
@@ -29,6 +29,22 @@ def test_pause_and_resume_say_what_they_did(gridfleet, fleet, database):
     assert "new: queued" in gridfleet("report", "new")[1]
 
 
+def test_priority_says_what_it_did(gridfleet, fleet, database, pima):
+    search_id = store_search(fleet, database, "new", [{"C": 1}])
+
+    assert gridfleet("priority", "NEW", "5")[:2] == (0, "search new has the priority 5\n")
+    assert gridfleet("priority", "new", "-5")[:2] == (0, "search new has the priority -5\n")
+    with database.read() as connection:
+        assert connection.execute(select(Search.priority).where(Search.id == search_id)).scalar() == -5
+    assert "search pima has ended already (completed); its priority stays" in gridfleet("priority", "pima", "5")[1]
+    status, _, errors = gridfleet("priority", "new", "1001")
+    assert (status, errors) == (
+        1,
+        "gridfleet: priority=1001 must be a whole number from -1000 to 1000; 0 is that of all others\n",
+    )
+    assert gridfleet("priority", "new", "high")[0] == 2
+
+
 def test_retry_failed_queues_the_failed_trials_only(gridfleet, fleet, database, pima):
     assert gridfleet("retry-failed", "pima")[:2] == (0, "search pima: 1 failed trial is queued again\n")
 
@@ -39,8 +55,8 @@ def test_retry_failed_queues_the_failed_trials_only(gridfleet, fleet, database, 
 
 
 def test_commands_about_a_search_that_is_not_there_say_so(gridfleet, fleet, pima):
-    for command in ("pause", "resume", "retry-failed", "cancel"):
-        status, _, errors = gridfleet(command, "nothing")
+    for command in (["pause"], ["resume"], ["retry-failed"], ["cancel"], ["priority", "1"]):
+        status, _, errors = gridfleet(command[0], "nothing", *command[1:])
         assert status == 1
         assert "no search has the name 'nothing'; the newest are 'pima'" in errors
 

@@ -41,9 +41,7 @@ def test_workers_are_shown_with_what_they_run_and_did(gridfleet, pima, database,
 def test_a_report_names_the_worker_of_a_failed_trial(gridfleet, pima):
     _, shown, _ = gridfleet("report", "pima")
 
-    header, row = (line.split() for line in shown.splitlines()[-2:])
-    assert header == ["failed", "trial", "params", "tries", "worker", "error"]
-    assert "host-a/101" in row
+    assert "      trial 4, e.g. optimizer=adan, batch_size=10; on host-a/101" in shown.splitlines()
 
 
 def test_a_worker_that_took_itself_out_is_shown_with_the_reason_and_so_is_a_host_where_none_starts(

@@ -6,12 +6,13 @@ import threading
 from typing import Any
 
 import pytest
-from keras import Input, Sequential, layers, saving
+from keras import Input, Sequential, layers, losses, metrics, optimizers, saving
 from scikeras.wrappers import KerasClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from gridfleet.scheduler.submission.checks import check_can_travel
+from gridfleet.scheduler.submission.fingerprint import NotSeenError, fingerprint
 from gridfleet.scheduler.submission.keras_models import check_keras_models
 from gridfleet.storage.errors import NotPicklableError
 
@@ -96,3 +97,25 @@ def test_every_model_among_the_combinations_is_looked_at() -> None:
     check_keras_models(KerasClassifier(), [{"model": good}])
     with pytest.raises(NotPicklableError, match=r"^model is a model that Keras can't make again"):
         check_keras_models(KerasClassifier(), [{"model": good}, {"model": bad}])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: losses.Huber(1.0), lambda: losses.Huber(2.0)),
+        (lambda: losses.BinaryCrossentropy(), lambda: losses.BinaryCrossentropy(from_logits=True)),
+        (lambda: optimizers.Adam(0.1), lambda: optimizers.Adam(0.2)),
+        (lambda: optimizers.SGD, lambda: optimizers.Adam),
+        (lambda: Bare, lambda: Registered),
+    ],
+)
+def test_a_loss_and_an_optimizer_are_known_again_by_what_they_do(one: Any, other: Any) -> None:
+    digests = [fingerprint(made, "it") for made in (one(), one(), other())]
+
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("made", [lambda: metrics.AUC(), lambda: Bare(), lambda: Sequential()])
+def test_what_keras_saves_as_a_file_is_not_seen_into(made: Any) -> None:
+    with pytest.raises(NotSeenError, match="object can't be seen into; give its name or its class"):
+        fingerprint(made(), "it")

@@ -142,10 +142,10 @@ def test_submit_gives_the_handle_of_an_equal_search_where_it_may(connected: Flee
 @pytest.mark.parametrize(
     ("search", "data", "differs"),
     [
-        (GridSearchCV(SVC(), {"C": [1, 2]}, cv=2), X, "combinations or refit"),
-        (GridSearchCV(SVC(), {"C": [1]}, cv=3), X + 1, "X, splits"),
-        (GridSearchCV(SVC(gamma=1), {"C": [1]}, cv=2), X, "estimator, scoring or fit parameters"),
-        (GridSearchCV(SVC(), {"C": [1]}, cv=2, fit_mode="xla"), X, "fit_mode"),
+        (GridSearchCV(SVC(), {"C": [1, 2]}, cv=2), X, "number of combinations: 1 there, 2 here"),
+        (GridSearchCV(SVC(), {"C": [1]}, cv=3), X + 1, "X"),
+        (GridSearchCV(SVC(gamma=1), {"C": [1]}, cv=2), X, "estimator's gamma: 'scale' there, 1 here"),
+        (GridSearchCV(SVC(), {"C": [1]}, cv=2, fit_mode="xla"), X, "fit_mode: exact there, xla here"),
     ],
     ids=["combinations", "data", "estimator", "mode"],
 )

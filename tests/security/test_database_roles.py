@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 import psycopg
 import pytest
 from sqlalchemy import select
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK
@@ -101,7 +101,8 @@ TO_WORKERS_AND_REPORTERS = (
 CHANGED_BY_WORKERS = {
     "searches": {"state", "started_at", "finished_at", "paused_at", "error"},
     "trials": {column.name for column in Trial.__table__.columns}
-    - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at", "lease_expires_at"},
+    - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at", "lease_expires_at"}
+    - {"reuse_key", "reused_from"},
     "attempts": {"ended_at", "outcome", "error", "peak_memory_mb"},
     "leases": {"expires_at", "memory_mb"},
     "workers": {"last_seen_at", "ended_at", "stopped_reason"},
@@ -442,6 +443,33 @@ def test_trying_failed_trials_again_is_the_submitter_s_for_it_removes_their_scor
         with pytest.raises(ProgrammingError, match="permission denied"):
             searches.retry_failed(worker, search_id)
         assert searches.retry_failed(owner, search_id) == 1
+
+
+def test_going_on_with_a_cancelled_search_is_the_submitter_s(deployed: DeployedFleet) -> None:
+    with closing(Database(deployed.owner)) as owner, closing(Database(deployed.worker)) as worker:
+        search_id = store_search(deployed.owner, owner, "stopped", [{"C": 1}])
+        assert searches.cancel_search(worker, search_id)
+
+        with pytest.raises(DBAPIError, match=r"is cancelled and changes no more|permission denied"):
+            searches.open_again(worker, search_id)
+        searches.open_again(owner, search_id)
+
+        record(worker, claim(worker, search_id, 0, WORKERS[0]), (0.5, 0.5))
+
+
+def test_a_worker_role_takes_no_results_of_other_trials(deployed: DeployedFleet, roled_database: RoledDatabase) -> None:
+    with closing(Database(deployed.owner)) as owner:
+        store_search(deployed.owner, owner, "not theirs", [{"C": 1}])
+    for statement in (
+        "UPDATE trials SET reused_from = 1",
+        f"UPDATE trials SET reuse_key = '{'a' * 64}'",
+        "UPDATE searches SET no_reuse = NULL, space_digest = NULL, splitter = NULL",
+    ):
+        with (
+            roled_database.connect(ROLES["worker"]) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied"),
+        ):
+            connection.execute(statement)
 
 
 def test_a_worker_role_can_not_migrate(deployed: DeployedFleet, roled_database: RoledDatabase) -> None:

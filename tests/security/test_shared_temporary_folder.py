@@ -13,9 +13,11 @@ import pytest
 
 from gridfleet.scheduler.cli.main import main
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.trials.held import Held
 from gridfleet.worker.guards.health_file import touch_for_ever
 from gridfleet.worker.guards.sign_of_life import (
     FOLDER_VARIABLE,
+    Found,
     SignOfLife,
     forget_signs_of_the_dead,
     signs_of_children,
@@ -166,11 +168,21 @@ def test_files_that_variables_name_are_the_same_ones_in_a_worker_s_private_folde
 
 def test_a_sign_of_life_is_found_by_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getppid", os.getpid)  # this process is its own child
-    SignOfLife(tmp_path).begin(5.0)
+    shown = SignOfLife(tmp_path)
+    shown.begin(5.0, Held(7, "f" * 32), 300)
 
     (sign,) = signs_of_children(tmp_path)
 
     assert (sign.pid, sign.until, sign.holds_a_trial) == (os.getpid(), 5.0, True)
+    assert (sign.held, sign.memory_mb) == (Held(7, "f" * 32), 300)
+    assert shown.answer() is None
+    sign.answer(Found.LOST)
+    answer = shown.answer()
+    assert answer is not None
+    assert (answer.found, answer.token) == (Found.LOST, "f" * 32)
+    shown.beat(301)
+    assert signs_of_children(tmp_path)[0].beat > sign.beat
+    assert shown.answer() == answer
 
 
 def test_a_health_file_that_is_a_link_is_not_touched(

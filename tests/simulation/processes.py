@@ -7,8 +7,8 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -26,6 +26,7 @@ from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.versions import THIS_PYTHON
 from gridfleet.worker.broker.app import KILL_AFTER_S
+from gridfleet.worker.guards.sign_of_life import Answer, Found
 from gridfleet.worker.main_process.service import _Hooks
 from gridfleet.worker.trial.interrupter import TrialInterrupted
 from gridfleet.worker.trial.process import WorkerProcess
@@ -44,6 +45,20 @@ STEP_S = 7.0
 
 class TimeLimit(Crash):
     """Celery killed a process that was told to stop and did not."""
+
+
+@dataclass(frozen=True)
+class _SeenSign:
+    """What a main process sees of a child that holds a trial."""
+
+    sign: Any
+    held: Held
+    memory_mb: int
+    now_s: float
+    holds_a_trial: bool = True
+
+    def answer(self, found: Found) -> None:
+        self.sign.answered = Answer(self.now_s, found, self.held.token)
 
 
 class Node:
@@ -85,6 +100,8 @@ class Node:
             take_out=lambda: None,  # a process tells by itself: `_work`
         )
         self._turns.start(f"{self.node} watchdog", self._watch, role="main", life=self.main)
+        self._idle_beater: Actor | None = None
+        self._turns.start(f"{self.node} beater", self._beat, role="main", life=self.main)
 
     def _living(self) -> list[int]:
         return [_pid(process_id) for process_id, life in self._lives.items() if not life.is_dead]
@@ -127,7 +144,7 @@ class Node:
         while True:
             me = self._turns.me
             process_id = f"{self.node}/{next(self._pids)}"
-            me.life = self._lives[process_id] = Life(process_id)
+            me.life = self._lives[process_id] = Life(process_id, on_begin=self._wake_beater)
             me.speaks_for = process_id.__eq__
             main, message = self.main, None
             try:
@@ -201,6 +218,39 @@ class Node:
                 except SQLAlchemyError:
                     self._n_lost = 1  # at the next beat, then
                     self._turns.pause(self._simulation.world.settings.heartbeat_s)
+
+    def _beat(self) -> None:
+        """Prolong the leases of children that live, as the watchdog's thread does, while there are any."""
+        turns, main, seen = self._turns, self.main, {}
+        turns.me.speaks_for = self._lives.__contains__
+        heartbeat_s = self._simulation.world.settings.heartbeat_s
+        while not self.is_leaving:
+            turns.pause(heartbeat_s)
+            holding = [
+                life.sign
+                for life in self._lives.values()
+                if not life.is_dead and life.sign and life.sign.held is not None
+            ]
+            if not holding:
+                self._idle_beater = turns.me
+                turns.park()
+                continue
+            living = [sign for sign in holding if sign.n_beats != seen.get(sign)]
+            seen = {sign: sign.n_beats for sign in holding}
+            self._simulation.begin(f"beats for {len(living)} processes")
+            try:
+                self._watchdog._beat([_SeenSign(one, one.held, one.memory_mb, turns.now_s) for one in living])
+            except SQLAlchemyError:
+                self._simulation.say("can't beat")
+            except Crash:
+                if main is self.main:
+                    self.kill()
+                raise
+
+    def _wake_beater(self) -> None:
+        if self._idle_beater is not None:
+            self._turns.wake(self._idle_beater)
+            self._idle_beater = None
 
     def _maybe_write_late(self, process: WorkerProcess) -> None:
         """What a dead process had sent to the database before may arrive after its death."""

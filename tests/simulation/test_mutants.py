@@ -31,8 +31,8 @@ MUTANTS = {
     ),
     "takes the next one whatever its state": (
         gridfleet.storage.trials.transitions,
-        "for waiting in (queue.WAITING_OF_SEARCH, queue.WAITING_OF_STRUCTURES)",
-        'for waiting in [select(Trial.id).where(Trial.search_id == bindparam("searched_id")).limit(1)] * 2',
+        "[queue.WAITING_OF_SEARCH] if n_structures is None else queue.waiting_of_structures(n_structures)",
+        '[select(Trial.id).where(Trial.search_id == bindparam("searched_id")).limit(1)]',
     ),
     "claims what is paused": (gridfleet.storage.statements, ", ~IS_PAUSED)", ")"),
     "attempts left open": (

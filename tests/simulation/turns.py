@@ -42,6 +42,9 @@ class Life:
     #: whether it holds no trial, and its threads that wait for one
     is_idle: bool = True
     idle: list[Actor] = field(default_factory=list)
+    #: of a worker process: what it shows its main process, and what that does when it begins a trial
+    sign: Any = None
+    on_begin: Callable[[], None] = lambda: None
 
 
 @dataclass(eq=False)

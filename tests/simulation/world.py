@@ -33,7 +33,9 @@ from gridfleet.storage.signer import Signer
 from gridfleet.storage.sources.collect import Sources
 from gridfleet.storage.trial_results import TrialResult
 from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials.held import Held
 from gridfleet.storage.versions import THIS_PYTHON
+from gridfleet.worker.guards.sign_of_life import Answer
 from gridfleet.worker.trial import heartbeat, interrupter
 from gridfleet.worker.trial import process as process_module
 from gridfleet.worker.trial.process import NODE_VARIABLE, WorkerProcess
@@ -191,17 +193,30 @@ class _Sign:
     def __init__(self, database: FaultyDatabase, life: Life) -> None:
         self._database = database
         self._life = life
+        self.held: Held | None = None
+        self.memory_mb = self.n_beats = 0
+        self.answered: Answer | None = None
+        life.sign = self
 
-    def begin(self, until: float) -> None:
-        self._life.is_idle = False
+    def begin(self, _until: float, held: Held, memory_mb: int) -> None:
+        self.held, self._life.is_idle = held, False
+        self.beat(memory_mb)
         while self._life.idle:
             self._database.turns.wake(self._life.idle.pop(0))
+        self._life.on_begin()
 
-    def beat(self) -> None:
+    def beat(self, memory_mb: int) -> None:
+        self.n_beats += 1
+        self.memory_mb = memory_mb
+
+    def take_longer(self) -> None:
         pass
 
+    def answer(self) -> Answer | None:
+        return self.answered
+
     def end(self) -> None:
-        self._life.is_idle = True
+        self.held, self._life.is_idle = None, True
 
 
 class _Threading:

@@ -217,10 +217,10 @@ def test_a_message_of_another_python_leads_to_a_trial_of_this_one_if_any_waits(d
     foreign, own = of_python(store_search(database, 2), "3.99"), store_search(database, 2)
 
     hint = queue.look(database, foreign.trial_ids[0])
-    assert hint == queue.Hint(own.trial_ids[0], own.id, own.row().session)
+    assert hint == queue.Hint(None, own.id, own.row().session)
     own.claim(0)
-    hint = queue.look(database, foreign.trial_ids[0])
-    assert hint == queue.Hint(own.trial_ids[1], own.id, own.row().session)
+    hint = queue.look(database, own.trial_ids[0])
+    assert hint == queue.Hint(own.trial_ids[0], own.id, own.row().session)
     own.claim(1)
     with pytest.raises(queue.WaitsForAnotherPythonError):
         queue.look(database, foreign.trial_ids[0])

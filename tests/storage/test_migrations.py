@@ -257,7 +257,10 @@ def test_trials_that_run_during_the_upgrade_keep_their_leases_and_end_after_it(e
 
     with empty.read() as connection:
         leases = connection.execute(select(*Lease.__table__.columns).order_by(Lease.trial_id)).all()
-    assert leases == [(one, token, "node/1", at, 700) for one, token, at in zip(ids, tokens, ends, strict=False)]
+        of_search = connection.execute(select(Trial.search_id).limit(1)).scalar_one()
+    assert leases == [
+        (one, token, "node/1", at, 700, of_search) for one, token, at in zip(ids, tokens, ends, strict=False)
+    ]
     assert query(empty, "SELECT count(*) FROM trials WHERE lease_expires_at IS NOT NULL") == [(0,)]
     first, second = held_by(empty, "node")
     assert expired(empty) == [first]

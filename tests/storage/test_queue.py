@@ -122,17 +122,19 @@ def test_a_message_about_a_trial_that_is_taken_leads_to_one_that_waits(database:
     mixed.claim(1)
 
     assert take(database, mixed.trial_ids[1], [structure_of(mixed, 1)]) == mixed.trial_ids[3]
-    assert take(database, mixed.trial_ids[1]) == mixed.trial_ids[0]
+    assert take(database, mixed.trial_ids[1]) == mixed.trial_ids[0]  # behind the one that was taken last none waits
 
 
 def test_nothing_is_taken_where_nothing_waits(database: Database, mixed: StoredSearch) -> None:
-    other = store_search(database, MIXED)
     hint = queue.look(database, mixed.trial_ids[0])
     for number in range(4):
         mixed.claim(number)
 
-    assert take(database, mixed.trial_ids[0], [structure_of(other, 0)]) is None
+    assert take(database, mixed.trial_ids[0], [structure_of(mixed, 0)]) is None
+    other = store_search(database, MIXED)
     assert take(database, 10**9) is None
+    searches.pause_search(database, other.id)
+    assert take(database, other.trial_ids[0]) is None
     assert hint is not None
     assert transitions.claim_at_message(database, hint, "node/1", lease_s=60, max_runtime_s=60) is None
 

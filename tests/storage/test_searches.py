@@ -13,10 +13,11 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import OPEN_STATES, Attempt, Search, SplitScore, Trial, TrialState, TrialWarning
+from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import PHASES, RESULT_COLUMNS, WarningResult
 from gridfleet.storage.trials import queue, transitions
 from gridfleet.storage.trials.held import expired
-from tests.storage.conftest import StoredSearch, attempts_of, result_of, set_trial, store_search
+from tests.storage.conftest import StoredSearch, attempts_of, race, result_of, set_trial, store_search
 from tests.stored_searches import switch_triggers_off
 
 
@@ -394,3 +395,116 @@ def test_a_search_left_unfinished_by_a_killed_worker_is_finished_later(search: S
 
     assert searches.finish_search(search.database, search.id)
     assert search.row().state == "completed"
+
+
+# open again
+
+
+def test_a_cancelled_search_that_is_opened_again_evaluates_what_is_missing(search: StoredSearch) -> None:
+    transitions.record(search.database, search.held(0), result_of(0.5))
+    fail(search, 1)
+    searches.cancel_search(search.database, search.id)
+    assert (search.row().state, states(search)) == ("cancelled", ["completed", "failed", "cancelled"])
+    before = [search.trial(number) for number in range(2)]
+
+    searches.open_again(search.database, search.id)
+
+    assert (search.row().state, search.row().finished_at) == ("running", None)
+    assert states(search) == ["completed", "failed", "queued"]
+    assert [search.trial(number) for number in range(2)] == before
+    assert queue.in_turn(search.database, search.id) == [search.trial_ids[2]]
+    transitions.record(search.database, search.held(2), result_of(0.75))
+    assert (search.row().state, scores_of(search, 2)) == ("completed", 2)
+
+
+def test_what_is_running_or_queued_or_done_is_left_alone_when_a_search_is_opened_again(search: StoredSearch) -> None:
+    held = search.held(0)
+    queue.mark_published(search.database, search.trial_ids)
+    before = [search.row(), *(search.trial(number) for number in range(3))]
+
+    searches.open_again(search.database, search.id)
+
+    assert [search.row(), *(search.trial(number) for number in range(3))] == before
+    assert queue.in_turn(search.database, search.id) == []
+    transitions.record(search.database, held, result_of(0.5))
+    for number in (1, 2):
+        transitions.record(search.database, search.held(number), result_of(0.5))
+    done = search.row()
+    searches.open_again(search.database, search.id)
+    assert search.row() == done
+
+
+def test_a_worker_that_was_told_to_cancel_puts_a_trial_back_whose_search_goes_on(search: StoredSearch) -> None:
+    held, other = search.held(0), search.held(1)
+    searches.cancel_search(search.database, search.id)
+    assert transitions.heartbeat(search.database, held, lease_s=60) is True
+
+    searches.open_again(search.database, search.id)
+
+    assert transitions.heartbeat(search.database, other, lease_s=60) is False
+    assert transitions.cancel(search.database, held)
+    assert states(search) == ["queued", "running", "queued"]
+    assert search.row().state == "running"
+    assert [attempt.outcome for attempt in attempts_of(search.database, held.trial_id)] == ["cancelled"]
+    assert search.claim(0) is not None
+
+
+def test_a_cancelled_search_of_which_every_trial_was_recorded_is_completed_by_it(database: Database) -> None:
+    search = store_search(database, 1)
+    held = search.held()
+    searches.cancel_search(database, search.id)
+    transitions.record(database, held, result_of(0.5))
+    assert search.row().state == "cancelled"
+
+    searches.open_again(database, search.id)
+
+    assert search.row().state == "completed"
+
+
+def test_one_that_never_ran_is_queued_again(search: StoredSearch) -> None:
+    searches.cancel_search(search.database, search.id)
+
+    searches.open_again(search.database, search.id)
+
+    assert (search.row().state, search.row().started_at) == ("queued", None)
+    search.held(0)
+    assert search.row().state == "running"
+
+
+def test_a_search_that_its_time_limit_stopped_has_that_time_once_more(search: StoredSearch) -> None:
+    set_search(search, search_timeout=60.0)
+    transitions.record(search.database, search.held(0), result_of(0.5))
+    set_search(search, started_at=now(-61))
+    assert searches.stop_search(search.database, search.id)
+
+    searches.open_again(search.database, search.id)
+
+    assert (search.row().state, search.row().error) == ("running", None)
+    assert searches.overdue_searches(search.database) == []
+    set_search(search, started_at=now(-61))
+    searches.open_again(search.database, search.id)  # before anybody stopped it
+    assert searches.overdue_searches(search.database) == []
+
+
+def test_a_paused_search_goes_on_when_it_is_opened_again(search: StoredSearch) -> None:
+    queue.mark_published(search.database, search.trial_ids)
+    searches.pause_search(search.database, search.id)
+
+    searches.open_again(search.database, search.id)
+
+    assert search.row().paused_at is None
+    assert queue.in_turn(search.database, search.id) == search.trial_ids
+
+
+def _open_again(database: Database, search_id: int) -> None:
+    searches.open_again(database, search_id)
+
+
+def test_many_may_open_a_search_again_at_once(database_settings: Settings, search: StoredSearch) -> None:
+    transitions.record(search.database, search.held(0), result_of(0.5))
+    searches.cancel_search(search.database, search.id)
+
+    race(database_settings, _open_again, [search.id] * 4)
+
+    assert states(search) == ["completed", "queued", "queued"]
+    assert search.trial(0).attempt == 1

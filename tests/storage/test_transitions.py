@@ -103,6 +103,7 @@ def test_a_final_trial_can_not_be_claimed(search: StoredSearch, end: str) -> Non
     elif end == "failed":
         transitions.record(search.database, held, result_of(0.5, error="it raised"))
     elif end == "cancelled":
+        searches.cancel_search(search.database, search.id)
         transitions.cancel(search.database, held)
     else:
         reap(search.database, held, max_failures=1)

@@ -26,7 +26,7 @@ from tests.conftest import PostgresqlServer, RunningWorker
 PATIENCE_S = 60
 
 
-def test_a_worker_that_idles_asks_three_things_at_a_heartbeat_for_all_its_processes(
+def test_a_worker_that_idles_asks_one_thing_at_a_heartbeat_for_all_its_processes(
     database: Database, database_settings: Settings, tmp_path: Path
 ) -> None:
     pids = range(1, 9)
@@ -43,14 +43,16 @@ def test_a_worker_that_idles_asks_three_things_at_a_heartbeat_for_all_its_proces
         drain=pytest.fail,
         take_out=pytest.fail,
     )
+    watchdog._alive_before = frozenset(pids)  # none has died lately
     statements: list[str] = []
     event.listen(database.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
 
     assert not watchdog._look()
 
     asked = [one for one in statements if not one.startswith("BEGIN")]
-    assert len(asked) == 3, asked
-    assert len(asked) / database_settings.heartbeat_s / len(pids) < 0.1  # statements a second and process
+    assert len(asked) == (1 if database.dialect == "postgresql" else 2), asked
+    per_s = len(asked) / database_settings.heartbeat_s
+    assert per_s <= 0.1 or database.dialect == "sqlite"  # even of a worker of one process
 
 
 def test_processes_that_wait_for_work_keep_no_connection(

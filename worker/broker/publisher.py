@@ -69,9 +69,10 @@ class Publisher:
         except ResponseError as error:
             raise BrokerUnreachableError(f"the broker {address} refuses to work: {error}") from error
         except RedisError as error:
-            raise BrokerUnreachableError(
-                f"the broker {address} does not answer ({error}); start it, or set {PREFIX}BROKER_URL"
-            ) from error
+            remedy = f"start it, or set {PREFIX}BROKER_URL"
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                remedy = f"name the file of its authority in {PREFIX}BROKER_URL: ssl_ca_certs=/path/ca.crt"
+            raise BrokerUnreachableError(f"the broker {address} does not answer ({error}); {remedy}") from error
 
     def publish(self, trial_ids: Sequence[int]) -> None:
         """Send one message per trial.

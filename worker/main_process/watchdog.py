@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -23,7 +24,7 @@ from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held, held_by
 from gridfleet.worker.broker.app import KILL_AFTER_S
-from gridfleet.worker.guards.sign_of_life import SeenSign, signs_of_children
+from gridfleet.worker.guards.sign_of_life import Found, SeenSign, signs_of_children
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ Reason = tuple[Outcome, str]
 class _Silence:
     """How long no sign of life was seen of a process."""
 
-    beat: int
+    beat: float
     seconds: float
 
 
@@ -98,6 +99,8 @@ class Watchdog:
         self._unexplained: set[int] = set()
         self._silences: dict[int, _Silence] = {}
         self._is_busy = False
+        self._alive_before: frozenset[int] = frozenset()
+        self._ask_until = -math.inf
         self._looked_at = time.monotonic()
         self._wake = threading.Event()
         self._is_stopped = False
@@ -133,8 +136,8 @@ class Watchdog:
 
     def _look(self) -> bool:
         """Look once; returns whether it was the last time. A worker that idles asks the database for little."""
-        self._end_what_hangs()
-        self._take_back()
+        self._beat(self._end_what_hangs())
+        self._take_back_from_the_dead()
         asked = workers.note_seen(self._database, self._node, self._ids_of_processes())
         if self._is_out(asked.stopped):
             return True
@@ -159,30 +162,40 @@ class Watchdog:
         self._take_out()
         return True
 
-    def _end_what_hangs(self) -> None:
+    def _beat(self, living: Sequence[SeenSign]) -> None:
+        """Prolong the leases of processes that live, and tell them what was found."""
+        beating = {sign.held: sign.memory_mb for sign in living if sign.holds_a_trial}
+        prolonged = transitions.heartbeats(self._database, beating, lease_s=self._settings.lease_s)
+        for sign in living:
+            if not sign.holds_a_trial or prolonged.get(sign.held) is False:
+                sign.answer(Found.HELD)
+            else:
+                sign.answer(Found.CANCELLED if sign.held in prolonged else Found.LOST)
+
+    def _end_what_hangs(self) -> list[SeenSign]:
+        """End the processes that hang; returns the signs of those that showed since the last look that they live."""
         now = time.monotonic()
         # this process may have been stopped itself, or the machine asleep: what nobody watched is no silence
         watched_s = min(now - self._looked_at, 2 * self._settings.heartbeat_s)
         self._looked_at = now
         signs = signs_of_children(self._signs)
         self._is_busy = any(sign.holds_a_trial for sign in signs)
-        self._silences = {sign.pid: self._silence(sign, watched_s) for sign in signs}
-        alive = self._processes()
+        before, self._silences = self._silences, {}
+        alive, living = self._processes(), []
         for sign in signs:
             if sign.pid not in alive:
                 sign.file.unlink(missing_ok=True)
                 continue
+            silence = self._silences[sign.pid] = _silence_of(sign, before.get(sign.pid), watched_s)
             reason = self._reason_to_end(sign, now)
+            if reason is None and not silence.seconds:
+                living.append(sign)
             if reason is not None:
                 logger.error("worker process %d is killed: %s", sign.pid, reason[1])
                 self._reasons[sign.pid] = reason
                 with suppress(ProcessLookupError):
                     os.kill(sign.pid, signal.SIGKILL)  # the pool replaces it, and reports when it is gone
-
-    def _silence(self, sign: SeenSign, watched_s: float) -> _Silence:
-        before = self._silences.get(sign.pid)
-        silent_s = before.seconds + watched_s if before is not None and before.beat == sign.beat else 0.0
-        return _Silence(sign.beat, silent_s)
+        return living
 
     def _reason_to_end(self, sign: SeenSign, now: float) -> Reason | None:
         settings = self._settings
@@ -197,6 +210,16 @@ class Watchdog:
                 f"the worker process gave no sign of life for {silent_s:.0f} s: the model's code hangs",
             )
         return None
+
+    def _take_back_from_the_dead(self) -> None:
+        """Take back what dead processes held; where nothing runs and nobody died lately, the database is not asked."""
+        alive = frozenset(self._processes())
+        if self._is_busy or alive != self._alive_before:
+            # what a process sent before its death may be committed after it; after a lease, the reconciler looks
+            self._ask_until = time.monotonic() + self._settings.lease_s
+        if time.monotonic() < self._ask_until:
+            self._take_back()
+        self._alive_before = alive
 
     def _take_back(self) -> None:
         explained = set(self._reasons)
@@ -217,6 +240,11 @@ class Watchdog:
         max_failures = self._settings.max_failures
         transitions.reap(self._database, held, outcome=outcome, error=error, max_failures=max_failures)
         return held.trial_id
+
+
+def _silence_of(sign: SeenSign, before: _Silence | None, watched_s: float) -> _Silence:
+    silent_s = before.seconds + watched_s if before is not None and before.beat == sign.beat else 0.0
+    return _Silence(sign.beat, silent_s)
 
 
 def _process_id(held: Held) -> int:

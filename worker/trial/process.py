@@ -92,7 +92,7 @@ class WorkerProcess:
             Seconds that its evaluation may take, if that is less than the settings say.
         """
         self.memory.begin()
-        self._heartbeat.begin(time.monotonic() + min(limit_s or math.inf, self.settings.max_runtime_s))
+        self._heartbeat.begin(time.monotonic() + min(limit_s or math.inf, self.settings.max_runtime_s), held)
         try:
             with self._interrupter.holding(held):
                 yield
@@ -105,7 +105,7 @@ class WorkerProcess:
         with self._interrupter.interruptible():
             yield
         # it was in time; recording it may take as long as a database that restarts
-        self._heartbeat.begin(math.inf)
+        self._heartbeat.take_longer()
 
     def keep_kernels(self) -> None:
         """Keep what TensorFlow prepared of its functions from trial to trial: trials are all that runs here."""

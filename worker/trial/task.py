@@ -158,10 +158,10 @@ def _claim(
 
 
 def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
-    """Claim the trial of a message, or another of its search: one that this process has compiled programs for."""
+    """Claim a trial of the search whose turn it is at a message, rather one that this process has programs for."""
     pause_s = LOOK_AGAIN_S
     # looked at first, for most messages of short trials come when these are done, and a claim locks
-    while (hint := queue.look(process.database, trial_id, python=process.python)) is not None:
+    while (hint := _look(process, trial_id)) is not None:
         require_own(process, hint.session)
         claim = transitions.claim_at_message(
             process.database, hint, process.id, structures=process.structures, **_limits(process)
@@ -172,6 +172,10 @@ def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_LOOK_S)
     return None
+
+
+def _look(process: WorkerProcess, trial_id: int) -> queue.Hint | None:
+    return queue.look(process.database, trial_id, python=process.python, session=process.session)
 
 
 def _claim_one(process: WorkerProcess, trial_id: int) -> Claim | None:

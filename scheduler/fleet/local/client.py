@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
 from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.storage.errors import LocalFleetError
-from gridfleet.storage.settings import Settings
+from gridfleet.storage.settings import HOME, Settings
 
 #: Seconds that a fleet may take to come up.
 START_S = 60
@@ -24,6 +25,22 @@ STOP_S = 15
 WITHOUT_TENSORFLOW = "--without-tensorflow"
 #: Exit status of a supervisor that finds another one at work.
 ALREADY_RUNNING = 3
+
+
+def _folder(settings: Settings) -> Folder:
+    home = settings.home
+    if "home" not in settings.model_fields_set and home.parent != Path.cwd():
+        _say_which(home, Path.cwd())
+    return Folder(home)
+
+
+@cache
+def _say_which(home: Path, here: Path) -> None:  # once
+    print(  # noqa: T201 - a remark
+        f"gridfleet: the fleet of {home.parent} is that of this folder as well, which is in it; for one of its own, "
+        f"`mkdir {here / HOME}`",
+        file=sys.stderr,
+    )
 
 
 def ensure_running(settings: Settings, *, n_workers: int | None = None) -> Settings:
@@ -48,7 +65,7 @@ def ensure_running(settings: Settings, *, n_workers: int | None = None) -> Setti
     """
     import joblib  # takes 0.2 s, which those who only read results need not wait
 
-    folder = Folder(settings.home)
+    folder = _folder(settings)
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         running = folder.running()
@@ -69,7 +86,7 @@ def ensure_running(settings: Settings, *, n_workers: int | None = None) -> Setti
 
 def stored(settings: Settings) -> Settings:
     """Return the settings to read this folder's results with; nothing is started."""
-    folder = Folder(settings.home)
+    folder = _folder(settings)
     folder.prepare()
     running = folder.running()
     return folder.settings(settings, running["broker_url"] if running else None)
@@ -77,7 +94,7 @@ def stored(settings: Settings) -> Settings:
 
 def is_running(settings: Settings) -> bool:
     """Whether this folder's fleet runs."""
-    return Folder(settings.home).running() is not None
+    return _folder(settings).running() is not None
 
 
 def change_workers(settings: Settings, n_workers: int) -> None:
@@ -90,7 +107,7 @@ def change_workers(settings: Settings, n_workers: int) -> None:
     LocalFleetError
         If it does not, or ended meanwhile.
     """
-    folder = Folder(settings.home)
+    folder = _folder(settings)
     folder.want_workers(n_workers)
     until = time.monotonic() + STOP_S
     while (running := folder.running()) is None or running["n_workers"] != n_workers:
@@ -101,19 +118,19 @@ def change_workers(settings: Settings, n_workers: int) -> None:
 
 def ends_with_this_process(settings: Settings) -> bool:
     """Whether this process started this folder's fleet, and ends it when it ends."""
-    running = Folder(settings.home).running()
+    running = _folder(settings).running()
     return running is not None and running["pid"] in [process.pid for process in _supervisors]
 
 
 def variables(settings: Settings) -> dict[str, str] | None:
     """Return the variables of libraries with which this folder's fleet was started; None if it does not run."""
-    running = Folder(settings.home).running()
+    running = _folder(settings).running()
     return None if running is None else running.get("variables")
 
 
 def has_database(settings: Settings) -> bool:
     """Whether a fleet ever ran in this folder, so that there is something to read."""
-    return Folder(settings.home).database.exists()
+    return _folder(settings).database.exists()
 
 
 def stop(settings: Settings) -> bool:
@@ -129,7 +146,7 @@ def stop(settings: Settings) -> bool:
     LocalFleetError
         If it does not end.
     """
-    folder = Folder(settings.home)
+    folder = _folder(settings)
     running = folder.running()
     if running is None:
         return False

@@ -87,6 +87,8 @@ class Folder:
 
     def _make_files(self) -> None:
         self.work.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError), open(self.home / ".gitignore", "x", opener=_private) as file:
+            file.write("*\n")  # the key and the database are nobody's to commit
         if not self.key.exists():
             draft = self.home / f"secret.key.{os.getpid()}"
             draft.touch(mode=0o600)
@@ -116,6 +118,7 @@ class Folder:
                     yield False
                     return
                 time.sleep(0.01)
+            self.withdraw()  # what one wrote that was killed: scripts would take it for this one's, which is not up yet
             yield True
 
     def is_locked(self) -> bool:
@@ -142,7 +145,8 @@ class Folder:
             state: dict[str, Any] = json.loads(_read(self._state))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        if not self.is_locked():
+        # one that starts has the lock before it has tidied up behind one that was killed
+        if not self.is_locked() or not _is_alive(state.get("pid", os.getpid())):
             return None
         _require(Path(state["socket"]).parent, "folder")  # not always in this one
         _require(Path(state["socket"]), "socket")
@@ -262,6 +266,11 @@ def _refuse(reason: str | None) -> None:
         raise LocalFleetError(f"{reason}; or set {PREFIX}HOME to a folder of your own")
 
 
+def _private(path: str, flags: int) -> int:
+    """Open a new file, as `open` has it do, for this user only."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 def _append_to(path: Path) -> IO[bytes]:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -269,6 +278,16 @@ def _append_to(path: Path) -> IO[bytes]:
     except OSError as error:  # a read-only file system, a full disk, no right to write
         _refuse(f"{path} can't be written ({error.strerror})")
         raise
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def _locks(file: IO[bytes], kind: int) -> bool:

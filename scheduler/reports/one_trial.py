@@ -1,0 +1,86 @@
+"""What is known of one trial: its hyperparameters, its scores split by split, its attempts, its whole traceback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.text import Text
+from sqlalchemy import Row, select
+
+from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.plain import plain, plain_lines
+from gridfleet.scheduler.reports.tables import attempts_table, console, score, table
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import TrialNotFoundError
+from gridfleet.storage.schema import SplitScore, Trial
+
+
+def print_trial(database: Database, name: str, number: int) -> None:
+    """Print what is known of one trial of a search.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    name : str
+        The search's name.
+    number : int
+        The trial's, its index in ``cv_results_``.
+
+    Raises
+    ------
+    SearchNotFoundError
+        If there is no such search.
+    TrialNotFoundError
+        If the search has no such trial.
+    """
+    search = reader.find_search(database, name)
+    with database.read() as connection:
+        trial = connection.execute(
+            select(Trial).where(Trial.search_id == search.id, Trial.number == number)
+        ).one_or_none()
+        if trial is None:
+            raise TrialNotFoundError(
+                f"search {search.name} has no trial {number}; its trials are 0 to {search.n_trials - 1}"
+            )
+        splits = connection.execute(
+            select(SplitScore).where(SplitScore.trial_id == trial.id).order_by(SplitScore.split, SplitScore.metric)
+        ).all()
+    out = console()
+    out.print(Text(f"{plain(search.name)}, trial {number}: {plain(trial.state)}", style="bold"))
+    for label, fact in _facts(trial):
+        out.print(Text(f"  {label:<12} {plain(fact)}"))
+    if splits:
+        header = ["split", "metric", "test_score", "train_score", "fit_time", "score_time"]
+        rows = [
+            [
+                one.split,
+                one.metric,
+                one.test_score_reason or score(one.test_score),
+                one.train_score_reason or score(one.train_score),
+                f"{one.fit_time:.3f}",
+                f"{one.score_time:.3f}",
+            ]
+            for one in splits
+        ]
+        out.print(table(header, [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]))
+    tried = reader.attempts(database, search.id, number=number)
+    if tried:
+        out.print(attempts_table(tried))
+    if trial.error is not None:
+        out.print(Text(plain_lines(trial.error.strip())))
+
+
+def _facts(trial: Row[Any]) -> list[tuple[str, str]]:
+    facts = [("params", ", ".join(f"{name}={value!r}" for name, value in trial.params.items()))]
+    if trial.mean_test_score is not None:
+        deviation = "" if trial.std_test_score is None else f" ± {score(trial.std_test_score)}"
+        facts.append(("score", score(trial.mean_test_score) + deviation))
+    if trial.fit_mode is not None:
+        reason = f": {trial.fit_fallback_reason}" if trial.fit_fallback_reason else ""
+        facts.append(("training", trial.fit_mode + reason))
+    if trial.worker_id is not None:
+        facts.append(("worker", trial.worker_id))
+    if trial.reused_from is not None:
+        facts.append(("reused", f"the result of trial id {trial.reused_from}"))
+    return facts

@@ -1,0 +1,122 @@
+"""What people see while they wait: one line that fits its terminal, few lines in a log."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import struct
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from fcntl import ioctl
+
+import pytest
+
+from gridfleet.scheduler.reports import progress as showing
+from gridfleet.scheduler.reports.progress import GAP, Line, describe, display, shortened
+from gridfleet.scheduler.reports.reader import Progress
+
+HALF = Progress(
+    total=60,
+    queued=25,
+    running=2,
+    completed=32,
+    failed=1,
+    pruned=0,
+    cancelled=0,
+    seconds_running=40.0,
+    best_score=0.79987,
+    is_finished=False,
+)
+NAME = "long-name-of-a-search-of-the-cards-2026"
+
+
+@pytest.mark.parametrize("width", [200, 120, 80, 60, 40])
+def test_a_line_fits_its_terminal_and_keeps_its_counts(width: int) -> None:
+    facts = "33/60  2 running  1 failed  best 0.7999  ~10 s left"
+    line = Line.fitting(width, NAME, facts, "0:00:40")
+
+    parts = [line.name, *(["━" * line.bar_width] if line.bar_width else []), line.facts, line.elapsed]
+    assert line.facts == facts
+    assert len(GAP.join(filter(None, parts))) <= max(width, len(facts) + len(GAP) + showing.MIN_NAME_WIDTH)
+    # the first to go is the bar, then the time, then the middle of the name
+    assert (line.bar_width > 0, bool(line.elapsed), line.name == NAME) in [
+        (True, True, True),
+        (False, True, True),
+        (False, False, True),
+        (False, False, False),
+    ]
+
+
+def test_a_name_is_shortened_in_its_middle() -> None:
+    assert shortened("long-name-of-a-search-of-cards-2026", 20) == "long-name-…ards-2026"
+    assert shortened("short", 20) == "short"
+
+
+def test_a_paused_search_is_called_that() -> None:
+    assert describe(replace(HALF, is_paused=True)) == "33/60 trials, paused, 2 running, 1 failed, best 0.7999"
+
+
+def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(n) for n in range(100_000))
+    monkeypatch.setattr(showing.time, "monotonic", lambda: next(clock))
+    log = io.StringIO()
+
+    with display("large", verbose=1, stream=log) as shown:
+        for done in range(1_000):
+            shown.show(replace(HALF, total=1_000, completed=done, queued=998 - done, failed=0))
+        for _ in range(2):
+            shown.show(replace(HALF, total=1_000, completed=1_000, queued=0, running=0, failed=0, is_finished=True))
+
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 21
+    assert lines[0].startswith("large: 0/1000 trials, 2 running")
+    assert re.fullmatch(r"large: 950/1000 trials, 2 running, best 0\.7999, ~50 s left", lines[-2])
+    assert lines[-1] == "large: 1000/1000 trials, best 0.7999"
+
+
+@contextmanager
+def terminal(width: int) -> Iterator[tuple[io.TextIOWrapper, Callable[[], str]]]:
+    """Open a pseudo-terminal of a width: what is written to, and what closes it and returns what it got."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    stream = os.fdopen(theirs, "w")
+
+    def closed() -> str:
+        stream.close()
+        got = b""
+        with suppress(OSError):  # the other end is closed
+            while part := os.read(ours, 65_536):
+                got += part
+        return got.decode()
+
+    try:
+        yield stream, closed
+    finally:
+        os.close(ours)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_terminal_shows_one_line(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))  # rich asks the standard streams, which are not terminals here
+    with terminal(width) as (stream, closed):
+        with display(NAME, verbose=1, stream=stream) as shown:
+            shown.show(HALF)
+        shown_text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", closed())
+
+    (line,) = {text for text in re.split(r"[\r\n]+", shown_text) if "33/60" in text}
+    assert len(line) <= width
+    assert GAP.join(["33/60", "2 running", "1 failed", "best 0.7999"]) in line
+    assert ("━" in line) == (width == 200)
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with terminal(80) as (stream, closed):
+        with display("pima", verbose=1, stream=stream) as shown:
+            shown.show(HALF)
+        assert closed() == "pima: 33/60 trials, 2 running, 1 failed, best 0.7999\r\n"
