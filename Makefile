@@ -48,7 +48,7 @@ demo: venv ## tune a Keras model on the Pima data, on a fleet of two workers on 
 test: venv ## the tests, in JOBS=3 processes: 13 to 16 minutes on two cores
 	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS)
 
-test-all: $(VENV)/.estimators ## the tests, full products, 2,000 simulations, mutants, the complete self-check in both modes (hours)
+test-all: $(VENV)/.estimators ## the tests, full products, 2,000 simulations, mutants, the self-check of compiled training (hours)
 	bash tests/complete.sh $(BIN)/python $(JOBS)
 
 test-sklearn: venv ## scikit-learn's own tests of its searches, with our classes in place

@@ -15,13 +15,12 @@ part() {
   report+=("$(printf '%-44s %s  %3d min %02d s' "$name" "$status" $((SECONDS / 60)) $((SECONDS % 60)))")
 }
 
-selfcheck="$python -m gridfleet.worker.compiled_fit.selfcheck"
 part "tests, products, mutants, simulations, fuzzer" \
   env GRIDFLEET_SEEDS=2000 "$python" -m pytest --complete --numprocesses "$jobs"
 part "faults, with processes that are not forked" \
   env GRIDFLEET_START_METHOD=spawn "$python" -m pytest --complete tests/faults
-part "self-check, exact" $selfcheck
-part "self-check, xla" $selfcheck --mode xla
+# in exact its cases are among the tests
+part "self-check, xla" "$python" -m gridfleet.worker.compiled_fit.selfcheck --mode xla
 
 printf '\n'
 printf '%s\n' "${report[@]}"

@@ -401,6 +401,13 @@ def test_a_batch_size_may_be_numpys(batch_size: Any) -> None:
     assert_as_keras(mlp, batch_size=batch_size)
 
 
+@pytest.mark.complete
+@pytest.mark.filterwarnings("ignore::UserWarning")  # a list, where one array was expected
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_data_may_be_a_list_of_arrays(kind: Callable[[Any], Any]) -> None:
+    assert_as_keras(mlp, x=kind([X]), y=kind([Y]))
+
+
 def test_a_column_may_be_named_dtype() -> None:
     assert_as_keras(mlp, x=pd.DataFrame(X, columns=["dtype", *"abcdefg"]))
 

@@ -17,7 +17,6 @@ from gridfleet.worker.compiled_fit.selfcheck.cases import (
     data_cases,
     joint_registry_cases,
     other_cases,
-    quick_data_cases,
     registry_cases,
 )
 from gridfleet.worker.compiled_fit.selfcheck.command import main
@@ -34,7 +33,7 @@ def case_of(family: str, optimizer: str, option: str) -> Case:
 
 
 def _one_of_each_family(cases: list[Case], *names: str) -> list[Case]:
-    """Take a case of each family named, so that together they have each optimizer and, but for one, each option."""
+    """Take a case of each family named, with as many optimizers and options as there are families."""
     chosen: list[Case] = []
     for name in names:
         had = {part for case in chosen for part in (case.optimizer, case.option.name)}
@@ -55,23 +54,12 @@ CASES_IN_XLA = [
 GOOD = Verdict(0.0, "predict", 0.0, FitMode.EXACT, FitMode.EXACT, None, ())
 
 
-#: In a run of ten minutes: those families that no other test trains.
-FEW_CASES = _one_of_each_family(
-    quick_data_cases(),
-    "multi_output",
-    "attention",
-    "own_parts",
-    "conv2d",
-    "batch_normalization",
-    "lstm",
-    "embedding",
-    "own_train_step",
-)
-#: Of those that are tried with one family: several callbacks at once, an epoch that is cut, and some that change when
-#: the variables of an optimizer change.
-FEW_OTHER_CASES = ("callbacks", "terminated_on_nan", "gradient_accumulation", "ema_overwrites")
+#: In every run: what no situation of every run has (test_training_situations.py).
+FEW_CASES = _one_of_each_family(data_cases(), "multi_output", "lstm")
+#: Of those that are tried with one family: several callbacks at once, and an epoch that is cut.
+FEW_OTHER_CASES = ("callbacks", "terminated_on_nan")
 #: In a complete one.
-MORE_CASES = [case for case in quick_data_cases() if case not in FEW_CASES]
+MORE_CASES = [case for case in data_cases() if case not in FEW_CASES]
 
 
 @pytest.fixture(
@@ -120,18 +108,19 @@ def test_xla_compiles_what_it_is_asked_to(in_xla: Verdict) -> None:
 # The cases
 
 
-def test_quick_cases_cover_each_family_with_each_optimizer_and_each_option() -> None:
-    cases = quick_data_cases()
+def test_the_cases_cover_each_pair_of_family_optimizer_and_option() -> None:
+    cases = data_cases()
+    options = {option.name for option in DATA_OPTIONS} - {"remainder"}  # all others but one have one too
 
     assert {(case.family.name, case.optimizer) for case in cases} == set(
         product([family.name for family in FAMILIES], OPTIMIZERS)
     )
-    assert {case.optimizer for case in FEW_CASES} == set(OPTIMIZERS)
-    assert len({case.option.name for case in FEW_CASES}) == len(FEW_CASES)
-    # every other option but one trains on a remainder too
     assert {(case.family.name, case.option.name) for case in cases} >= {
-        (case.family.name, case.option.name) for case in data_cases() if case.option.name != "remainder"
+        (family.name, option)
+        for family, option in product(FAMILIES, options)
+        if family.takes_class_weight or option != "class_weight"
     }
+    assert {(case.optimizer, case.option.name) for case in cases} >= set(product(OPTIMIZERS, options))
 
 
 def test_each_activation_optimizer_loss_and_metric_of_the_installed_keras_has_a_case() -> None:

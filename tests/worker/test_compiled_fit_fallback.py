@@ -223,8 +223,9 @@ REFUSALS = {
         "OwnTrainFunction overrides make_train_function", build=lambda: mlp(kind=OwnTrainFunction)
     ),
     "a loop of one model's own": Refusal("Sequential overrides make_train_function", build=with_own_train_function),
-    "silu and log_cosh": Refusal(
-        "a constant added to a sum beside silu", build=lambda: mlp(layers.Dense(3, "silu"), loss="log_cosh")
+    "silu and dice in several steps": Refusal(
+        "silu beside a constant that is added to a sum",
+        build=lambda: mlp(layers.Dense(3, "silu"), loss="dice", steps_per_execution=2),
     ),
     "a result for each row": Refusal("neither a number nor an array of a known shape", build=lambda: mlp(kind=Rows)),
     "random numbers by their place in the graph": Refusal("stateful RandomUniform", build=lambda: mlp(Noise())),

@@ -64,6 +64,37 @@ def swish() -> Any:
     return found, model.evaluate(X, AMOUNTS[:, :1], verbose=0), model.predict(X, verbose=0)
 
 
+def convolved_swish() -> Any:
+    start = layers.Input((4,))
+    x = layers.Conv2D(3, 2, activation="swish")(layers.Reshape((2, 2, 1))(start))
+    model = keras.Model(
+        start, layers.Dense(1)(layers.Activation("swish")(layers.BatchNormalization()(layers.Flatten()(x))))
+    )
+    return fitted(model, X, AMOUNTS[:, :1])
+
+
+def swish_with_muon() -> Any:
+    """What TensorFlow makes of Muon's constants depends on whether the step's results are asked for."""
+    rate = keras.optimizers.schedules.ExponentialDecay(0.05, 3, 0.5)
+    model = mlp(layers.Activation("swish"), layers.AlphaDropout(0.2), layers.Dense(5))
+    return fitted(model, X, AMOUNTS[:, :1], optimizer=keras.optimizers.Muon(rate), loss="mae")
+
+
+def swish_beside_others() -> Any:
+    x = layers.Input((4,))
+    joined = layers.Concatenate()([layers.Dense(5, name)(x) for name in ("silu", "hard_silu", "relu6", "mish")])
+    return fitted(keras.Model(x, layers.Dense(1)(joined)), X, AMOUNTS[:, :1], loss="log_cosh")
+
+
+def a_constant_that_a_metric_has_too() -> Any:
+    """Both losses add an epsilon to a sum, and the metric's result adds the same one."""
+    metric = keras.metrics.BinaryIoU
+    return [
+        fitted(mlp(layers.Dense(3), last="sigmoid"), X, CLASSES, loss=loss, metrics=[metric()], steps_per_execution=n)
+        for loss, n in (("tversky", 1), ("tversky", 3), ("dice", 1))
+    ]
+
+
 def correlations() -> Any:
     metrics = [keras.metrics.CosineSimilarity(), keras.metrics.PearsonCorrelation()]
     return fitted(mlp(layers.Dense(6, "tanh"), n_outputs=3), X, AMOUNTS, metrics=metrics)
@@ -85,6 +116,10 @@ def predictions_of_several_sizes() -> Any:
         wide_and_deep,
         lambda: wide_and_deep(steps_per_execution=2),
         swish,
+        pytest.param(convolved_swish, marks=pytest.mark.complete),
+        swish_with_muon,
+        swish_beside_others,
+        a_constant_that_a_metric_has_too,
         correlations,
         results_of_metrics,
         predictions_of_several_sizes,
@@ -93,6 +128,10 @@ def predictions_of_several_sizes() -> Any:
         "inputs joined late",
         "several steps to an execution",
         "swish",
+        "swish of a convolution",
+        "swish with Muon",
+        "swish beside others",
+        "a constant that a metric has too",
         "correlations",
         "results of metrics",
         "predict",

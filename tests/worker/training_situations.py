@@ -12,6 +12,7 @@ import gc
 import io
 import json
 import sys
+import time
 import warnings
 from typing import Any
 
@@ -58,8 +59,10 @@ def judge(seed: int, mode: str = "exact", *, with_datasets: bool = False) -> dic
     Returns
     -------
     dict
-        Whose "verdict" is "equal", "differs", or "not deterministic", where Keras differs from itself as well.
+        Whose "verdict" is "equal", "differs", or "not deterministic", where Keras differs from itself as well, and
+        whose "processor_s" tells what it cost.
     """
+    begun_at = time.process_time()
     situation = Drawn(seed, for_xla=mode != "exact", with_datasets=with_datasets)
     tolerance = 0.0 if mode == "exact" else XLA_TOLERANCE
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -79,6 +82,7 @@ def judge(seed: int, mode: str = "exact", *, with_datasets: bool = False) -> dic
         "reason": report.fallback_reason,
         "error": expected.get("error"),
         "notes": situation.notes,
+        "processor_s": round(time.process_time() - begun_at, 2),
     }
 
 

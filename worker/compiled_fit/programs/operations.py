@@ -88,10 +88,10 @@ CHECKED_OUTSIDE_XLA = frozenset(
         "UnsortedSegmentSum",
     )
 )
-#: Sums and differences of two.
-SUMS = frozenset(("Add", "AddV2", "Sub"))
+#: Sums of two.
+SUMS = frozenset(("Add", "AddV2"))
 #: Operations that make constants of constants.
-FOLDED = frozenset(("Cast", "Identity", "Log", "Mul", "Neg", "RealDiv", "Sqrt", *SUMS))
+FOLDED = frozenset(("Cast", "Identity", "Log", "Mul", "Neg", "RealDiv", "Sqrt", "Sub", *SUMS))
 #: A CNN of two layers on 32x32 pixels: 0.4 s a fit in the graph, 11 s in XLA, whose kernels are not oneDNN's.
 SLOW_CONVOLUTIONS = "XLA's convolutions are slower on a CPU"
 #: Operations that XLA refuses where TensorFlow has to be deterministic.
@@ -189,11 +189,14 @@ def _has_swish(graph: Any) -> bool:
 
 
 def adds_constant_to_sum(function: ConcreteFunction) -> bool:
-    """Whether a graph adds a constant to a sum of others, or subtracts it, which TensorFlow does in another order."""
+    """Whether a graph adds a constant to a sum of others on the way to what it changes.
+
+    TensorFlow makes one operation of such sums, and puts their terms in an order of names.
+    """
     nodes = {node.name: node for node in function.graph.as_graph_def().node}
 
     def inputs_of(node: Any) -> list[Any]:
-        return [nodes.get(name.partition(":")[0]) for name in node.input]
+        return [nodes.get(name.lstrip("^").partition(":")[0]) for name in node.input]
 
     def is_constant(node: Any) -> bool:
         if node is None or node.op == "Const":
@@ -203,8 +206,21 @@ def adds_constant_to_sum(function: ConcreteFunction) -> bool:
     def is_sum_of_others(node: Any) -> bool:
         return node is not None and node.op in SUMS and not any(map(is_constant, inputs_of(node)))
 
-    sums = [inputs_of(node) for node in nodes.values() if node.op in SUMS]
-    return any(any(map(is_constant, both)) and any(map(is_sum_of_others, both)) for both in sums)
+    def is_found(node: Any) -> bool:
+        both = inputs_of(node) if node.op in SUMS else []
+        return any(map(is_constant, both)) and any(map(is_sum_of_others, both))
+
+    seen: set[str] = set()
+    ahead = [nodes[operation.name] for operation in function.graph.control_outputs]
+    while ahead:
+        node = ahead.pop()
+        if is_found(node):
+            return True
+        for before in inputs_of(node):
+            if before is not None and before.name not in seen:
+                seen.add(before.name)
+                ahead.append(before)
+    return False
 
 
 def _is_swish(product: Any, nodes: dict[str, Any]) -> bool:

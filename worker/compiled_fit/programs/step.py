@@ -16,7 +16,7 @@ from gridfleet.worker.compiled_fit.data.batches import Batches
 from gridfleet.worker.compiled_fit.data.keras_functions import Kind, is_traced_by_keras, kept_step, trace_kept_step
 from gridfleet.worker.compiled_fit.data.stream import Stream
 from gridfleet.worker.compiled_fit.errors import NotEligibleError
-from gridfleet.worker.compiled_fit.patches.grappler import without_grappler
+from gridfleet.worker.compiled_fit.patches.grappler import STAYS_WHOLE, functions_may_stay_whole, without_grappler
 from gridfleet.worker.compiled_fit.programs.operations import (
     adds_constant_to_sum,
     check_random_operations,
@@ -73,8 +73,9 @@ def trace_as_keras(
 ) -> ConcreteFunction:
     """Trace a method as `trace_step` does, so that Grappler rewrites in it what it rewrites in Keras' own function.
 
-    In a loop it takes swish for other operations than outside of one. With several steps to an execution Keras has a
-    loop around it as well.
+    In a loop it takes swish for other operations than outside of one; with several steps to an execution Keras has a
+    loop around it as well. And it puts the terms of a sum in an order of names, of which a constant has that of an
+    equal one in the results, which the loop here computes after an epoch only.
 
     Raises
     ------
@@ -82,19 +83,22 @@ def trace_as_keras(
         If it is not known how.
     """
     traced = _trace_for_keras(model, step, data, batch_size=batch_size)
-    if model.steps_per_execution > 1 or model.jit_compile or not has_swish(traced):
+    adds_constant = not model.jit_compile and adds_constant_to_sum(traced)  # dice and tversky do
+    if model.jit_compile or not (adds_constant or has_swish(traced)):
         return traced
-    if "Relu6" in operations_of(traced):
-        raise NotEligibleError("hard_silu or relu6 beside silu, which TensorFlow rounds otherwise in a loop")
-    if adds_constant_to_sum(traced):  # log_cosh does
-        raise NotEligibleError("a constant added to a sum beside silu, which TensorFlow rounds otherwise in a loop")
-    return _seen_alone(traced)
+    if model.steps_per_execution == 1 or not has_swish(traced):
+        return _seen_alone(traced)
+    if adds_constant:
+        raise NotEligibleError("with steps_per_execution, silu beside a constant that is added to a sum")
+    return traced
 
 
 def _seen_alone(traced: ConcreteFunction) -> ConcreteFunction:
-    """Return a function of the same graph, at which Grappler looks without what calls it."""
+    """Return a function of the same graph, at which Grappler looks without what calls it, and with all results."""
     _write_shapes_of_variables(traced.graph)
-    alone = ConcreteTensorFlowFunction.from_func_graph(traced.graph, traced.function_type, SEEN_ALONE)
+    with functions_may_stay_whole():
+        attributes = SEEN_ALONE | STAYS_WHOLE
+        alone = ConcreteTensorFlowFunction.from_func_graph(traced.graph, traced.function_type, attributes)
     alone._traced = traced  # which takes its graph along when it goes
     return alone
 

@@ -16,6 +16,7 @@ from gridfleet.worker.compiled_fit.programs.graph_loop import GraphLoop
 from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs
 from gridfleet.worker.compiled_fit.programs.joint_update import JointState, may_update_at_once
 from gridfleet.worker.compiled_fit.programs.operations import (
+    adds_constant_to_sum,
     checks_indices,
     has_swish,
     may_fail,
@@ -146,8 +147,8 @@ class TrainProgram(Program):
                 step = Step(model, model.train_step, self._train, batch_size=size, is_apart=True)
         except KerasTakesOverError:
             return
-        # swish is rounded as Keras' own step rounds it only in that one
-        if joint.n_updates == 1 and not has_swish(step.traced):
+        # such a step is rounded as Keras' own only in that one
+        if joint.n_updates == 1 and not (has_swish(step.traced) or adds_constant_to_sum(step.traced)):
             self._joint_step, self._joint_variables = step, VariableSet.of_training(model, joint)
 
     @property

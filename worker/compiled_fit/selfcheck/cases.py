@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -67,15 +66,10 @@ def make_optimizer(name: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def data_cases() -> list[Case]:
-    """Return all families, each with all optimizers and all of `DATA_OPTIONS`."""
-    cases = itertools.starmap(Case, itertools.product(FAMILIES, OPTIMIZERS, DATA_OPTIONS))
-    return [case for case in cases if _keras_takes(case)]
+    """Return cases that cover all pairs of families, optimizers and `DATA_OPTIONS`.
 
-
-def quick_data_cases() -> list[Case]:
-    """Return cases that cover each family with each optimizer, and each family with each of `DATA_OPTIONS`.
-
-    The remainder is part of most of these options, and has no case of its own where there are enough others.
+    All triples would be nine times as many, and take hours. The remainder is part of most of these options, and has no
+    case of its own where there are enough others.
     """
     names, cases = list(OPTIMIZERS), []
     for shift, family in enumerate(FAMILIES):

@@ -102,16 +102,18 @@ def compare(case: Case, mode: FitMode, *, expected: Outcome, found: Outcome) -> 
         differences[where],
         where,
         case.tolerance(mode),
-        _expected_mode(case, mode),
+        _expected_mode(case, mode, found.report.mode),
         found.report.mode,
         found.report.fallback_reason,
         _known_fallbacks(case),
     )
 
 
-def _expected_mode(case: Case, mode: FitMode) -> FitMode:
+def _expected_mode(case: Case, mode: FitMode, found: FitMode | None) -> FitMode:
     if case.option.runs_by_keras:
         return FitMode.KERAS
+    if case.family.may_leave_xla and found is FitMode.EXACT:
+        return FitMode.EXACT
     return mode if case.option.runs_in_xla and case.family.runs_in_xla else FitMode.EXACT
 
 

@@ -59,6 +59,8 @@ class Family:
         What XLA may differ by with an optimizer, where that is more than `XLA_TOLERANCE`.
     runs_in_xla : bool, default=True
         Whether XLA takes it; convolutions stay in the graph.
+    may_leave_xla : bool, default=False
+        Whether it is in order that XLA does not take it, for whatever reason.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Family:
     takes_class_weight: bool = True
     xla_tolerance: Mapping[str, float] = field(default_factory=dict)
     runs_in_xla: bool = True
+    may_leave_xla: bool = False
 
 
 def _features(*shape: int) -> Callable[[np.random.Generator, int], Data]:

@@ -18,6 +18,7 @@ from keras.src import metrics as keras_metrics
 from keras.src import optimizers as keras_optimizers
 
 from gridfleet.worker.compiled_fit.selfcheck.families import Data, Family, layers
+from gridfleet.worker.compiled_fit.selfcheck.tolerances import XLA_TOLERANCE
 from gridfleet.worker.compiled_fit.types import Layer, Model
 
 #: Classes, and wrappers of what somebody else writes: nothing to train with.
@@ -46,8 +47,6 @@ ARGUMENTS: Mapping[str, Callable[[], dict[str, Any]]] = {
 }
 #: Activations that change a shape, which a Dense layer does not expect.
 CHANGE_SHAPE = frozenset(("glu",))
-#: Activations that fall back beside others.
-ROUNDED_APART = frozenset(("silu", "relu6", "hard_silu"))
 #: Losses and metrics whose targets are numbers of classes.
 TAKES_CLASSES = frozenset(
     (
@@ -104,9 +103,28 @@ def joint_families() -> tuple[Family, ...]:
     """Return few families that have all of them together."""
     named_losses = [name for name in losses() if inspect.isclass(getattr(keras.losses, name))]
     return (
-        _of_activations("activations", [name for name in activations() if name not in ROUNDED_APART]),
+        _of_activations("activations", activations()),
         *(_of_losses(f"losses_of_{kind}", names) for kind, names in _by_data(named_losses).items()),
         *(_of_metrics(f"metrics_of_{kind}", names) for kind, names in _by_data(metrics()).items()),
+    )
+
+
+def _family(
+    title: str,
+    build: Callable[[], Model],
+    draw: Callable[[np.random.Generator, int], Data],
+    compile_arguments: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    xla_tolerance: Mapping[str, float] | None = None,
+) -> Family:
+    """Return a family of parts of Keras, some of which XLA has no operations for (sparsemax, CTC)."""
+    return Family(
+        title,
+        build,
+        draw,
+        compile_arguments,
+        takes_class_weight=False,
+        xla_tolerance=xla_tolerance or {},
+        may_leave_xla=True,
     )
 
 
@@ -136,7 +154,7 @@ def _of_activations(title: str, names: list[str]) -> Family:
         joined = layers.Concatenate()(branches) if len(branches) > 1 else branches[0]
         return keras.Model(start, layers.Dense(N_CLASSES, activation="softmax")(joined))
 
-    return Family(title, build, _draw("shares"), {"loss": "categorical_crossentropy"}, takes_class_weight=False)
+    return _family(title, build, _draw("shares"), {"loss": "categorical_crossentropy"})
 
 
 def _activated(name: str) -> Layer:
@@ -164,7 +182,8 @@ def _of_losses(title: str, names: list[str]) -> Family:
         made = [_loss(name) for name in names]
         return {"loss": made if len(made) > 1 else made[0]}
 
-    return Family(title, build, draw, compile_arguments, takes_class_weight=False)
+    # what they round to adds up
+    return _family(title, build, draw, compile_arguments, {"adam": len(names) * XLA_TOLERANCE})
 
 
 def _loss(name: str) -> Any:
@@ -184,7 +203,7 @@ def _of_metrics(title: str, names: list[str]) -> Family:
     def compile_arguments() -> dict[str, Any]:
         return {"loss": loss, "metrics": [getattr(keras.metrics, name)(**_arguments(name)) for name in names]}
 
-    return Family(title, build, _draw(kind), compile_arguments, takes_class_weight=False)
+    return _family(title, build, _draw(kind), compile_arguments)
 
 
 def _draw(kind: str) -> Callable[[np.random.Generator, int], Data]:
