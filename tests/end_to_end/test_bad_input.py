@@ -340,7 +340,7 @@ def test_a_changed_payload_is_not_run(fleet: Fleet, configured: Settings, start_
     start_worker(configured.replace(max_failures=1))
     assert count(fleet.database, Payload) == 0
     fleet.publish = lambda _: True  # the payload is changed before anybody looks at it
-    handle = submit(GridSearchCV(SVC(), {"C": [1]}), X, Y)
+    handle = submit(GridSearchCV(SVC(), {"C": [1]}, refit=False), X, Y)
     with fleet.database.write() as connection:
         connection.execute(
             text(
@@ -355,7 +355,7 @@ def test_a_changed_payload_is_not_run(fleet: Fleet, configured: Settings, start_
     handle.wait(60)
 
     with fleet.database.read() as connection:
-        trial = connection.execute(select(Trial.state, Trial.error)).one()
+        trial = connection.execute(select(Trial.state, Trial.error).where(Trial.search_id == handle.id)).one()
     assert trial.state == "failed"
     assert "damaged" in trial.error
 

@@ -57,7 +57,7 @@ def test_every_line_of_a_trial_says_whose_it_is_and_debug_shows_each_decision(
     assert sorted(printed) == [(handle.name, n, 1, f"fits {n + 1}") for n in (0, 1) for _ in range(4)]
     assert all(line["worker"].startswith(worker.node) for line in lines)
     said = [line["message"] for line in lines if line["logger"].startswith("gridfleet")]
-    assert any("it waits" in message for message in said)
+    assert any("leads to search" in message for message in said)
     assert f"worker {worker.node} is ready" in said
 
 

@@ -17,9 +17,8 @@ from sqlalchemy import select
 
 from gridfleet import submit
 from gridfleet.storage import session
-from gridfleet.storage.schema import Attempt
+from gridfleet.storage.schema import Attempt, Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import queue
 from tests.end_to_end.conftest import REPOSITORY
 
 X, Y = np.zeros((6, 1)), np.arange(6) % 2
@@ -49,7 +48,7 @@ class Leaver(BaseEstimator):
 
 
 def search_of_two_trials() -> list[float]:
-    handle = submit(GridSearchCV(Leaver(), {"number": [1, 2]}, cv=ONE_SPLIT), X, Y)
+    handle = submit(GridSearchCV(Leaver(), {"number": [1, 2]}, cv=ONE_SPLIT, refit=False), X, Y)
     return sorted(handle.wait(60).cv_results_["mean_test_score"].tolist())
 
 
@@ -82,10 +81,12 @@ def test_no_message_is_lost_among_sessions_that_take_turns(
     handles = []
     for name in ("a", "b", "c"):
         monkeypatch.setitem(session._ids, os.getpid(), name)
-        handles.append(submit(GridSearchCV(Leaver(), {"number": [1, 2, 3, 4]}, cv=ONE_SPLIT), X, Y))
+        handles.append(submit(GridSearchCV(Leaver(), {"number": [1, 2, 3, 4]}, cv=ONE_SPLIT, refit=False), X, Y))
     # the messages of all in turn, and nobody who would send a lost one again
     fleet.publisher._redis.flushdb()
-    in_turn = [queue.in_turn(fleet.database, handle.id) for handle in handles]
+    with fleet.database.read() as connection:
+        trials = select(Trial.id).order_by(Trial.number)
+        in_turn = [connection.execute(trials.where(Trial.search_id == one.id)).scalars().all() for one in handles]
     fleet.publisher.publish([trial_id for turn in zip(*in_turn, strict=True) for trial_id in turn])
 
     start_worker(configured, concurrency=2)

@@ -39,10 +39,11 @@ def client(configured: Settings) -> Iterator[redis.Redis]:
 def test_malformed_messages_are_set_aside_and_the_worker_goes_on(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], client: redis.Redis, tmp_path: Path
 ) -> None:
-    submit(search(tmp_path, [7]), X, Y)
+    other = submit(search(tmp_path, [7]), X, Y)
     client.delete(KEYS.queue)
     with fleet.database.read() as connection:
         trial_id = connection.execute(select(Trial.id)).scalar_one()
+    other.cancel()  # else its trial would be the first that a good message leads to
     malformed = malformed_messages(trial_id, KEYS.queue, tmp_path / "proof")
     worker = start_worker(configured)
 

@@ -30,6 +30,7 @@ TABLES = (
     "attempts",
     "trials",
     "searches",
+    "texts",
     "payload_chunks",
     "payloads",
 )
