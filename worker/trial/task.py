@@ -214,7 +214,9 @@ def _evaluate_logged(process: WorkerProcess, claim: Claim, *, goes_on_until: flo
         with process.holding(held, limit_s=claim.trial_timeout):
             with bounded_output(), unchanged_process(), process.interruptible():
                 result = _result(process, claim)
-            result = replace(result, peak_memory_mb=process.memory.mb())
+            # not before: nothing interrupts a write, and a database that is away takes no part in the trial's time
+            environment_digest = process.environment_digest()
+            result = replace(result, peak_memory_mb=process.memory.mb(), environment_digest=environment_digest)
             if result.fit_mode is not None:
                 process.remember(claim.structure_digest)
             if time.monotonic() < goes_on_until and not _is_to_be_replaced(process):
@@ -335,10 +337,9 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
         splits = load("splits", claim.splits_digest)
         if claim.refit_of is not None:
             try:
-                result = refit(process.settings, process.database, claim, evaluation, candidates, X, y, splits=splits)
+                return refit(process.settings, process.database, claim, evaluation, candidates, X, y, splits=splits)
             except SearchGoesOnError:
                 raise TrialInterrupted(Outcome.RELEASED) from None
-            return replace(result, environment_digest=process.environment_digest())
         result = cross_validate_trial(
             evaluation,
             X,
@@ -350,8 +351,7 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             refit_metric=claim.refit_metric,
             fit_mode=FitMode(claim.fit_mode),
         )
-        curves = result.curves if claim.keep_curves else ()
-        return replace(result, curves=curves, environment_digest=process.environment_digest())
+        return result if claim.keep_curves else replace(result, curves=())
 
 
 def _check_number(claim: Claim) -> None:
