@@ -70,9 +70,11 @@ def prepare(connection: Any, _record: Any) -> None:
     """Set up a new connection: write-ahead log, synced to the disk at each commit, foreign keys checked."""
     connection.isolation_level = None  # BEGIN is ours: see `begin`
     cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=30000")
+    if cursor.execute("PRAGMA page_count").fetchone() == (0,):
+        # before the file has anything: on one that has, it waits for the lock of writers and changes nothing
+        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
     for pragma in (
-        "busy_timeout=30000",
-        "auto_vacuum=INCREMENTAL",  # before the file has anything; on one that has, it changes nothing
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from sqlalchemy import select, text, update
 
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.storage.deletions import remove_what_was_left
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.payloads.store import KEY_CHECK, PayloadStore
 from gridfleet.storage.schema import Payload, PayloadChunk, Search
@@ -22,7 +21,6 @@ from tests.stored_searches import store_pima
 
 SMALL, Y = np.zeros((12, 2)), np.arange(12) % 2
 LARGE = np.random.default_rng(0).normal(size=(12, 12_000))
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 def test_a_search_whose_data_take_too_much_room_is_refused_and_leaves_nothing(
@@ -55,19 +53,16 @@ def test_a_search_whose_data_are_larger_than_the_workers_cache_is_refused(
 
 
 @pytest.mark.parametrize("backend", ["postgresql"])
-def test_what_no_search_names_is_removed_as_the_docs_say(fleet: Fleet, configured: Settings) -> None:
+def test_what_no_search_names_is_removed_with_the_next_deletion(fleet: Fleet, configured: Settings) -> None:
     store_pima(configured, fleet.database)
     used = count(fleet.database, Payload)
     store = PayloadStore(fleet.database, configured)
     left, young = store.put("X", LARGE, what="X"), store.put("X", SMALL, what="X")
-    statements = re.findall(r"```sql\n(BEGIN;.*?COMMIT;)\n```", OPERATIONS.read_text(), re.DOTALL)
     with fleet.database.write() as connection:
         long_ago = text("now() - interval '2 days'")
         connection.execute(update(Payload).where(Payload.digest != young).values(created_at=long_ago))
 
-    with fleet.database.write() as connection:
-        for statement in statements[0].removeprefix("BEGIN;").removesuffix("COMMIT;").strip().split(";\n"):
-            connection.execute(text(statement.removesuffix(";")))
+    remove_what_was_left(fleet.database)
 
     with fleet.database.read() as connection:
         digests = set(connection.execute(select(Payload.digest)).scalars())

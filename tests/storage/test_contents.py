@@ -63,7 +63,7 @@ def test_chunks_hold_whatever_the_remainder(n_bytes: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(contents, "CHUNK_BYTES", 1_000)
     content = [memoryview(bytes(range(100))), memoryview(np.arange(n_bytes - 100, dtype=np.uint8))]
 
-    chunks = list(contents._chunks(content))
+    chunks = list(contents.chunks(content))
 
     assert b"".join(chunks) == b"".join(content)
     assert [len(chunk) for chunk in chunks[:-1]] == [1_000] * (len(chunks) - 1)
@@ -73,7 +73,7 @@ def test_chunks_of_a_large_array_are_its_own_memory(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(contents, "CHUNK_BYTES", 1_000)
     large = np.arange(5_500, dtype=np.uint8)
 
-    first, *whole, last = contents._chunks([memoryview(bytes(100)), memoryview(large)])
+    first, *whole, last = contents.chunks([memoryview(bytes(100)), memoryview(large)])
 
     assert all(np.shares_memory(np.frombuffer(chunk, np.uint8), large) for chunk in whole)
     assert (len(first), len(whole), len(last)) == (1_000, 4, 600)
