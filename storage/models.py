@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, text
+from sqlalchemy import Connection, Row, insert, select, text
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import PayloadError, PayloadSignatureError
-from gridfleet.storage.payloads.contents import chunks
+from gridfleet.storage.payloads.contents import chunks, read_chunks
 from gridfleet.storage.payloads.digest import digest_of
 from gridfleet.storage.schema import BestModel, BestModelChunk
 from gridfleet.storage.signer import Signer, Verifier
@@ -85,22 +84,8 @@ def read_model(database: Database, verifier: Verifier, search_id: int, trial_id:
                 "the best model was not signed with the fleet's worker key, or was changed since; it is not loaded"
             )
         content = bytearray()
-        for part in _parts(connection, trial_id, model.size):
+        for part in read_chunks(connection, BestModelChunk, BestModelChunk.trial_id == trial_id, model.size):
             content += part
     if len(content) != model.size or digest_of([memoryview(content)]) != model.digest:
         raise PayloadSignatureError("the best model is damaged: its content has another digest; it is not loaded")
     return model, memoryview(content)
-
-
-def _parts(connection: Connection, trial_id: int, size: int) -> Iterator[bytes]:
-    """Read the content of a model, part by part; what is more than it has stays in the database, unread."""
-    chunk = select(BestModelChunk.content).where(BestModelChunk.trial_id == trial_id)
-    position = 0
-    while True:
-        next_one = chunk.where(BestModelChunk.position == position, func.length(BestModelChunk.content) <= size)
-        part = connection.execute(next_one).scalar()
-        if part is None:
-            return
-        yield part
-        size -= len(part)
-        position += 1

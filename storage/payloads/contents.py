@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import ColumnElement, Connection, func, insert, select
 
 from gridfleet.storage.schema import PayloadChunk
 
@@ -30,10 +31,27 @@ def read_content(connection: Connection, digest: str, size: int) -> Iterator[byt
     size : int
         Bytes that its signature says it has. What is more stays in the database, unread.
     """
-    chunk = select(PayloadChunk.content).where(PayloadChunk.digest == digest)
+    return read_chunks(connection, PayloadChunk, PayloadChunk.digest == digest, size)
+
+
+def read_chunks(connection: Connection, table: Any, is_of_content: ColumnElement[bool], size: int) -> Iterator[bytes]:
+    """Read a content from the table of its chunks, one by one.
+
+    Parameters
+    ----------
+    connection : Connection
+        Where to.
+    table : mapped class
+        With the columns ``position`` and ``content``.
+    is_of_content : ColumnElement of bool
+        Which chunks are this content's.
+    size : int
+        Bytes that its signature says it has. What is more stays in the database, unread.
+    """
+    chunk = select(table.content).where(is_of_content)
     position = 0
     while True:
-        next_one = chunk.where(PayloadChunk.position == position, func.length(PayloadChunk.content) <= size)
+        next_one = chunk.where(table.position == position, func.length(table.content) <= size)
         part = connection.execute(next_one).scalar()
         if part is None:
             return
