@@ -335,8 +335,14 @@ def database(database_settings: Settings) -> Iterator[Database]:
 
 
 @pytest.fixture(autouse=True)
-def _no_seed_of_another_test() -> Iterator[None]:
-    """Forget the seed that a test gave to the whole process: of one, a submission warns."""
+def _nothing_of_another_test() -> Iterator[None]:
+    """Take back what a test changed in the whole process, and what a submission or another test would notice.
+
+    A seed of Keras or TensorFlow (of one, a submission warns), deterministic operations, and what was registered with
+    Keras: it travels with every search, which needs workers of the same Python if it is in no module.
+    """
+    was_deterministic = _is_deterministic()
+    registered = set(_registered_with_keras())
     yield
     state = sys.modules.get("keras.src.backend.common.global_state")
     if state is not None:
@@ -344,6 +350,22 @@ def _no_seed_of_another_test() -> Iterator[None]:
     tensorflow = sys.modules.get("tensorflow.python.eager.context")
     if tensorflow is not None and tensorflow.context_safe() is not None:
         tensorflow.context_safe()._seed = None
+    if _is_deterministic() and not was_deterministic:
+        sys.modules["tensorflow.python.framework.config"].disable_op_determinism()
+    found = _registered_with_keras()
+    for name in found.keys() - registered:
+        if not hasattr(sys.modules.get(found[name].__module__), found[name].__qualname__):
+            sys.modules["keras.src.saving.object_registration"].GLOBAL_CUSTOM_NAMES.pop(found.pop(name), None)
+
+
+def _is_deterministic() -> bool:
+    config = sys.modules.get("tensorflow.python.framework.config")
+    return config is not None and config.is_op_determinism_enabled()
+
+
+def _registered_with_keras() -> dict[str, Any]:
+    registration = sys.modules.get("keras.src.saving.object_registration")
+    return {} if registration is None else registration.get_custom_objects()
 
 
 #: The user that no test runs as.
