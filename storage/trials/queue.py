@@ -206,7 +206,7 @@ def in_turn(database: Database, search_id: int, *, limit: int | None = None) -> 
 
 
 def look(database: Database, trial_id: int, *, python: str = THIS_PYTHON, session: str | None = None) -> Hint | None:
-    """Look what a message leads to; `transitions.claim_at_message` takes it.
+    """Look what a message leads to; `claims.claim_at_message` takes it.
 
     A message is a hint that there is work, whichever trial it names. The work is of the search whose turn it is
     (`fair_share`): else the one that was submitted first would be evaluated first, whose messages are.
