@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scikit_learn.exceptions import EXCEPTIONS
+from tests.scikit_learn.exceptions import COMPLETE, EXCEPTIONS
 
 #: Parameter sets of one test, each of which runs up to ten searches, that every run tries.
 OF_ONE_TEST = 1
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
             continue
         item.add_marker(pytest.mark.filterwarnings("ignore"))  # what scikit-learn warns of in its own tests is its own
         n_alike[item.originalname] += 1
-        if n_alike[item.originalname] > OF_ONE_TEST:
+        if n_alike[item.originalname] > OF_ONE_TEST or item.originalname in COMPLETE:
             item.add_marker(pytest.mark.complete)
         if item.name in EXCEPTIONS:
             item.add_marker(pytest.mark.xfail(reason=EXCEPTIONS[item.name], strict=True))
