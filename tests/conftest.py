@@ -30,6 +30,8 @@ from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import FleetIdentity
 from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.storage.sources import collect
+from gridfleet.storage.sources.local import is_installed
 from gridfleet.worker.broker.keys import Keys
 from tests.warm_workers import WarmWorker, WarmWorkers
 
@@ -366,6 +368,45 @@ def _is_deterministic() -> bool:
 def _registered_with_keras() -> dict[str, Any]:
     registration = sys.modules.get("keras.src.saving.object_registration")
     return {} if registration is None else registration.get_custom_objects()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _modules_of_the_tests_are_read_once() -> Iterator[None]:
+    """Read the files of the package `tests`, which is what a submission of a test packs, once in each process.
+
+    Reading them takes a third of a second, and there are more than a thousand submissions. What a test imports from
+    elsewhere, a script's, is always read.
+    """
+    script = sys.modules["__main__"]
+    names_of_script = set(vars(script))
+    looked_at: set[str] = set()
+    elsewhere: set[str] = set()
+    of_tests: set[str] = set()
+    found: dict[Any, collect.Sources] = {}
+    read = collect._Collection.collect
+
+    def read_once(self: Any) -> collect.Sources:
+        for name in sys.modules.keys() - looked_at:
+            looked_at.add(name)
+            file = collect._file_of(sys.modules[name])
+            if file and name != "__main__" and name.partition(".")[0] != collect.OURS and not is_installed(file):
+                (of_tests if name.partition(".")[0] == "tests" else elsewhere).add(name)
+        is_of_tests = (
+            sys.modules["__main__"] is script
+            and vars(script).keys() <= names_of_script
+            and elsewhere.isdisjoint(sys.modules)
+            and "test_sources.py" not in os.environ.get("PYTEST_CURRENT_TEST", "")
+        )
+        if not is_of_tests:
+            return read(self)
+        here = (frozenset(of_tests & sys.modules.keys()), tuple(sys.path))
+        if here not in found:
+            found[here] = read(self)
+        return found[here]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect._Collection, "collect", read_once)
+        yield
 
 
 #: The user that no test runs as.

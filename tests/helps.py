@@ -1,4 +1,4 @@
-"""The help of many commands, each of a process of its own: they are forked, for an interpreter takes a third of a second."""
+"""The help of many commands, each of a process of its own: a forked one, for an interpreter takes a third of a s."""
 
 from __future__ import annotations
 

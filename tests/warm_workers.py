@@ -27,7 +27,7 @@ CONSTANTS_VARIABLE = "TESTS_CONSTANTS"
 
 
 def with_constants(values: dict[str, float | str]) -> dict[str, str]:
-    """Return variables for `start_worker`: ``**with_constants({"gridfleet.worker.guards.health_file.HEALTH_S": 1})``."""
+    """Return variables for `start_worker`, of ``{"gridfleet.worker.guards.health_file.HEALTH_S": 1}``."""
     return {CONSTANTS_VARIABLE: json.dumps(values)}
 
 
