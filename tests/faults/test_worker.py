@@ -388,7 +388,11 @@ def test_processes_that_end_one_after_the_other_do_not_keep_the_main_process_bus
     assert spent.user + spent.system < 0.5 * (time.monotonic() - began) + 3  # and its start
 
 
-def test_a_script_that_used_tensorflow_before_it_submits_is_evaluated(embedded_home: Path) -> None:
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_a_script_that_used_tensorflow_before_it_submits_is_evaluated(
+    configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    start_worker(configured)
     code = textwrap.dedent("""
         import numpy as np
         import tensorflow as tf
@@ -410,7 +414,7 @@ def test_a_script_that_used_tensorflow_before_it_submits_is_evaluated(embedded_h
         print(float(total), np.isfinite(search.cv_results_["mean_test_score"]).sum())
     """)
 
-    with start_script(embedded_home, code) as script:
+    with start_script(tmp_path, code) as script:
         output, errors = script.communicate(timeout=240)
 
     assert output.splitlines()[-1:] == ["16.0 2"], errors[-2000:]

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import without_tensorflow
 from tests.scikit_learn.exceptions import COMPLETE, EXCEPTIONS
 
 #: Parameter sets of one test, each of which runs up to ten searches, that every run tries.
 OF_ONE_TEST = 1
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def fleet_of_the_session(tmp_path_factory):
     """Start the fleet in a folder of its own, which ends with this process."""
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("scikit-learn"))
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        without_tensorflow(patch)
+        yield
     os.chdir(before)
 
 
