@@ -9,11 +9,12 @@ from typing import Any
 
 from gridfleet.scheduler.fleet.connection import connect, read_only
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.results.frames import without_our_frames
+from gridfleet.scheduler.results.going_on import say_at_exit_if_it_stops
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows
-from gridfleet.scheduler.submission.going_on import say_at_exit_if_it_stops
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import check_switch, options_of
 from gridfleet.scheduler.submission.publish import publish
@@ -34,6 +35,7 @@ class _Submitted(BaseException):
         self.is_new = is_new
 
 
+@without_our_frames
 def submit(
     search: Any,
     X: Any,
@@ -114,8 +116,9 @@ def submit(
     except _Submitted as submitted:
         if submitted.is_new:
             publish(fleet, submitted.handle.id)
-        say_at_exit_if_it_stops(fleet, submitted.handle)
-        return submitted.handle
+        handle = submitted.handle
+        say_at_exit_if_it_stops(fleet, handle.id, handle.name, handle._goes_on)
+        return handle
     raise AssertionError("scikit-learn's fit ended without asking joblib for a single fit")
 
 

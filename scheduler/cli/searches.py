@@ -44,7 +44,7 @@ def submit(
     else:
         show(f"search {handle.name} is there already: {handle.state}")
     if wait:
-        _wait(handle, is_embedded=submitted.is_embedded)
+        _wait(handle)
     elif submitted.stops_with_us:
         say("no fleet runs in this folder; `gridfleet up` starts one and the search with it, --wait runs it here")
 
@@ -123,16 +123,15 @@ def retry_failed(name: Name) -> None:
         show(f"search {search.name} is {search.state} and has no failed trial to try again")
 
 
-def _wait(handle: SearchHandle, *, is_embedded: bool) -> None:
+def _wait(handle: SearchHandle) -> None:
     from gridfleet.scheduler.reports import tables as reports
+    from gridfleet.scheduler.results.going_on import what_goes_on
 
     try:
         handle.wait(verbose=1)
     except KeyboardInterrupt:
-        if is_embedded:
-            say(f"search {handle.name} stops with this process; `gridfleet up` goes on with it")
-        else:
-            say(f"search {handle.name} goes on on the fleet; `gridfleet watch {handle.name}` shows it")
+        words = what_goes_on(handle._fleet, handle.id, handle.name, in_script=False)
+        typer.echo(f"gridfleet: stopped waiting; {words}", err=True)
         sys.exit(INTERRUPTED)
     if not reports.print_best_line(open_results().database, handle.name):
         sys.exit(1)

@@ -17,6 +17,8 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.causes import cause
 from gridfleet.scheduler.reports.progress import Showing, display
 from gridfleet.scheduler.results.fit_warnings import give_warnings
+from gridfleet.scheduler.results.frames import without_our_frames
+from gridfleet.scheduler.results.going_on import stopped_waiting
 from gridfleet.storage import searches
 from gridfleet.storage.errors import BestModelError, PayloadError, SearchCancelledError, SearchNotFinishedError
 from gridfleet.storage.plain import plain
@@ -84,6 +86,7 @@ class SearchHandle:
         """Count its trials by state, as they are now."""
         return reader.progress(self._fleet.database, self.id)
 
+    @without_our_frames
     def wait(self, timeout: float | None = None, *, verbose: int = 0) -> SearchHandle:
         """Wait until all trials are done, and the best model is fitted, if the fleet fits it.
 
@@ -110,10 +113,15 @@ class SearchHandle:
         ------
         TimeoutError
             If it takes longer. The search goes on.
+        KeyboardInterrupt
+            At Ctrl-C; what it says is whether the search goes on, and how to follow or stop it.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        with display(self.name, verbose=verbose) as shown:
-            self._wait(until, shown)
+        try:
+            with display(self.name, verbose=verbose) as shown:
+                self._wait(until, shown)
+        except KeyboardInterrupt:
+            raise stopped_waiting(self._fleet, self.id, self.name) from None
         self._wait_for_refit(until, verbose=verbose)
         self._give_warnings()
         return self
@@ -363,6 +371,12 @@ class SearchHandle:
 
     def _wait_for_refit(self, until: float | None, *, verbose: int = 0) -> None:
         """Wait until the refit on the fleet has ended, however it did; there may be none."""
+        try:
+            self._look_until_refitted(until, verbose=verbose)
+        except KeyboardInterrupt:
+            raise stopped_waiting(self._fleet, self.id, self.name) from None
+
+    def _look_until_refitted(self, until: float | None, *, verbose: int) -> None:
         looked_at_fleet = -math.inf
         pause = FIRST_LOOK_S
         while (refit := self._patiently(self._refit)) is not None and not refit.is_finished:

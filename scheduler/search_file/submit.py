@@ -22,7 +22,6 @@ class Submitted:
 
     handle: SearchHandle
     is_new: bool
-    is_embedded: bool
     stops_with_us: bool
 
 
@@ -62,7 +61,7 @@ def submit_file(
     described = parse(read_document(path))
     chosen = name or described.name or path.stem
     if exist_ok and (found := _existing(chosen)) is not None:
-        return Submitted(found, is_new=False, is_embedded=settings.is_embedded, stops_with_us=False)
+        return Submitted(found, is_new=False, stops_with_us=False)
     quiet_tensorflow()  # the file's model may import it
     # scikit-learn takes a second to import, which a name that is taken need not wait for
     from gridfleet.scheduler.search_file.search import load_search
@@ -79,12 +78,12 @@ def submit_file(
         found = _existing(chosen) if exist_ok else None  # another process was faster
         if found is None:
             raise
-        return Submitted(found, is_new=False, is_embedded=settings.is_embedded, stops_with_us=False)
+        return Submitted(found, is_new=False, stops_with_us=False)
     except GridfleetError:
         raise
     except (TypeError, ValueError) as error:  # scikit-learn's own checks
         raise InvalidSearchError(f"{path}: scikit-learn refuses the search: {first_line(error)}") from error
-    return Submitted(handle, is_new=not was_there, is_embedded=settings.is_embedded, stops_with_us=not had_fleet)
+    return Submitted(handle, is_new=not was_there, stops_with_us=not had_fleet)
 
 
 def _existing(name: str) -> SearchHandle | None:

@@ -16,9 +16,9 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import display
 from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.fit_lines import FitLines
+from gridfleet.scheduler.results.going_on import stopped_waiting
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission.by_reference import References
-from gridfleet.scheduler.submission.going_on import say_how_to_go_on
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions, check_options, check_switch
 from gridfleet.scheduler.submission.publish import publish
@@ -143,8 +143,7 @@ def run_search(
                 may_stop=lambda: reader.has_raised(fleet.database, handle.id, any_error=any_error),
             )
     except KeyboardInterrupt:
-        say_how_to_go_on(fleet, handle)
-        raise
+        raise stopped_waiting(fleet, handle.id, handle.name) from None
     if not progress.is_finished:
         handle.cancel()
     handle._give_warnings()

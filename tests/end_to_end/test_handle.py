@@ -103,8 +103,8 @@ def test_ctrl_c_leaves_a_search_on_the_fleet_and_says_how_to_get_it_back(
         script.send_signal(signal.SIGINT)
         _, errors = script.communicate(timeout=60)
 
-    assert "goes on on the fleet" in errors
-    assert "open_search('left').wait()" in errors
+    assert "stopped waiting; left still runs on the fleet (0/2)\n" in errors
+    assert errors.endswith("gridfleet cancel left\n")
     start_worker(configured)
     assert open_search("left").wait(60).best_params_ == {"value": 2}
 
