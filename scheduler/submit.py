@@ -14,8 +14,9 @@ from gridfleet.scheduler.results.going_on import say_at_exit_if_it_stops
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
 from gridfleet.scheduler.submission.by_reference import References
-from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows
+from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows, check_name
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
+from gridfleet.scheduler.submission.names import check_name_is_free_before_start
 from gridfleet.scheduler.submission.options import check_switch, options_of
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
@@ -86,6 +87,8 @@ def submit(
         One sentence; nothing is stored then.
     """
     check_can_be_submitted(search)
+    name = name if name is not None else getattr(search, "name", None)
+    check_name(name)
     check_space(search)
     check_has_rows(X)
     references = References(load_settings(), reads_all=False)
@@ -97,9 +100,10 @@ def submit(
     resumes = check_switch("load_if_exists", _given(load_if_exists, search, "load_if_exists"))
     reuses = check_switch("reuse", _given(reuse, search, "reuse"))
     options = replace(options, tags={**options.tags, **check_tags(tags)})
-    name = name if name is not None else getattr(search, "name", None)
     if groups is not None:
         fit_params["groups"] = groups
+    if not resumes:
+        check_name_is_free_before_start(name)
     fleet = connect(n_jobs=search.n_jobs)
 
     def store_and_leave(request: SearchRequest) -> Any:

@@ -11,6 +11,7 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_file.description import parse
 from gridfleet.scheduler.search_file.document import read_document
+from gridfleet.scheduler.submission.names import check_name_is_free
 from gridfleet.storage.errors import GridfleetError, InvalidSearchError, NameTakenError, SearchNotFoundError, first_line
 from gridfleet.storage.settings import load_settings
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
@@ -62,13 +63,15 @@ def submit_file(
     chosen = name or described.name or path.stem
     if exist_ok and (found := _existing(chosen)) is not None:
         return Submitted(found, is_new=False, stops_with_us=False)
+    resumes, reuses = resume or described.load_if_exists, reuse or described.reuse
+    if not resumes and (fleet := _database_only()) is not None:
+        check_name_is_free(fleet.database, chosen, for_command=True)
     quiet_tensorflow()  # the file's model may import it
     # scikit-learn takes a second to import, which a name that is taken need not wait for
     from gridfleet.scheduler.search_file.search import load_search
     from gridfleet.scheduler.submit import submit
 
     loaded = load_search(described, path)
-    resumes, reuses = resume or described.load_if_exists, reuse or described.reuse
     was_there = resumes and _existing(chosen) is not None
     try:
         handle = submit(

@@ -19,6 +19,7 @@ from gridfleet.scheduler.results.fit_lines import FitLines
 from gridfleet.scheduler.results.going_on import stopped_waiting
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission.by_reference import References
+from gridfleet.scheduler.submission.checks import check_name
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions, check_options, check_switch
 from gridfleet.scheduler.submission.publish import publish
@@ -57,6 +58,7 @@ class SearchRun:
         reuse: bool = False,
         refits: bool = False,
     ) -> None:
+        check_name(name)  # before a fleet starts, as all that is known now
         self.refits = refits
         self._handle: SearchHandle | None = None
         self._name = name
