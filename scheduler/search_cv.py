@@ -379,7 +379,7 @@ def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:
 def _fits_announced(search: Any, n_candidates: int) -> Iterator[None]:
     """Say how many fits there are where all progress is shown; scikit-learn prints it to standard output."""
     verbose, n_splits = search.verbose, search.n_splits_
-    if verbose > 0:
+    if verbose > 0 and load_settings().progress != "quiet":
         counts = f"{n_splits} folds for each of {n_candidates} candidates, totalling {n_splits * n_candidates} fits"
         print(f"Fitting {counts}", file=sys.stderr)  # noqa: T201 - as all progress
     search.verbose = 0  # the fits' own was read before

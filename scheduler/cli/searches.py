@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridfleet.scheduler.cli.connected import find_search, open_results
+from gridfleet.scheduler.cli.connected import ProgressOption, choose_progress, find_search, open_results
 from gridfleet.scheduler.cli.output import INTERRUPTED, say, show
 
 if TYPE_CHECKING:
@@ -31,16 +31,17 @@ def submit(
     name: Annotated[
         str | None, typer.Option(help="The search's name instead of the file's.", show_default=False)
     ] = None,
+    progress: ProgressOption = None,
 ) -> None:
     """Queue the search that a YAML file describes."""
     from gridfleet.scheduler.search_file import submit as file_submission
 
+    choose_progress(progress)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     submitted = file_submission.submit_file(file, name=name, exist_ok=exist_ok, resume=resume, reuse=reuse)
     handle = submitted.handle
     if submitted.is_new:
-        progress = handle.progress()
-        show(f"search {handle.name} is queued: {progress.total} trials")
+        show(f"search {handle.name} is queued: {handle.progress().total} trials")
     else:
         show(f"search {handle.name} is there already: {handle.state}")
     if wait:

@@ -118,7 +118,7 @@ class SearchHandle:
         """
         until = None if timeout is None else time.monotonic() + timeout
         try:
-            with display(self.name, verbose=verbose) as shown:
+            with display(self.name, verbose=verbose, how=self._fleet.settings.progress) as shown:
                 self._wait(until, shown)
         except KeyboardInterrupt:
             raise stopped_waiting(self._fleet, self.id, self.name) from None
@@ -395,7 +395,7 @@ class SearchHandle:
 
     def _begin_refit(self, refit: Refit, *, verbose: int) -> None:
         """Say that it is waited for, and send its message, which the reconciler may not have come to."""
-        if verbose:
+        if verbose and self._fleet.settings.progress != "quiet":
             print(f"{plain(self.name)}: fitting the best params on all data", file=sys.stderr)  # noqa: T201 - as all progress
         if self._fleet.settings.secret_key is not None:  # who submits
             self._fleet.publish(queue.never_published(self._fleet.database, [refit.trial_id]))

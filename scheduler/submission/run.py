@@ -135,7 +135,7 @@ def run_search(
     try:
         if is_new:
             publish(fleet, handle.id)
-        with display(handle.name, verbose=verbose) as shown:
+        with display(handle.name, verbose=verbose, how=fleet.settings.progress) as shown:
             lines = FitLines(
                 shown, fleet.database, handle.id, candidates_of(request), len(request.splits), verbose=verbose
             )
@@ -149,7 +149,7 @@ def run_search(
     if not progress.is_finished:
         handle.cancel()
     handle._give_warnings()
-    if fleet.is_embedded and fleet.settings.linger_s and request.arguments.get("verbose", 0):
+    if fleet.is_embedded and fleet.settings.linger_s and verbose and fleet.settings.progress != "quiet":
         _say_that_it_lingers(fleet.settings.home, fleet.settings.linger_s)
     return handle, handle.rows()
 
