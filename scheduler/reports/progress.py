@@ -20,8 +20,8 @@ from gridfleet.scheduler.reports.reader import Progress, WaitingForPython
 if TYPE_CHECKING:
     from rich.text import Text
 
-#: Lines of a search at most that goes on in a log, but for those that time alone brings.
-STEPS = 20
+#: Lines of a search's trials in a log; with the first failure and the end they are twenty.
+STEPS = 18
 #: Seconds between lines while nothing but time changes.
 LINE_S = 300.0
 #: Characters of a bar; one that has less room than the smaller is left out.
@@ -187,7 +187,7 @@ class _Silent:
 
 
 class _Lines:
-    """A line at each twentieth of the trials and at the first failure, at most one every second, or every 5 minutes."""
+    """A line at each of `STEPS` and at the first failure, at most one every second, or every 5 minutes."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self._name = name

@@ -74,15 +74,16 @@ def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with display("large", verbose=1, stream=log) as shown:
         for done in range(1_000):
-            shown.show(replace(HALF, total=1_000, completed=done, queued=998 - done, failed=0))
+            failed = int(done > 100)
+            shown.show(replace(HALF, total=1_000, completed=done - failed, queued=998 - done, failed=failed))
         for _ in range(2):
-            shown.show(replace(HALF, total=1_000, completed=1_000, queued=0, running=0, failed=0, is_finished=True))
+            shown.show(replace(HALF, total=1_000, completed=999, queued=0, running=0, failed=1, is_finished=True))
 
     lines = log.getvalue().splitlines()
-    assert len(lines) == 21
+    assert len(lines) == 20
     assert lines[0].startswith("large: 0/1000 trials, 2 running")
-    assert re.fullmatch(r"large: 950/1000 trials, 2 running, best 0\.7999, ~50 s left", lines[-2])
-    assert lines[-1] == "large: 1000/1000 trials, best 0.7999"
+    assert re.fullmatch(r"large: 945/1000 trials, 2 running, 1 failed, best 0\.7999, ~55 s left", lines[-2])
+    assert lines[-1] == "large: 1000/1000 trials, 1 failed, best 0.7999"
 
 
 @contextmanager
