@@ -15,9 +15,13 @@ from fcntl import ioctl
 
 import pytest
 
+from gridfleet import open_search
 from gridfleet.scheduler.reports import progress as showing
 from gridfleet.scheduler.reports.progress import GAP, Line, describe, display, shortened
 from gridfleet.scheduler.reports.reader import Progress
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.settings import Settings
+from tests.stored_searches import store_pima
 
 HALF = Progress(
     total=60,
@@ -140,3 +144,22 @@ def test_who_waits_may_choose_lines_or_nothing(how: str, shown: str, monkeypatch
         with display("pima", verbose=1, how=how, stream=stream) as showing_it:
             showing_it.show(HALF)
         assert closed() == shown
+
+
+@pytest.mark.parametrize("command", [["watch", "pima"], ["report", "pima", "--wait"]])
+def test_a_command_that_waits_shows_progress_as_it_is_told(
+    gridfleet: Callable[..., tuple[int, str, str]], pima: int, command: list[str]
+) -> None:
+    assert "pima: 5/5" in gridfleet(*command, "--progress", "plain")[2]
+    assert gridfleet(*command, "--progress", "quiet")[2] == ""
+
+
+def test_a_setting_keeps_a_script_quiet(
+    fleet: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GRIDFLEET_PROGRESS", "quiet")
+    store_pima(fleet, database)
+
+    open_search("pima").wait(verbose=1)
+
+    assert capsys.readouterr().err == ""
