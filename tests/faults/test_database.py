@@ -42,12 +42,12 @@ from tests.faults.support import (
     attempts,
     note_recovery,
     search,
+    sooner,
     wait_for,
     wait_for_file,
 )
 from tests.forked import forked
 from tests.storage.conftest import race, store_search
-from tests.warm_workers import with_constants
 
 SILENCE = "gridfleet.storage.database.silence"
 #: What a worker logs when it begins to wait for its database.
@@ -219,7 +219,7 @@ def test_a_connection_that_is_open_on_one_side_only_is_noticed(
 ) -> None:
     """The proxy acknowledges what it swallows, so TCP itself notices nothing."""
     fleet = fleets.connect()
-    start_worker(behind_proxy, **with_constants({f"{SILENCE}.SILENCE_S": 2, f"{SILENCE}.ASK_S": 2}))
+    start_worker(behind_proxy, **sooner({f"{SILENCE}.SILENCE_S": 2, f"{SILENCE}.ASK_S": 2}))
     handle = submit(search(tmp_path, [1], then="wait"), X, Y)
     wait_for_file(tmp_path, "began-1-0")
     prolonged = lease_end(fleet)
@@ -442,7 +442,7 @@ def test_a_row_that_others_hold_for_longer_than_the_lock_timeout_delays_a_result
     use_fleet(settings)
     fleet = fleets.connect()
     impatient = {"gridfleet.storage.database.postgresql._LIMIT_OPTIONS": "-c lock_timeout=1s"}
-    worker = start_worker(settings, **with_constants(impatient))
+    worker = start_worker(settings, **sooner(impatient))
     handle = submit(search(tmp_path, [1], then="wait"), X, Y)
     wait_for_file(tmp_path, "began-1-0")
 

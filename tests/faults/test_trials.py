@@ -28,9 +28,8 @@ from gridfleet.storage.trial_results import MAX_ERROR
 from gridfleet.storage.trials import claims, transitions
 from gridfleet.storage.trials.held import Held
 from tests.end_to_end.models import create_model
-from tests.faults.support import X, Y, attempts, note_recovery, search, wait_for, wait_for_file
+from tests.faults.support import X, Y, attempts, note_recovery, search, sooner, wait_for, wait_for_file
 from tests.storage.conftest import result_of, store_search
-from tests.warm_workers import with_constants
 
 N_RACES = 40
 
@@ -152,7 +151,7 @@ def test_t7_whoever_wins_a_race_of_claims_results_and_cancellations_each_trial_e
 def test_t7_a_cancelled_trial_stops_within_a_heartbeat_and_a_queued_one_never_starts(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
-    start_worker(configured.replace(heartbeat_s=1))
+    start_worker(configured.replace(heartbeat_s=2))
     handle = submit(search(tmp_path, [1, 2], then="wait"), X, Y)
     wait_for_file(tmp_path, "began-*")
     began = len(list(tmp_path.glob("began-*")))
@@ -169,7 +168,7 @@ def test_t7_a_cancelled_trial_stops_within_a_heartbeat_and_a_queued_one_never_st
 def test_t7_a_keras_fit_is_cancelled_at_the_end_of_an_epoch_at_the_latest(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any]
 ) -> None:
-    start_worker(configured.replace(heartbeat_s=1))
+    start_worker(configured.replace(heartbeat_s=2))
     handle = submit(keras_search({"epochs": [10_000_000]}), *keras_data())
     wait_for(lambda: handle.progress().running, "the trial runs")
     handle.cancel()
@@ -182,7 +181,7 @@ def test_t7_a_keras_fit_is_cancelled_at_the_end_of_an_epoch_at_the_latest(
 def test_c2_a_worker_whose_main_process_hangs_touches_its_health_file_no_more(
     configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
-    worker = start_worker(configured, **with_constants({"gridfleet.worker.guards.health_file.HEALTH_S": 1}))
+    worker = start_worker(configured, **sooner({"gridfleet.worker.guards.health_file.HEALTH_S": 1}))
     health = tmp_path / f"{worker.node}.health"
 
     os.kill(worker.pid, signal.SIGSTOP)

@@ -34,13 +34,13 @@ from tests.faults.support import (
     attempts,
     note_recovery,
     search,
+    sooner,
     wait_for,
     wait_for_file,
 )
-from tests.warm_workers import with_constants
 
 #: A main process that takes one of its processes for dead after a second of silence, if the lease is no longer.
-SOON = with_constants({"gridfleet.worker.main_process.watchdog.MIN_SILENCE_S": 1})
+SOON = sooner({"gridfleet.worker.main_process.watchdog.MIN_SILENCE_S": 1})
 
 
 def process_of(fleet: Fleet, worker: RunningWorker) -> int:
@@ -244,8 +244,7 @@ def test_a_process_that_hangs_with_the_interpreters_lock_is_replaced(
 def test_a_model_that_does_not_stop_by_itself_is_stopped_at_its_time_limit(
     hang: str, fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
-    soon = with_constants({"gridfleet.worker.trial.interrupter.LEAVE_S": 1})
-    start_worker(configured.replace(lease_s=2.0, heartbeat_s=0.5), **soon)
+    start_worker(configured.replace(lease_s=3.0, heartbeat_s=0.5))
     submit(search(tmp_path, [0]), X, Y).wait(90)  # so that the time limit is not spent on imports
 
     handle = submit(search(tmp_path, [1], then=hang, trial_timeout=1), X, Y).wait(90)
@@ -291,7 +290,7 @@ def test_sigterm_gives_trials_to_other_workers_at_once_and_counts_no_failure(
 def test_sigterm_ends_a_worker_whose_model_hangs(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
-    worker = start_worker(configured, **with_constants({"gridfleet.worker.main_process.service.RELEASE_S": 1}))
+    worker = start_worker(configured, **sooner({"gridfleet.worker.main_process.service.RELEASE_S": 1}))
     handle = submit(search(tmp_path, [1], then="hang with the GIL once"), X, Y)
     wait_for_file(tmp_path, "began-1-0")
 
