@@ -63,7 +63,7 @@ def test_the_readme_s_script_and_its_commands_work(embedded_home: Path, capsys: 
 
 @pytest.mark.complete  # its two searches are like those of other tests
 def test_the_blocks_of_the_page_on_scikit_learn_work(embedded_home: Path) -> None:
-    _run_as_a_script("docs/scikit-learn.md", "search-1")
+    _run_as_a_script("docs/scikit-learn.md", "petals")
 
     assert Path("search.joblib").exists()
 

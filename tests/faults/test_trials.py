@@ -25,7 +25,7 @@ from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import SplitScore, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import MAX_ERROR
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import claims, transitions
 from gridfleet.storage.trials.held import Held
 from tests.end_to_end.models import create_model
 from tests.faults.support import X, Y, attempts, note_recovery, search, sooner, wait_for, wait_for_file
@@ -105,7 +105,7 @@ def test_t5_equal_seeds_score_equally_on_another_worker_and_at_another_attempt(
     with fleet.database.read() as connection:
         trial_id = connection.execute(select(Trial.id).where(Trial.search_id == again.id)).scalar_one()
     # an attempt that came to nothing, whichever process is faster
-    claim = transitions.claim(fleet.database, trial_id, "gone/1", lease_s=60, max_runtime_s=60)
+    claim = claims.claim(fleet.database, trial_id, "gone/1", lease_s=60, max_runtime_s=60)
     if claim is not None:
         transitions.reap(
             fleet.database, Held(trial_id, claim.token), outcome=Outcome.WORKER_LOST, error="gone", max_failures=3

@@ -349,7 +349,10 @@ def test_submit_stores_a_search_once(gridfleet, fleet, database, search_file):
 
     status, _, said = gridfleet("submit", str(search_file))
     assert status == 1
-    assert "name='trees' is taken by search 1" in said
+    assert said == (
+        "gridfleet: name 'trees' is taken (queued, 0/4); read that one with `gridfleet report trees`, go on with it "
+        "with --resume, or give --name trees-2\n"
+    )
     assert gridfleet("submit", str(search_file), "--exist-ok")[1] == "search trees is there already: queued\n"
     assert gridfleet("submit", str(search_file), "--name", "more")[1] == "search more is queued: 4 trials\n"
     assert [search.name for search in reader.list_searches(database)] == ["more", "trees"]
