@@ -327,7 +327,7 @@ def _in_turns(connection: Connection, search_ids: list[int], lost_before: dateti
     return [trial_id for turn in turns for trial_id in turn if trial_id is not None]
 
 
-_THESE = bindparam("trial_ids", expanding=True)
+_THESE: Any = bindparam("trial_ids", expanding=True)
 _IS_UNPUBLISHED = (WAITS, Trial.published_at.is_(None))
 _NEVER_PUBLISHED = select(Trial.id).where(Trial.id.in_(_THESE), *_IS_UNPUBLISHED).order_by(Trial.id)
 _ended = aliased(Trial)
