@@ -21,7 +21,7 @@ from gridfleet.storage import searches
 from gridfleet.storage.errors import BestModelError, PayloadError, SearchCancelledError, SearchNotFinishedError
 from gridfleet.storage.plain import plain
 from gridfleet.storage.refits import Refit, find_refit
-from gridfleet.storage.schema import SearchState
+from gridfleet.storage.search_states import ShownState
 from gridfleet.storage.trials import queue
 from gridfleet.worker.trial import scores
 from gridfleet.worker.trial.sources import ScriptModules
@@ -77,8 +77,12 @@ class SearchHandle:
 
     @property
     def state(self) -> str:
-        """``queued``, ``running``, ``paused``, ``completed`` or ``cancelled``, as it is now."""
-        return self._summary().state
+        """What is with it now, as `gridfleet list` and the views say it.
+
+        ``queued``, ``running``, ``waiting`` (no fleet is there), ``paused``, ``completed``, ``failed`` (nothing was
+        scored), ``timed out`` or ``cancelled``.
+        """
+        return str(self._summary().state)
 
     def progress(self) -> reader.Progress:
         """Count its trials by state, as they are now."""
@@ -477,7 +481,7 @@ class SearchHandle:
         return self._finished_results
 
     def _require_finished(self, summary: reader.SearchSummary) -> None:
-        if summary.state == SearchState.CANCELLED:
+        if summary.state == ShownState.CANCELLED:
             progress = self.progress()
             raise SearchCancelledError(
                 f"search {self.name!r} was cancelled after {progress.completed} of {progress.total} trials; "
