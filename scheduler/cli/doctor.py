@@ -12,12 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.scheduler.reports import reader
-from gridfleet.scheduler.reports.reader import SEEN_S, SeenWorker
+from gridfleet.scheduler.reports.reader import SeenWorker
 from gridfleet.storage import migrations, passes
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import BrokerUnreachableError, GridfleetError, first_line
 from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.payloads.store import PayloadStore
+from gridfleet.storage.search_states import SEEN_S
 from gridfleet.storage.settings import PREFIX, Settings, load_settings, without_secrets
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions

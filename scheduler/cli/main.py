@@ -103,6 +103,7 @@ for _command in (
     results.watch,
     results.report,
     results.best,
+    results.compare,
     reproduction.reproduce,
     reproduction.verify,
     searches.cancel,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -39,6 +39,13 @@ def _instead(error: UnicodeError) -> tuple[str, int]:
 def show(line: str) -> None:
     """Print a line of the command's output; it may hold texts that anybody stored."""
     typer.echo(plain(line))
+
+
+def show_json(value: Any) -> None:
+    """Print a value as one line of strict JSON."""
+    from gridfleet.scheduler.cli.sql import json_line
+
+    typer.echo(json_line(value))
 
 
 def say(sentence: str) -> None:

@@ -16,6 +16,7 @@ from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.plain import plain
 from gridfleet.storage.errors import GridfleetError
+from gridfleet.storage.search_states import ShownState
 
 #: Searches of which this process said at Ctrl-C what becomes of them, by their ids.
 _said: set[int] = set()
@@ -50,7 +51,7 @@ def what_goes_on(fleet: Fleet, search_id: int, name: str, *, in_script: bool = T
     what = plain(name)
     if progress is not None and progress.is_finished:
         what = f"the refit of {what}"
-    done = "" if progress is None else f" ({progress.done}/{progress.total})"
+    done = "" if progress is None else f" ({progress.scored:,}/{progress.total:,})"
     quoted = plain(shlex.quote(name))
     watch, cancel = f"gridfleet watch {quoted}", f"gridfleet cancel {quoted}"
     if _is_interactive() and in_script:
@@ -59,6 +60,8 @@ def what_goes_on(fleet: Fleet, search_id: int, name: str, *, in_script: bool = T
     ways = {"to follow it": watch, "to stop it": cancel}
     if progress is not None and progress.is_paused:
         return _text(f"{what} is paused{done}", {"to go on with it": f"gridfleet resume {quoted}"})
+    if not fleet.is_embedded and progress is not None and progress.state == ShownState.WAITING:
+        return _text(f"{what} waits on the fleet, which has no worker now{done}", ways)
     stops, until = _end_of_fleet(fleet)
     if not stops:
         return _text(f"{what} still runs {'here' if fleet.is_embedded else 'on the fleet'}{done}{until}", ways)

@@ -101,7 +101,7 @@ def test_a_script_with_one_changed_import_runs_on_a_fleet_of_its_own(
 
     assert done.returncode == 0, done.stderr
     assert "best score: 0.600000, best params: {'units': 3}" in done.stdout
-    assert "3/3 trials" in done.stderr
+    assert "3/3 scored" in done.stderr
     home = embedded_home / ".gridfleet"
     assert processes_of(home) == []
     assert open_search("search-1").best_params_ == {"units": 3}
