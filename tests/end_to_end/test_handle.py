@@ -17,7 +17,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage import searches
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import claims, transitions
 from gridfleet.storage.trials.held import Held
 from tests.end_to_end.conftest import start_script
 from tests.end_to_end.models import Touching
@@ -54,7 +54,7 @@ def test_a_search_whose_last_worker_died_after_recording_ends_with_the_next_reco
     handle = submit(search(tmp_path, [1]), X, Y)
     with fleet.database.read() as connection:
         trial_id = connection.execute(select(Trial.id)).scalar_one()
-    claim = transitions.claim(fleet.database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
+    claim = claims.claim(fleet.database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
     with monkeypatch.context() as killed:
         killed.setattr(searches, "finish_search", lambda *_: False)
         transitions.record(fleet.database, Held(trial_id, claim.token), result_of(1.0))
