@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -34,6 +35,15 @@ def _instead(error: UnicodeError) -> tuple[str, int]:
         raise error
     signs = error.object[error.start : error.end]
     return "".join(_SIGNS.get(sign) or ascii(sign)[1:-1] for sign in signs), error.end
+
+
+def flush_what_is_read() -> None:
+    """Write what is left of the output, unless nobody reads any more: ``gridfleet list | head -1``."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show(line: str) -> None:

@@ -214,7 +214,10 @@ def compare(
     second: NamedSearch,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show in what two searches differ: scores, counts, best params, settings, versions."""
+    """Show in what two searches differ.
+
+    State, counts and best score, and all of best params, settings, data and versions that is not the same.
+    """
     from gridfleet.scheduler.reports import comparison
 
     database = open_results().database

@@ -98,7 +98,7 @@ def print_comparison(lines: list[Line], first: reader.SearchSummary, second: rea
     """Print what `compare` found, a line each."""
     out = console()
     rows = [[line.what, _shown(line.first), _shown(line.second)] for line in lines]
-    out.print(table_of_lines(["", first.name, second.name], rows))
+    out.print(table_of_lines(["", first.name, second.name], rows, numbers_right=False))
     if not any(line.differs for line in lines):
         out.print(Text("nothing else that is stored of them differs"))
 

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from typing import Any, TextIO
-
-from rich.cells import cell_len
+from typing import Any
 
 from gridfleet.scheduler.reports import figures, reader
 from gridfleet.scheduler.reports.plain import plain
-from gridfleet.scheduler.reports.progress import MIN_NAME_WIDTH, shortened
-from gridfleet.scheduler.reports.tables import console, metric_of, shown_tags, table_of_lines
+from gridfleet.scheduler.reports.tables import console, fit, metric_of, shown_tags, table_of_lines
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.tags import tags_of
-
-#: Columns between two of a table.
-GAP = 2
 
 
 def print_searches(database: Database, *, limit: int, wide: bool = False, **only: Any) -> None:
@@ -54,7 +46,7 @@ def print_searches(database: Database, *, limit: int, wide: bool = False, **only
                 shown_tags(tags.get(search.id, {})),
             ]
     else:
-        _shorten_names(header, rows, sys.stdout)
+        fit(header, rows, column=0)
     console().print(table_of_lines(header, rows))
 
 
@@ -67,21 +59,3 @@ def _listed(search: reader.SearchSummary, trials: reader.TrialCounts) -> list[st
         figures.score(trials.best_score),
         figures.ago(search.created_at),
     ]
-
-
-def _shorten_names(header: Sequence[str], rows: Sequence[list[str]], out: TextIO) -> None:
-    """Shorten the names until the lines fit a terminal; what goes to a file has them whole."""
-    if not out.isatty():
-        return
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    room = max(console(out).width - sum(width + GAP for width in widths[1:]), MIN_NAME_WIDTH)
-    for row in rows:
-        row[0] = _fitting(row[0], room)
-
-
-def _fitting(name: str, room: int) -> str:
-    """Shorten a name to as many columns of a terminal; a Chinese or Korean sign takes two."""
-    width = room
-    while cell_len(fitting := shortened(name, width)) > room:
-        width -= 1
-    return fitting

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,11 +16,14 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.causes import by_cause, cause
 from gridfleet.scheduler.reports.figures import ago, count, duration, metric, params, score, time, with_deviation
 from gridfleet.scheduler.reports.plain import plain, plain_lines
+from gridfleet.scheduler.reports.progress import MIN_NAME_WIDTH, shortened
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.refits import Refit, find_refit
 from gridfleet.storage.room import SearchRoom
 from gridfleet.storage.search_states import ShownState, described
 
+#: Columns between two of a table.
+GAP = 2
 #: Columns of output that goes to a file or a pipe: nothing is folded there.
 FILE_WIDTH = 10_000
 #: More hyperparameters than this share one column.
@@ -163,8 +167,8 @@ def console(out: TextIO | None = None) -> Console:
     return Console(file=out, width=None if out.isatty() else FILE_WIDTH, markup=False, highlight=False, emoji=False)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """Return a table of plain texts, which may have several lines; numbers are set to the right.
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers_right: bool = True) -> Table:
+    """Return a table of plain texts, which may have several lines.
 
     Parameters
     ----------
@@ -172,19 +176,22 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
         Names of the columns.
     rows : sequence of sequences
         The cells; None is shown empty.
+    numbers_right : bool, default=True
+        Whether columns with a number in them are set to the right.
     """
     made = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(header):
-        is_number = any(_is_number(row[index]) for row in rows)
+        is_number = numbers_right and any(_is_number(row[index]) for row in rows)
         made.add_column(Text(plain(name)), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text("" if cell is None else plain_lines(str(cell))) for cell in row))
     return made
 
 
-def table_of_lines(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+def table_of_lines(header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers_right: bool = True) -> Table:
     """Return a table each row of which is one line: no name that somebody stored looks like another row."""
-    return table(header, [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows])
+    lines = [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    return table(header, lines, numbers_right=numbers_right)
 
 
 def _is_number(cell: Any) -> bool:
@@ -233,7 +240,10 @@ def _facts(
     if search.error is not None:
         facts.append(("ended", search.error))
     if progress.seconds_running is not None:
-        facts.append(("took" if search.is_finished else "running for", f"{progress.seconds_running:.1f} s"))
+        # of one that nobody works at, the time since is no time that it ran
+        goes_on = search.is_finished or search.state == ShownState.RUNNING
+        label = "took" if search.is_finished else "running for" if goes_on else "began"
+        facts.append((label, f"{progress.seconds_running:.1f} s" + ("" if goes_on else " ago")))
     if ranked:
         best = ranked[0]
         facts += [
@@ -308,3 +318,22 @@ def set_params_line(values: Mapping[str, Any]) -> str:
     if all(map(str.isidentifier, values)):
         return f"estimator.set_params({', '.join(f'{name}={value!r}' for name, value in values.items())})"
     return f"estimator.set_params(**{dict(values)!r})"
+
+
+def fit(header: Sequence[str], rows: Sequence[list[str]], *, column: int) -> None:
+    """Shorten the texts of one column until the lines fit a terminal; what goes to a file has them whole."""
+    if not sys.stdout.isatty():
+        return
+    widths = [max(map(cell_len, texts)) for texts in zip(header, *rows, strict=True)]
+    others = sum(width + GAP for width in widths) - widths[column] - GAP
+    room = max(console().width - others, MIN_NAME_WIDTH)
+    for row in rows:
+        row[column] = _fitting(row[column], room)
+
+
+def _fitting(text: str, room: int) -> str:
+    """Shorten a text to as many columns of a terminal; a Chinese or Korean sign takes two."""
+    width = room
+    while cell_len(fitting := shortened(text, width)) > room:
+        width -= 1
+    return fitting
