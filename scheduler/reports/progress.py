@@ -210,7 +210,8 @@ class _Lines:
         at = time.monotonic()
         seconds_left = self._pace.seconds_left(progress, at)
         step = progress.done if progress.is_finished else progress.done * STEPS // max(progress.total, 1)
-        state = (step, progress.failed > 0, progress.state, progress.is_finished)
+        unusual = None if progress.state in USUAL else progress.state
+        state = (step, progress.failed > 0, unusual, progress.is_finished)
         waited = at - self._shown_at
         if waited < (1.0 if state != self._shown else LINE_S) and not progress.is_finished:
             return

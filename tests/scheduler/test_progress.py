@@ -90,8 +90,10 @@ def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with display("large", verbose=1, stream=log) as shown:
         for done in range(1_000):
-            failed = int(done > 100)
-            shown.show(replace(HALF, total=1_000, completed=done - failed, queued=998 - done, failed=failed))
+            failed, state = int(done > 100), ShownState.RUNNING if done else ShownState.QUEUED
+            shown.show(
+                replace(HALF, state=state, total=1_000, completed=done - failed, queued=998 - done, failed=failed)
+            )
         for _ in range(2):
             shown.show(replace(HALF, total=1_000, completed=999, queued=0, running=0, failed=1, is_finished=True))
 
