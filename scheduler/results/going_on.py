@@ -6,8 +6,8 @@ import atexit
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -26,6 +26,19 @@ def stopped_waiting(fleet: Fleet, search_id: int, name: str) -> KeyboardInterrup
     """Return what Ctrl-C raises while a search is waited for: Python shows its words last, a notebook only them."""
     words = f"stopped waiting; {what_goes_on(fleet, search_id, name)}"
     _said.add(search_id)
+    return _interrupt(words)
+
+
+@contextmanager
+def nothing_stored_yet() -> Iterator[None]:
+    """Let Ctrl-C say, as above, that nothing is stored: a fleet that starts takes some seconds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _interrupt("stopped before anything was stored") from None
+
+
+def _interrupt(words: str) -> KeyboardInterrupt:
     interrupt = KeyboardInterrupt(words)  # and no class of its own, or Python would not end as after Ctrl-C
     interrupt._render_traceback_ = words.splitlines  # type: ignore[attr-defined]
     return interrupt

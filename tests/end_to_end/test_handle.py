@@ -107,7 +107,7 @@ def test_cancelled_searches_have_no_result(fleet: Fleet, tmp_path: Path) -> None
 def test_an_unknown_name_names_those_that_exist(fleet: Fleet, tmp_path: Path) -> None:
     submit(search(tmp_path, [1]), X, Y, name="known")
 
-    with pytest.raises(LookupError, match="no search has the name 'unknown'; the newest are 'known'"):
+    with pytest.raises(LookupError, match=r"no search has the name 'unknown'; did you mean 'known'\?"):
         open_search("unknown")
 
 
