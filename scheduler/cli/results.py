@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridfleet.scheduler.cli.connected import choose_search, exit_at_sigterm, note_missing_fleet, open_results
+from gridfleet.scheduler.cli.connected import (
+    ProgressOption,
+    choose_progress,
+    choose_search,
+    exit_at_sigterm,
+    note_missing_fleet,
+    open_results,
+)
 from gridfleet.scheduler.cli.output import say, show_json
 from gridfleet.scheduler.cli.which_search import ANY, AnySearch, NamedSearch, names
 
@@ -70,12 +77,14 @@ def watch(
         str | None, typer.Argument(help=f"{ANY}; default: all.", show_default=False, autocompletion=names)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, one object a line.")] = False,
+    progress: ProgressOption = None,
 ) -> None:
     """Follow one search until it ends, or all searches for ever."""
     from gridfleet.scheduler.reports import followed
     from gridfleet.scheduler.reports import tables as report
     from gridfleet.scheduler.reports import watch as watching
 
+    choose_progress(progress)
     fleet = open_results()
     if name is not None:
         search = choose_search(fleet.database, name)
@@ -83,7 +92,7 @@ def watch(
         if as_json:
             has_score = followed.follow_as_json(fleet.database, search)
         else:
-            watching.follow(fleet.database, search.id)
+            watching.follow(fleet.database, search.id, how=fleet.settings.progress)
             has_score = report.print_best_line(fleet.database, search.id)
         if not has_score:
             sys.exit(1)
@@ -111,19 +120,21 @@ def report(
         int | None, typer.Option(min=0, help="Show one trial instead: its scores by split, its whole traceback.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON; attempts as one object a line.")] = False,
+    progress: ProgressOption = None,
 ) -> None:
     """Show what was searched, the best score and the leaderboard."""
     if (trial is not None) + attempts + source > 1:
         raise typer.BadParameter("choose one of --attempts, --trial and --source")
     if source and as_json:
         raise typer.BadParameter("--source has no JSON; the tables sources and texts have what it shows")
+    choose_progress(progress)
     fleet = open_results()
     search = choose_search(fleet.database, name)
     if wait:
         from gridfleet.scheduler.reports import watch as watching
 
         note_missing_fleet(fleet)
-        watching.follow(fleet.database, search.id)
+        watching.follow(fleet.database, search.id, how=fleet.settings.progress)
     if source:
         from gridfleet.scheduler.results.what_ran import print_what_ran
 

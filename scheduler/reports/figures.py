@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from gridfleet.scheduler.reports.pace import rounded
+
 #: Digits of a score that people see.
 DIGITS = 4
 #: Outside of these, a score is written with an exponent.
@@ -52,15 +54,7 @@ def _places(value: float) -> int | None:
 
 def ago(at: datetime, now: datetime | None = None) -> str:
     """Say how long ago something was: ``16 min ago``."""
-    return f"{duration(((now or datetime.now(UTC)) - at).total_seconds())} ago"
-
-
-def duration(seconds: float) -> str:
-    """Write how long something takes, in the unit that suits."""
-    for unit, size, least in (("days", 86_400, 172_800), ("h", 3_600, 5_400), ("min", 60, 90)):
-        if seconds >= least:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+    return f"{rounded(((now or datetime.now(UTC)) - at).total_seconds())} ago"
 
 
 def count(number: int, noun: str) -> str:

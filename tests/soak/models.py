@@ -8,12 +8,16 @@ from sklearn.base import BaseEstimator
 
 
 class Telling(BaseEstimator):
-    """Scores what its parameter and the rows that it was fitted on give, exactly; may raise, or score NaN."""
+    """Scores what its parameter and the rows that it was fitted on give, exactly; may raise, or score NaN.
 
-    def __init__(self, value: int = 0, then: str = "", seconds: float = 0.0) -> None:
+    It has a seed and draws nothing: what has none is not reused.
+    """
+
+    def __init__(self, value: int = 0, then: str = "", seconds: float = 0.0, random_state: int = 0) -> None:
         self.value = value
         self.then = then
         self.seconds = seconds
+        self.random_state = random_state
 
     def fit(self, X, y=None):
         if self.then == "raise":

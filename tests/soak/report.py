@@ -19,6 +19,8 @@ def lines(outcome: Outcome, system: System) -> Iterator[str]:
     yield ""
     yield from _table(("fault", "times", "next result, median s", "worst s"), _faults(outcome))
     yield ""
+    yield from _table(("people's action", "times", "refused by a broken part"), _actions(outcome))
+    yield ""
     again = [
         (recovery.kind, len(recovery.seconds), f"{recovery.median:.1f}", f"{recovery.worst:.1f}")
         for recovery in outcome.tried_again
@@ -52,6 +54,8 @@ def _facts(outcome: Outcome, system: System) -> Iterator[str]:
         "attempts": f"{sum(totals.attempts.values())}: {_counts(totals.attempts)}",
         "budget used up": f"{totals.trials.get('failed', 0) - totals.attempts.get('failed', 0)} of the failed trials; "
         "the fits or scores of the others fail on purpose",
+        "reused": f"{totals.reused} trials took the results of others",
+        "refits": f"{totals.models} best models",
         "lost": totals.lost,
         "doubled": totals.doubled,
     }
@@ -64,6 +68,11 @@ def _faults(outcome: Outcome) -> Iterator[tuple[Any, ...]]:
     for recovery in outcome.recoveries:
         median, worst = (f"{recovery.median:.1f}", f"{recovery.worst:.1f}") if recovery.seconds else ("-", "-")
         yield recovery.kind, times[recovery.kind], median, worst
+
+
+def _actions(outcome: Outcome) -> Iterator[tuple[Any, ...]]:
+    for action in sorted({*outcome.done, *outcome.refused_actions}):
+        yield action, outcome.done.get(action, 0), outcome.refused_actions.get(action, 0)
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -11,12 +11,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.scheduler.fleet.connection import Fleet
 from tests import history
-from tests.history import Expected, Totals, Witness
+from tests.history import Expected, Gone, Totals, Witness
 from tests.soak.measurements import Growth, Meter
 from tests.soak.nemesis import Injected, Nemesis
 from tests.soak.recoveries import Recovery, recoveries_of_attempts, recoveries_of_faults
 from tests.soak.searches import Searches, open_searches
 from tests.soak.system import System
+from tests.soak.users import Users
 
 #: Seconds between two looks at everything.
 TICK_S = 0.1
@@ -37,6 +38,8 @@ class Outcome:
     injected: Sequence[Injected]
     skipped: int
     refused: int
+    done: Mapping[str, int]
+    refused_actions: Mapping[str, int]
     restarts: dict[str, int]
     totals: Totals
     recoveries: Sequence[Recovery]
@@ -51,22 +54,26 @@ def soak(system: System, fleet: Fleet, *, seed: int, minutes: float) -> Outcome:
     The system is stopped afterwards.
     """
     searches = Searches(fleet, seed)
+    users = Users(system, fleet, searches, seed)
     witness = Looking(system)
     meter = Meter(system)
     nemesis = Nemesis(system, fleet, seed)
     begin = time.monotonic()
-    run_for(minutes * 60, system.tick, searches.tick, nemesis.tick, meter.tick, witness.tick)
+    run_for(minutes * 60, system.tick, searches.tick, users.tick, nemesis.tick, meter.tick, witness.tick)
     system.heal()
     faults_end = time.monotonic()
-    still_open = wait_for_rest(system, fleet, PEACE_S, meter.tick, witness.tick)
+    still_open = wait_for_rest(
+        system, fleet, PEACE_S, users.tick_at_peace, meter.tick, witness.tick, may_rest=users.are_idle
+    )
     seconds_to_rest = time.monotonic() - faults_end
-    expected = searches.expected()
+    expected = searches.expected(users.gone.search_ids)
     growths = meter.growths()
     too_much = [growth for growth in growths if growth.is_too_much]
     violations = [
         *(["no search was accepted, so nothing was shown"] if not expected else []),
         *(f"search {name!r} has not ended {PEACE_S:g} s after the last fault (I12)" for name in still_open),
-        *judge(system, expected, witness.witness),
+        *users.violations(),
+        *judge(system, expected, witness.witness, users.gone),
         *(f"the {growth.what} grew from {growth.first:.0f} to {growth.last:.0f}" for growth in too_much),
     ]
     return Outcome(
@@ -76,6 +83,8 @@ def soak(system: System, fleet: Fleet, *, seed: int, minutes: float) -> Outcome:
         injected=nemesis.injected,
         skipped=nemesis.skipped,
         refused=searches.refused,
+        done=users.done,
+        refused_actions=users.refused,
         restarts={service.name: service.starts - 1 for service in system.services},
         totals=history.totals(system.database, expected),
         recoveries=recoveries_of_faults(system.database, nemesis.injected),
@@ -111,22 +120,36 @@ def run_for(seconds: float, *ticks: Callable[[], None]) -> None:
         time.sleep(TICK_S)
 
 
-def wait_for_rest(system: System, fleet: Fleet, patience_s: float, *ticks: Callable[[], None]) -> list[str]:
-    """Wait until all searches have ended; returns those that have not within some seconds."""
+def wait_for_rest(
+    system: System,
+    fleet: Fleet,
+    patience_s: float,
+    *ticks: Callable[[], None],
+    may_rest: Callable[[], bool] = lambda: True,
+) -> list[str]:
+    """Wait until all searches have ended, and nothing else is on its way; returns those that have not."""
     until = time.monotonic() + patience_s
     while True:
         run_for(TICK_S, system.tick, *ticks)
-        still_open = open_searches(fleet)
-        if not still_open or time.monotonic() > until:
+        try:
+            still_open = open_searches(fleet)
+        except SQLAlchemyError:  # the last fault is just over
+            if time.monotonic() > until:
+                raise
+            continue
+        if (not still_open and may_rest()) or time.monotonic() > until:
             return still_open
 
 
-def judge(system: System, expected: Sequence[Expected], witness: Witness) -> list[str]:
+def judge(system: System, expected: Sequence[Expected], witness: Witness, gone: Gone | None = None) -> list[str]:
     """Stop the workers and return what of the invariants does not hold."""
     system.stop()
+    gone = gone or Gone()
+    resumed = {search.search_id for search in expected if search.n_resumes}
     return [
         *history.check(system.database, expected, max_failures=system.settings.max_failures),
-        *witness.changes(system.database),
+        *history.leftovers(system.database, gone),
+        *witness.changes(system.database, resumed, gone.search_ids),
         *(f"process {pid} outlived its worker" for pid in system.orphans()),
         *(["a worker loaded a pickle from the queue"] if system.proof.exists() else []),
     ]

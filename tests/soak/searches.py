@@ -1,4 +1,7 @@
-"""Keeps searches coming, a bounded number of trials open at a time, and knows what each must give."""
+"""Keeps searches coming, a bounded number of trials open at a time, and knows what each must give.
+
+Each is known by its tag: it may be renamed.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
-import numpy as np
 from redis.exceptions import RedisError
 from scikeras.wrappers import KerasClassifier
 from sklearn.base import clone
@@ -23,25 +27,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage import session
-from gridfleet.storage.schema import OPEN_STATES, Search, Trial
+from gridfleet.storage.schema import OPEN_STATES, Search, Tag, Trial
 from tests.history import Expected
+from tests.soak import script
+from tests.soak.data import N_SPLITS, TAG, X, Y, own_rows
 from tests.soak.models import Telling, create_model
 
-N_SPLITS = 2
 #: Scripts that submit in turn.
 N_SCRIPTS = 3
 #: The share of searches that are refitted.
 REFITTED = 0.3
+#: The share of searches that take results that are there.
+REUSING = 0.25
+#: The share of searches without real models that have rows of their own.
+WITH_OWN_ROWS = 0.4
 #: Trials that are open at a time at most, those of the newest search not counted.
 MAX_OPEN = 30
 #: Seconds between looks at how many are open.
 LOOK_S = 0.5
 #: How far Keras' scores may be from those of this process, which has other numbers of threads.
 KERAS_TOLERANCE = 1e-6
-
-_RNG = np.random.default_rng(0)
-#: Whole numbers, so that their sum is the same in every order.
-X, Y = _RNG.integers(-8, 8, (60, 8)).astype("float32"), _RNG.integers(0, 2, 60)
 KERAS_SPACE = {"model__units": [3, 4], "random_state": [1, 2]}
 
 
@@ -70,18 +75,24 @@ def keras_model() -> KerasClassifier:
     return KerasClassifier(model=create_model, epochs=3, batch_size=8, verbose=0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submitted:
-    """A search that was handed over; whether it was accepted, the database knows."""
+    """A search that was handed over, by one process or by several: what it is, and what was done with it."""
 
+    number: int
+    kind: Kind
     name: str
-    params: Sequence[Mapping[str, Any]]
+    rows: Any
+    refit: bool
     scores: Sequence[Sequence[float]]
-    tolerance: float
+    #: of those that were stored for certain; one that met a broken part may be there as well
+    ids: set[int] = field(default_factory=set)
+    n_resumes: int = 0
+    is_script: bool = False
 
 
 class Searches:
-    """Submits searches as long as few trials are open.
+    """Submits searches as long as few trials are open, and goes on with them.
 
     Parameters
     ----------
@@ -96,9 +107,11 @@ class Searches:
         self._random = random.Random(f"{seed}: searches")
         self._kinds = kinds()
         self._scores = {name: scores_of(kind) for name, kind in self._kinds.items()}
-        self._submitted: list[Submitted] = []
         self._look_at = 0.0
+        self.submitted: list[Submitted] = []
         self.refused = 0
+        #: what was done to a search since it was stored, by its id, as far as it is certain
+        self.told: dict[int, dict[str, Any]] = {}
 
     def tick(self) -> None:
         """Submit a search if few trials are open; one that a broken part refuses is not tried again."""
@@ -111,28 +124,65 @@ class Searches:
             self.refused += 1
         self._look_at = time.monotonic() + LOOK_S
 
-    def submit(self, kind: str) -> None:
-        """Submit one search."""
-        wanted = self._kinds[kind]
-        name = f"soak-{len(self._submitted) + 1}-{kind.replace(' ', '-')}"
-        params = list(ParameterGrid(wanted.space))
-        self._submitted.append(Submitted(name, params, self._scores[kind], wanted.tolerance))
+    def submit(self, name: str) -> None:
+        """Submit one search of a kind."""
+        number, kind = len(self.submitted) + 1, self._kinds[name]
+        has_own_rows = isinstance(kind.estimator, Telling) and self._random.random() < WITH_OWN_ROWS
+        rows = own_rows(number) if has_own_rows else X
+        one = Submitted(
+            number,
+            kind,
+            f"soak-{number}-{name.replace(' ', '-')}",
+            rows,
+            # some have their best model fitted on the fleet
+            self._random.random() < REFITTED,
+            scores_of(kind, rows) if has_own_rows else self._scores[name],
+        )
+        self.submitted.append(one)
         # as if scripts took turns, whose trials are for processes of their own
-        session._ids[os.getpid()] = f"script {len(self._submitted) % N_SCRIPTS}"
-        # some have their best model fitted on the fleet
-        refit = self._random.random() < REFITTED
-        grid = GridSearchCV(wanted.estimator, wanted.space, cv=N_SPLITS, refit=refit, verbose=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            submit(grid, X, Y, name=name)
+        session._ids[os.getpid()] = f"script {number % N_SCRIPTS}"
+        one.ids.add(self._submit(one, one.name, reuse=self._random.random() < REUSING))
 
-    def expected(self) -> list[Expected]:
-        """Return the searches that were accepted; of one that met a broken part the database tells."""
+    def resume(self, one: Submitted, name: str) -> int:
+        """Go on with a search under its name of now; returns the id of the search that it is."""
+        one.n_resumes += 1
+        search_id = self._submit(one, name, load_if_exists=True)
+        one.ids.add(search_id)
+        return search_id
+
+    def _submit(self, one: Submitted, name: str, **options: bool) -> int:
+        grid = GridSearchCV(one.kind.estimator, one.kind.space, cv=N_SPLITS, refit=one.refit, verbose=0)
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            return submit(grid, one.rows, Y, name=name, tags={TAG: str(one.number)}, **options).id
+
+    def of_script(self) -> Submitted:
+        """Note a search that a script of its own is going to submit."""
+        number = len(self.submitted) + 1
+        kind = Kind(0, Telling(), script.SPACE)
+        rows = own_rows(number)
+        one = Submitted(number, kind, f"soak-{number}-script", rows, True, scores_of(kind, rows), is_script=True)
+        self.submitted.append(one)
+        return one
+
+    def expected(self, deleted: set[int]) -> list[Expected]:
+        """Return the searches that were accepted and not deleted; of one that met a broken part the database tells."""
+        tagged = select(Tag.search_id, Tag.value).where(Tag.key == TAG)
         with self._fleet.database.read() as connection:
-            ids = {row.name: row.id for row in connection.execute(select(Search.id, Search.name))}
-        return [
-            Expected(ids[one.name], one.params, one.scores, one.tolerance) for one in self._submitted if one.name in ids
-        ]
+            for row in connection.execute(tagged):
+                self.submitted[int(row.value) - 1].ids.add(row.search_id)
+        return [expected for one in self.submitted for expected in self._expected(one, deleted)]
+
+    def _expected(self, one: Submitted, deleted: set[int]) -> Iterator[Expected]:
+        for search_id in sorted(one.ids - deleted):
+            yield Expected(
+                search_id,
+                list(ParameterGrid(one.kind.space)),
+                one.scores,
+                one.kind.tolerance,
+                n_resumes=one.n_resumes,
+                told=self.told.get(search_id, {}),
+            )
 
 
 def open_trials(fleet: Fleet) -> int:
@@ -147,7 +197,7 @@ def open_searches(fleet: Fleet) -> list[str]:
         return list(connection.execute(select(Search.name).where(Search.finished_at.is_(None))).scalars())
 
 
-def scores_of(kind: Kind) -> list[list[float]]:
+def scores_of(kind: Kind, rows: Any = X) -> list[list[float]]:
     """Return what scikit-learn's own search scores, split by split; NaN where a fit raises or the score is NaN."""
     estimator = clone(kind.estimator)
     if isinstance(estimator, Telling):
@@ -155,6 +205,6 @@ def scores_of(kind: Kind) -> list[list[float]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         search = ScikitLearnGridSearchCV(estimator, dict(kind.space), cv=N_SPLITS, refit=False, error_score=math.nan)
-        results = search.fit(X, Y).cv_results_
+        results = search.fit(rows, Y).cv_results_
     splits = [results[f"split{split}_test_score"] for split in range(N_SPLITS)]
     return [[float(score) for score in scores] for scores in zip(*splits, strict=True)]

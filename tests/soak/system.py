@@ -137,6 +137,7 @@ class System:
         self.postgresql = postgresql
         self.workers: list[Service] = []
         self.schedulers: list[Service] = []
+        self.scripts: list[Service] = []
         #: the cache of the last worker, and whether it is a small file system of its own
         self.own_cache = settings.cache_dir.parent / "own cache"
         self.has_small_disk = False
@@ -175,6 +176,12 @@ class System:
         folder = self.settings.cache_dir.parent
         return _started(name, command, self.settings.for_workers(), folder)
 
+    def start_script(self, name: str, command: Sequence[str]) -> Service:
+        """Start a user's script, which is not started again by itself."""
+        script = _started(name, command, self.settings, self.settings.cache_dir.parent)
+        self.scripts.append(script)
+        return script
+
     def heal(self) -> None:
         """Do at once what was to be done later: nothing is stopped or held down any more."""
         while self._agenda:
@@ -198,7 +205,11 @@ class System:
         return [child.pid for child in alive]
 
     def stop(self) -> None:
-        """End workers and schedulers, then the broker."""
+        """End scripts, workers and schedulers, then the broker."""
+        for script in self.scripts:
+            if script.process.poll() is None:
+                script.process.kill()
+                script.process.wait()
         for number in (signal.SIGCONT, signal.SIGTERM):  # all at once: each takes seconds
             for service in (*self.workers, *self.schedulers):
                 service.send(number)

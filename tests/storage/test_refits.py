@@ -77,6 +77,7 @@ def test_a_refit_begins_when_all_trials_of_its_search_are_done(search: StoredSea
     assert led_to.search_id == search.id
     assert queue.due_for_publishing(database, republish_s=60) == search.trial_ids[1:]
     assert queue.count_queued(database) == 1
+    assert queue.never_published(database, search.trial_ids) == search.trial_ids[1:]
     assert found(search).is_waiting
     with pytest.raises(SearchGoesOnError):
         recorded_of_ended(database, search.id)
@@ -85,6 +86,10 @@ def test_a_refit_begins_when_all_trials_of_its_search_are_done(search: StoredSea
 
     assert not found(search).is_waiting
     assert queue.due_for_publishing(database, republish_s=60) == refit.trial_ids
+    # who recorded the last trial, or gave it up, sends its message
+    assert queue.never_published(database, search.trial_ids[1:]) == refit.trial_ids
+    queue.mark_published(database, refit.trial_ids)
+    assert queue.never_published(database, search.trial_ids) == []
     claim = refit.claim()
     assert claim is not None
     assert (claim.refit_of, claim.model_key) == (search.id, MODELS.public_key)

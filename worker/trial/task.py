@@ -7,29 +7,35 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from traceback import format_exc
 from typing import Any, TypeVar
 
 from billiard.common import terminate_handler_fired
 from celery import shared_task, signals
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.retries import patiently
-from gridfleet.storage.errors import InvalidDataError, PayloadSignatureError
+from gridfleet.storage.errors import GridfleetError, InvalidDataError, PayloadSignatureError, first_line
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.logs import working_on
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.searches import check_signature
 from gridfleet.storage.settings import load_settings
 from gridfleet.storage.trial_results import TrialResult
-from gridfleet.storage.trials import handed_back, queue, transitions
+from gridfleet.storage.trials import claims, handed_back, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.trials.lost_together import runs_alone
 from gridfleet.storage.trials.recorded import SearchGoesOnError
 from gridfleet.storage.trials.uncertain_commits import claim_of, was_recorded
 from gridfleet.worker.broker.app import GO_ON_S, KILL_AFTER_S
+from gridfleet.worker.broker.keys import Keys
 from gridfleet.worker.broker.message import TASK
+from gridfleet.worker.broker.publisher import Publisher
 from gridfleet.worker.guards.memory import bound_memory, explain_memory_error, too_much
 from gridfleet.worker.guards.output import bounded_output
 from gridfleet.worker.guards.parent_death import die_with_parent
@@ -129,6 +135,7 @@ def _work_alone(process: WorkerProcess, trial_id: int) -> None:
         claim = _claim(process, trial_id, claim_now=_claim_one)
         if claim is not None:
             _evaluate(process, claim)
+            _publish_refit(process, claim)
 
 
 def _work_on(process: WorkerProcess, claim: Claim) -> None:
@@ -137,6 +144,21 @@ def _work_on(process: WorkerProcess, claim: Claim) -> None:
     following = _evaluate(process, claim, goes_on_until=goes_on_until)
     while following is not None:
         following = _evaluate(process, following, goes_on_until=goes_on_until)
+    _publish_refit(process, claim)
+
+
+def _publish_refit(process: WorkerProcess, claim: Claim) -> None:
+    """Send the message of a refit that this process let go, as it recorded the last trial of its search."""
+    if claim.refit_of is not None:
+        return
+    try:
+        let_go = queue.never_published(process.database, [claim.trial_id])
+        if let_go:
+            with closing(Publisher(process.settings, Keys(fleet_id(process.database)))) as publisher:
+                publisher.publish(let_go)
+            queue.mark_published(process.database, let_go)
+    except (SQLAlchemyError, RedisError, GridfleetError) as error:  # the reconciler will
+        logger.warning("could not publish the refit of search %d: %s", claim.search_id, first_line(error))
 
 
 def _claim(
@@ -164,7 +186,7 @@ def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
     # looked at first, for most messages of short trials come when these are done, and a claim locks
     while (hint := _look(process, trial_id)) is not None:
         require_own(process, hint.session)
-        claim = transitions.claim_at_message(
+        claim = claims.claim_at_message(
             process.database, hint, process.id, structures=process.structures, **_limits(process)
         )
         if claim is not None:
@@ -180,7 +202,7 @@ def _look(process: WorkerProcess, trial_id: int) -> queue.Hint | None:
 
 
 def _claim_one(process: WorkerProcess, trial_id: int) -> Claim | None:
-    return transitions.claim(
+    return claims.claim(
         process.database, trial_id, process.id, session=process.session, python=process.python, **_limits(process)
     )
 

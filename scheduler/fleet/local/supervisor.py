@@ -125,14 +125,13 @@ class _Supervisor:
         self._folder.announce(
             {
                 "pid": os.getpid(),
+                "owner": self._owner,
                 "broker_url": broker.url,
                 "socket": str(broker.socket),
                 "n_workers": self._n_workers,
                 "variables": variables_of_libraries(),
                 "linger_s": self._settings.linger_s,
                 "started_at": self._started_at,
-                # of one in the foreground, its terminal has the log
-                "logs_to_file": self._owner is not None,
             }
         )
 
