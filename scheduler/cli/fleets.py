@@ -40,7 +40,7 @@ def ps(
     from gridfleet.storage.settings import load_settings
 
     fleets = running_fleets(load_settings().home)
-    rows = [(fleet, _open_searches(fleet)) for fleet in fleets]
+    rows = [(fleet, _open_searches(fleet.folder.settings(load_settings(), None))) for fleet in fleets]
     if as_json:
         show_json([_fleet_as_json(fleet, searches) for fleet, searches in rows])
     elif not rows:
@@ -58,7 +58,7 @@ def logs(
 
     folder = Folder(embedded_settings("their logs are those of their processes").home)
     running = folder.running()
-    if running is not None and not running.get("logs_to_file", True):
+    if running is not None and running.get("owner", running["pid"]) is None:
         say(
             "the fleet that runs was started by `gridfleet up`, and logs to its terminal; this is the log of one before"
         )
@@ -73,7 +73,7 @@ def waiting(settings: Settings) -> str:
 
     if not client.has_database(settings):
         return ""
-    searches = _unfinished(client.stored(settings))
+    searches = _open_searches(client.stored(settings))
     if not searches:
         return ""
     verb = "1 search waits" if len(searches) == 1 else f"{len(searches):,} searches wait"
@@ -105,19 +105,18 @@ def _named(searches: list[tuple[str, str, str]]) -> str:
     return ", ".join(shown[:NAMED]) + (f" and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
 
 
-def _open_searches(fleet: RunningFleet) -> list[tuple[str, str, str]]:
+def _open_searches(settings: Settings) -> list[tuple[str, str, str]]:
     """Return name, state and counts of the searches of a fleet that have not ended; none where it can't be read."""
     from gridfleet.storage.errors import GridfleetError
-    from gridfleet.storage.settings import load_settings
 
     try:
-        return _unfinished(fleet.folder.settings(load_settings(), None))
+        return _unfinished(settings)
     except GridfleetError:
         return []
     except Exception as error:
         if not is_database_error(error):
             raise
-        return []  # of another release
+        return []  # of another release, or damaged; whoever needs it says so
 
 
 def _unfinished(settings: Settings) -> list[tuple[str, str, str]]:

@@ -53,11 +53,11 @@ def _places(value: float) -> int | None:
 
 def ago(at: datetime, now: datetime | None = None) -> str:
     """Say how long ago something was: ``16 min ago``."""
-    return f"{duration(((now or datetime.now(UTC)) - at).total_seconds())} ago"
+    return f"{rounded(((now or datetime.now(UTC)) - at).total_seconds())} ago"
 
 
-def duration(seconds: float) -> str:
-    """Write how long something takes, in the unit that suits."""
+def rounded(seconds: float) -> str:
+    """Write how long ago something was, in one unit: ``40 s``, ``12 min``, ``5 h``, ``3 days``."""
     for unit, size, least in (("days", 86_400, 172_800), ("h", 3_600, 5_400), ("min", 60, 90)):
         if seconds >= least:
             return f"{seconds / size:.0f} {unit}"

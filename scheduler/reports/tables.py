@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.causes import by_cause, cause
-from gridfleet.scheduler.reports.figures import ago, count, duration, metric, params, score, time, with_deviation
+from gridfleet.scheduler.reports.figures import ago, count, metric, params, rounded, score, time, with_deviation
 from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.scheduler.reports.progress import MIN_NAME_WIDTH, shortened
 from gridfleet.storage.database.connection import Database
@@ -256,7 +256,7 @@ def _facts(
 def _best_model(refit: Refit) -> str:
     """Say how far the refit on the fleet is."""
     if refit.is_stored and refit.is_finished:
-        return f"stored {duration(refit.age_s or 0)} ago, refit {refit.refit_time or 0:.1f} s"
+        return f"stored {rounded(refit.age_s or 0)} ago, refit {refit.refit_time or 0:.1f} s"
     if refit.is_finished and refit.error_type is not None:
         return f"none, the refit failed: {cause(refit.error, refit.error_type)}"
     if refit.is_finished:

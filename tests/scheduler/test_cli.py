@@ -353,9 +353,8 @@ def test_submit_stores_a_search_once(gridfleet, fleet, database, search_file):
         "gridfleet: name 'trees' is taken (waiting (no fleet), 0/4 scored, 4 queued); read that one with "
         "`gridfleet report trees`, go on with it with --resume, or give --name trees-2\n"
     )
-    assert (
-        gridfleet("submit", str(search_file), "--exist-ok")[1] == "search trees is there already: waiting (no fleet)\n"
-    )
+    there = "search trees is there already: waiting (no fleet)\n"
+    assert gridfleet("submit", str(search_file), "--exist-ok")[1] == there
     assert gridfleet("submit", str(search_file), "--name", "more")[1] == "search more is queued: 4 trials\n"
     assert [search.name for search in reader.list_searches(database)] == ["more", "trees"]
 
@@ -454,7 +453,7 @@ def test_up_runs_what_was_queued_and_stops_at_ctrl_c(embedded_home, search_file,
     up = subprocess.Popen(_program("up", "--workers", "1"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
         said = up.stderr.readline().decode()
-        assert "a fleet of 1 worker processes in" in said
+        assert "a fleet of 1 worker process in" in said
         assert str(embedded_home) in said
         status, shown, _ = gridfleet("watch", "trees")
         assert status == 0

@@ -132,8 +132,6 @@ class _Supervisor:
                 "variables": variables_of_libraries(),
                 "linger_s": self._settings.linger_s,
                 "started_at": self._started_at,
-                # of one in the foreground, its terminal has the log
-                "logs_to_file": self._owner is not None,
             }
         )
 
