@@ -116,7 +116,7 @@ def test_a_script_with_one_changed_import_runs_on_a_fleet_of_its_own_as_the_demo
 
     assert done.returncode == 7, done.stderr
     assert "best score: 0.600000, best params: {'units': 3}" in done.stdout
-    assert "3/3 trials" in done.stderr
+    assert "3/3 scored" in done.stderr
     assert "2 workers" in done.stdout
     home = embedded_home / ".gridfleet"
     assert processes_of(home) == []
