@@ -48,7 +48,7 @@ from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.settings import SOCKET_SCHEME, Settings
-from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held, held_by
 from gridfleet.worker.broker.keys import Keys
 from gridfleet.worker.broker.message import trial_of
@@ -297,7 +297,7 @@ class Process:
         hint = self.driver.timed("look", lambda: queue.look(self.own(), trial_id))
         limits = {"lease_s": self.driver.settings.lease_s, "max_runtime_s": 86_400}
         claim = hint and self.driver.timed(
-            "claim", lambda: transitions.claim_at_message(self.own(), hint, self.id, memory_mb=300, **limits)
+            "claim", lambda: claims.claim_at_message(self.own(), hint, self.id, memory_mb=300, **limits)
         )
         if not claim:
             self.driver.at(POLL_S, self.take)

@@ -35,8 +35,8 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.storage import searches
 from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Trial
+from gridfleet.storage.trials import claims
 from gridfleet.storage.trials import queue as trial_queue
-from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import expired, held_by
 from gridfleet.worker.broker.publisher import MAX_MESSAGES
 from tests import history
@@ -216,7 +216,7 @@ def plans_of_queries(fleet: Fleet, *, waiting: int, ended: int) -> dict[str, dic
     with database.read() as connection:
         first = connection.execute(select(func.min(Trial.id)).where(Trial.search_id == waiting)).scalar_one()
     # one trial runs: a message about it makes a worker look for another one of its search
-    assert transitions.claim(database, first, "node/1", lease_s=3_600, max_runtime_s=3_600) is not None
+    assert claims.claim(database, first, "node/1", lease_s=3_600, max_runtime_s=3_600) is not None
     questions: dict[str, Callable[[], Any]] = {
         "due_for_publishing": lambda: trial_queue.due_for_publishing(database, republish_s=60),
         "due_for_publishing, messages wait": lambda: trial_queue.due_for_publishing(

@@ -14,6 +14,7 @@ from sklearn import model_selection
 from sklearn.utils.validation import check_is_fitted
 
 from gridfleet.scheduler.results.best_model import BestModel
+from gridfleet.scheduler.results.frames import without_our_frames
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
@@ -48,6 +49,7 @@ class _FleetSearch:
     keep_curves: bool
     tags: dict[str, str] | None
 
+    @without_our_frames
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search on the fleet and, with ``refit``, fit the best estimator: here, or where ``refit_on`` says.
 
@@ -377,7 +379,7 @@ def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:
 def _fits_announced(search: Any, n_candidates: int) -> Iterator[None]:
     """Say how many fits there are where all progress is shown; scikit-learn prints it to standard output."""
     verbose, n_splits = search.verbose, search.n_splits_
-    if verbose > 0:
+    if verbose > 0 and load_settings().progress != "quiet":
         counts = f"{n_splits} folds for each of {n_candidates} candidates, totalling {n_splits * n_candidates} fits"
         print(f"Fitting {counts}", file=sys.stderr)  # noqa: T201 - as all progress
     search.verbose = 0  # the fits' own was read before

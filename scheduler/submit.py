@@ -9,12 +9,14 @@ from typing import Any
 
 from gridfleet.scheduler.fleet.connection import connect, read_only
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.results.frames import without_our_frames
+from gridfleet.scheduler.results.going_on import say_at_exit_if_it_stops
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
 from gridfleet.scheduler.submission.by_reference import References
-from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows
-from gridfleet.scheduler.submission.going_on import say_at_exit_if_it_stops
+from gridfleet.scheduler.submission.checks import check_can_be_submitted, check_can_travel, check_has_rows, check_name
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
+from gridfleet.scheduler.submission.names import check_name_is_free_before_start
 from gridfleet.scheduler.submission.options import check_switch, options_of
 from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
@@ -34,6 +36,7 @@ class _Submitted(BaseException):
         self.is_new = is_new
 
 
+@without_our_frames
 def submit(
     search: Any,
     X: Any,
@@ -84,6 +87,8 @@ def submit(
         One sentence; nothing is stored then.
     """
     check_can_be_submitted(search)
+    name = name if name is not None else getattr(search, "name", None)
+    check_name(name)
     check_space(search)
     check_has_rows(X)
     references = References(load_settings(), reads_all=False)
@@ -95,9 +100,10 @@ def submit(
     resumes = check_switch("load_if_exists", _given(load_if_exists, search, "load_if_exists"))
     reuses = check_switch("reuse", _given(reuse, search, "reuse"))
     options = replace(options, tags={**options.tags, **check_tags(tags)})
-    name = name if name is not None else getattr(search, "name", None)
     if groups is not None:
         fit_params["groups"] = groups
+    if not resumes:
+        check_name_is_free_before_start(name)
     fleet = connect(n_jobs=search.n_jobs)
 
     def store_and_leave(request: SearchRequest) -> Any:
@@ -114,8 +120,9 @@ def submit(
     except _Submitted as submitted:
         if submitted.is_new:
             publish(fleet, submitted.handle.id)
-        say_at_exit_if_it_stops(fleet, submitted.handle)
-        return submitted.handle
+        handle = submitted.handle
+        say_at_exit_if_it_stops(fleet, handle.id, handle.name, handle._goes_on)
+        return handle
     raise AssertionError("scikit-learn's fit ended without asking joblib for a single fit")
 
 

@@ -7,6 +7,14 @@ class GridfleetError(Exception):
     #: What a command ends with that fails so.
     exit_status = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows of it, as IPython asks: what was wrong and why, and no frames of ours."""
+        lines, error = [f"{type(self).__name__}: {self}"], self.__cause__
+        while error is not None:
+            lines.append(f"for {type(error).__name__}: {error}")
+            error = error.__cause__
+        return lines
+
 
 class SettingsError(GridfleetError, ValueError):
     """A ``GRIDFLEET_*`` setting is missing or wrong."""

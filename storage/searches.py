@@ -127,10 +127,15 @@ def next_free_name(connection: Connection, name: str) -> tuple[str, str | None]:
     first = connection.execute(same_name.with_for_update(key_share=True)).scalar()
     if first is None:
         return name, None
+    return free_name(connection, first), first
+
+
+def free_name(connection: Connection, first: str) -> str:
+    """Return the first of ``pima-2``, ``pima-3`` and so on that no search has."""
     names = select(Search.name).where(may_be_numbered(first))
     taken = {found.lower() for found in connection.execute(names).scalars()}
     numbered = (numbered_name(first, f"-{number}") for number in itertools.count(2))
-    return next(found for found in numbered if found.lower() not in taken), first
+    return next(found for found in numbered if found.lower() not in taken)
 
 
 def may_be_numbered(name: str) -> ColumnElement[bool]:

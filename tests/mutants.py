@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gridfleet.storage import searches, statements
-from gridfleet.storage.trials import fair_share, held, queue, transitions, uncertain_commits
+from gridfleet.storage.trials import claims, fair_share, held, queue, transitions, uncertain_commits
 
 #: Modules that build statements of what those before them hold, as they are imported.
-STATEMENTS = (statements, searches, held, fair_share, queue, transitions, uncertain_commits)
+STATEMENTS = (statements, searches, held, fair_share, queue, claims, transitions, uncertain_commits)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.search_views import create_search_view
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import CurveResult, SplitResult, TrialResult
-from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.versions import installed_versions
 
@@ -85,7 +85,7 @@ def claim(database: Database, search_id: int, number: int, worker_id: str) -> Cl
         trial_id = connection.execute(
             select(Trial.id).where(Trial.search_id == search_id, Trial.number == number)
         ).scalar_one()
-    claimed = transitions.claim(database, trial_id, worker_id, lease_s=60, max_runtime_s=600)
+    claimed = claims.claim(database, trial_id, worker_id, lease_s=60, max_runtime_s=600)
     assert claimed is not None
     return claimed
 

@@ -7,6 +7,7 @@ of those, of the deployed fleet and of the containers have it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -21,6 +22,13 @@ from pathlib import Path
 REQUEST_BYTES = 200_000
 #: Variable for the seconds in which a process goes on from trial to trial at one message; forked processes have it.
 GO_ON_VARIABLE = "TESTS_GO_ON_S"
+#: Variable for other values of constants that a test would wait for; forked processes have them.
+CONSTANTS_VARIABLE = "TESTS_CONSTANTS"
+
+
+def with_constants(values: dict[str, float | str]) -> dict[str, str]:
+    """Return variables for `start_worker`, of ``{"gridfleet.worker.guards.health_file.HEALTH_S": 1}``."""
+    return {CONSTANTS_VARIABLE: json.dumps(values)}
 
 
 class WarmWorkers:
@@ -150,6 +158,10 @@ def be_worker(request: dict, log: int) -> None:
         from gridfleet.worker.trial import task
 
         task.GO_ON_S = float(os.environ.pop(GO_ON_VARIABLE, task.GO_ON_S))
+        for name, value in json.loads(os.environ.pop(CONSTANTS_VARIABLE, "{}")).items():
+            module, _, constant = name.rpartition(".")
+            assert hasattr(importlib.import_module(module), constant), name
+            setattr(importlib.import_module(module), constant, value)
         run_worker(load_settings(), concurrency=request["concurrency"], may_be_root=True)
         status = 0
     except SystemExit as end:

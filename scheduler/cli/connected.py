@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from gridfleet.scheduler.cli.output import say
+
+
+class ShownProgress(StrEnum):
+    """How a command that waits shows progress."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    QUIET = "quiet"
+
+
+ProgressOption = Annotated[
+    ShownProgress | None,
+    typer.Option(help="Updated in place, as lines, or not at all; default: GRIDFLEET_PROGRESS.", show_default=False),
+]
 
 if TYPE_CHECKING:
     from gridfleet.scheduler.fleet.connection import Fleet
     from gridfleet.scheduler.reports.reader import SearchSummary
     from gridfleet.storage.database.connection import Database
     from gridfleet.storage.settings import Settings
+
+
+def choose_progress(chosen: ShownProgress | None) -> None:
+    """Let an option count for this process as the setting does; without one that counts."""
+    if chosen is not None:
+        os.environ["GRIDFLEET_PROGRESS"] = chosen
 
 
 def configured_settings() -> Settings:

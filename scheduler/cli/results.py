@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridfleet.scheduler.cli.connected import exit_at_sigterm, note_missing_fleet, open_results
+from gridfleet.scheduler.cli.connected import (
+    ProgressOption,
+    choose_progress,
+    exit_at_sigterm,
+    note_missing_fleet,
+    open_results,
+)
 from gridfleet.scheduler.cli.output import say
 from gridfleet.scheduler.cli.searches import Name
 
@@ -54,15 +60,17 @@ def list_(
 
 def watch(
     name: Annotated[str | None, typer.Argument(help="One search; default: all.", show_default=False)] = None,
+    progress: ProgressOption = None,
 ) -> None:
     """Follow one search until it ends, or all searches for ever."""
     from gridfleet.scheduler.reports import tables as report
     from gridfleet.scheduler.reports import watch as watching
 
+    choose_progress(progress)
     fleet = open_results()
     if name is not None:
         note_missing_fleet(fleet)
-        watching.follow(fleet.database, name)
+        watching.follow(fleet.database, name, how=fleet.settings.progress)
         if not report.print_best_line(fleet.database, name):
             sys.exit(1)
         return
@@ -88,6 +96,7 @@ def report(
     trial: Annotated[
         int | None, typer.Option(min=0, help="Show one trial instead: its scores by split, its whole traceback.")
     ] = None,
+    progress: ProgressOption = None,
 ) -> None:
     """Show what was searched, the best score and the leaderboard."""
     from gridfleet.scheduler.reports import tables as reports
@@ -97,10 +106,11 @@ def report(
 
     if (trial is not None) + attempts + source > 1:
         raise typer.BadParameter("choose one of --attempts, --trial and --source")
+    choose_progress(progress)
     fleet = open_results()
     if wait:
         note_missing_fleet(fleet)
-        watching.follow(fleet.database, name)
+        watching.follow(fleet.database, name, how=fleet.settings.progress)
     if source:
         print_what_ran(fleet, name)
     elif attempts:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridfleet.scheduler.cli.connected import find_search, open_results
+from gridfleet.scheduler.cli.connected import ProgressOption, choose_progress, find_search, open_results
 from gridfleet.scheduler.cli.output import INTERRUPTED, say, show
 
 if TYPE_CHECKING:
@@ -31,20 +31,21 @@ def submit(
     name: Annotated[
         str | None, typer.Option(help="The search's name instead of the file's.", show_default=False)
     ] = None,
+    progress: ProgressOption = None,
 ) -> None:
     """Queue the search that a YAML file describes."""
     from gridfleet.scheduler.search_file import submit as file_submission
 
+    choose_progress(progress)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     submitted = file_submission.submit_file(file, name=name, exist_ok=exist_ok, resume=resume, reuse=reuse)
     handle = submitted.handle
     if submitted.is_new:
-        progress = handle.progress()
-        show(f"search {handle.name} is queued: {progress.total} trials")
+        show(f"search {handle.name} is queued: {handle.progress().total} trials")
     else:
         show(f"search {handle.name} is there already: {handle.state}")
     if wait:
-        _wait(handle, is_embedded=submitted.is_embedded)
+        _wait(handle)
     elif submitted.stops_with_us:
         say("no fleet runs in this folder; `gridfleet up` starts one and the search with it, --wait runs it here")
 
@@ -123,16 +124,15 @@ def retry_failed(name: Name) -> None:
         show(f"search {search.name} is {search.state} and has no failed trial to try again")
 
 
-def _wait(handle: SearchHandle, *, is_embedded: bool) -> None:
+def _wait(handle: SearchHandle) -> None:
     from gridfleet.scheduler.reports import tables as reports
+    from gridfleet.scheduler.results.going_on import what_goes_on
 
     try:
         handle.wait(verbose=1)
     except KeyboardInterrupt:
-        if is_embedded:
-            say(f"search {handle.name} stops with this process; `gridfleet up` goes on with it")
-        else:
-            say(f"search {handle.name} goes on on the fleet; `gridfleet watch {handle.name}` shows it")
+        words = what_goes_on(handle._fleet, handle.id, handle.name, in_script=False)
+        typer.echo(f"gridfleet: stopped waiting; {words}", err=True)
         sys.exit(INTERRUPTED)
     if not reports.print_best_line(open_results().database, handle.name):
         sys.exit(1)

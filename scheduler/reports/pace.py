@@ -75,3 +75,11 @@ def roughly(seconds: float) -> str:
         return f"~{hours} h {minutes} min" if minutes else f"~{hours} h"
     days, hours = divmod(round(minutes / 60), 24)
     return f"~{days} d {hours} h" if hours else f"~{days} d"
+
+
+def rounded(seconds: float) -> str:
+    """Write how long ago something was, in one unit: ``40 s``, ``12 min``, ``5 h``, ``3 days``."""
+    for unit, size, least in (("days", 86_400, 172_800), ("h", 3_600, 5_400), ("min", 60, 90)):
+        if seconds >= least:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

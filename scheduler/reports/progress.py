@@ -1,15 +1,17 @@
-"""What ``fit`` and ``watch`` show while they wait: a bar on a terminal, plain lines elsewhere."""
+"""What ``fit`` and ``watch`` show while they wait: a bar on a terminal, one output in a notebook, lines elsewhere."""
 
 from __future__ import annotations
 
+import html
 import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from gridfleet.scheduler.reports.pace import Pace, roughly
 from gridfleet.scheduler.reports.plain import plain
@@ -18,8 +20,8 @@ from gridfleet.scheduler.reports.reader import Progress, WaitingForPython
 if TYPE_CHECKING:
     from rich.text import Text
 
-#: Lines of a search at most that goes on in a log, but for those that time alone brings.
-STEPS = 20
+#: Lines of a search's trials in a log; with the first failure and the end they are twenty.
+STEPS = 18
 #: Seconds between lines while nothing but time changes.
 LINE_S = 300.0
 #: Characters of a bar; one that has less room than the smaller is left out.
@@ -46,7 +48,7 @@ class Display(Showing, Protocol):
     ) -> None: ...
 
 
-def display(name: str, *, verbose: int, stream: TextIO | None = None) -> Display:
+def display(name: str, *, verbose: int, how: str = "auto", stream: TextIO | None = None) -> Display:
     """Choose how to show the progress of a search.
 
     Parameters
@@ -55,16 +57,26 @@ def display(name: str, *, verbose: int, stream: TextIO | None = None) -> Display
         The search's name.
     verbose : int
         0 shows nothing.
-    stream : text file, default=sys.stderr
-        Where to show it.
+    how : {"auto", "plain", "quiet"}, default="auto"
+        Updated in place where that can be; as lines; not at all.
+    stream : text file, default=None
+        Where to show it; None: standard error, in a notebook the output of its cell.
     """
-    stream = stream or sys.stderr
-    if not verbose:
+    if not verbose or how == "quiet":
         return _Silent()
     name = plain(name)
+    if stream is None and how == "auto" and _in_notebook():
+        return _Output(name)
+    stream = stream or sys.stderr
     # a dumb terminal can't draw a line again
-    draws = stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    draws = how == "auto" and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     return _Bar(name, stream) if draws else _Lines(name, stream)
+
+
+def _in_notebook() -> bool:
+    """Whether this process is a kernel, whose outputs can be updated; a console of IPython is a terminal."""
+    ipython = sys.modules.get("IPython")
+    return getattr(ipython and ipython.get_ipython(), "kernel", None) is not None
 
 
 def describe(progress: Progress, seconds_left: float | None = None) -> str:
@@ -77,10 +89,11 @@ def describe(progress: Progress, seconds_left: float | None = None) -> str:
     seconds_left : float, optional
         How long it still takes.
     """
-    return ", ".join([f"{progress.done}/{progress.total} trials", *_facts(progress, seconds_left)])
+    counts = [f"{progress.done}/{progress.total} trials", *_counts(progress)]
+    return ", ".join([*counts, *_facts(progress, seconds_left)])
 
 
-def _facts(progress: Progress, seconds_left: float | None) -> list[str]:
+def _counts(progress: Progress) -> list[str]:
     facts = []
     if progress.is_paused:
         facts.append("paused")
@@ -90,6 +103,11 @@ def _facts(progress: Progress, seconds_left: float | None) -> list[str]:
         facts.append(f"{progress.failed} failed")
     if progress.cancelled:
         facts.append(f"{progress.cancelled} cancelled")
+    return facts
+
+
+def _facts(progress: Progress, seconds_left: float | None) -> list[str]:
+    facts = []
     if progress.waits_for_python is not None:
         facts.append(str(WaitingForPython(progress.waits_for_python, progress.queued)))
     if progress.best_score is not None:
@@ -106,11 +124,11 @@ class Line:
     Parameters
     ----------
     name : str
-        The search's, shortened in its middle if nothing else helps.
+        The search's, shortened in its middle without room.
     bar_width : int
         Characters of the bar; 0: none.
     facts : str
-        The counts and the best score, which are never shortened.
+        The counts, which always stay, the best score and the time left.
     elapsed : str
         The time since it is shown; empty without room.
     """
@@ -121,15 +139,24 @@ class Line:
     elapsed: str
 
     @classmethod
-    def fitting(cls, width: int, name: str, facts: str, elapsed: str) -> Line:
-        """Drop the bar, then the elapsed time, and shorten the name, until a line fits a width."""
-        room = width - len(name) - len(facts) - len(elapsed) - 3 * len(GAP)
+    def fitting(cls, width: int, name: str, counts: Sequence[str], facts: Sequence[str], elapsed: str) -> Line:
+        """Drop parts until a line fits a width.
+
+        The first to go is the bar, then the elapsed time, the middle of the name, the facts from the last on, and at
+        last the name.
+        """
+        shown = GAP.join([*counts, *facts])
+        room = width - len(name) - len(shown) - len(elapsed) - 3 * len(GAP)
         if room >= MIN_BAR_WIDTH:
-            return cls(name, min(room, BAR_WIDTH), facts, elapsed)
-        if len(name) + len(facts) + len(elapsed) + 2 * len(GAP) <= width:
-            return cls(name, 0, facts, elapsed)
-        name = shortened(name, max(width - len(facts) - len(GAP), MIN_NAME_WIDTH))
-        return cls(name, 0, facts, "")
+            return cls(name, min(room, BAR_WIDTH), shown, elapsed)
+        if room + len(GAP) >= 0:
+            return cls(name, 0, shown, elapsed)
+        for n_facts in range(len(facts), -1, -1):
+            shown = GAP.join([*counts, *facts[:n_facts]])
+            room = width - len(shown) - len(GAP)
+            if room >= min(len(name), MIN_NAME_WIDTH):
+                return cls(shortened(name, room), 0, shown, "")
+        return cls("", 0, shown, "")
 
 
 def _can_show(sign: str, encoding: str) -> bool:
@@ -160,7 +187,7 @@ class _Silent:
 
 
 class _Lines:
-    """A line at each twentieth of the trials and at the first failure, at most one every second, or every 5 minutes."""
+    """A line at each of `STEPS` and at the first failure, at most one every second, or every 5 minutes."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self._name = name
@@ -187,6 +214,36 @@ class _Lines:
             return
         self._shown, self._shown_at = state, at
         print(f"{self._name}: {describe(progress, seconds_left)}", file=self._stream, flush=True)
+
+
+class _Output:
+    """One output of a notebook's cell, updated in place."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._pace = Pace()
+        self._shown: str | None = None
+        self._handle: Any = None
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, progress: Progress) -> None:
+        from IPython.display import display
+
+        text = f"{self._name}: {describe(progress, self._pace.seconds_left(progress, time.monotonic()))}"
+        if text == self._shown:
+            return
+        self._shown = text
+        bar = f'<progress max="{max(progress.total, 1)}" value="{progress.done}"></progress>'
+        shown = {"text/plain": text, "text/html": f"<div>{bar} {html.escape(text)}</div>"}
+        if self._handle is None:
+            self._handle = display(shown, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(shown, raw=True)
 
 
 class _Bar:
@@ -222,14 +279,15 @@ class _Bar:
 
         if (progress := self._progress) is None:
             return Text(self._name)
-        counts = [f"{progress.done}/{progress.total}", *_facts(progress, self._seconds_left)]
+        counts = [f"{progress.done}/{progress.total}", *_counts(progress)]
+        facts = _facts(progress, self._seconds_left)
         elapsed = str(timedelta(seconds=int(time.monotonic() - self._started)))
-        line = Line.fitting(self._console.width, self._name, GAP.join(counts), elapsed)
+        line = Line.fitting(self._console.width, self._name, counts, facts, elapsed)
         n_full = line.bar_width * progress.done // max(progress.total, 1)
-        drawn = Text(line.name, no_wrap=True, overflow="crop")
+        drawn = Text(line.name, overflow="fold")
         if line.bar_width and _can_show("━", self._console.encoding):
             drawn.append(GAP).append("━" * n_full, style="green").append("━" * (line.bar_width - n_full), style="dim")
-        drawn.append(GAP).append(line.facts)
+        drawn.append(GAP if line.name else "").append(line.facts)
         if line.elapsed:
             drawn.append(GAP).append(line.elapsed, style="dim")
         return drawn

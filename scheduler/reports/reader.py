@@ -485,8 +485,8 @@ def trial_of(database: Database, search_id: int, number: int) -> RankedTrial | N
     return None if row is None else RankedTrial(rank=0, **row._mapping)
 
 
-def failures(database: Database, search_id: int, *, limit: int = 10) -> list[FailedTrial]:
-    """List the failed trials of a search, by number."""
+def failures(database: Database, search_id: int, *, limit: int | None = 10) -> list[FailedTrial]:
+    """List the failed trials of a search, by number; all of them without a limit."""
     with database.read() as connection:
         rows = connection.execute(
             select(Trial.number, Trial.params, Trial.error_type, Trial.error, Trial.attempt, Trial.worker_id)

@@ -25,7 +25,7 @@ STEPS = 20
 SHOWN_AT_START = 5
 
 
-def follow(database: Database, name: str) -> None:
+def follow(database: Database, name: str, *, how: str = "auto") -> None:
     """Show the progress of one search until it ends.
 
     Parameters
@@ -34,6 +34,8 @@ def follow(database: Database, name: str) -> None:
         The fleet's.
     name : str
         Its name, without regard to case.
+    how : {"auto", "plain", "quiet"}, default="auto"
+        As `display` has it.
 
     Raises
     ------
@@ -41,7 +43,7 @@ def follow(database: Database, name: str) -> None:
         If there is none.
     """
     search = reader.find_search(database, name)
-    with display(search.name, verbose=1) as shown:
+    with display(search.name, verbose=1, how=how) as shown:
         while True:
             progress = reader.progress(database, search.id)
             shown.show(progress)

@@ -6,8 +6,8 @@ import html
 import math
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.exc import OperationalError
@@ -15,8 +15,10 @@ from sqlalchemy.exc import OperationalError
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.causes import cause
-from gridfleet.scheduler.reports.progress import Showing, display
+from gridfleet.scheduler.reports.progress import Showing, describe, display
 from gridfleet.scheduler.results.fit_warnings import give_warnings
+from gridfleet.scheduler.results.frames import without_our_frames
+from gridfleet.scheduler.results.going_on import stopped_waiting
 from gridfleet.storage import searches
 from gridfleet.storage.errors import BestModelError, PayloadError, SearchCancelledError, SearchNotFinishedError
 from gridfleet.storage.plain import plain
@@ -37,6 +39,8 @@ T = TypeVar("T")
 #: Seconds between looks at a search: short for short ones, longer the longer it takes.
 FIRST_LOOK_S = 0.01
 LAST_LOOK_S = 0.5
+#: Trials that a notebook shows.
+SHOWN = 5
 #: Seconds for which whoever waits for a search puts up with a database that does not answer.
 DATABASE_RESTART_S = 120
 
@@ -84,6 +88,7 @@ class SearchHandle:
         """Count its trials by state, as they are now."""
         return reader.progress(self._fleet.database, self.id)
 
+    @without_our_frames
     def wait(self, timeout: float | None = None, *, verbose: int = 0) -> SearchHandle:
         """Wait until all trials are done, and the best model is fitted, if the fleet fits it.
 
@@ -110,10 +115,15 @@ class SearchHandle:
         ------
         TimeoutError
             If it takes longer. The search goes on.
+        KeyboardInterrupt
+            At Ctrl-C; what it says is whether the search goes on, and how to follow or stop it.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        with display(self.name, verbose=verbose) as shown:
-            self._wait(until, shown)
+        try:
+            with display(self.name, verbose=verbose, how=self._fleet.settings.progress) as shown:
+                self._wait(until, shown)
+        except KeyboardInterrupt:
+            raise stopped_waiting(self._fleet, self.id, self.name) from None
         self._wait_for_refit(until, verbose=verbose)
         self._give_warnings()
         return self
@@ -288,12 +298,53 @@ class SearchHandle:
         score = scorer(estimator, X, y)
         return float(score[metric] if isinstance(score, dict) else score)
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return ``cv_results_`` as a pandas DataFrame, the best trial first."""
+    def to_frame(self, *, partial: bool = False) -> pd.DataFrame:
+        """Return ``cv_results_`` as a pandas DataFrame, the best trial first.
+
+        Parameters
+        ----------
+        partial : bool, default=False
+            Whether a search that goes on or was cancelled gives the trials that have ended by now, ranked among
+            themselves. One that failed has ``error_score``, or NaN where that is ``"raise"``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Its index are the trials' numbers.
+
+        Raises
+        ------
+        SearchNotFinishedError, SearchCancelledError
+            If the search has not all results, without `partial`.
+        """
         import pandas as pd
 
-        finished = self._finished()
-        return pd.DataFrame(finished.cv_results).sort_values(f"rank_test_{finished.metric}", kind="stable")
+        if not partial:
+            finished, numbers = self._finished(), None
+        elif (so_far := self._finished_by_now()) is None:
+            return pd.DataFrame()
+        else:
+            finished, numbers = so_far
+        return pd.DataFrame(finished.cv_results, index=numbers).sort_values(
+            f"rank_test_{finished.metric}", kind="stable"
+        )
+
+    def failures(self) -> pd.DataFrame:
+        """Return the trials that failed, and why, as a pandas DataFrame.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By number, with the names of the table ``trials``: ``number``, ``params``, ``error_type``, ``cause`` (the
+            line that says it), ``error`` (the whole traceback), ``attempt`` (how many there were), ``worker_id`` (host
+            and process of the last one).
+        """
+        import pandas as pd
+
+        failed = reader.failures(self._fleet.database, self.id, limit=None)
+        columns = ["number", "params", "error_type", "cause", "error", "attempt", "worker_id"]
+        rows = [{**asdict(trial), "cause": cause(trial.error, trial.error_type)} for trial in failed]
+        return pd.DataFrame(rows, columns=columns)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return what scikit-learn's ``_fit_and_score`` returned on the workers, call by call.
@@ -304,25 +355,25 @@ class SearchHandle:
         return self._rows(summary, self._candidates(summary))
 
     def __repr__(self) -> str:
-        progress = self.progress()
-        best = "" if progress.best_score is None else f", best_score_={progress.best_score:.6g}"
-        return (
-            f"SearchHandle(id={self.id}, name={self.name!r}, state={self.state!r}, "
-            f"done={progress.done}/{progress.total}, failed={progress.failed}{best})"
-        )
+        return f"<SearchHandle {self.name!r} (id {self.id}): {self.state}, {describe(self.progress())}>"
 
     def _repr_html_(self) -> str:
-        progress = self.progress()
-        rows = "".join(
-            f"<tr><td>{trial.rank}</td><td>{trial.mean_test_score:.6g}</td>"
-            f"<td>{html.escape(str(trial.params))}</td></tr>"
-            for trial in reader.leaderboard(self._fleet.database, self.id, limit=5)
-        )
-        return (
-            f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.state)}, "
-            f"{progress.done} of {progress.total} trials done, {progress.failed} failed</p>"
-            f"<table><tr><th>rank</th><th>mean_test_score</th><th>params</th></tr>{rows}</table>"
-        )
+        ranked = reader.leaderboard(self._fleet.database, self.id, limit=SHOWN)
+        names = dict.fromkeys(name for trial in ranked for name in trial.params)
+        header = ["rank", "number", "mean_test_score", "std_test_score", *names]
+        rows = [
+            [
+                trial.rank,
+                trial.number,
+                f"{trial.mean_test_score:.4g}",
+                f"{trial.std_test_score or 0:.4g}",
+                *(trial.params.get(name, "") for name in names),
+            ]
+            for trial in ranked
+        ]
+        table = "".join([_html_row("th", header), *(_html_row("td", row) for row in rows)]) if ranked else ""
+        said = f"<b>{_html(self.name)}</b>: {_html(self.state)}, {_html(describe(self.progress()))}"
+        return f"<p>{said}</p><table>{table}</table>"
 
     def _give_warnings(self) -> None:
         """Give what the fits warned of, once."""
@@ -363,6 +414,12 @@ class SearchHandle:
 
     def _wait_for_refit(self, until: float | None, *, verbose: int = 0) -> None:
         """Wait until the refit on the fleet has ended, however it did; there may be none."""
+        try:
+            self._look_until_refitted(until, verbose=verbose)
+        except KeyboardInterrupt:
+            raise stopped_waiting(self._fleet, self.id, self.name) from None
+
+    def _look_until_refitted(self, until: float | None, *, verbose: int) -> None:
         looked_at_fleet = -math.inf
         pause = FIRST_LOOK_S
         while (refit := self._patiently(self._refit)) is not None and not refit.is_finished:
@@ -381,7 +438,7 @@ class SearchHandle:
 
     def _begin_refit(self, refit: Refit, *, verbose: int) -> None:
         """Say that it is waited for, and send its message, which the reconciler may not have come to."""
-        if verbose:
+        if verbose and self._fleet.settings.progress != "quiet":
             print(f"{plain(self.name)}: fitting the best params on all data", file=sys.stderr)  # noqa: T201 - as all progress
         if self._fleet.settings.secret_key is not None:  # who submits
             self._fleet.publish(queue.never_published(self._fleet.database, [refit.trial_id]))
@@ -467,6 +524,18 @@ class SearchHandle:
         database = self._fleet.database
         return scores.fit_and_score_rows(database, self.id, candidates, summary.n_splits, stopped=summary.error)
 
+    def _finished_by_now(self) -> tuple[_Finished, list[int]] | None:
+        """Return what the trials came to that have ended, and their numbers; None before the first."""
+        summary = self._summary()
+        candidates = self._candidates(summary)
+        numbers, rows = scores.rows_by_now(self._fleet.database, self.id, candidates, summary.n_splits)
+        if not numbers:
+            return None
+        params = [candidates.params[number] for number in numbers]
+        error_score = math.nan if candidates.error_score == "raise" else candidates.error_score
+        candidates = replace(candidates, params=params, error_score=error_score)
+        return _Finished(candidates, scores.cv_results(rows, candidates, summary.n_splits)), numbers
+
     def _finished(self) -> _Finished:
         if self._finished_results is None:
             summary = self._summary()
@@ -488,3 +557,11 @@ class SearchHandle:
             raise SearchNotFinishedError(
                 f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; call wait() first"
             )
+
+
+def _html(value: object) -> str:
+    return html.escape(plain(str(value)))
+
+
+def _html_row(kind: str, cells: Iterable[object]) -> str:
+    return f"<tr>{''.join(f'<{kind}>{_html(cell)}</{kind}>' for cell in cells)}</tr>"

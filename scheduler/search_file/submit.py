@@ -11,6 +11,7 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_file.description import parse
 from gridfleet.scheduler.search_file.document import read_document
+from gridfleet.scheduler.submission.names import check_name_is_free
 from gridfleet.storage.errors import GridfleetError, InvalidSearchError, NameTakenError, SearchNotFoundError, first_line
 from gridfleet.storage.settings import load_settings
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
@@ -22,7 +23,6 @@ class Submitted:
 
     handle: SearchHandle
     is_new: bool
-    is_embedded: bool
     stops_with_us: bool
 
 
@@ -62,14 +62,16 @@ def submit_file(
     described = parse(read_document(path))
     chosen = name or described.name or path.stem
     if exist_ok and (found := _existing(chosen)) is not None:
-        return Submitted(found, is_new=False, is_embedded=settings.is_embedded, stops_with_us=False)
+        return Submitted(found, is_new=False, stops_with_us=False)
+    resumes, reuses = resume or described.load_if_exists, reuse or described.reuse
+    if not resumes and (fleet := _database_only()) is not None:
+        check_name_is_free(fleet.database, chosen, for_command=True)
     quiet_tensorflow()  # the file's model may import it
     # scikit-learn takes a second to import, which a name that is taken need not wait for
     from gridfleet.scheduler.search_file.search import load_search
     from gridfleet.scheduler.submit import submit
 
     loaded = load_search(described, path)
-    resumes, reuses = resume or described.load_if_exists, reuse or described.reuse
     was_there = resumes and _existing(chosen) is not None
     try:
         handle = submit(
@@ -79,12 +81,12 @@ def submit_file(
         found = _existing(chosen) if exist_ok else None  # another process was faster
         if found is None:
             raise
-        return Submitted(found, is_new=False, is_embedded=settings.is_embedded, stops_with_us=False)
+        return Submitted(found, is_new=False, stops_with_us=False)
     except GridfleetError:
         raise
     except (TypeError, ValueError) as error:  # scikit-learn's own checks
         raise InvalidSearchError(f"{path}: scikit-learn refuses the search: {first_line(error)}") from error
-    return Submitted(handle, is_new=not was_there, is_embedded=settings.is_embedded, stops_with_us=not had_fleet)
+    return Submitted(handle, is_new=not was_there, stops_with_us=not had_fleet)
 
 
 def _existing(name: str) -> SearchHandle | None:

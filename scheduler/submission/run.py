@@ -16,9 +16,10 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import display
 from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.fit_lines import FitLines
+from gridfleet.scheduler.results.going_on import stopped_waiting
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission.by_reference import References
-from gridfleet.scheduler.submission.going_on import say_how_to_go_on
+from gridfleet.scheduler.submission.checks import check_name
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions, check_options, check_switch
 from gridfleet.scheduler.submission.publish import publish
@@ -57,6 +58,7 @@ class SearchRun:
         reuse: bool = False,
         refits: bool = False,
     ) -> None:
+        check_name(name)  # before a fleet starts, as all that is known now
         self.refits = refits
         self._handle: SearchHandle | None = None
         self._name = name
@@ -133,7 +135,7 @@ def run_search(
     try:
         if is_new:
             publish(fleet, handle.id)
-        with display(handle.name, verbose=verbose) as shown:
+        with display(handle.name, verbose=verbose, how=fleet.settings.progress) as shown:
             lines = FitLines(
                 shown, fleet.database, handle.id, candidates_of(request), len(request.splits), verbose=verbose
             )
@@ -143,12 +145,11 @@ def run_search(
                 may_stop=lambda: reader.has_raised(fleet.database, handle.id, any_error=any_error),
             )
     except KeyboardInterrupt:
-        say_how_to_go_on(fleet, handle)
-        raise
+        raise stopped_waiting(fleet, handle.id, handle.name) from None
     if not progress.is_finished:
         handle.cancel()
     handle._give_warnings()
-    if fleet.is_embedded and fleet.settings.linger_s and request.arguments.get("verbose", 0):
+    if fleet.is_embedded and fleet.settings.linger_s and verbose and fleet.settings.progress != "quiet":
         _say_that_it_lingers(fleet.settings.home, fleet.settings.linger_s)
     return handle, handle.rows()
 

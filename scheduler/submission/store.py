@@ -22,6 +22,7 @@ from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission import checks
 from gridfleet.scheduler.submission.drawn import shown, space_digest, splitter_of
 from gridfleet.scheduler.submission.keras_models import check_keras_models
+from gridfleet.scheduler.submission.names import check_name_is_free
 from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.repository import Commit, commit_of_script
 from gridfleet.scheduler.submission.request import SearchRequest
@@ -31,7 +32,7 @@ from gridfleet.scheduler.submission.this_process import warn_of_other_variables,
 from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage import refits as refit_searches
 from gridfleet.storage import searches
-from gridfleet.storage.errors import NameTakenError, PayloadGoneError
+from gridfleet.storage.errors import PayloadGoneError
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.payloads.format import size_of
 from gridfleet.storage.payloads.source_texts import source_texts
@@ -135,7 +136,7 @@ def store(
     warn_of_seed(request.estimator, request.candidates)
     warn_of_other_variables(fleet)
     if not numbered:
-        _check_name_is_free(fleet, name)
+        check_name_is_free(fleet.database, name)
     prepared = _prepare(fleet, request)
     candidates = prepared.candidates
     fleet.payloads.require_room(prepared.payloads)
@@ -416,17 +417,6 @@ def _columns(
     }
 
 
-def _check_name_is_free(fleet: Fleet, name: str | None) -> None:
-    if name is None:
-        return
-    if (other := _of_name(fleet, name)) is not None:
-        raise NameTakenError(
-            f"name={name!r} is taken by search {other.id} ({other.state}, {other.created_at:%Y-%m-%d %H:%M} UTC); "
-            f"choose another, read that one with open_search({other.name!r}), or give load_if_exists=True to go on "
-            "with it if it is the same"
-        )
-
-
 def _of_name(fleet: Fleet, name: str) -> Any:
     """Return the row of the search that has exactly this name, without regard to case."""
     with fleet.database.read() as connection:
@@ -440,7 +430,7 @@ def _name_taken_as_sentence(fleet: Fleet, name: str | None) -> Iterator[None]:
     try:
         yield
     except IntegrityError:
-        _check_name_is_free(fleet, name)
+        check_name_is_free(fleet.database, name)
         raise
 
 

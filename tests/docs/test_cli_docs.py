@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from typer.main import get_command
 
 from gridfleet.scheduler.cli.main import app
 from gridfleet.scheduler.search_file.description import SearchFile
+from tests.helps import Help, helps
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 #: What follows each ``$ gridfleet … --help``.
@@ -35,24 +33,21 @@ def test_every_command_is_documented_and_no_other():
     assert {command[:-1] for command in HELPS} == set(_commands())
 
 
-@pytest.mark.parametrize("command", _commands(), ids=" ".join)
-def test_the_documented_help_is_what_the_command_prints(command):
-    program = [sys.executable, "-m", "gridfleet"]
-    environment = {**os.environ, "COLUMNS": "100"}
-    printed = subprocess.run([*program, *command[1:], "--help"], capture_output=True, text=True, env=environment)
+@pytest.fixture(scope="module")
+def printed() -> dict[tuple[str, ...], Help]:
+    return helps([command[1:] for command in _commands()], columns=100)
 
-    assert printed.returncode == 0, printed.stderr
-    assert HELPS[(*command, "--help")] == printed.stdout.rstrip()
+
+@pytest.mark.parametrize("command", _commands(), ids=" ".join)
+def test_the_documented_help_is_what_the_command_prints(command, printed):
+    assert printed[command[1:]].status == 0
+    assert HELPS[(*command, "--help")] == printed[command[1:]].text.rstrip()
 
 
 def test_on_a_narrow_terminal_no_help_is_cut():
-    environment = {**os.environ, "COLUMNS": "80"}
-    for group in ([], ["db"]):
-        program = [sys.executable, "-m", "gridfleet", *group, "--help"]
-        printed = subprocess.run(program, capture_output=True, text=True, env=environment)
-
-        assert printed.returncode == 0
-        assert [line for line in printed.stdout.splitlines() if re.search(r"\w\.\.\.$", line)] == []
+    for shown in helps([(), ("db",)]).values():
+        assert shown.status == 0
+        assert [line for line in shown.text.splitlines() if re.search(r"\w\.\.\.$", line)] == []
 
 
 def test_every_key_of_the_search_file_is_documented():

@@ -87,7 +87,7 @@ def test_a_host_without_the_file_hands_the_trial_back_and_goes_on_when_it_is_the
     fleet: Fleet, configured: Settings, start_worker: Callable[..., RunningWorker], folder: Path
 ) -> None:
     refs = DataRef(folder / "X.npy"), DataRef(folder / "y.npy")
-    handle = submit(gridfleet.GridSearchCV(SVC(), {"C": [1]}), *refs)
+    handle = submit(gridfleet.GridSearchCV(SVC(), {"C": [1]}, refit=False), *refs)
     (folder / "X.npy").rename(folder / "away.npy")
     start_worker(configured)
 
@@ -122,7 +122,7 @@ def test_a_wrong_file_fails_its_search_and_stops_no_worker(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., RunningWorker], folder: Path
 ) -> None:
     right, cut = (folder / "X.npy").read_bytes(), (folder / "X.npy").read_bytes()[:-8]
-    search = gridfleet.GridSearchCV(SVC(), {"C": [1]}, error_score=0)
+    search = gridfleet.GridSearchCV(SVC(), {"C": [1]}, error_score=0, refit=False)
     changed, damaged = (
         submit(search, DataRef(folder / "X.npy", sha256=digest), Y)
         for digest in ("a" * 64, hashlib.sha256(cut).hexdigest())

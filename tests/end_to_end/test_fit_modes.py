@@ -96,7 +96,7 @@ def test_a_fallback_is_told_with_its_reason(
     start_worker(configured, concurrency=1)
     keras_model.set_params(callbacks=[AtEveryBatch()])
 
-    submit(GridSearchCV(keras_model, {"random_state": [1]}, cv=2), X, Y, name="watched").wait(120)
+    submit(GridSearchCV(keras_model, {"random_state": [1]}, cv=2, refit=False), X, Y, name="watched").wait(120)
 
     (row,) = trials_of(fleet, "watched")
     assert (row.state, row.fit_mode) == ("completed", "keras")
@@ -110,7 +110,8 @@ def test_what_xla_compiled_serves_the_next_worker_of_the_host(
 ) -> None:
     def compiled_by_a_worker(name: str) -> dict[str, int]:
         worker = start_worker(configured)
-        submit(GridSearchCV(keras_model, {"random_state": [1]}, cv=2, fit_mode="xla"), X, Y, name=name).wait(120)
+        search = GridSearchCV(keras_model, {"random_state": [1]}, cv=2, fit_mode="xla", refit=False)
+        submit(search, X, Y, name=name).wait(120)
         worker.stop()
         (row,) = trials_of(fleet, name)
         assert (row.fit_mode, row.compile_time > 0) == ("xla", True)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scikeras.wrappers import KerasRegressor
 from sqlalchemy import select, update
 
 from gridfleet import GridSearchCV, submit
+from gridfleet.scheduler.cli import main
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results import reproduction
@@ -46,9 +46,18 @@ SCRIPT = """
 """
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "gridfleet", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def run(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run the command in this process, which knows nothing of the script: ``run("report", "unseeded")``."""
+    monkeypatch.chdir(project)
+
+    def run_main(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main.main(list(arguments))
+        return subprocess.CompletedProcess(arguments, left.value.code or 0, *capsys.readouterr())
+
+    return run_main
 
 
 @pytest.fixture
@@ -66,18 +75,18 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_what_ran_is_told_and_comes_out_again(
-    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], project: Path
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], project: Path, run: Callable[..., Any]
 ) -> None:
     start_worker(configured)
     subprocess.run([sys.executable, "script.py"], cwd=project, check=True)
-    assert run(project, "report", "unseeded", "--wait").returncode == 0
+    assert run("report", "unseeded", "--wait").returncode == 0
     search = reader.find_search(fleet.database, "unseeded")
     with fleet.database.read() as connection:
         seeds = connection.execute(select(Trial.seed).where(Trial.search_id == search.id)).scalars().all()
     assert None not in seeds
     assert len(set(seeds)) == 3
 
-    told = run(project, "report", "unseeded", "--source").stdout
+    told = run("report", "unseeded", "--source").stdout
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True).stdout.strip()
     assert f"# commit: {head}, and tracked files were changed since\n" in told
     assert "# source: doubled\ndef doubled(X):\n    return 2 * beside.same(X)  # what the script says\n" in told
@@ -87,12 +96,14 @@ def test_what_ran_is_told_and_comes_out_again(
     assert '"OMP_NUM_THREADS": "' in told
     assert "#   scikit-learn==" in told
 
-    again = run(project, "reproduce", "unseeded", "1")
+    # in a process of its own, as the users' is
+    command = [sys.executable, "-P", "-m", "gridfleet", "reproduce", "unseeded", "1"]
+    again = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith("split 0 score: equal, ")
     assert f"with the recorded seed {seeds[1]}\ntrial 1 is equal to the last bit\n" in again.stdout
 
-    verified = run(project, "verify", "unseeded", "--sample", "2", "--json")
+    verified = run("verify", "unseeded", "--sample", "2", "--json")
     assert verified.returncode == 0, verified.stderr
     verdict = json.loads(verified.stdout)
     assert verdict["verdict"].startswith(
@@ -102,7 +113,7 @@ def test_what_ran_is_told_and_comes_out_again(
     assert [trial["is_equal"] for trial in verdict["trials"]] == [True, True]
 
     # the fleet evaluates one as a search of its own, which leaves nothing
-    on_fleet = run(project, "reproduce", "unseeded", "2", "--on", "fleet", "--json")
+    on_fleet = run("reproduce", "unseeded", "2", "--on", "fleet", "--json")
     assert on_fleet.returncode == 0, on_fleet.stderr
     assert json.loads(on_fleet.stdout)["is_equal"]
     assert [one.name for one in reader.list_searches(fleet.database)] == ["unseeded"]
@@ -117,21 +128,19 @@ def test_what_ran_is_told_and_comes_out_again(
         digest = connection.execute(select(Trial.environment_digest).where(Trial.id == of_trial)).scalar_one()
         connection.execute(update(Trial).where(Trial.id == of_trial).values(environment_digest=None))
         assert connection.execute(select(StoredText.content).where(StoredText.digest == digest)).scalar_one()
-    differs = run(project, "reproduce", "unseeded", "0")
+    differs = run("reproduce", "unseeded", "0")
     assert differs.returncode == 1
     lines = differs.stdout.splitlines()
     assert lines[0].startswith("split 0 score: equal, ")
     assert lines[1].startswith("split 1 score: 0.123 then, 0.")
     assert lines[-2:] == ["trial 0 is NOT equal: what differs is", "  on what it was evaluated was not recorded"]
-    assert (
-        run(project, "verify", "unseeded", "--sample", "3").stdout.splitlines()[-1].startswith("2 of 3 trials, drawn")
-    )
+    assert run("verify", "unseeded", "--sample", "3").stdout.splitlines()[-1].startswith("2 of 3 trials, drawn")
 
     for arguments, sentence in (
         (("reproduce", "unseeded", "3"), "search 'unseeded' has no trial 3; its numbers are 0 to 2"),
         (("reproduce", "nothing", "0"), "no search has the name 'nothing'"),
     ):
-        refused = run(project, *arguments)
+        refused = run(*arguments)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
         assert sentence in refused.stderr
 
@@ -156,6 +165,8 @@ def threads(number: int) -> dict[str, str]:
 def test_the_verdict_on_a_keras_trial_names_other_numbers_of_threads(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
+    from scikeras.wrappers import KerasRegressor
+
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 200)).astype("float32")
     y = X[:, :50].sum(axis=1) + rng.normal(size=400)

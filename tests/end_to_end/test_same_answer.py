@@ -278,6 +278,7 @@ def module_fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 @pytest.mark.parametrize("case", SEARCHES)
 def test_scores_equal_those_of_scikit_learn(module_fleet: None, no_variables: None, case: str) -> None:
     estimator, space, (X, y), options, fit_params = SEARCHES[case]
+    options = {"cv": 2, **options, "refit": False}
     theirs = model_selection.GridSearchCV(estimator, space, **options).fit(X, y, **fit_params)
 
     ours = gridfleet.GridSearchCV(estimator, space, **options, verbose=0, n_jobs=2).fit(X, y, **fit_params)
@@ -286,7 +287,7 @@ def test_scores_equal_those_of_scikit_learn(module_fleet: None, no_variables: No
 
 
 def test_a_randomized_search_draws_the_same_combinations(module_fleet: None, no_variables: None) -> None:
-    arguments: dict[str, Any] = {"n_iter": 6, "random_state": 7, "return_train_score": True}
+    arguments: dict[str, Any] = {"n_iter": 4, "random_state": 7, "return_train_score": True, "cv": 2, "refit": False}
     space = {"C": scipy.stats.loguniform(1e-2, 1e2), "kernel": ["rbf", "linear"]}
     theirs = model_selection.RandomizedSearchCV(SVC(), space, **arguments).fit(*IRIS)
 
@@ -296,11 +297,11 @@ def test_a_randomized_search_draws_the_same_combinations(module_fleet: None, no_
 
 
 def test_scikit_learns_own_classes_run_on_the_fleet(module_fleet: None, no_variables: None) -> None:
-    theirs = model_selection.GridSearchCV(SVC(), {"C": [1, 10]}).fit(*IRIS)
+    theirs = model_selection.GridSearchCV(SVC(), {"C": [1, 10]}, refit=False).fit(*IRIS)
     register_joblib_backend()
 
     with joblib.parallel_config(backend="gridfleet", name="by-joblib"):
-        ours = model_selection.GridSearchCV(SVC(), {"C": [1, 10]}).fit(*IRIS)
+        ours = model_selection.GridSearchCV(SVC(), {"C": [1, 10]}, refit=False).fit(*IRIS)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert gridfleet.open_search("by-joblib").best_score_ == theirs.best_score_
@@ -312,14 +313,10 @@ def test_a_named_search_in_a_cross_validation_and_fitted_again_scores_as_in_scik
     theirs = model_selection.GridSearchCV(SVC(), {"C": [0.01, 10]}, cv=2)
     ours = gridfleet.GridSearchCV(SVC(), {"C": [0.01, 10]}, cv=2, verbose=0, n_jobs=2, name="inner")
 
-    np.testing.assert_array_equal(cross_val_score(ours, *IRIS, cv=3), cross_val_score(theirs, *IRIS, cv=3))
+    np.testing.assert_array_equal(cross_val_score(ours, *IRIS, cv=2), cross_val_score(theirs, *IRIS, cv=2))
     assert_same_results(ours.fit(*IRIS).cv_results_, theirs.fit(*IRIS).cv_results_)
 
-    assert [gridfleet.open_search(name).name for name in ("inner-2", "inner-3", "inner")] == [
-        "inner-2",
-        "inner-3",
-        "inner-4",
-    ]
+    assert [gridfleet.open_search(name).name for name in ("inner-2", "inner")] == ["inner-2", "inner-3"]
     assert gridfleet.open_search("inner").best_score_ == theirs.best_score_
 
 
@@ -336,9 +333,10 @@ def test_the_rounds_of_a_halving_search_run_again_are_named_after_it(module_flee
 
 def test_a_handle_gives_what_fit_gives(module_fleet: None, no_variables: None) -> None:
     space = {"C": [0.01, 10, 1]}
-    theirs = model_selection.GridSearchCV(SVC(), space).fit(*IRIS)
+    theirs = model_selection.GridSearchCV(SVC(), space, refit=False).fit(*IRIS)
 
-    handle = gridfleet.submit(gridfleet.GridSearchCV(SVC(), space, n_jobs=2), *IRIS, name="handle").wait(120)
+    search = gridfleet.GridSearchCV(SVC(), space, n_jobs=2, refit=False)
+    handle = gridfleet.submit(search, *IRIS, name="handle").wait(120)
 
     assert_same_results(handle.cv_results_, theirs.cv_results_)
     assert (handle.best_score_, handle.best_params_, handle.best_index_) == (

@@ -23,7 +23,7 @@ from tests.conftest import RunningWorker
 from tests.faults.support import attempts
 
 X = np.random.default_rng(0).normal(size=(40, 3))
-VALUES = list(np.logspace(-3, 3, 20))
+VALUES = list(np.logspace(-3, 3, 8))
 
 
 @pytest.fixture

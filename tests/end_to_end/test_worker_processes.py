@@ -27,6 +27,11 @@ X = np.linspace(0, 1, 20).reshape(10, 2)
 Y = np.arange(10) % 2
 
 
+def search(estimator: Any, numbers: list[int]) -> GridSearchCV:
+    """Return a search of one split."""
+    return GridSearchCV(estimator, {"number": numbers}, cv=[([0, 1], [2, 3])], refit=False)
+
+
 class Drawer(ClassifierMixin, BaseEstimator):
     """Writes into a folder what it draws without a seed, and in which process."""
 
@@ -103,7 +108,7 @@ def test_processes_draw_different_numbers_without_a_seed(
     folder.mkdir()
     start_worker(configured, concurrency=2)
 
-    submit(GridSearchCV(Drawer(str(folder)), {"number": [1, 2]}, cv=[([0, 1], [2, 3])]), X, Y).wait(60)
+    submit(search(Drawer(str(folder)), [1, 2]), X, Y).wait(60)
 
     first, second = (json.loads(file.read_text()) for file in folder.iterdir())
     assert [name for name in first if first[name] == second[name]] == []
@@ -118,7 +123,7 @@ def test_what_a_models_code_leaves_running_ends_with_its_process(
     drawer = Drawer(str(folder), leaves=True)
 
     def leave() -> psutil.Process:
-        submit(GridSearchCV(drawer, {"number": [1]}, cv=[([0, 1], [2, 3])]), X, Y).wait(60)
+        submit(search(drawer, [1]), X, Y).wait(60)
         return psutil.Process(int((folder / "left").read_text()))
 
     left = leave()
@@ -144,7 +149,7 @@ def test_processes_start_as_fresh_interpreters_too(
         (process,) = children(worker.pid, PROCESS_NAME)
         process.kill()
 
-    handle = submit(GridSearchCV(Drawer(str(folder), leaves=True), {"number": [1]}, cv=[([0, 1], [2, 3])]), X, Y)
+    handle = submit(search(Drawer(str(folder), leaves=True), [1]), X, Y)
     handle.wait(60)
 
     assert handle.progress().completed == 1
@@ -201,7 +206,7 @@ def test_a_trial_finds_its_process_as_the_one_before_it_did(
     start_worker(configured)
 
     for number in range(3):
-        submit(GridSearchCV(Switcher(str(tmp_path), number), {}, cv=[([0, 1], [2, 3])]), X, Y).wait(60)
+        submit(search(Switcher(str(tmp_path)), [number]), X, Y).wait(60)
 
     (first, drawn), *others = (json.loads((tmp_path / str(number)).read_text()) for number in range(3))
     assert first["handlers"][2] != str(signal.SIG_IGN)

@@ -28,7 +28,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import Held
 from tests.conftest import PostgresqlServer, RunningWorker
 from tests.storage.conftest import result_of
@@ -237,7 +237,7 @@ def evaluate_all(database: Database, trial_ids: list[int]) -> int:
     """Do what a worker does for each trial."""
     finished = 0
     for trial_id in trial_ids:
-        claim = transitions.claim(database, trial_id, f"node/{os.getpid()}", lease_s=60, max_runtime_s=60)
+        claim = claims.claim(database, trial_id, f"node/{os.getpid()}", lease_s=60, max_runtime_s=60)
         assert claim is not None
         held = Held(trial_id, claim.token)
         assert transitions.heartbeat(database, held, lease_s=60) is False

@@ -16,6 +16,7 @@ from gridfleet import GridSearchCV, SearchHandle
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Attempt, SplitScore, Trial
 from tests.end_to_end.models import Touching
+from tests.warm_workers import with_constants
 
 X, Y = np.zeros((12, 2)), np.arange(12) % 2
 #: Seconds that anything may take on a busy machine before a test fails.
@@ -27,6 +28,11 @@ RECOVERIES = os.environ.get("GRIDFLEET_RECOVERIES")
 def search(folder: Path, values: list[int], then: str = "", **options: Any) -> GridSearchCV:
     """Return a search over an estimator that writes files into a folder and then does what `then` says."""
     return GridSearchCV(Touching(str(folder), then=then), {"value": values}, cv=2, refit=False, **options)
+
+
+def sooner(values: dict[str, float | str]) -> dict[str, str]:
+    """Return variables for `start_worker` with which it waits less; none where recoveries are measured."""
+    return {} if RECOVERIES else with_constants(values)
 
 
 def wait_for(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> float:

@@ -27,14 +27,17 @@ from gridfleet import SearchHandle, submit
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.worker.broker import publisher
 from tests.conftest import KEYS, RunningWorker, free_port
 from tests.faults.support import (
+    RECOVERIES,
     X,
     Y,
     assert_one_result_each,
     attempts,
     note_recovery,
     search,
+    sooner,
     wait_for,
     wait_for_file,
 )
@@ -111,7 +114,15 @@ def broker_url(valkey: Valkey) -> str:
 @pytest.fixture
 def start_worker(start_worker: Callable[..., RunningWorker]) -> Callable[..., RunningWorker]:
     """Start workers that need a message for each trial: it is messages that are lost here."""
-    return functools.partial(start_worker, **{GO_ON_VARIABLE: "0"})
+    soon = sooner({"gridfleet.worker.broker.transport.RECONNECT_S": 1})
+    return functools.partial(start_worker, **{GO_ON_VARIABLE: "0"}, **soon)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process wait for an answer for less than three seconds."""
+    if not RECOVERIES:
+        monkeypatch.setattr(publisher, "ANSWER_S", 1)
 
 
 @contextmanager

@@ -42,21 +42,23 @@ from tests.faults.support import (
     attempts,
     note_recovery,
     search,
+    sooner,
     wait_for,
     wait_for_file,
 )
 from tests.forked import forked
 from tests.storage.conftest import race, store_search
 
+SILENCE = "gridfleet.storage.database.silence"
 #: What a worker logs when it begins to wait for its database.
 WAITS = "the database fails, trying again"
-N_WRITERS = 8
+N_WRITERS = 4
 WRITES = 30
 N_RECONCILERS = 4
 LOST = 100
 #: Trials of a search that is killed while it is stored, and how often.
-LARGE = 5_000
-KILLS = 4
+LARGE = 1_500
+KILLS = 3
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +219,7 @@ def test_a_connection_that_is_open_on_one_side_only_is_noticed(
 ) -> None:
     """The proxy acknowledges what it swallows, so TCP itself notices nothing."""
     fleet = fleets.connect()
-    start_worker(behind_proxy)
+    start_worker(behind_proxy, **sooner({f"{SILENCE}.SILENCE_S": 2, f"{SILENCE}.ASK_S": 2}))
     handle = submit(search(tmp_path, [1], then="wait"), X, Y)
     wait_for_file(tmp_path, "began-1-0")
     prolonged = lease_end(fleet)
@@ -239,7 +241,7 @@ def test_a_connection_that_is_open_on_one_side_only_is_noticed(
 def test_a_statement_that_takes_long_is_not_taken_for_a_silent_connection(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gridfleet.storage.database.silence.SILENCE_S", 0.2)
+    monkeypatch.setattr(f"{SILENCE}.SILENCE_S", 0.2)
     with closing(Database(make_settings("postgresql"))) as database:
         assert scalar(database, text("SELECT 7 FROM pg_sleep(1)")) == 7
 
@@ -439,7 +441,8 @@ def test_a_row_that_others_hold_for_longer_than_the_lock_timeout_delays_a_result
     settings = make_settings("postgresql", heartbeat_s=0.5)
     use_fleet(settings)
     fleet = fleets.connect()
-    worker = start_worker(settings)
+    impatient = {"gridfleet.storage.database.postgresql._LIMIT_OPTIONS": "-c lock_timeout=1s"}
+    worker = start_worker(settings, **sooner(impatient))
     handle = submit(search(tmp_path, [1], then="wait"), X, Y)
     wait_for_file(tmp_path, "began-1-0")
 

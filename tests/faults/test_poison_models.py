@@ -19,7 +19,7 @@ from gridfleet.worker.guards import memory
 from gridfleet.worker.guards.output import MAX_BYTES
 from gridfleet.worker.main_process.lost_process import explain_end
 from tests.end_to_end.models import Touching, create_model
-from tests.faults.support import X, Y, assert_one_result_each, attempts, search
+from tests.faults.support import X, Y, assert_one_result_each, attempts, search, sooner
 
 #: What a model does, and what its trial then has: its state, the type of its error, words of its last line.
 POISON = [
@@ -43,7 +43,8 @@ def test_each_poison_ends_as_one_trial_with_a_cause_and_its_neighbours_are_right
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
     impatient = configured.replace(lease_s=3.0, heartbeat_s=0.5, max_failures=1, memory_limit_mb=2_000)
-    worker = start_worker(impatient, concurrency=2)
+    soon = sooner({"gridfleet.worker.main_process.watchdog.MIN_SILENCE_S": 1})
+    worker = start_worker(impatient, concurrency=2, **soon)
     grid = [{"value": [100 + i], "then": [poison]} for i, (poison, *_) in enumerate(POISON)]
     grid += [{"value": list(range(HEALTHY))}]
 

@@ -25,13 +25,13 @@ from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import SplitScore, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import MAX_ERROR
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import claims, transitions
 from gridfleet.storage.trials.held import Held
 from tests.end_to_end.models import create_model
-from tests.faults.support import X, Y, attempts, note_recovery, search, wait_for, wait_for_file
+from tests.faults.support import X, Y, attempts, note_recovery, search, sooner, wait_for, wait_for_file
 from tests.storage.conftest import result_of, store_search
 
-N_RACES = 100
+N_RACES = 40
 
 
 def keras_search(params: dict[str, list[Any]], **options: Any) -> GridSearchCV:
@@ -71,7 +71,7 @@ def test_t1_a_loss_that_explodes_is_a_failed_trial_without_a_score_and_never_the
 
 BAD_PARAMS = {
     "model__optimizer": ["adan", 17],
-    "model__units": [0, -1, 2.5, "many"],
+    "model__units": [0, "many"],
     "loss": ["crossentropy_of_nothing"],
     "batch_size": ["eight"],
     "epochs": ["ten"],
@@ -105,7 +105,7 @@ def test_t5_equal_seeds_score_equally_on_another_worker_and_at_another_attempt(
     with fleet.database.read() as connection:
         trial_id = connection.execute(select(Trial.id).where(Trial.search_id == again.id)).scalar_one()
     # an attempt that came to nothing, whichever process is faster
-    claim = transitions.claim(fleet.database, trial_id, "gone/1", lease_s=60, max_runtime_s=60)
+    claim = claims.claim(fleet.database, trial_id, "gone/1", lease_s=60, max_runtime_s=60)
     if claim is not None:
         transitions.reap(
             fleet.database, Held(trial_id, claim.token), outcome=Outcome.WORKER_LOST, error="gone", max_failures=3
@@ -181,13 +181,13 @@ def test_t7_a_keras_fit_is_cancelled_at_the_end_of_an_epoch_at_the_latest(
 def test_c2_a_worker_whose_main_process_hangs_touches_its_health_file_no_more(
     configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
-    worker = start_worker(configured)
+    worker = start_worker(configured, **sooner({"gridfleet.worker.guards.health_file.HEALTH_S": 1}))
     health = tmp_path / f"{worker.node}.health"
 
     os.kill(worker.pid, signal.SIGSTOP)
     try:
         stopped_at = health.stat().st_mtime
-        wait_for(lambda: time.time() - stopped_at > 12, "longer than between two touches")
+        wait_for(lambda: time.time() - stopped_at > 3, "longer than between two touches")
         assert health.stat().st_mtime == stopped_at
     finally:
         os.kill(worker.pid, signal.SIGCONT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -71,24 +72,32 @@ def test_the_wheel_has_one_name_at_its_top(wheel: Path) -> None:
         assert names.count(expected) == 1
 
 
-def test_what_is_installed_lives_beside_a_package_named_scheduler(wheel: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    pip("install", "--no-deps", "--target", str(site), str(wheel))
+@pytest.fixture(scope="session")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install it into a folder of its own."""
+    folder = tmp_path_factory.mktemp("installed") / "site"
+    pip("install", "--no-deps", "--target", str(folder), str(wheel))
+    return folder
+
+
+def test_what_is_installed_lives_beside_a_package_named_scheduler(site: Path, tmp_path: Path) -> None:
     other = site / "scheduler" / "__init__.py"
     assert not other.parent.exists()
     other.parent.mkdir()
     other.write_text("OTHERS = True\n")
     code = "import scheduler, gridfleet.scheduler; print(scheduler.OTHERS, gridfleet.__file__)"
 
-    # -S: without the environment that runs the tests, where the checkout is installed
-    shown = run(sys.executable, "-S", "-c", code, cwd=tmp_path, PYTHONPATH=str(site))
+    try:
+        # -S: without the environment that runs the tests, where the checkout is installed
+        shown = run(sys.executable, "-S", "-c", code, cwd=tmp_path, PYTHONPATH=str(site))
+    finally:
+        shutil.rmtree(other.parent)
 
     assert shown.split() == ["True", str(site / "gridfleet" / "__init__.py")]
 
 
-def test_the_installed_command_imports_no_file_of_the_current_folder(wheel: Path, tmp_path: Path) -> None:
-    site, hostile = tmp_path / "site", tmp_path / "hostile"
-    pip("install", "--no-deps", "--target", str(site), str(wheel))
+def test_the_installed_command_imports_no_file_of_the_current_folder(site: Path, tmp_path: Path) -> None:
+    hostile = tmp_path / "hostile"
     hostile.mkdir()
     fill(hostile, "celery", "redis", "typer", "pydantic", "sqlalchemy", "pathlib", "typing", "socket")
     # `PYTHONPATH=$PYTHONPATH:/somewhere` makes an empty entry, the current folder, of a variable that was not set
@@ -154,19 +163,13 @@ def hostile_home(embedded_home: Path) -> Path:
     return embedded_home
 
 
-def test_files_beside_a_script_may_have_our_names(hostile_home: Path) -> None:
-    # not redis.py, which would stand in for redis in the script itself, as for any library
-    fill(hostile_home, "scheduler", "worker", "storage", "celery")
-    (hostile_home / "script.py").write_text(textwrap.dedent(SCRIPT))
-
-    assert run(sys.executable, "script.py", cwd=hostile_home).strip() in ("0.1", "1.0")
-
-
-def test_files_of_the_current_folder_stand_in_for_nothing_on_the_fleet(hostile_home: Path) -> None:
+def test_files_beside_a_script_and_of_the_current_folder_stand_in_for_nothing(hostile_home: Path) -> None:
     # what only the fleet's processes import, for the script has the current folder in its PYTHONPATH
     fill(hostile_home, "celery", "billiard", "kombu", "scheduler", "worker", "storage")
     scripts = hostile_home / "scripts"
     scripts.mkdir()
+    # not redis.py, which would stand in for redis in the script itself, as for any library
+    fill(scripts, "scheduler", "worker", "storage", "celery")
     (hostile_home / "queue_.py").rename(scripts / "queue_.py")
     (scripts / "script.py").write_text(textwrap.dedent(SCRIPT))
     path = os.pathsep.join(["", ".", str(REPOSITORY)])

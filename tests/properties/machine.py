@@ -22,7 +22,7 @@ from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import FINAL_STATES, Attempt, Curve, Lease, Search, SplitScore, Trial, TrialWarning
-from gridfleet.storage.trials import handed_back, queue, transitions
+from gridfleet.storage.trials import claims, handed_back, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held, expired
 from gridfleet.storage.versions import THIS_PYTHON
 from tests.storage.conftest import N_SPLITS, TRIAL_WITH_LEASE, StoredSearch, result_of, store_search
@@ -147,7 +147,7 @@ class Trials(RuleBasedStateMachine):
             self.claim(hint.trial_id)
         waiting = self.waiting_of(hint.search_id)
         limits = {"lease_s": LEASE_S, "max_runtime_s": MAX_RUNTIME_S}
-        claim = transitions.claim_at_message(self.database, hint, "node/1", structures=known, **limits)
+        claim = claims.claim_at_message(self.database, hint, "node/1", structures=known, **limits)
         hold((claim is not None) == bool(waiting), "I10: claimed what may not start, or not what may", waiting, claim)
         if claim is not None:
             row = next((row for row in waiting if row.id == claim.trial_id), None)
@@ -173,12 +173,12 @@ class Trials(RuleBasedStateMachine):
     def deliver_to_another_python(self, data: st.DataObject) -> None:
         before, trial_id = self.rows(), data.draw(st.sampled_from(list(self.params)))
         options = {"lease_s": LEASE_S, "max_runtime_s": MAX_RUNTIME_S, "python": "3.99"}
-        claim = transitions.claim(self.database, trial_id, "node/1", **options)
+        claim = claims.claim(self.database, trial_id, "node/1", **options)
         hold(claim is None and before == self.rows(), "claimed by another Python", claim)
 
     def claim(self, trial_id: int) -> None:
         before = self.rows().get(trial_id)
-        claim = transitions.claim(self.database, trial_id, "node/1", lease_s=LEASE_S, max_runtime_s=MAX_RUNTIME_S)
+        claim = claims.claim(self.database, trial_id, "node/1", lease_s=LEASE_S, max_runtime_s=MAX_RUNTIME_S)
         may_start = before is not None and before.state == "queued" and self.is_due(trial_id)
         may_start = may_start and before.search_id not in self.paused
         hold((claim is not None) == may_start, "I10: claimed what may not start, or not what may", before, claim)

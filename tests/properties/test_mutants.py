@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gridfleet.storage import searches, statements
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.trials import held, queue, transitions
+from gridfleet.storage.trials import claims, held, queue, transitions
 from tests.mutants import mutated
 from tests.properties.machine import BACKOFF_S, InvariantError, explore
 
@@ -18,7 +18,7 @@ from tests.properties.machine import BACKOFF_S, InvariantError, explore
 MUTATIONS = {
     "writes without a token": (held, ", Trial.token == token)", ")"),
     "claims whatever the state": (
-        transitions,
+        claims,
         '.where(Trial.id == bindparam("wanted_id"), WAITS)',
         '.where(Trial.id == bindparam("wanted_id"), or_(Trial.not_before.is_(None), Trial.not_before <= now()))',
     ),
@@ -29,7 +29,7 @@ MUTATIONS = {
     ),
     "takes the next one though the result is refused": (transitions, "return False, None", "pass"),
     "claims before the backoff is over": (
-        transitions,
+        claims,
         '.where(Trial.id == bindparam("wanted_id"), WAITS)',
         '.where(Trial.id == bindparam("wanted_id"), Trial.state == TrialState.QUEUED)',
     ),
@@ -51,7 +51,7 @@ MUTATIONS = {
         "        end_lease(connection, held)\n        insert_all",
         "        insert_all",
     ),
-    "attempts not numbered": (transitions, "attempt=Trial.attempt + 1", "attempt=Trial.attempt"),
+    "attempts not numbered": (claims, "attempt=Trial.attempt + 1", "attempt=Trial.attempt"),
     "cancelled trials queued again": (
         transitions,
         (
@@ -67,7 +67,7 @@ MUTATIONS = {
     ),
     "attempts left open": (transitions, "_close_attempt(connection, held, Outcome.RELEASED, error)", "pass"),
     "what workers hand back circles for ever": (transitions, "else_=TrialState.FAILED if refused else", "else_="),
-    "claims for any Python": (transitions, ".where(queue.IS_FOR_PYTHON)", ""),
+    "claims for any Python": (claims, ".where(queue.IS_FOR_PYTHON)", ""),
     "searches finished early": (
         searches,
         'Trial.search_id == bindparam("wanted_id"), Trial.state.between(min(OPEN_STATES), max(OPEN_STATES))',

@@ -14,8 +14,8 @@ from tests.properties.machine import BACKOFF_S, explore
 @pytest.mark.parametrize(
     ("backend_name", "examples"),
     [
-        ("sqlite", 25),
-        ("postgresql", 8),
+        ("sqlite", 12),
+        ("postgresql", 4),
         pytest.param("sqlite", 300, marks=pytest.mark.complete),
         pytest.param("postgresql", 60, marks=pytest.mark.complete),
     ],

@@ -82,7 +82,7 @@ def test_a_deletion_shows_what_would_go_and_needs_a_yes(gridfleet: Gridfleet, da
     assert gridfleet("sql", "SELECT count(*) AS n FROM payloads WHERE kind <> 'key'", "--csv")[1] == "n\n0\n"
 
 
-@pytest.mark.parametrize(("answer", "is_left"), [("n", True), ("y", False)])
+@pytest.mark.parametrize(("answer", "is_left"), [("n", True), pytest.param("y", False, marks=pytest.mark.complete)])
 def test_who_is_at_a_terminal_is_asked(database: Database, pima: int, answer: str, is_left: bool) -> None:
     controller, terminal = pty.openpty()
     os.write(controller, f"{answer}\n".encode())

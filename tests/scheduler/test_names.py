@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 from sklearn.svm import SVC
 from sqlalchemy import text
 
-from gridfleet import GridSearchCV, open_search, submit
+from gridfleet import GridSearchCV, open_search, register_joblib_backend, submit
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.connection import Fleet
+from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.store import store
-from gridfleet.storage.errors import NameTakenError
+from gridfleet.storage import migrations
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import InvalidSearchError, NameTakenError
 from gridfleet.storage.searches import numbered_name
-from gridfleet.storage.settings import Settings
+from gridfleet.storage.settings import Settings, load_settings
+from tests.stored_searches import store_pima
 
 X, Y = np.arange(24.0).reshape(12, 2), np.arange(12) % 2
 
@@ -31,6 +39,13 @@ X, Y = np.arange(24.0).reshape(12, 2), np.arange(12) % 2
 def connected(fleet: Settings) -> Fleet:
     """Connect to the fleet; it has no workers."""
     return fleets.connect()
+
+
+#: What is said of the name of a search that waits.
+TAKEN = (
+    r"^name 'pima' is taken \(\w+.*, 0/1\); read that one with open_search\('pima'\), go on with it with "
+    r"load_if_exists=True, or give name='pima-2'$"
+)
 
 
 class StoredError(Exception):
@@ -135,7 +150,7 @@ def test_submit_gives_the_handle_of_an_equal_search_where_it_may(connected: Flee
 
     assert (again.id, again.name) == (first.id, "pima")
     assert (other.id, other.name) == (first.id + 1, "iris")
-    with pytest.raises(NameTakenError, match=r"name='pima' is taken by search 1 .*give load_if_exists=True"):
+    with pytest.raises(NameTakenError, match=TAKEN):
         submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, refit=False), X, Y, name="pima")
 
 
@@ -156,3 +171,54 @@ def test_submit_says_what_differs_from_the_search_of_that_name(
 
     with pytest.raises(NameTakenError, match=f"taken by search 1, which differs in {differs}; choose another$"):
         submit(search, data, Y, name="pima", load_if_exists=True)
+
+
+@pytest.fixture
+def pima_of_before(embedded_home: Path) -> Iterator[None]:
+    """Leave the search ``pima`` in a folder whose fleet does not run."""
+    folder = Folder(embedded_home / ".gridfleet")
+    folder.prepare()
+    folder.make_database()
+    settings = folder.settings(load_settings(), None)
+    database = Database(settings)
+    migrations.upgrade(database)
+    store_pima(settings, database)
+    database.close()
+
+
+@pytest.mark.usefixtures("pima_of_before")
+def test_a_taken_name_is_refused_before_a_fleet_starts(embedded_home: Path, gridfleet: Any) -> None:
+    known = r"name 'pima' is taken \(completed \d+ s ago, best 0\.75\); read that one with "
+
+    with pytest.raises(NameTakenError, match=rf"^{known}open_search\('pima'\), .* or give name='pima-2'$"):
+        submit(GridSearchCV(SVC(), {"C": [1]}, cv=2), X, Y, name="pima")
+    Path("pima.yaml").write_text('{"model": "sklearn.svm:SVC", "data": {"file": "no.csv"}, "space": {"C": [1]}}')
+    status, _, said = gridfleet("submit", "pima.yaml")
+
+    assert (status, bool(re.match(rf"gridfleet: {known}`gridfleet report pima`, .* or give --name pima-2$", said))) == (
+        1,
+        True,
+    )
+    assert not (embedded_home / ".gridfleet" / "fleet.log").exists()
+
+
+def with_joblib(search: GridSearchCV) -> None:
+    register_joblib_backend()
+    with joblib.parallel_config(backend="gridfleet", name=search.name):
+        pass
+
+
+@pytest.mark.parametrize(
+    "run_search",
+    [lambda search: search.fit(X, Y), lambda search: submit(search, X, Y), with_joblib],
+    ids=["fit", "submit", "joblib"],
+)
+def test_what_is_no_name_is_refused_before_a_fleet_starts(
+    embedded_home: Path, run_search: Callable[[GridSearchCV], object]
+) -> None:
+    search = GridSearchCV(SVC(), {"C": [1]}, cv=2, name="a/b")
+
+    with pytest.raises(InvalidSearchError, match="'a/b' can't be a search's name"):
+        run_search(search)
+
+    assert list(embedded_home.iterdir()) == []

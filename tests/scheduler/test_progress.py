@@ -15,9 +15,13 @@ from fcntl import ioctl
 
 import pytest
 
+from gridfleet import open_search
 from gridfleet.scheduler.reports import progress as showing
 from gridfleet.scheduler.reports.progress import GAP, Line, describe, display, shortened
 from gridfleet.scheduler.reports.reader import Progress
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.settings import Settings
+from tests.stored_searches import store_pima
 
 HALF = Progress(
     total=60,
@@ -34,21 +38,28 @@ HALF = Progress(
 NAME = "long-name-of-a-search-of-the-cards-2026"
 
 
-@pytest.mark.parametrize("width", [200, 120, 80, 60, 40])
-def test_a_line_fits_its_terminal_and_keeps_its_counts(width: int) -> None:
-    facts = "33/60  2 running  1 failed  best 0.7999  ~10 s left"
-    line = Line.fitting(width, NAME, facts, "0:00:40")
+COUNTS = ["33/60", "2 running", "1 failed"]
 
-    parts = [line.name, *(["━" * line.bar_width] if line.bar_width else []), line.facts, line.elapsed]
-    assert line.facts == facts
-    assert len(GAP.join(filter(None, parts))) <= max(width, len(facts) + len(GAP) + showing.MIN_NAME_WIDTH)
-    # the first to go is the bar, then the time, then the middle of the name
-    assert (line.bar_width > 0, bool(line.elapsed), line.name == NAME) in [
-        (True, True, True),
-        (False, True, True),
-        (False, False, True),
-        (False, False, False),
-    ]
+
+@pytest.mark.parametrize(
+    ("width", "drawn"),
+    [
+        (150, f"{NAME}  BAR  33/60  2 running  1 failed  best 0.7999  ~10 s left  0:00:40"),
+        (105, f"{NAME}  33/60  2 running  1 failed  best 0.7999  ~10 s left  0:00:40"),
+        (95, f"{NAME}  33/60  2 running  1 failed  best 0.7999  ~10 s left"),
+        (76, "long-name-o…-cards-2026  33/60  2 running  1 failed  best 0.7999  ~10 s left"),
+        (60, "long-name…ards-2026  33/60  2 running  1 failed  best 0.7999"),
+        (40, "long-n…-2026  33/60  2 running  1 failed"),
+        (30, "33/60  2 running  1 failed"),
+        (10, "33/60  2 running  1 failed"),
+    ],
+)
+def test_a_line_fits_its_terminal_and_keeps_its_counts(width: int, drawn: str) -> None:
+    line = Line.fitting(width, NAME, COUNTS, ["best 0.7999", "~10 s left"], "0:00:40")
+
+    parts = [line.name, "BAR" if line.bar_width else "", line.facts, line.elapsed]
+    assert GAP.join(filter(None, parts)) == drawn
+    assert len(drawn) + max(line.bar_width - 3, 0) <= max(width, len("33/60  2 running  1 failed"))
 
 
 def test_a_name_is_shortened_in_its_middle() -> None:
@@ -67,15 +78,16 @@ def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with display("large", verbose=1, stream=log) as shown:
         for done in range(1_000):
-            shown.show(replace(HALF, total=1_000, completed=done, queued=998 - done, failed=0))
+            failed = int(done > 100)
+            shown.show(replace(HALF, total=1_000, completed=done - failed, queued=998 - done, failed=failed))
         for _ in range(2):
-            shown.show(replace(HALF, total=1_000, completed=1_000, queued=0, running=0, failed=0, is_finished=True))
+            shown.show(replace(HALF, total=1_000, completed=999, queued=0, running=0, failed=1, is_finished=True))
 
     lines = log.getvalue().splitlines()
-    assert len(lines) == 21
+    assert len(lines) == 20
     assert lines[0].startswith("large: 0/1000 trials, 2 running")
-    assert re.fullmatch(r"large: 950/1000 trials, 2 running, best 0\.7999, ~50 s left", lines[-2])
-    assert lines[-1] == "large: 1000/1000 trials, best 0.7999"
+    assert re.fullmatch(r"large: 945/1000 trials, 2 running, 1 failed, best 0\.7999, ~55 s left", lines[-2])
+    assert lines[-1] == "large: 1000/1000 trials, 1 failed, best 0.7999"
 
 
 @contextmanager
@@ -99,7 +111,7 @@ def terminal(width: int) -> Iterator[tuple[io.TextIOWrapper, Callable[[], str]]]
         os.close(ours)
 
 
-@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("width", [30, 80, 200])
 def test_a_terminal_shows_one_line(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(width))  # rich asks the standard streams, which are not terminals here
@@ -110,7 +122,8 @@ def test_a_terminal_shows_one_line(width: int, monkeypatch: pytest.MonkeyPatch) 
 
     (line,) = {text for text in re.split(r"[\r\n]+", shown_text) if "33/60" in text}
     assert len(line) <= width
-    assert GAP.join(["33/60", "2 running", "1 failed", "best 0.7999"]) in line
+    assert GAP.join(COUNTS) in line
+    assert ("best 0.7999" in line) == (width > 30)
     assert ("━" in line) == (width == 200)
 
 
@@ -120,3 +133,33 @@ def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         with display("pima", verbose=1, stream=stream) as shown:
             shown.show(HALF)
         assert closed() == "pima: 33/60 trials, 2 running, 1 failed, best 0.7999\r\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "shown"), [("plain", "pima: 33/60 trials, 2 running, 1 failed, best 0.7999\r\n"), ("quiet", "")]
+)
+def test_who_waits_may_choose_lines_or_nothing(how: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    with terminal(80) as (stream, closed):
+        with display("pima", verbose=1, how=how, stream=stream) as showing_it:
+            showing_it.show(HALF)
+        assert closed() == shown
+
+
+@pytest.mark.parametrize("command", [["watch", "pima"], ["report", "pima", "--wait"]])
+def test_a_command_that_waits_shows_progress_as_it_is_told(
+    gridfleet: Callable[..., tuple[int, str, str]], pima: int, command: list[str]
+) -> None:
+    assert "pima: 5/5" in gridfleet(*command, "--progress", "plain")[2]
+    assert gridfleet(*command, "--progress", "quiet")[2] == ""
+
+
+def test_a_setting_keeps_a_script_quiet(
+    fleet: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GRIDFLEET_PROGRESS", "quiet")
+    store_pima(fleet, database)
+
+    open_search("pima").wait(verbose=1)
+
+    assert capsys.readouterr().err == ""

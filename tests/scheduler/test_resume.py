@@ -29,7 +29,7 @@ from gridfleet.storage.errors import InvalidSearchError, NameTakenError
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import SplitResult, TrialResult
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import claims, transitions
 from gridfleet.storage.trials.held import Held
 
 X, Y = np.arange(48.0).reshape(24, 2), np.arange(24) % 2
@@ -50,7 +50,7 @@ def trials_of(fleet: Fleet, search_id: int) -> list[Any]:
 def record(fleet: Fleet, search_id: int, number: int, *, n_splits: int = 2, error: str | None = None) -> None:
     """Do what a worker does; the score tells of trial and split."""
     trial_id = trials_of(fleet, search_id)[number].id
-    claim = transitions.claim(fleet.database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
+    claim = claims.claim(fleet.database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
     assert claim is not None
     scores = [number / 8 + split / 64 for split in range(n_splits)]
     splits = [

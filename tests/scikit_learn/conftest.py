@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.scikit_learn.exceptions import EXCEPTIONS
+from tests.conftest import without_tensorflow
+from tests.scikit_learn.exceptions import COMPLETE, EXCEPTIONS
 
 #: Parameter sets of one test, each of which runs up to ten searches, that every run tries.
 OF_ONE_TEST = 1
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def fleet_of_the_session(tmp_path_factory):
     """Start the fleet in a folder of its own, which ends with this process."""
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("scikit-learn"))
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        without_tensorflow(patch)
+        yield
     os.chdir(before)
 
 
@@ -29,7 +32,7 @@ def pytest_collection_modifyitems(items):
             continue
         item.add_marker(pytest.mark.filterwarnings("ignore"))  # what scikit-learn warns of in its own tests is its own
         n_alike[item.originalname] += 1
-        if n_alike[item.originalname] > OF_ONE_TEST:
+        if n_alike[item.originalname] > OF_ONE_TEST or item.originalname in COMPLETE:
             item.add_marker(pytest.mark.complete)
         if item.name in EXCEPTIONS:
             item.add_marker(pytest.mark.xfail(reason=EXCEPTIONS[item.name], strict=True))

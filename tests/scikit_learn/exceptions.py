@@ -25,3 +25,29 @@ EXCEPTIONS: dict[str, str] = {
         for halving in ("HalvingGridSearchCV", "HalvingRandomSearchCV")
     },
 }
+
+#: Tests of many searches, which complete runs have, and which test shows the same of a fleet in every run.
+COMPLETE: dict[str, str] = {
+    "test_SearchCV_with_fit_params": "test_scalar_fit_param",
+    "test_aggressive_elimination": "test_n_iterations",
+    "test_base_estimator_inputs": "test_resource_parameter",
+    "test_callable_single_metric_same_as_single_string": "test_callable_multimetric_same_as_list_of_strings",
+    "test_classes__property": "test_gridsearch_no_predict",
+    "test_custom_run_search": "test_a_subclass_with_arguments_and_rounds_of_its_own of tests/scheduler/estimators",
+    "test_cv_results": "test_halving_random_search_list_of_dicts",
+    "test_grid_search_allows_nans": "test_grid_search_failing_classifier",
+    "test_grid_search_groups": "the groups of tests/end_to_end/test_same_answer.py",
+    "test_grid_search_sparse_scoring": "test_grid_search_sparse",
+    "test_grid_search_with_multioutput_data": "test_y_as_list, test_search_with_2d_array",
+    "test_groups_support": "the groups of tests/end_to_end/test_same_answer.py",
+    "test_n_features_in": "test_whatever_scikit_learn_s_refit_is_the_fleet_s_is of tests/end_to_end",
+    "test_nan_handling": "test_grid_search_failing_classifier",
+    "test_pandas_input": "a pandas frame of tests/end_to_end/test_same_answer.py",
+    "test_random_search": "test_halving_random_search_list_of_dicts",
+    "test_random_search_cv_results": "test_grid_search_cv_results",
+    "test_random_search_cv_results_multimetric": "test_grid_search_cv_results_multimetric",
+    "test_search_cv_sample_weight_equivalence": "the weights of tests/end_to_end/test_same_answer.py",
+    "test_search_html_repr": "test_search_estimator_param",
+    "test_stochastic_gradient_loss_param": "test_predict_proba_disabled",
+    "test_unsupported_sample_weight_scorer": "test_search_callbacks_receive_sample_weight",
+}

@@ -46,6 +46,10 @@ class Bomb(ClassifierMixin, BaseEstimator):
 Tamper = Callable[[Connection, str, Fleet, Path], None]
 
 
+def search_of(file: Path) -> GridSearchCV:
+    return GridSearchCV(Bomb(str(file)), {"value": [1]}, cv=2, refit=False)
+
+
 def _content(connection: Connection, digest: str) -> bytes:
     query = text("SELECT content FROM payload_chunks WHERE digest = :digest AND position = 0")
     return bytes(connection.execute(query, {"digest": digest}).scalar_one())
@@ -185,7 +189,7 @@ def test_a_worker_runs_nothing_of_a_payload_that_was_tampered_with(
     handles = {}
     for name, (tamper, _) in {"untouched": (_leave, ""), **TAMPERING}.items():
         file = tmp_path / f"{name}.ran"
-        handle = handles[name] = submit(GridSearchCV(Bomb(str(file)), {"value": [1]}, cv=2), X, Y, name=name)
+        handle = handles[name] = submit(search_of(file), X, Y, name=name)
         # stored beforehand, for it opens a transaction of its own
         fleet.payloads.put("X", Bomb(str(file)), what="X")
         planted = pack({"tests/__init__.py": f"open({str(file)!r}, 'w')".encode()})

@@ -16,7 +16,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Attempt, Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import lost_together, transitions
+from gridfleet.storage.trials import claims, lost_together, transitions
 from gridfleet.storage.trials.held import Held
 from tests.conftest import RunningWorker
 from tests.end_to_end.models import Touching
@@ -196,7 +196,7 @@ def test_a_worker_evaluates_a_suspect_when_its_other_processes_have_ended_their_
     with fleet.database.read() as connection:
         suspect = connection.execute(select(Trial.id).where(Trial.search_id == handle.id)).scalar_one()
     for _ in range(lost_together.FREE_LOSSES):
-        claim = transitions.claim(fleet.database, suspect, "gone/1", lease_s=60, max_runtime_s=60)
+        claim = claims.claim(fleet.database, suspect, "gone/1", lease_s=60, max_runtime_s=60)
         assert claim is not None
         transitions.release(fleet.database, Held(suspect, claim.token), error=lost_together.REASON)
     set_trial(fleet.database, suspect, not_before=ago(-3_600))

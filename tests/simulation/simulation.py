@@ -17,7 +17,7 @@ from tests.simulation.world import World
 #: Name the first seed and their number.
 SEED_VARIABLE = "GRIDFLEET_SEED"
 SEEDS_VARIABLE = "GRIDFLEET_SEEDS"
-N_SEEDS = 200
+N_SEEDS = 100
 #: What evaluating a trial comes to, by weight, and once the faults have stopped.
 ENDS = {
     "score": 60,

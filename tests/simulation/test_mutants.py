@@ -9,6 +9,7 @@ import gridfleet.scheduler.fleet.reconciler
 import gridfleet.scheduler.submission.store
 import gridfleet.storage.searches
 import gridfleet.storage.statements
+import gridfleet.storage.trials.claims
 import gridfleet.storage.trials.fair_share
 import gridfleet.storage.trials.held
 import gridfleet.storage.trials.queue
@@ -31,7 +32,7 @@ MUTANTS = {
         '.where(Trial.id == bindparam("hinted_id"), *WAITS.clauses[1:])',
     ),
     "takes the next one whatever its state": (
-        gridfleet.storage.trials.transitions,
+        gridfleet.storage.trials.claims,
         "[queue.WAITING_OF_SEARCH] if n_structures is None else queue.waiting_of_structures(n_structures)",
         '[select(Trial.id).where(Trial.search_id == bindparam("searched_id")).limit(1)]',
     ),
@@ -42,7 +43,7 @@ MUTANTS = {
         "pass",
     ),
     "an attempt opened in a transaction of its own": (
-        gridfleet.storage.trials.transitions,
+        gridfleet.storage.trials.claims,
         "        _open_attempt(connection, holder, row, wanted)\n        search",
         (
             "    with database.write() as connection:\n"
@@ -50,9 +51,9 @@ MUTANTS = {
         ),
     ),
     "the next one's attempt not opened": (
-        gridfleet.storage.trials.transitions,
-        "        _open_attempt(connection, holder, row, limits)\n        #",
-        "        #",
+        gridfleet.storage.trials.claims,
+        "    _open_attempt(connection, holder, row, limits)\n    #",
+        "    #",
     ),
     "scores in a transaction of their own": (
         gridfleet.storage.trials.transitions,

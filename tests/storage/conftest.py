@@ -24,7 +24,7 @@ from gridfleet.storage.schema import Attempt, Lease, Payload, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer
 from gridfleet.storage.trial_results import ModelResult, SplitResult, TrialResult
-from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.versions import installed_versions
 from tests.forked import forked
@@ -70,7 +70,7 @@ class StoredSearch:
 
     def claim(self, number: int = 0, *, worker_id: str = "node/1", lease_s: float = 60) -> Claim | None:
         """Claim a trial by its number."""
-        return transitions.claim(self.database, self.trial_ids[number], worker_id, lease_s=lease_s, max_runtime_s=3_600)
+        return claims.claim(self.database, self.trial_ids[number], worker_id, lease_s=lease_s, max_runtime_s=3_600)
 
     def held(self, number: int = 0, **options: Any) -> Held:
         """Claim a trial, which must succeed."""

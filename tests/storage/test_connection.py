@@ -15,7 +15,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import DatabaseUnreachableError, SettingsError
 from gridfleet.storage.schema import Trial, Worker
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import claims, transitions
 from gridfleet.storage.trials.held import Held
 from tests.conftest import PostgresqlServer
 from tests.storage.conftest import race, result_of, store_search
@@ -148,7 +148,7 @@ def _write_much(database: Database, writer: int) -> int:
     workers.register(database, f"node/{writer}", hostname="host", pid=writer)
     finished = 0
     for trial_id in _trial_ids(database)[writer::N_WRITERS]:
-        claim = transitions.claim(database, trial_id, f"node/{writer}", lease_s=60, max_runtime_s=60)
+        claim = claims.claim(database, trial_id, f"node/{writer}", lease_s=60, max_runtime_s=60)
         workers.note_seen(database, "node", [f"node/{writer}"])
         finished += transitions.record(database, Held(trial_id, claim.token), result_of(0.5))
     return finished

@@ -24,7 +24,7 @@ from gridfleet.storage.search_views import create_search_view, point_view, shown
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.tags import change_tags
 from gridfleet.storage.trial_results import CurveResult, WarningResult
-from gridfleet.storage.trials import queue, reuse, transitions
+from gridfleet.storage.trials import claims, queue, reuse, transitions
 from gridfleet.storage.trials.held import Claim
 from gridfleet.storage.trials.uncertain_commits import was_recorded
 from tests import stored_searches
@@ -209,7 +209,7 @@ def test_a_message_of_a_trial_that_is_gone_leads_to_nothing(database: Database) 
     delete_search(database, search.id)
 
     assert queue.look(database, search.trial_ids[0]) is None
-    assert transitions.claim(database, search.trial_ids[0], "node/1", lease_s=60, max_runtime_s=60) is None
+    assert claims.claim(database, search.trial_ids[0], "node/1", lease_s=60, max_runtime_s=60) is None
     queue.mark_published(database, search.trial_ids)
     assert queue.due_for_publishing(database, republish_s=60, oldest=search.trial_ids[0]) == other.trial_ids
 

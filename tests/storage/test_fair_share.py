@@ -11,7 +11,7 @@ from sqlalchemy import event, select, text, update
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Search, Trial
-from gridfleet.storage.trials import fair_share, queue, transitions
+from gridfleet.storage.trials import claims, fair_share, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from tests.mutants import mutated
 from tests.storage.conftest import StoredSearch, ago, result_of, set_trial, store_search
@@ -24,7 +24,7 @@ def take(database: Database, message: int, *, session: str | None = None, struct
     """Claim what is to be evaluated next, as a worker process does at a message."""
     hint = queue.look(database, message, session=session)
     assert hint is not None
-    claim = transitions.claim_at_message(database, hint, "node/1", structures=structures, **LIMITS)
+    claim = claims.claim_at_message(database, hint, "node/1", structures=structures, **LIMITS)
     assert claim is not None
     return claim
 

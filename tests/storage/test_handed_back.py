@@ -9,7 +9,7 @@ from gridfleet.storage import searches, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import DataNotThereError, MissingCodeError, PayloadError
 from gridfleet.storage.schema import Search, Worker
-from gridfleet.storage.trials import handed_back, queue, transitions
+from gridfleet.storage.trials import claims, handed_back, queue, transitions
 from gridfleet.storage.trials.held import Held
 from gridfleet.storage.versions import THIS_PYTHON, installed_versions
 from tests.storage.conftest import StoredSearch, ago, attempts_of, result_of, set_trial, store_search
@@ -203,9 +203,7 @@ def test_a_worker_of_another_python_leaves_a_trial_alone(search: StoredSearch) -
     of_python(search, "3.99")
 
     def claim(python: str) -> object:
-        return transitions.claim(
-            search.database, search.trial_ids[0], "node/1", lease_s=60, max_runtime_s=60, python=python
-        )
+        return claims.claim(search.database, search.trial_ids[0], "node/1", lease_s=60, max_runtime_s=60, python=python)
 
     assert claim(THIS_PYTHON) is None
     assert claim("3.9") is None
@@ -230,7 +228,7 @@ def test_a_message_of_another_python_leads_to_a_trial_of_this_one_if_any_waits(d
 
 def test_a_late_message_of_another_python_is_nothing_to_wait_for(database: Database) -> None:
     foreign = of_python(store_search(database, 2), "3.99")
-    transitions.claim(database, foreign.trial_ids[0], "node/1", lease_s=60, max_runtime_s=60, python="3.99")
+    claims.claim(database, foreign.trial_ids[0], "node/1", lease_s=60, max_runtime_s=60, python="3.99")
 
     assert queue.look(database, foreign.trial_ids[0]) is None
 
@@ -246,7 +244,7 @@ def test_the_peak_of_memory_is_told_by_heartbeats_and_kept_of_each_attempt(searc
     assert search.trial().peak_memory_mb == 700
 
     options = {"lease_s": 60, "max_runtime_s": 60, "memory_mb": 80}
-    claim = transitions.claim(search.database, held.trial_id, "node/1", **options)
+    claim = claims.claim(search.database, held.trial_id, "node/1", **options)
     assert search.trial().peak_memory_mb == 80
     result = result_of(0.5)
     transitions.record(search.database, Held(claim.trial_id, claim.token), result)

@@ -15,7 +15,7 @@ from gridfleet.storage.database import silence
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import DatabaseUnreachableError, SettingsError
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import claims, transitions
 from gridfleet.storage.trials.held import Held
 from tests import pooler
 from tests.conftest import PostgresqlServer
@@ -80,7 +80,7 @@ def test_processes_share_the_sessions_of_a_pooler_and_lose_no_trial(pooled: Pool
 
 
 def _evaluated(database: Database, trial_id: int, number: int) -> bool:
-    claim = transitions.claim(database, trial_id, f"node/{number}", lease_s=60, max_runtime_s=60)
+    claim = claims.claim(database, trial_id, f"node/{number}", lease_s=60, max_runtime_s=60)
     held = Held(trial_id, claim.token)
     for _ in range(7):  # more often than psycopg lets a statement pass unprepared
         transitions.heartbeat(database, held, lease_s=60)

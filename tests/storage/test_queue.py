@@ -17,7 +17,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.params import params_digest, params_to_json
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.versions import THIS_PYTHON
 from tests.storage.conftest import StoredSearch, ago, set_trial, store_search
 from tests.storage.conftest import count as count_rows
@@ -103,7 +103,7 @@ def take(database: Database, trial_id: int, structures: Sequence[str] = (), *, p
     if hint is None:
         return None
     limits = {"lease_s": 60, "max_runtime_s": 3_600}
-    claim = transitions.claim_at_message(database, hint, "node/1", structures=structures, **limits)
+    claim = claims.claim_at_message(database, hint, "node/1", structures=structures, **limits)
     return None if claim is None else claim.trial_id
 
 
@@ -136,7 +136,7 @@ def test_nothing_is_taken_where_nothing_waits(database: Database, mixed: StoredS
     searches.pause_search(database, other.id)
     assert take(database, other.trial_ids[0]) is None
     assert hint is not None
-    assert transitions.claim_at_message(database, hint, "node/1", lease_s=60, max_runtime_s=60) is None
+    assert claims.claim_at_message(database, hint, "node/1", lease_s=60, max_runtime_s=60) is None
 
 
 def test_a_message_leads_to_the_facts_that_a_claim_by_id_gives(database: Database, search: StoredSearch) -> None:
@@ -147,7 +147,7 @@ def test_a_message_leads_to_the_facts_that_a_claim_by_id_gives(database: Databas
         database.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2].split()[0])
     )
 
-    claim = transitions.claim_at_message(database, hint, "node/1", lease_s=60, max_runtime_s=3_600)
+    claim = claims.claim_at_message(database, hint, "node/1", lease_s=60, max_runtime_s=3_600)
 
     assert [one for one in statements if one != "BEGIN"] == [
         "UPDATE",

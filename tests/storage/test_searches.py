@@ -15,7 +15,7 @@ from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import OPEN_STATES, Attempt, Search, SplitScore, Trial, TrialState, TrialWarning
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import PHASES, RESULT_COLUMNS, WarningResult
-from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import expired
 from tests.storage.conftest import StoredSearch, attempts_of, race, result_of, set_trial, store_search
 from tests.stored_searches import switch_triggers_off
@@ -207,9 +207,7 @@ def test_nothing_is_tried_again_where_nothing_failed_or_all_was_cancelled(search
 def test_a_trial_timeout_sets_the_deadline_and_is_told_to_the_worker(search: StoredSearch) -> None:
     set_search(search, trial_timeout=100.0)
 
-    claim = transitions.claim(
-        search.database, search.trial_ids[0], "node/1", lease_s=60, max_runtime_s=3_600, grace_s=7
-    )
+    claim = claims.claim(search.database, search.trial_ids[0], "node/1", lease_s=60, max_runtime_s=3_600, grace_s=7)
 
     assert claim is not None
     assert claim.trial_timeout == 100.0

@@ -50,6 +50,7 @@ VALUES = {
     "start_method": ("spawn", "spawn"),
     "log_level": ("debug", "DEBUG"),
     "log_format": ("json", "json"),
+    "progress": ("plain", "plain"),
     "allow_root": ("true", True),
 }
 NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float)) and value is not True]

@@ -22,7 +22,7 @@ from gridfleet.storage.trial_results import (
     WarningResult,
     score_of,
 )
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import claims, transitions
 from gridfleet.storage.trials.held import Claim, Held, expired
 from tests.storage.conftest import (
     DIGEST,
@@ -83,7 +83,7 @@ def test_a_trial_of_another_session_can_not_be_claimed(search: StoredSearch) -> 
 
     def claim(number: int, session: str | None) -> Any:
         options = {"lease_s": 1, "max_runtime_s": 1, "session": session}
-        return transitions.claim(search.database, search.trial_ids[number], "node/1", **options)
+        return claims.claim(search.database, search.trial_ids[number], "node/1", **options)
 
     assert claim(0, "b") is None
     assert attempts_of(search.database, search.trial_ids[0]) == []
@@ -92,7 +92,7 @@ def test_a_trial_of_another_session_can_not_be_claimed(search: StoredSearch) -> 
 
 
 def test_a_trial_that_is_not_there_can_not_be_claimed(search: StoredSearch) -> None:
-    assert transitions.claim(search.database, 10**9, "node/1", lease_s=1, max_runtime_s=1) is None
+    assert claims.claim(search.database, 10**9, "node/1", lease_s=1, max_runtime_s=1) is None
 
 
 @pytest.mark.parametrize("end", ["recorded", "failed", "cancelled", "lost for good"])

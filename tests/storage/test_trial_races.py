@@ -14,7 +14,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Search, SplitScore, Trial
 from gridfleet.storage.searches import cancel_search
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import queue, transitions
+from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import Held
 from tests.storage.conftest import OLD_TOKEN, race, result_of, store_search
 
@@ -22,8 +22,8 @@ N_RACERS = 4
 
 
 def _claim_all(database: Database, trial_ids: list[int]) -> list[int]:
-    claims = [transitions.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60) for trial_id in trial_ids]
-    return [claim.trial_id for claim in claims if claim is not None]
+    found = [claims.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60) for trial_id in trial_ids]
+    return [claim.trial_id for claim in found if claim is not None]
 
 
 def test_of_processes_that_claim_the_same_trials_exactly_one_wins_each(
@@ -44,20 +44,20 @@ def test_of_threads_that_claim_the_same_trial_exactly_one_wins(database: Databas
 
         def claim(_: int, trial_id: int = trial_id, start: threading.Barrier = start) -> Any:
             start.wait()
-            return transitions.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
+            return claims.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
 
         with ThreadPoolExecutor(4) as pool:
-            claims = [found for found in pool.map(claim, range(4)) if found is not None]
-        assert len(claims) == 1
+            taken = [one for one in pool.map(claim, range(4)) if one is not None]
+        assert len(taken) == 1
 
 
 def _claim_at_messages(database: Database, messages: list[int]) -> list[int | None]:
-    claims = []
+    taken = []
     for trial_id in messages:
         hint = queue.look(database, trial_id)
-        claim = hint and transitions.claim_at_message(database, hint, "node/1", lease_s=60, max_runtime_s=60)
-        claims.append(claim and claim.trial_id)
-    return claims
+        claim = hint and claims.claim_at_message(database, hint, "node/1", lease_s=60, max_runtime_s=60)
+        taken.append(claim and claim.trial_id)
+    return taken
 
 
 def test_processes_that_get_stale_messages_at_once_take_a_trial_each(
@@ -77,7 +77,7 @@ def test_processes_that_get_stale_messages_at_once_take_a_trial_each(
 def _go_on(database: Database, trial_id: int) -> list[int]:
     """Claim a trial, and go on from one to the next."""
     limits = {"lease_s": 60, "max_runtime_s": 60}
-    claim = transitions.claim(database, trial_id, "node/1", **limits)
+    claim = claims.claim(database, trial_id, "node/1", **limits)
     recorded = []
     while claim is not None:
         recorded.append(claim.trial_id)
@@ -133,7 +133,7 @@ def _cancel_searches(database: Database, searches: list[int]) -> list[Any]:
 
 def _live_and_release(database: Database, trial_ids: list[int]) -> list[Any]:
     for trial_id in trial_ids:
-        claim = transitions.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
+        claim = claims.claim(database, trial_id, "node/1", lease_s=60, max_runtime_s=60)
         if claim is not None:
             transitions.release(database, Held(claim.trial_id, claim.token))
     return []

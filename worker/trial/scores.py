@@ -75,6 +75,29 @@ def fit_and_score_rows_of(
     ]
 
 
+def rows_by_now(
+    database: Database, search_id: int, candidates: Candidates, n_splits: int
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """Rebuild the rows of the trials that have ended by now, of any search; no error of a trial is raised.
+
+    Returns
+    -------
+    numbers : list of int
+        Of the trials that were scored or failed.
+    rows : list of dict
+        Theirs, as `fit_and_score_rows` has them.
+    """
+    found = trial_rows(database, search_id)
+    ended = {row.number: row.trial_error for row in found if row.state in (TrialState.COMPLETED, TrialState.FAILED)}
+    recorded = recorded_splits(found, candidates)
+    rows = [
+        recorded[number, split] if (number, split) in recorded else _lost(error or "", candidates)
+        for number, error in ended.items()
+        for split in range(n_splits)
+    ]
+    return list(ended), rows
+
+
 def recorded_splits(rows: Sequence[Any], candidates: Candidates) -> dict[tuple[int, int], dict[str, Any]]:
     """Return what ``_fit_and_score`` returned, by the number of the trial and the split.
 

@@ -27,7 +27,7 @@ from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.searches import check_signature
 from gridfleet.storage.settings import load_settings
 from gridfleet.storage.trial_results import TrialResult
-from gridfleet.storage.trials import handed_back, queue, transitions
+from gridfleet.storage.trials import claims, handed_back, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.trials.lost_together import runs_alone
 from gridfleet.storage.trials.recorded import SearchGoesOnError
@@ -186,7 +186,7 @@ def _claim_now(process: WorkerProcess, trial_id: int) -> Claim | None:
     # looked at first, for most messages of short trials come when these are done, and a claim locks
     while (hint := _look(process, trial_id)) is not None:
         require_own(process, hint.session)
-        claim = transitions.claim_at_message(
+        claim = claims.claim_at_message(
             process.database, hint, process.id, structures=process.structures, **_limits(process)
         )
         if claim is not None:
@@ -202,7 +202,7 @@ def _look(process: WorkerProcess, trial_id: int) -> queue.Hint | None:
 
 
 def _claim_one(process: WorkerProcess, trial_id: int) -> Claim | None:
-    return transitions.claim(
+    return claims.claim(
         process.database, trial_id, process.id, session=process.session, python=process.python, **_limits(process)
     )
 

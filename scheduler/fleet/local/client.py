@@ -23,6 +23,8 @@ START_S = 60
 STOP_S = 15
 #: Argument of a supervisor, and of its worker, for a fleet that imports TensorFlow only when a search needs it.
 WITHOUT_TENSORFLOW = "--without-tensorflow"
+#: What stands for the owner of a fleet that has none: `gridfleet up` is its own.
+UP = 0
 #: Exit status of a supervisor that finds another one at work.
 ALREADY_RUNNING = 3
 
@@ -116,10 +118,17 @@ def change_workers(settings: Settings, n_workers: int) -> None:
         time.sleep(0.02)
 
 
-def ends_with_this_process(settings: Settings) -> bool:
-    """Whether this process started this folder's fleet, and ends it when it ends."""
+def owner(settings: Settings) -> int | None:
+    """Return the process that started this folder's fleet, and with which it ends; `UP` if none, None without a fleet.
+
+    Of a fleet that lingers it is the one that started it, too.
+    """
     running = _folder(settings).running()
-    return running is not None and running["pid"] in [process.pid for process in _supervisors]
+    if running is None:
+        return None
+    if running["pid"] in [process.pid for process in _supervisors]:
+        return os.getpid()
+    return running.get("owner") or UP
 
 
 def variables(settings: Settings) -> dict[str, str] | None:

@@ -123,6 +123,7 @@ class _Supervisor:
         self._folder.announce(
             {
                 "pid": os.getpid(),
+                "owner": self._owner,
                 "broker_url": broker.url,
                 "socket": str(broker.socket),
                 "n_workers": self._n_workers,

@@ -12,7 +12,7 @@ from sklearn import model_selection
 
 import gridfleet
 from gridfleet.storage.settings import PREFIX
-from tests.conftest import stop_embedded_fleet
+from tests.conftest import stop_embedded_fleet, without_tensorflow
 from tests.same_results import assert_same_results
 
 
@@ -25,6 +25,7 @@ def fleet_of_a_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
             if name.startswith(PREFIX):
                 patch.delenv(name)
         patch.chdir(folder)
+        without_tensorflow(patch)
         yield
         stop_embedded_fleet(folder / ".gridfleet")
 
