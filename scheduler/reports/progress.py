@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -238,6 +237,8 @@ class _Output:
         pass
 
     def show(self, progress: Progress) -> None:
+        from IPython.display import display
+
         text = f"{self._name}: {describe(progress, self._pace.seconds_left(progress, time.monotonic()))}"
         if text == self._shown:
             return
@@ -245,8 +246,7 @@ class _Output:
         bar = f'<progress max="{max(progress.total, 1)}" value="{progress.done}"></progress>'
         shown = {"text/plain": text, "text/html": f"<div>{bar} {html.escape(text)}</div>"}
         if self._handle is None:
-            # by its name, for it is typed where it is installed, and nowhere else
-            self._handle = import_module("IPython.display").display(shown, raw=True, display_id=True)
+            self._handle = display(shown, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(shown, raw=True)
 
