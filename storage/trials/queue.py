@@ -24,6 +24,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    union,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -327,16 +328,16 @@ def _in_turns(connection: Connection, search_ids: list[int], lost_before: dateti
     return [trial_id for turn in turns for trial_id in turn if trial_id is not None]
 
 
-_THESE = bindparam("trial_ids", expanding=True)
-_IS_UNPUBLISHED = (WAITS, Trial.published_at.is_(None))
-_NEVER_PUBLISHED = select(Trial.id).where(Trial.id.in_(_THESE), *_IS_UNPUBLISHED).order_by(Trial.id)
+_these: Any = bindparam("trial_ids", expanding=True)
+_is_unpublished = (WAITS, Trial.published_at.is_(None))
 _ended = aliased(Trial)
-_REFITS_NEVER_PUBLISHED = (
+_NEVER_PUBLISHED = union(
+    select(Trial.id).where(Trial.id.in_(_these), *_is_unpublished),
     select(Trial.id)
     .join(Search, Search.id == Trial.search_id)
-    .where(Search.refit_of.in_(select(_ended.search_id).where(_ended.id.in_(_THESE))), *_IS_UNPUBLISHED)
-    .order_by(Trial.id)
+    .where(Search.refit_of.in_(select(_ended.search_id).where(_ended.id.in_(_these))), *_is_unpublished),
 )
+_NEVER_PUBLISHED = _NEVER_PUBLISHED.order_by(*_NEVER_PUBLISHED.selected_columns)
 
 
 def never_published(database: Database, trial_ids: Sequence[int]) -> list[int]:
@@ -345,11 +346,7 @@ def never_published(database: Database, trial_ids: Sequence[int]) -> list[int]:
     Of trials whose searches have ended, also those of the refits that were let go.
     """
     with database.read() as connection:
-        return [
-            trial_id
-            for due in (_NEVER_PUBLISHED, _REFITS_NEVER_PUBLISHED)
-            for trial_id in connection.execute(due, {"trial_ids": trial_ids}).scalars()
-        ]
+        return list(connection.execute(_NEVER_PUBLISHED, {"trial_ids": trial_ids}).scalars())
 
 
 def count_queued(database: Database, *, most: int = COUNTED) -> int:
