@@ -43,7 +43,7 @@ def connected(fleet: Settings) -> Fleet:
 
 #: What is said of the name of a search that waits.
 TAKEN = (
-    r"^name 'pima' is taken \(\w+.*, 0/1\); read that one with open_search\('pima'\), go on with it with "
+    r"^name 'pima' is taken \(\w+.*, 0/1 scored\); read that one with open_search\('pima'\), go on with it with "
     r"load_if_exists=True, or give name='pima-2'$"
 )
 
