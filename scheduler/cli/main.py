@@ -69,7 +69,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         raise
     except GridfleetError as error:
         fail(str(error), status=error.exit_status)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as left:
+        if str(left):
+            say(str(left))
         sys.exit(INTERRUPTED)
     except Exception as error:
         if not is_database_error(error):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-
-from gridfleet.scheduler.reports.pace import rounded
 
 #: Digits of a score that people see.
 DIGITS = 4
@@ -57,6 +56,14 @@ def ago(at: datetime, now: datetime | None = None) -> str:
     return f"{rounded(((now or datetime.now(UTC)) - at).total_seconds())} ago"
 
 
+def rounded(seconds: float) -> str:
+    """Write how long ago something was, in one unit: ``40 s``, ``12 min``, ``5 h``, ``3 days``."""
+    for unit, size, least in (("days", 86_400, 172_800), ("h", 3_600, 5_400), ("min", 60, 90)):
+        if seconds >= least:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
 def count(number: int, noun: str) -> str:
     """Write how many there are of something: ``1 search``, ``2 searches``."""
     plural = f"{noun}es" if noun.endswith(("ch", "s")) else f"{noun}s"
@@ -71,3 +78,10 @@ def time(at: datetime) -> str:
 def params(values: Mapping[str, Any]) -> str:
     """Write hyperparameters in one line: ``optimizer=adam, batch_size=20``."""
     return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def metric(refit_metric: str, scoring: str | None) -> str:
+    """Return the name of the metric that ranks trials, as scikit-learn's users give it."""
+    if refit_metric != "score" or scoring is None:
+        return refit_metric
+    return str(ast.literal_eval(scoring)) if scoring[0] in "'\"" else scoring  # as Python writes it

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Select, and_, bindparam, column, func, or_, q
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 
+from gridfleet.scheduler.reports.figures import metric
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import SearchNotFoundError
@@ -92,6 +93,9 @@ class Progress:
     is_paused: bool = False
     #: of the search, as people see it
     state: ShownState = ShownState.RUNNING
+    #: what ranks the trials, as its user gave it, and how far the splits of the best one are from each other
+    metric: str = "score"
+    std_test_score: float | None = None
 
     @property
     def done(self) -> int:
@@ -474,6 +478,8 @@ def _search_times(dialect: str) -> Select[Any]:
         Search.n_trials,
         IS_PAUSED.label("is_paused"),
         STATE.label("state"),
+        Search.refit_metric,
+        Search.scoring,
     ).where(Search.id == bindparam("wanted_id"), Search.deleted_at.is_(None))
 
 
@@ -514,6 +520,8 @@ def progress(database: Database, search_id: int) -> Progress:
         waits_for_python=python if python and pythons and python not in pythons else None,
         is_paused=bool(search.is_paused),
         state=state,
+        metric=metric(search.refit_metric, search.scoring),
+        std_test_score=None if best is None else best.std_test_score,
     )
 
 

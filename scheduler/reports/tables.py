@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +14,7 @@ from rich.text import Text
 
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.causes import by_cause, cause
-from gridfleet.scheduler.reports.figures import ago, count, params, score, time, with_deviation
-from gridfleet.scheduler.reports.pace import rounded
+from gridfleet.scheduler.reports.figures import ago, count, metric, params, rounded, score, time, with_deviation
 from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.scheduler.reports.progress import MIN_NAME_WIDTH, shortened
 from gridfleet.storage.database.connection import Database
@@ -154,10 +152,7 @@ def log_line(database: Database, search: reader.SearchSummary) -> str:
 
 def metric_of(search: reader.SearchSummary) -> str:
     """Return the name of the metric that ranks the trials, as scikit-learn's users give it."""
-    if search.refit_metric != "score" or search.scoring is None:
-        return search.refit_metric
-    given = search.scoring  # as Python writes it
-    return str(ast.literal_eval(given)) if given[0] in "'\"" else given
+    return metric(search.refit_metric, search.scoring)
 
 
 def console(out: TextIO | None = None) -> Console:

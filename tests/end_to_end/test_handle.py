@@ -88,7 +88,7 @@ def test_ctrl_c_leaves_a_search_on_the_fleet_and_says_how_to_get_it_back(
         script.send_signal(signal.SIGINT)
         _, errors = script.communicate(timeout=60)
 
-    assert "stopped waiting; left still runs on the fleet (0/2)\n" in errors
+    assert "stopped waiting; left waits on the fleet, which has no worker now (0/2)\n" in errors
     assert errors.endswith("gridfleet cancel left\n")
     start_worker(configured)
     assert open_search("left").wait(60).best_params_ == {"value": 2}
@@ -107,7 +107,7 @@ def test_cancelled_searches_have_no_result(fleet: Fleet, tmp_path: Path) -> None
 def test_an_unknown_name_names_those_that_exist(fleet: Fleet, tmp_path: Path) -> None:
     submit(search(tmp_path, [1]), X, Y, name="known")
 
-    with pytest.raises(LookupError, match="no search has the name 'unknown'; did you mean 'known'"):
+    with pytest.raises(LookupError, match=r"no search has the name 'unknown'; did you mean 'known'\?"):
         open_search("unknown")
 
 

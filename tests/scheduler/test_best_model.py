@@ -43,7 +43,12 @@ def fleet(fleet: Settings) -> Fleet:
     return connect()
 
 
-@pytest.mark.parametrize("named", [False, True], ids=["array", "frame"])
+@pytest.mark.parametrize(
+    # a program for rows without names: tests/end_to_end/test_best_model.py
+    "named",
+    [pytest.param(False, marks=pytest.mark.complete), True],
+    ids=["array", "frame"],
+)
 def test_an_estimator_of_scikit_learn_is_saved_with_a_program_that_uses_it(
     fleet: Fleet, gridfleet: Callable[..., tuple[int, str, str]], tmp_path: Path, named: bool
 ) -> None:

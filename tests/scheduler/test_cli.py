@@ -242,7 +242,7 @@ def test_watch_of_a_finished_search_ends_with_its_best_line(gridfleet, pima):
     status, shown, progress = gridfleet("watch", "pima")
 
     assert status == 0
-    assert progress == "pima: 5/5 trials, 1 failed, best 0.75\n"
+    assert progress == "pima: 4/5 scored, 1 failed, best score 0.7500 ± 0.0156\n"
     assert shown.startswith("pima  score 0.7500 ± 0.0156  ")
 
 
@@ -252,10 +252,10 @@ def test_a_watcher_tells_each_change_once_and_each_end_once(fleet, database, pim
     assert watcher.look() == []
 
     search_id = store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
-    assert [line.partition(",")[0] for line in watcher.look()] == ["new: 0/2 trials"]
+    assert watcher.look() == ["new: 0/2 scored"]  # the workers of pima were seen a moment ago
     record(database, claim(database, search_id, 0, WORKERS[0]), (0.5, 0.75))
     (line,) = watcher.look()
-    assert line.startswith("new: 1/2 trials, best 0.625")
+    assert line.startswith("new: 1/2 scored, best 0.6250")
     assert watcher.look() == []
     record(database, claim(database, search_id, 1, WORKERS[0]), (0.5, 0.5))
     assert watcher.look() == ["best score: 0.625, best params: {'C': 1} (search new)"]
@@ -350,7 +350,7 @@ def test_submit_stores_a_search_once(gridfleet, fleet, database, search_file):
     status, _, said = gridfleet("submit", str(search_file))
     assert status == 1
     assert said == (
-        "gridfleet: name 'trees' is taken (waiting (no fleet), 0/4 scored); read that one with "
+        "gridfleet: name 'trees' is taken (waiting (no fleet), 0/4 scored, 4 queued); read that one with "
         "`gridfleet report trees`, go on with it with --resume, or give --name trees-2\n"
     )
     there = "search trees is there already: waiting (no fleet)\n"
