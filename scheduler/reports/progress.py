@@ -241,7 +241,7 @@ class _Output:
         bar = f'<progress max="{max(progress.total, 1)}" value="{progress.done}"></progress>'
         shown = {"text/plain": text, "text/html": f"<div>{bar} {html.escape(text)}</div>"}
         if self._handle is None:
-            self._handle = display(shown, raw=True, display_id=True)
+            self._handle = display(shown, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(shown, raw=True)
 

@@ -9,6 +9,9 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from IPython.core.displaypub import CapturingDisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+from jupyter_client.manager import start_new_kernel
 
 from gridfleet.scheduler.reports import progress as progress_display
 from gridfleet.scheduler.reports.progress import display
@@ -36,11 +39,9 @@ submit()
 @pytest.fixture
 def shell() -> Iterator[Any]:
     """Start IPython in this process, with what it publishes kept."""
-    interactive = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell
-    published = pytest.importorskip("IPython.core.displaypub").CapturingDisplayPublisher
     with patch.multiple(sys, displayhook=sys.displayhook, excepthook=sys.excepthook), patch.dict(sys.modules):
-        yield interactive.instance(display_pub_class=published)
-        interactive.clear_instance()
+        yield InteractiveShell.instance(display_pub_class=CapturingDisplayPublisher)
+        InteractiveShell.clear_instance()
         for name in ("ps1", "ps2", "ps3"):
             vars(sys).pop(name, None)
 
@@ -67,8 +68,6 @@ def test_ipython_shows_an_error_of_ours_in_a_line(shell: Any, capsys: pytest.Cap
 
 
 def test_a_kernel_updates_one_output_and_shows_an_error_of_ours_in_a_line() -> None:
-    pytest.importorskip("ipykernel")
-    start_new_kernel = pytest.importorskip("jupyter_client.manager").start_new_kernel
     messages: list[dict[str, Any]] = []
 
     manager, client = start_new_kernel(kernel_name="python3")
