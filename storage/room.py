@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, LargeBinary, String, cast, func, literal_column, select, text, union
+from sqlalchemy import Connection, Integer, LargeBinary, String, cast, func, literal_column, select, text, union
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.deletions import NAMING_PAYLOADS
 from gridfleet.storage.schema import Attempt, BestModel, Curve, Payload, Search, SplitScore, Trial, TrialWarning
+from gridfleet.storage.search_states import STATE, with_fleet
 
-#: Bytes that a row takes in SQLite beside its values.
-ROW_BYTES = 8
+#: Bytes that a row takes beside its values.
+ROW_BYTES = {"sqlite": 8, "postgresql": 24}
+#: Trials of one search whose rows are read; the others of a larger one are taken to be as large.
+READ = 200
 #: The tables whose rows are counted, by what they are called.
 PARTS: Mapping[str, Any] = {
     "curves": Curve,
@@ -27,6 +30,8 @@ PARTS: Mapping[str, Any] = {
 
 #: The search that a row of searches belongs to: a refit to the one that it is of.
 _IS_OF = func.coalesce(Search.refit_of, Search.id)
+#: Each how manieth trial is read: from the first to the last of a search, for the last ones may not be evaluated yet.
+_EACH = (Search.n_trials + literal_column(str(READ - 1), Integer)) // literal_column(str(READ), Integer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,8 @@ class SearchRoom:
     own_payloads : int
         Of those that no other search names.
     curves, scores, attempts, trials, warnings : int
-        Of the rows of these tables, without their indexes; its refit's are among them.
+        Of the rows of these tables, without their indexes; its refit's are among them. Of more than `READ` trials an
+        estimate.
     model : int
         Of its best model.
     """
@@ -87,24 +93,25 @@ def room_of_searches(database: Database, search_ids: Sequence[int] | None = None
         Of which; None: of all.
     """
     with database.read() as connection:
-        wanted = select(Search.id, Search.name, Search.state).where(Search.refit_of.is_(None))
+        wanted = select(Search.id, Search.name, STATE.label("state")).where(Search.refit_of.is_(None))
         if search_ids is not None:
             wanted = wanted.where(Search.id.in_(search_ids))
         searches = connection.execute(wanted).all()
+        states = with_fleet(connection, [row.state for row in searches])
         payloads, own = _of_payloads(connection)
-        parts = {part: _of_rows(connection, table, search_ids) for part, table in PARTS.items()}
+        parts = _of_rows(connection, search_ids)
         models = _of_models(connection)
     rooms = [
         SearchRoom(
             row.id,
             row.name,
-            row.state,
+            state,
             payloads.get(row.id, 0),
             own.get(row.id, 0),
-            **{part: parts[part].get(row.id, 0) for part in PARTS},
+            **{part: parts[row.id][part] for part in PARTS},
             model=models.get(row.id, 0),
         )
-        for row in searches
+        for row, state in zip(searches, states, strict=True)
     ]
     return sorted(rooms, key=lambda room: (-room.freed, -room.payloads, room.search_id))
 
@@ -162,15 +169,28 @@ def _names(connection: Connection) -> Iterable[tuple[str, int]]:
     return [(row.digest, row.search_id) for row in connection.execute(union(*named))]
 
 
-def _of_rows(connection: Connection, table: Any, search_ids: Sequence[int] | None) -> dict[int, int]:
-    """Return the bytes of a table's rows, by search."""
-    query = select(_IS_OF.label("search_id"), func.sum(_row_bytes(connection, table)).label("n_bytes"))
-    query = query.select_from(Trial).join(Search, Search.id == Trial.search_id)
-    if table is not Trial:
-        query = query.join(table, table.trial_id == Trial.id)
+def _of_rows(connection: Connection, search_ids: Sequence[int] | None) -> dict[int, Counter[str]]:
+    """Return the bytes of the rows of trials and of what is theirs, by search and part."""
+    columns = [
+        func.coalesce(func.sum(_row_bytes(connection, Trial) if table is Trial else _of_trial(connection, table)), 0)
+        for table in PARTS.values()
+    ]
+    named = [column.label(part) for part, column in zip(PARTS, columns, strict=True)]
+    query = select(_IS_OF.label("search_id"), Search.n_trials, _EACH.label("each"), *named)
+    query = query.select_from(Trial).join(Search, Search.id == Trial.search_id).where(Trial.number % _EACH == 0)
     if search_ids is not None:
         query = query.where(_IS_OF.in_(search_ids))
-    return {row.search_id: int(row.n_bytes) for row in connection.execute(query.group_by(_IS_OF))}
+    room: dict[int, Counter[str]] = defaultdict(Counter)
+    for row in connection.execute(query.group_by(Search.id)):
+        n_read = -(-row.n_trials // row.each)
+        room[row.search_id].update({part: int(row._mapping[part]) * row.n_trials // n_read for part in PARTS})
+    return room
+
+
+def _of_trial(connection: Connection, table: Any) -> Any:
+    """Return the bytes of a trial's rows in a table: one trial after the other is asked for, and not all rows."""
+    n_bytes = select(func.sum(_row_bytes(connection, table))).where(table.trial_id == Trial.id)
+    return n_bytes.correlate(Trial).scalar_subquery()
 
 
 def _of_models(connection: Connection) -> dict[int, int]:
@@ -180,10 +200,12 @@ def _of_models(connection: Connection) -> dict[int, int]:
 
 
 def _row_bytes(connection: Connection, table: Any) -> Any:
-    name = table.__tablename__
-    if connection.dialect.name == "postgresql":
-        return literal_column(f"pg_column_size({name}.*)")
-    values = [
-        func.coalesce(func.length(cast(cast(column, String), LargeBinary)), 0) for column in table.__table__.columns
-    ]
-    return sum(values, start=literal_column(str(ROW_BYTES)))
+    dialect = connection.dialect.name
+    # each value by itself: of a whole row PostgreSQL would first fetch what it keeps elsewhere, as long curves
+    size = func.pg_column_size if dialect == "postgresql" else _size_in_sqlite
+    values = [func.coalesce(size(column), 0) for column in table.__table__.columns]
+    return sum(values, start=literal_column(str(ROW_BYTES[dialect])))
+
+
+def _size_in_sqlite(column: Any) -> Any:
+    return func.length(cast(cast(column, String), LargeBinary))

@@ -11,14 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scikeras.wrappers import KerasRegressor
 from sqlalchemy import select, update
 
+from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.cli import main
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.results import reproduction
 from gridfleet.storage.schema import SplitScore, StoredText, Trial
 from gridfleet.storage.settings import Settings
+from gridfleet.worker.guards.memory import THREAD_VARIABLES
+from tests.faults.support import PATIENCE_S
 from tests.stored_searches import switch_triggers_off
 
 SCRIPT = """
@@ -138,3 +144,57 @@ def test_what_ran_is_told_and_comes_out_again(
         refused = run(*arguments)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
         assert sentence in refused.stderr
+
+
+def create_dense_model() -> Any:
+    """Build a model whose sums are long enough to be made by several threads."""
+    from keras import Input, Sequential
+    from keras.layers import Dense
+
+    layers = [Input((200,)), Dense(300, activation="relu"), Dense(300, activation="relu"), Dense(1)]
+    model = Sequential(layers)
+    model.compile(loss="mse", optimizer="adam")
+    return model
+
+
+def threads(number: int) -> dict[str, str]:
+    return dict.fromkeys(THREAD_VARIABLES, str(number))
+
+
+@pytest.mark.complete
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_the_verdict_on_a_keras_trial_names_other_numbers_of_threads(
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 200)).astype("float32")
+    y = X[:, :50].sum(axis=1) + rng.normal(size=400)
+    one = start_worker(configured, **threads(1))
+    model = KerasRegressor(model=create_dense_model, epochs=4, batch_size=100, verbose=0)
+    search = GridSearchCV(model, {"random_state": [1]}, cv=2, scoring="r2", refit=False, verbose=0)
+    submit(search, X, y, name="threads").wait(PATIENCE_S)
+    one.stop()
+    start_worker(configured, **threads(2))
+    trial = reproduction.recorded_trial(fleet, reader.find_search(fleet.database, "threads").id, 0)
+    assert trial.thread_variables() == threads(1)
+
+    again = reproduction.reproduce_on_fleet(fleet, trial)
+
+    assert again.error is None
+    assert {f"threads by {name}: 1 then, 2 now" for name in THREAD_VARIABLES} <= set(again.differences)
+    assert not [told for told in again.differences if "threads" not in told and "tensorflow" not in told]
+    for pair in again.scores:  # whether or not they are equal to the last bit, they are of the same training
+        assert pair.again == pytest.approx(pair.recorded, abs=0.01)
+
+    # here it gets the threads that were recorded, whatever this process has
+    here = subprocess.run(
+        [sys.executable, "-P", "-m", "gridfleet", "reproduce", "threads", "0"],
+        cwd=tmp_path,
+        env={**os.environ, **threads(2)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert here.returncode == 0, here.stdout + here.stderr
+    assert "trial 0 is equal to the last bit\n" in here.stdout
+    assert "threads by" not in here.stdout

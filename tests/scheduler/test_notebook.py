@@ -57,8 +57,8 @@ def test_a_notebook_has_one_output_that_is_updated(shell: Any) -> None:
     outputs = shell.display_pub.outputs
     assert [output.get("update", False) for output in outputs] == [False, True, True]
     assert len({output["transient"]["display_id"] for output in outputs}) == 1
-    assert outputs[-1]["data"]["text/plain"] == "<b>: 4/60 trials, 2 running, 1 failed, best 0.7999"
-    assert "&lt;b&gt;: 4/60 trials" in outputs[-1]["data"]["text/html"]
+    assert outputs[-1]["data"]["text/plain"] == "<b>: 3/60 scored, 2 running, 1 failed, best 0.7999"
+    assert "&lt;b&gt;: 3/60 scored" in outputs[-1]["data"]["text/html"]
 
 
 def test_ipython_shows_an_error_of_ours_in_a_line(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
