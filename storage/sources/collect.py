@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -219,7 +220,9 @@ def _imported_modules() -> list[ModuleType]:
 
 def _file_of(module: Any) -> str:
     file = _has(module, "__file__")
-    return str(Path(file).absolute()) if isinstance(file, str) else ""
+    if not isinstance(file, str):
+        return ""
+    return file if os.path.isabs(file) else str(Path(file).absolute())  # no Path for each of thousands of modules
 
 
 def _has(module: Any, name: str) -> Any:
