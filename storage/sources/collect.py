@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -222,7 +221,7 @@ def _file_of(module: Any) -> str:
     file = _has(module, "__file__")
     if not isinstance(file, str):
         return ""
-    return file if os.path.isabs(file) else str(Path(file).absolute())  # no Path for each of thousands of modules
+    return file if file.startswith("/") else str(Path(file).absolute())  # no Path for each of thousands of modules
 
 
 def _has(module: Any, name: str) -> Any:
