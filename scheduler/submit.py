@@ -10,7 +10,7 @@ from typing import Any
 from gridfleet.scheduler.fleet.connection import connect, read_only
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.results.frames import without_our_frames
-from gridfleet.scheduler.results.going_on import say_at_exit_if_it_stops
+from gridfleet.scheduler.results.going_on import nothing_stored_yet, say_at_exit_if_it_stops
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
 from gridfleet.scheduler.submission.by_reference import References
@@ -104,7 +104,8 @@ def submit(
         fit_params["groups"] = groups
     if not resumes:
         check_name_is_free_before_start(name)
-    fleet = connect(n_jobs=search.n_jobs)
+    with nothing_stored_yet():
+        fleet = connect(n_jobs=search.n_jobs)
 
     def store_and_leave(request: SearchRequest) -> Any:
         request = replace(request, references=references, refits_on_fleet=bool(request.refit))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -94,6 +95,18 @@ def read_private_file(path: Path) -> str:
         if reason is not None:
             raise PermissionError(reason)
         return file.read()
+
+
+def is_locked(file: Path) -> bool:
+    """Whether another process holds a lock on a file, which has to be there; those that look do not see each other."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _why_not_private(found: os.stat_result, path: Path, kind: str, *, others_may_read: bool = False) -> str | None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Integer, LargeBinary, String, cast, func, lit
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.deletions import NAMING_PAYLOADS
 from gridfleet.storage.schema import Attempt, BestModel, Curve, Payload, Search, SplitScore, Trial, TrialWarning
+from gridfleet.storage.search_states import STATE, with_fleet
 
 #: Bytes that a row takes beside its values.
 ROW_BYTES = {"sqlite": 8, "postgresql": 24}
@@ -92,10 +93,11 @@ def room_of_searches(database: Database, search_ids: Sequence[int] | None = None
         Of which; None: of all.
     """
     with database.read() as connection:
-        wanted = select(Search.id, Search.name, Search.state).where(Search.refit_of.is_(None))
+        wanted = select(Search.id, Search.name, STATE.label("state")).where(Search.refit_of.is_(None))
         if search_ids is not None:
             wanted = wanted.where(Search.id.in_(search_ids))
         searches = connection.execute(wanted).all()
+        states = with_fleet(connection, [row.state for row in searches])
         payloads, own = _of_payloads(connection)
         parts = _of_rows(connection, search_ids)
         models = _of_models(connection)
@@ -103,13 +105,13 @@ def room_of_searches(database: Database, search_ids: Sequence[int] | None = None
         SearchRoom(
             row.id,
             row.name,
-            row.state,
+            state,
             payloads.get(row.id, 0),
             own.get(row.id, 0),
             **{part: parts[row.id][part] for part in PARTS},
             model=models.get(row.id, 0),
         )
-        for row in searches
+        for row, state in zip(searches, states, strict=True)
     ]
     return sorted(rooms, key=lambda room: (-room.freed, -room.payloads, room.search_id))
 

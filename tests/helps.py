@@ -22,15 +22,14 @@ for command in json.loads(sys.argv[1]):
         except SystemExit as end:
             status = end.code or 0
         finally:
-            sys.stdout.flush()
             heavy = [name for name in json.loads(sys.orig_argv[-1]) if name in sys.modules]
-            print(json.dumps([status, heavy]), file=sys.__stderr__, flush=True)
+            print("\\0", json.dumps([status, heavy]), flush=True)
             os._exit(0)
     os.close(theirs)
     with os.fdopen(ours) as output:
         text = output.read()
     os.waitpid(child, 0)
-    print(json.dumps(text), file=sys.stderr, flush=True)
+    print(json.dumps(text))
 """
 
 
@@ -49,8 +48,11 @@ def helps(
     arguments = [json.dumps(commands), json.dumps(list(heavy))]
     environment = {**os.environ, "COLUMNS": str(columns)}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", PROGRAM, *arguments], stdout=subprocess.PIPE, text=True, check=True, env=environment
     )
-    ends_and_texts = [json.loads(line) for line in done.stderr.splitlines()]
-    found = zip(commands, ends_and_texts[::2], ends_and_texts[1::2], strict=True)
-    return {tuple(command): Help(status, text, imported) for command, (status, imported), text in found}
+    found = {}
+    for command, line in zip(commands, done.stdout.splitlines(), strict=True):
+        text, _, end = json.loads(line).partition("\0")
+        status, imported = json.loads(end)
+        found[tuple(command)] = Help(status, text, imported)
+    return found

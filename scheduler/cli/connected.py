@@ -101,11 +101,16 @@ def open_results() -> Fleet:
 
 
 def find_search(name: str) -> tuple[SearchSummary, Database]:
-    """Return a search and the database that has it."""
+    """Return a search that is to be changed, by its whole name, and the database that has it."""
+    database = open_results().database
+    return choose_search(database, name, whole=True), database
+
+
+def choose_search(database: Database, name: str | None, *, whole: bool = False) -> SearchSummary:
+    """Return the search that somebody means; see `reader.choose_search`."""
     from gridfleet.scheduler.reports import reader
 
-    database = open_results().database
-    return reader.find_search(database, name), database
+    return reader.choose_search(database, name, whole=whole)
 
 
 def note_missing_fleet(fleet: Fleet) -> None:

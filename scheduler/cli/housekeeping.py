@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridfleet.scheduler.cli.connected import find_search, open_results, stored_settings
+from gridfleet.scheduler.cli.connected import choose_search, find_search, open_results, stored_settings
 from gridfleet.scheduler.cli.output import fail, say, show
-from gridfleet.scheduler.cli.searches import Name
+from gridfleet.scheduler.cli.which_search import WholeName
+from gridfleet.scheduler.cli.which_search import names as offered
 
 if TYPE_CHECKING:
     from gridfleet.scheduler.reports.reader import SearchSummary
@@ -29,11 +30,13 @@ class Ended(StrEnum):
     """The states of searches that may go."""
 
     COMPLETED = "completed"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
     CANCELLED = "cancelled"
 
 
 def tag(
-    name: Name,
+    name: WholeName,
     tags: Annotated[
         list[str] | None, typer.Argument(help="KEY=VALUE sets a tag, KEY= removes it.", show_default=False)
     ] = None,
@@ -56,23 +59,25 @@ def tag(
 
 
 def rename(
-    name: Name,
+    name: WholeName,
     new_name: Annotated[str, typer.Argument(help="The name from now on.", show_default=False)],
 ) -> None:
     """Give a search another name; its view follows."""
-    from gridfleet.scheduler.reports import reader
     from gridfleet.scheduler.submission.checks import check_name
     from gridfleet.storage.renaming import rename_search
 
     check_name(new_name)
     fleet = open_results()
-    search = reader.find_search(fleet.database, name)
+    search = choose_search(fleet.database, name, whole=True)
     rename_search(fleet.database, search.id, new_name, signer=fleet.settings.signer())
     show(f"search {search.name} is called {new_name} now")
 
 
 def delete(
-    names: Annotated[list[str] | None, typer.Argument(help="Searches by their names.", show_default=False)] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Searches: whole names, ids, or @latest.", show_default=False, autocompletion=offered),
+    ] = None,
     older_than: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +94,7 @@ def delete(
     Shows what would go, and asks.
     """
     from gridfleet.scheduler.reports import tables
+    from gridfleet.scheduler.reports.figures import count
     from gridfleet.storage import deletions, room
     from gridfleet.storage.errors import SearchInUseError
 
@@ -101,14 +107,14 @@ def delete(
     chosen = _chosen(database, names or (), ended_for_s, state)
     for search in chosen:
         if not search.is_finished:
-            raise SearchInUseError(deletions.why_not_yet(search.name, search.state))
+            raise SearchInUseError(deletions.why_not_yet(search.name, search.shown_state))
     if not chosen:
         show("no search ended so long ago")
         return
     rooms = room.room_of_searches(database, [search.id for search in chosen])
     tables.print_rooms(rooms)
     n_trials = sum(search.n_trials for search in chosen)
-    what = f"{_count(len(chosen), 'search')} with {_count(n_trials, 'trial')}"
+    what = f"{count(len(chosen), 'search')} with {count(n_trials, 'trial')}"
     if not yes and not sys.stdin.isatty():
         fail(f"{what} would be removed for good; nobody can be asked here, so --yes has to say that it is meant")
     if not yes and not typer.confirm(f"Remove {what} for good?", err=True):
@@ -174,7 +180,9 @@ def _rekey_folder() -> Rekeyed:
 
 
 def _show_rekeyed(done: Rekeyed) -> None:
-    show(f"{_count(done.n_payloads, 'payload')} and {_count(done.n_searches, 'search')} are signed with the new key")
+    from gridfleet.scheduler.reports.figures import count
+
+    show(f"{count(done.n_payloads, 'payload')} and {count(done.n_searches, 'search')} are signed with the new key")
     if done.n_left:
         say(f"{done.n_left} of them were signed by an older release or with another key, and stay unreadable")
 
@@ -186,7 +194,7 @@ def _chosen(
 
     if ended_for_s is not None:
         return reader.list_searches(database, limit=None, ended_for_s=ended_for_s, state=state)
-    found = [reader.find_search(database, name) for name in names]
+    found = [choose_search(database, name, whole=True) for name in names]
     return list({search.id: search for search in found}.values())
 
 
@@ -206,8 +214,3 @@ def _give_back(database: Database) -> None:
             "the file of the database is of an older release, and stays as large as it is while workers use it; what "
             "comes next uses the room again, and a deletion while no fleet runs gives it back"
         )
-
-
-def _count(number: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"

@@ -7,17 +7,28 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gridfleet.scheduler.cli import database, housekeeping, keys, reproduction, results, searches, services, workers
+from gridfleet.scheduler.cli import (
+    completion,
+    database,
+    fleets,
+    housekeeping,
+    keys,
+    reproduction,
+    results,
+    searches,
+    services,
+    workers,
+)
 from gridfleet.scheduler.cli import settings as settings_command
 from gridfleet.scheduler.cli.connected import is_database_error
-from gridfleet.scheduler.cli.output import INTERRUPTED, fail, print_anywhere, say, show
+from gridfleet.scheduler.cli.output import INTERRUPTED, fail, flush_what_is_read, print_anywhere, say, show, show_json
 
 app = typer.Typer(
     name="gridfleet",
     help="Hyperparameter search on a fleet: one task per combination, every score in SQL.",
     no_args_is_help=True,
     add_completion=False,
-    context_settings={"max_content_width": 100},
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
     # plain help: the same on every terminal, and five times as fast
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -42,13 +53,25 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     from gridfleet.storage.errors import GridfleetError
 
     print_anywhere()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == [completion.COMPLETE]:
+        for one in completion.candidates(app, arguments[1:]):
+            typer.echo(one)
+        sys.exit(0)
+    if "--version" in arguments:  # behind a command as well
+        _print_version(is_wanted=True)
     # a sentence as any other, without the line of our code that it comes from
     warnings.showwarning = lambda message, *_, **__: say(str(message))
     try:
         app(args=arguments, prog_name="gridfleet")
+    except SystemExit:
+        flush_what_is_read()
+        raise
     except GridfleetError as error:
         fail(str(error), status=error.exit_status)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as left:
+        if str(left):
+            say(str(left))
         sys.exit(INTERRUPTED)
     except Exception as error:
         if not is_database_error(error):
@@ -64,7 +87,7 @@ def _print_version(is_wanted: bool) -> None:
         from gridfleet.storage.versions import installed_versions
 
         typer.echo(f"gridfleet {installed_versions()['gridfleet_version']}")
-        raise typer.Exit
+        sys.exit(0)
 
 
 @app.callback()
@@ -76,7 +99,9 @@ def _options(
     pass
 
 
-def doctor() -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a list of objects.")] = False,
+) -> None:
     """Check everything that a fleet needs, and say what to do.
 
     Settings, broker, database, schema, keys, scheduler, workers, their versions, and Python packages.
@@ -84,7 +109,9 @@ def doctor() -> None:
     from gridfleet.scheduler.cli import doctor as checks
 
     findings = checks.examine()
-    for finding in findings:
+    if as_json:
+        show_json([finding.as_json() for finding in findings])
+    for finding in () if as_json else findings:
         show(str(finding))
     if any(finding.is_wrong for finding in findings):
         sys.exit(1)
@@ -96,6 +123,8 @@ for _command in (
     services.worker,
     services.scheduler,
     services.health,
+    fleets.ps,
+    fleets.logs,
     workers.workers,
     workers.drain,
     searches.submit,
@@ -103,6 +132,7 @@ for _command in (
     results.watch,
     results.report,
     results.best,
+    results.compare,
     reproduction.reproduce,
     reproduction.verify,
     searches.cancel,
@@ -119,6 +149,7 @@ for _command in (
     keys.worker_key,
     housekeeping.rekey,
     doctor,
+    completion.completion,
 ):
     # a negative priority looks as an option does
     _settings = {"ignore_unknown_options": _command is searches.priority}

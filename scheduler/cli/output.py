@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -36,9 +37,25 @@ def _instead(error: UnicodeError) -> tuple[str, int]:
     return "".join(_SIGNS.get(sign) or ascii(sign)[1:-1] for sign in signs), error.end
 
 
+def flush_what_is_read() -> None:
+    """Write what is left of the output, unless nobody reads any more: ``gridfleet list | head -1``."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def show(line: str) -> None:
     """Print a line of the command's output; it may hold texts that anybody stored."""
     typer.echo(plain(line))
+
+
+def show_json(value: Any) -> None:
+    """Print a value as one line of strict JSON."""
+    from gridfleet.scheduler.cli.sql import json_line
+
+    typer.echo(json_line(value))
 
 
 def say(sentence: str) -> None:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridfleet.scheduler.cli.connected import open_results
+from gridfleet.scheduler.cli.connected import choose_search, open_results
 from gridfleet.scheduler.cli.output import say, show
-from gridfleet.scheduler.cli.searches import Name
+from gridfleet.scheduler.cli.which_search import AnySearch, NamedSearch
 
 if TYPE_CHECKING:
     from gridfleet.scheduler.fleet.connection import Fleet
+    from gridfleet.scheduler.reports.reader import SearchSummary
     from gridfleet.scheduler.results.reproduction import RecordedTrial, Reproduction
 
 
@@ -31,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def reproduce(
-    name: Name,
+    name: NamedSearch,
     number: Annotated[int, typer.Argument(help="The trial's number.", show_default=False)],
     on: On = Place.HERE,
     as_json: AsJson = False,
@@ -43,8 +44,8 @@ def reproduce(
     from gridfleet.scheduler.cli.sql import json_line
     from gridfleet.scheduler.results import reproduction
 
-    fleet, search_id = _opened(name, on)
-    trial = reproduction.recorded_trial(fleet, search_id, number)
+    fleet, search = _opened(name, on)
+    trial = reproduction.recorded_trial(fleet, search.id, number)
     again = _again(fleet, trial, on)
     if as_json:
         typer.echo(json_line(reproduction.as_json(again)))
@@ -58,7 +59,7 @@ def reproduce(
 
 
 def verify(
-    name: Name,
+    name: AnySearch = None,
     sample: Annotated[int, typer.Option(min=1, help="How many trials, drawn at random.")] = 5,
     on: On = Place.HERE,
     as_json: AsJson = False,
@@ -71,14 +72,14 @@ def verify(
     from gridfleet.scheduler.results import reproduction
     from gridfleet.storage.errors import SearchNotFinishedError
 
-    fleet, search_id = _opened(name, on)
-    numbers = reproduction.completed_numbers(fleet, search_id)
+    fleet, search = _opened(name, on)
+    numbers = reproduction.completed_numbers(fleet, search.id)
     if not numbers:
-        raise SearchNotFinishedError(f"search {name!r} has no completed trial yet that could be verified")
+        raise SearchNotFinishedError(f"search {search.name!r} has no completed trial yet that could be verified")
     drawn = sorted(random.sample(numbers, min(sample, len(numbers))))
     done = []
     for number in drawn:
-        again = _again(fleet, reproduction.recorded_trial(fleet, search_id, number), on)
+        again = _again(fleet, reproduction.recorded_trial(fleet, search.id, number), on)
         done.append(again)
         if not as_json:
             show(f"trial {number}: " + ("equal" if again.is_equal else "NOT EQUAL"))
@@ -94,12 +95,11 @@ def verify(
         sys.exit(1)
 
 
-def _opened(name: str, on: Place) -> tuple[Fleet, int]:
+def _opened(name: str | None, on: Place) -> tuple[Fleet, SearchSummary]:
     from gridfleet.scheduler.fleet.connection import connect
-    from gridfleet.scheduler.reports import reader
 
-    search_id = reader.find_search(open_results().database, name).id
-    return (connect() if on is Place.FLEET else open_results()), search_id
+    search = choose_search(open_results().database, name)
+    return (connect() if on is Place.FLEET else open_results()), search
 
 
 def _again(fleet: Fleet, trial: RecordedTrial, on: Place) -> Reproduction:

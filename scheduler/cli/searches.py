@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +12,10 @@ import typer
 
 from gridfleet.scheduler.cli.connected import ProgressOption, choose_progress, find_search, open_results
 from gridfleet.scheduler.cli.output import INTERRUPTED, say, show
+from gridfleet.scheduler.cli.which_search import WholeName
 
 if TYPE_CHECKING:
     from gridfleet.scheduler.results.handle import SearchHandle
-
-Name = Annotated[str, typer.Argument(help="The search's name.", show_default=False)]
 
 
 def submit(
@@ -43,14 +43,16 @@ def submit(
     if submitted.is_new:
         show(f"search {handle.name} is queued: {handle.progress().total} trials")
     else:
-        show(f"search {handle.name} is there already: {handle.state}")
+        from gridfleet.storage.search_states import described
+
+        show(f"search {handle.name} is there already: {described(handle.state)}")
     if wait:
         _wait(handle)
     elif submitted.stops_with_us:
         say("no fleet runs in this folder; `gridfleet up` starts one and the search with it, --wait runs it here")
 
 
-def cancel(name: Name) -> None:
+def cancel(name: WholeName) -> None:
     """Cancel a search.
 
     Queued trials end at once, running ones as soon as their workers see it.
@@ -61,10 +63,10 @@ def cancel(name: Name) -> None:
     if searches.cancel_search(database, search.id):
         show(f"search {search.name} is cancelled")
     else:
-        show(f"search {search.name} has ended already ({search.state}); nothing to cancel")
+        show(f"search {search.name} has ended already ({search.shown_state}); nothing to cancel")
 
 
-def pause(name: Name) -> None:
+def pause(name: WholeName) -> None:
     """Pause a search.
 
     None of its trials starts any more; those that run go on to their end.
@@ -73,12 +75,12 @@ def pause(name: Name) -> None:
 
     search, database = find_search(name)
     if searches.pause_search(database, search.id):
-        show(f"search {search.name} is paused; `gridfleet resume {search.name}` goes on with it")
+        show(f"search {search.name} is paused; `gridfleet resume {shlex.quote(search.name)}` goes on with it")
     else:
-        show(f"search {search.name} is {search.state} already; nothing to pause")
+        show(f"search {search.name} is {search.shown_state} already; nothing to pause")
 
 
-def resume(name: Name) -> None:
+def resume(name: WholeName) -> None:
     """Go on with a paused search."""
     from gridfleet.storage import searches
 
@@ -86,11 +88,11 @@ def resume(name: Name) -> None:
     if searches.resume_search(database, search.id):
         show(f"search {search.name} goes on")
     else:
-        show(f"search {search.name} is {search.state}, not paused; nothing to resume")
+        show(f"search {search.name} is {search.shown_state}, not paused; nothing to resume")
 
 
 def priority(
-    name: Name,
+    name: WholeName,
     value: Annotated[int, typer.Argument(metavar="PRIORITY", help="From -1000 to 1000.", show_default=False)],
 ) -> None:
     """Let a search start before those with a lower priority.
@@ -105,11 +107,11 @@ def priority(
     if searches.set_priority(database, search.id, value):
         show(f"search {search.name} has the priority {value}")
     else:
-        show(f"search {search.name} has ended already ({search.state}); its priority stays")
+        show(f"search {search.name} has ended already ({search.shown_state}); its priority stays")
 
 
-def retry_failed(name: Name) -> None:
-    """Queue the failed trials of a search once more.
+def retry_failed(name: WholeName) -> None:
+    """Queue the trials of a search that failed once more.
 
     They begin anew, with their whole budget of failures; the story of their attempts stays.
     """
@@ -118,10 +120,10 @@ def retry_failed(name: Name) -> None:
     search, database = find_search(name)
     n_trials = searches.retry_failed(database, search.id)
     if n_trials:
-        queued = "1 failed trial is" if n_trials == 1 else f"{n_trials} failed trials are"
+        queued = "1 trial that failed is" if n_trials == 1 else f"{n_trials:,} trials that failed are"
         show(f"search {search.name}: {queued} queued again")
     else:
-        show(f"search {search.name} is {search.state} and has no failed trial to try again")
+        show(f"search {search.name} is {search.shown_state} and has no trial to try again")
 
 
 def _wait(handle: SearchHandle) -> None:
@@ -134,5 +136,5 @@ def _wait(handle: SearchHandle) -> None:
         words = what_goes_on(handle._fleet, handle.id, handle.name, in_script=False)
         typer.echo(f"gridfleet: stopped waiting; {words}", err=True)
         sys.exit(INTERRUPTED)
-    if not reports.print_best_line(open_results().database, handle.name):
+    if not reports.print_best_line(open_results().database, handle.id):
         sys.exit(1)

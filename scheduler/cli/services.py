@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,11 @@ from gridfleet.scheduler.cli.connected import (
     exit_at_sigterm,
     is_database_error,
 )
+from gridfleet.scheduler.cli.fleets import waiting
 from gridfleet.scheduler.cli.output import fail, say
+
+if TYPE_CHECKING:
+    from gridfleet.storage.settings import Settings
 
 
 def up(
@@ -34,31 +38,49 @@ def up(
         "start its parts with `gridfleet worker` and `gridfleet scheduler`, or unset both for a fleet of this folder"
     )
     home = settings.home.resolve()
-    taken = LocalFleetError(f"a fleet runs in {home} already; searches of this folder use it")
+    taken = LocalFleetError(
+        f"a fleet runs in {home} already; searches of this folder use it, and `gridfleet logs` shows its log"
+    )
     if client.is_running(settings):
         if workers is None:
             raise taken
         client.change_workers(settings, workers)
-        say(f"the fleet in {home} goes on with {workers} worker processes; what runs is finished by those of before")
+        say(f"the fleet in {home} goes on with {_processes(workers)}; what runs is finished by those of before")
         return
     n_workers = workers or joblib.cpu_count()
-    say(f"a fleet of {n_workers} worker processes in {home}; Ctrl-C stops it")
+    say(f"a fleet of {_processes(n_workers)} in {home}; its log follows here, Ctrl-C stops it")
+    say(waiting(settings) or "no search waits")
     try:
         supervisor.run(settings, n_workers=n_workers, owner=None)
     except SystemExit as exit_:
         if exit_.code == client.ALREADY_RUNNING:
             raise taken from None
         raise
-    say("the fleet has stopped; its searches go on with the next one")
+    say(f"the fleet has stopped; {_what_waits(settings)}")
 
 
 def down() -> None:
-    """Stop the fleet of this folder, whoever started it."""
+    """Stop the fleet of this folder, and say what waits.
+
+    Whoever started it.
+    """
     from gridfleet.scheduler.fleet.local import client
 
     settings = embedded_settings("stop its parts where they run, or unset both for the fleet of this folder")
     home = settings.home.resolve()
-    say(f"the fleet in {home} has stopped" if client.stop(settings) else f"no fleet runs in {home}")
+    if client.stop(settings):
+        say(f"the fleet in {home} has stopped; {_what_waits(settings)}")
+    else:
+        say(f"no fleet runs in {home}; {_what_waits(settings)}")
+
+
+def _what_waits(settings: Settings) -> str:
+    waits = waiting(settings)
+    return f"{waits}; `gridfleet up` goes on with them" if waits else "no search waits"
+
+
+def _processes(number: int) -> str:
+    return f"{number} worker process{'' if number == 1 else 'es'}"
 
 
 def worker(

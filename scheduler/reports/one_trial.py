@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.text import Text
 from sqlalchemy import Row, select
 
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.as_json import attempt
+from gridfleet.scheduler.reports.attempts import lines
+from gridfleet.scheduler.reports.figures import score, with_deviation
 from gridfleet.scheduler.reports.plain import plain, plain_lines
-from gridfleet.scheduler.reports.tables import attempts_table, console, score, table
+from gridfleet.scheduler.reports.tables import console, table
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import TrialNotFoundError
 from gridfleet.storage.schema import SplitScore, Trial
 
 
-def print_trial(database: Database, name: str, number: int) -> None:
+def print_trial(database: Database, name: str | int, number: int) -> None:
     """Print what is known of one trial of a search.
 
     Parameters
     ----------
     database : Database
         The fleet's.
-    name : str
-        The search's name.
+    name : str or int
+        The search's name, or its id.
     number : int
         The trial's, its index in ``cv_results_``.
 
@@ -35,17 +39,7 @@ def print_trial(database: Database, name: str, number: int) -> None:
         If the search has no such trial.
     """
     search = reader.find_search(database, name)
-    with database.read() as connection:
-        trial = connection.execute(
-            select(Trial).where(Trial.search_id == search.id, Trial.number == number)
-        ).one_or_none()
-        if trial is None:
-            raise TrialNotFoundError(
-                f"search {search.name} has no trial {number}; its trials are 0 to {search.n_trials - 1}"
-            )
-        splits = connection.execute(
-            select(SplitScore).where(SplitScore.trial_id == trial.id).order_by(SplitScore.split, SplitScore.metric)
-        ).all()
+    trial, splits = _read(database, search, number)
     out = console()
     out.print(Text(f"{plain(search.name)}, trial {number}: {plain(trial.state)}", style="bold"))
     for label, fact in _facts(trial):
@@ -66,16 +60,72 @@ def print_trial(database: Database, name: str, number: int) -> None:
         out.print(table(header, [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]))
     tried = reader.attempts(database, search.id, number=number)
     if tried:
-        out.print(attempts_table(tried))
+        for line in lines(tried, out.width):
+            out.print(Text(line))
     if trial.error is not None:
         out.print(Text(plain_lines(trial.error.strip())))
+
+
+#: Columns of ``trials`` and ``split_scores`` that a program gets.
+TRIAL_COLUMNS = (
+    "number",
+    "state",
+    "params",
+    "attempt",
+    "worker_id",
+    "mean_test_score",
+    "std_test_score",
+    "mean_fit_time",
+    "fit_mode",
+    "fit_fallback_reason",
+    "peak_memory_mb",
+    "error_type",
+    "error",
+    "seed",
+)
+SPLIT_COLUMNS = (
+    "split",
+    "metric",
+    "test_score",
+    "test_score_reason",
+    "train_score",
+    "train_score_reason",
+    "fit_time",
+    "score_time",
+)
+
+
+def trial_as_json(database: Database, name: str | int, number: int) -> dict[str, Any]:
+    """Return what is known of one trial as JSON types, with the keys of SQL; raises as `print_trial` does."""
+    search = reader.find_search(database, name)
+    trial, splits = _read(database, search, number)
+    return {
+        "search": search.name,
+        **{column: getattr(trial, column) for column in TRIAL_COLUMNS},
+        "split_scores": [{column: getattr(one, column) for column in SPLIT_COLUMNS} for one in splits],
+        "attempts": [attempt(one) for one in reader.iterate_attempts(database, search.id, number=number)],
+    }
+
+
+def _read(database: Database, search: reader.SearchSummary, number: int) -> tuple[Row[Any], Sequence[Row[Any]]]:
+    with database.read() as connection:
+        trial = connection.execute(
+            select(Trial).where(Trial.search_id == search.id, Trial.number == number)
+        ).one_or_none()
+        if trial is None:
+            raise TrialNotFoundError(
+                f"search {search.name} has no trial {number}; its trials are 0 to {search.n_trials - 1}"
+            )
+        splits = connection.execute(
+            select(SplitScore).where(SplitScore.trial_id == trial.id).order_by(SplitScore.split, SplitScore.metric)
+        ).all()
+    return trial, splits
 
 
 def _facts(trial: Row[Any]) -> list[tuple[str, str]]:
     facts = [("params", ", ".join(f"{name}={value!r}" for name, value in trial.params.items()))]
     if trial.mean_test_score is not None:
-        deviation = "" if trial.std_test_score is None else f" ± {score(trial.std_test_score)}"
-        facts.append(("score", score(trial.mean_test_score) + deviation))
+        facts.append(("score", with_deviation(trial.mean_test_score, trial.std_test_score)))
     if trial.fit_mode is not None:
         reason = f": {trial.fit_fallback_reason}" if trial.fit_fallback_reason else ""
         facts.append(("training", trial.fit_mode + reason))

@@ -6,11 +6,14 @@ import math
 from collections import deque
 
 from gridfleet.scheduler.reports.reader import Progress
+from gridfleet.storage.search_states import ShownState
 
 #: Seconds back that count; longer where fewer than two rounds of trials ended in them.
 RECENT_S = 60.0
 #: Rounds of trials, one on each process that evaluates, before which nothing is said.
 ROUNDS = 2
+#: States in which nothing ends.
+STANDS = (ShownState.PAUSED, ShownState.WAITING)
 #: Seconds without a trial that runs, after which a search stands still; between two trials it is a moment.
 STANDS_S = 5.0
 
@@ -38,7 +41,7 @@ class Pace:
         """
         if progress.running:
             self._ran_at = at
-        if stands := progress.is_paused or at - self._ran_at > STANDS_S:
+        if stands := progress.state in STANDS or at - self._ran_at > STANDS_S:
             self._ends.clear()  # what was before says nothing of what comes after
         if not self._ends or progress.done != self._ends[-1][1]:
             self._ends.append((at, progress.done))
@@ -75,11 +78,3 @@ def roughly(seconds: float) -> str:
         return f"~{hours} h {minutes} min" if minutes else f"~{hours} h"
     days, hours = divmod(round(minutes / 60), 24)
     return f"~{days} d {hours} h" if hours else f"~{days} d"
-
-
-def rounded(seconds: float) -> str:
-    """Write how long ago something was, in one unit: ``40 s``, ``12 min``, ``5 h``, ``3 days``."""
-    for unit, size, least in (("days", 86_400, 172_800), ("h", 3_600, 5_400), ("min", 60, 90)):
-        if seconds >= least:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

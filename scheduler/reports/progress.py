@@ -13,9 +13,11 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from gridfleet.scheduler.reports.figures import score, with_deviation
 from gridfleet.scheduler.reports.pace import Pace, roughly
 from gridfleet.scheduler.reports.plain import plain
 from gridfleet.scheduler.reports.reader import Progress, WaitingForPython
+from gridfleet.storage.search_states import ShownState, described
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -28,6 +30,8 @@ LINE_S = 300.0
 BAR_WIDTH, MIN_BAR_WIDTH = 40, 10
 #: Characters to which a name is shortened at most, where a line is too long for its terminal.
 MIN_NAME_WIDTH = 12
+#: The states that need no word beside the counts.
+USUAL = (ShownState.QUEUED, ShownState.RUNNING, ShownState.COMPLETED)
 #: Between the parts of a line.
 GAP = "  "
 
@@ -89,21 +93,15 @@ def describe(progress: Progress, seconds_left: float | None = None) -> str:
     seconds_left : float, optional
         How long it still takes.
     """
-    counts = [f"{progress.done}/{progress.total} trials", *_counts(progress)]
+    counts = [f"{progress.scored:,}/{progress.total:,} scored", *_counts(progress)]
     return ", ".join([*counts, *_facts(progress, seconds_left)])
 
 
 def _counts(progress: Progress) -> list[str]:
-    facts = []
-    if progress.is_paused:
-        facts.append("paused")
-    if progress.running:
-        facts.append(f"{progress.running} running")
-    if progress.failed:
-        facts.append(f"{progress.failed} failed")
-    if progress.cancelled:
-        facts.append(f"{progress.cancelled} cancelled")
-    return facts
+    """Return the state where it says more than the counts, and what was not scored."""
+    counts = [] if progress.state in USUAL else [described(progress.state)]
+    beside = {"running": progress.running, "failed": progress.failed, "cancelled": progress.cancelled}
+    return counts + [f"{n:,} {state}" for state, n in beside.items() if n]
 
 
 def _facts(progress: Progress, seconds_left: float | None) -> list[str]:
@@ -111,10 +109,16 @@ def _facts(progress: Progress, seconds_left: float | None) -> list[str]:
     if progress.waits_for_python is not None:
         facts.append(str(WaitingForPython(progress.waits_for_python, progress.queued)))
     if progress.best_score is not None:
-        facts.append(f"best {progress.best_score:.4g}")
+        facts.append(_best(progress))
     if seconds_left is not None:
         facts.append(f"{roughly(seconds_left)} left")
     return facts
+
+
+def _best(progress: Progress) -> str:
+    if not progress.is_finished:
+        return f"best {score(progress.best_score)}"
+    return f"best {plain(progress.metric)} {with_deviation(progress.best_score, progress.std_test_score)}"
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,8 @@ class _Lines:
         at = time.monotonic()
         seconds_left = self._pace.seconds_left(progress, at)
         step = progress.done if progress.is_finished else progress.done * STEPS // max(progress.total, 1)
-        state = (step, progress.failed > 0, progress.is_paused, progress.is_finished)
+        unusual = None if progress.state in USUAL else progress.state
+        state = (step, progress.failed > 0, unusual, progress.is_finished)
         waited = at - self._shown_at
         if waited < (1.0 if state != self._shown else LINE_S) and not progress.is_finished:
             return
@@ -279,7 +284,7 @@ class _Bar:
 
         if (progress := self._progress) is None:
             return Text(self._name)
-        counts = [f"{progress.done}/{progress.total}", *_counts(progress)]
+        counts = [f"{progress.scored:,}/{progress.total:,}", *_counts(progress)]
         facts = _facts(progress, self._seconds_left)
         elapsed = str(timedelta(seconds=int(time.monotonic() - self._started)))
         line = Line.fitting(self._console.width, self._name, counts, facts, elapsed)

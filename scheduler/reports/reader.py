@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, case, column, func, or_, quoted_name, select, table
+from sqlalchemy import Connection, Select, and_, bindparam, column, func, or_, quoted_name, select, table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 
+from gridfleet.scheduler.reports.figures import metric
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.errors import SearchNotFoundError
@@ -27,7 +28,9 @@ from gridfleet.storage.schema import (
     TrialWarning,
     Worker,
 )
+from gridfleet.storage.search_states import IS_PAUSED, SEEN_S, STATE, ShownState, described, is_in, with_fleet
 from gridfleet.storage.searches import may_be_numbered
+from gridfleet.storage.suggestion import nearest
 from gridfleet.storage.tags import has_tag
 from gridfleet.storage.trial_results import NON_FINITE
 from gridfleet.storage.versions import minor_version
@@ -36,12 +39,12 @@ from gridfleet.storage.workers import was_seen
 
 @dataclass(frozen=True, slots=True)
 class SearchSummary:
-    """A search as the table ``searches`` has it; its state is ``paused`` while ``paused_at`` says so."""
+    """A search as the table ``searches`` has it; its state is the one that people see (`search_states`)."""
 
     id: int
     name: str
     strategy: str
-    state: str
+    state: ShownState
     scoring: str | None
     refit_metric: str
     n_trials: int
@@ -59,6 +62,11 @@ class SearchSummary:
     error: str | None
     reuse: bool
     no_reuse: str | None
+
+    @property
+    def shown_state(self) -> str:
+        """Its state as a terminal shows it."""
+        return described(self.state)
 
     @property
     def is_finished(self) -> bool:
@@ -83,6 +91,11 @@ class Progress:
     #: the minor version of Python that its queued trials wait for, while workers are there and none has it
     waits_for_python: str | None = None
     is_paused: bool = False
+    #: of the search, as people see it
+    state: ShownState = ShownState.RUNNING
+    #: what ranks the trials, as its user gave it, and how far the splits of the best one are from each other
+    metric: str = "score"
+    std_test_score: float | None = None
 
     @property
     def done(self) -> int:
@@ -90,9 +103,20 @@ class Progress:
         return self.completed + self.failed + self.pruned + self.cancelled
 
     @property
+    def scored(self) -> int:
+        """Trials that have a score."""
+        return self.completed
+
+    @property
+    def counts(self) -> str:
+        """What was scored, and beside it what was not: ``8/30 scored, 22 failed``."""
+        return counted(self.total, {state: getattr(self, state) for state in TrialState})
+
+    @property
     def seconds_left(self) -> float | None:
         """An estimate from the pace so far; None while nothing runs, and before two rounds of what runs have ended."""
-        if self.seconds_running is None or not self.running or self.is_paused or self.done < 2 * self.running:
+        stands = self.is_paused or self.state == ShownState.WAITING
+        if self.seconds_running is None or not self.running or stands or self.done < 2 * self.running:
             return None
         return self.seconds_running / self.done * (self.total - self.done)
 
@@ -162,29 +186,32 @@ class WaitingForPython:
 
 @dataclass(frozen=True, slots=True)
 class TrialCounts:
-    """How many trials of a search are in a final state, how many of them failed, and the best mean score."""
+    """How many trials of a search are in a final state, were scored, and failed, and the best mean score."""
 
     done: int = 0
+    scored: int = 0
     failed: int = 0
     best_score: float | None = None
 
 
-#: Seconds for which a worker counts as there that was seen; it is seen every ``heartbeat_s``.
-SEEN_S = 60
+#: Rows fetched at once where there may be many.
+ROWS = 500
 #: Ids are integers of 64 bits in SQL.
 MAX_ID = 2**63 - 1
+#: What stands for the newest search.
+LATEST = "@latest"
+#: Names among which the one is looked for that was meant.
+COMPARED_NAMES = 200
 #: Characters of a name that is not found, in the sentence about it.
 MAX_SHOWN = 200
-#: What a search is called that waits to be resumed.
-PAUSED = "paused"
+#: The states of trials beside those that were scored, in the order in which they are counted.
+COUNTED_BESIDE = (TrialState.FAILED, TrialState.PRUNED, TrialState.CANCELLED, TrialState.RUNNING, TrialState.QUEUED)
 
-_IS_PAUSED = and_(Search.paused_at.is_not(None), Search.finished_at.is_(None))
-_STATE = case((_IS_PAUSED, PAUSED), else_=Search.state)
 _SUMMARY = (
     Search.id,
     Search.name,
     Search.strategy,
-    _STATE.label("state"),
+    STATE.label("state"),
     Search.scoring,
     Search.refit_metric,
     Search.n_trials,
@@ -203,6 +230,12 @@ _SUMMARY = (
     Search.reuse,
     Search.no_reuse,
 )
+
+
+def counted(total: int, trials: Mapping[TrialState, int]) -> str:
+    """Say how many trials of a search were scored, and beside it what else became of them."""
+    beside = (f"{n:,} {state}" for state in COUNTED_BESIDE if (n := trials.get(state, 0)))
+    return ", ".join([f"{trials.get(TrialState.COMPLETED, 0):,}/{total:,} scored", *beside])
 
 
 def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
@@ -238,12 +271,71 @@ def find_search(database: Database, name_or_id: str | int) -> SearchSummary:
         row = connection.execute(found).one_or_none() if can_be else None
         run_again = row is not None and not isinstance(name_or_id, int) and _is_run_again(connection, row.name)
         if row is None:
-            newest = connection.execute(_newest(Search.name).limit(5)).scalars().all()
-            known = f"the newest are {', '.join(map(repr, newest))}" if newest else "there are none yet"
-            raise SearchNotFoundError(f"no search has the {asked}; {known}")
+            newest = connection.execute(_newest(Search.name).limit(COMPARED_NAMES)).scalars().all()
+            raise SearchNotFoundError(f"no search has the {asked}; {_others(name_or_id, newest)}")
+        (summary,) = _summaries(connection, [row])
     if run_again and (newest_id := _shown_by_view(database, row.name)) not in (None, row.id):
         return find_search(database, newest_id)
-    return SearchSummary(**row._mapping)
+    return summary
+
+
+def _others(asked: str | int, newest: Sequence[str]) -> str:
+    """Say which search may have been meant, or which there are."""
+    if not newest:
+        return "there are none yet"
+    found = None if isinstance(asked, int) else nearest(asked.lower()[:MAX_SHOWN], [name.lower() for name in newest])
+    if found is not None:
+        return f"did you mean {next(name for name in newest if name.lower() == found)!r}?"
+    return f"the newest are {', '.join(map(repr, newest[:5]))}"
+
+
+def choose_search(database: Database, asked: str | None, *, whole: bool = False) -> SearchSummary:
+    """Find the search that somebody means at a command line.
+
+    Parameters
+    ----------
+    database : Database
+        Where to look.
+    asked : str or None
+        A name, an id, ``@latest``, or the beginning of one name. None: the latest.
+    whole : bool, default=False
+        Whether the beginning of a name is not enough.
+
+    Raises
+    ------
+    SearchNotFoundError
+        If there is none, or several names begin so.
+    """
+    if asked is None or asked == LATEST:
+        newest = list_searches(database, limit=1)
+        if not newest:
+            raise SearchNotFoundError("there are no searches yet; `gridfleet submit FILE` queues one")
+        return newest[0]
+    if asked.isascii() and asked.isdecimal() and len(asked) < MAX_SHOWN:  # a name begins with a letter
+        return find_search(database, int(asked))
+    try:
+        return find_search(database, asked)
+    except SearchNotFoundError:
+        begun = [] if whole or not asked.isprintable() else _begun_so(database, asked)
+        if not begun:
+            raise
+    if len(begun) > 1:
+        raise SearchNotFoundError(
+            f"{len(begun)} searches begin with {asked!r}: {', '.join(repr(row.name) for row in begun[:5])}"
+            f"{' …' if len(begun) > 5 else ''}; write more of the name"
+        )
+    return find_search(database, begun[0].id)
+
+
+def _begun_so(database: Database, asked: str) -> Sequence[Any]:
+    begins = func.substr(func.lower(Search.name), 1, len(asked)) == func.lower(asked)
+    with database.read() as connection:
+        return connection.execute(_newest(Search.id, Search.name).where(begins)).all()
+
+
+def _summaries(connection: Connection, rows: Sequence[Any]) -> list[SearchSummary]:
+    states = with_fleet(connection, [row.state for row in rows])
+    return [SearchSummary(**{**row._mapping, "state": state}) for row, state in zip(rows, states, strict=True)]
 
 
 def _newest(*columns: Any) -> Select[Any]:
@@ -335,29 +427,30 @@ def list_searches(
         Only those that ended so many seconds ago, or earlier.
     """
     query = _newest(*_SUMMARY).where(*(has_tag(key, tags[key]) for key in tags))
-    if state is not None:
-        query = query.where(_STATE.in_([state]))
     if by is not None:
         query = query.where(or_(Search.submitted_by == by, Search.submitted_by.startswith(f"{by}@", autoescape=True)))
     if ended_for_s is not None:
         query = query.where(Search.finished_at <= now(-ended_for_s))
     with database.read() as connection:
-        rows = connection.execute(query.limit(limit))
-        return [SearchSummary(**row._mapping) for row in rows]
+        if state is not None:
+            query = query.where(is_in(connection, state))
+        return _summaries(connection, connection.execute(query.limit(limit)).all())
 
 
 def count_trials(database: Database, search_ids: Sequence[int]) -> dict[int, TrialCounts]:
     """Count the trials of several searches, by their ids, in one query."""
     # not those that were scored, which are the most: each is one of `n_trials`
+    is_open, failed = _count_of(OPEN_STATES), _count_of((TrialState.FAILED,))
     query = select(
         Search.id,
-        (Search.n_trials - _count_of(OPEN_STATES)).label("done"),
-        _count_of((TrialState.FAILED,)).label("failed"),
+        (Search.n_trials - is_open).label("done"),
+        (Search.n_trials - is_open - failed - _count_of((TrialState.PRUNED, TrialState.CANCELLED))).label("scored"),
+        failed.label("failed"),
         _best_first(Search.id).with_only_columns(Trial.mean_test_score).limit(1).scalar_subquery().label("best_score"),
     ).where(Search.id.in_(search_ids))
     with database.read() as connection:
         rows = connection.execute(query).all()
-    return {row.id: TrialCounts(row.done, row.failed, row.best_score) for row in rows}
+    return {row.id: TrialCounts(row.done, row.scored, row.failed, row.best_score) for row in rows}
 
 
 def _count_of(states: Sequence[TrialState]) -> Any:
@@ -383,7 +476,10 @@ def _search_times(dialect: str) -> Select[Any]:
         Search.finished_at,
         Search.needs_python,
         Search.n_trials,
-        _IS_PAUSED.label("is_paused"),
+        IS_PAUSED.label("is_paused"),
+        STATE.label("state"),
+        Search.refit_metric,
+        Search.scoring,
     ).where(Search.id == bindparam("wanted_id"), Search.deleted_at.is_(None))
 
 
@@ -413,6 +509,7 @@ def progress(database: Database, search_id: int) -> Progress:
         # of one that is being evaluated, there are workers
         may_wait = counts.get(TrialState.QUEUED, 0) and not counts.get(TrialState.RUNNING, 0)
         pythons = _pythons_of_workers(connection) if may_wait else set()
+        (state,) = with_fleet(connection, [search.state])
     python = search.needs_python
     return Progress(
         total=search.n_trials,
@@ -422,6 +519,9 @@ def progress(database: Database, search_id: int) -> Progress:
         is_finished=search.finished_at is not None,
         waits_for_python=python if python and pythons and python not in pythons else None,
         is_paused=bool(search.is_paused),
+        state=state,
+        metric=metric(search.refit_metric, search.scoring),
+        std_test_score=None if best is None else best.std_test_score,
     )
 
 
@@ -499,6 +599,11 @@ def failures(database: Database, search_id: int, *, limit: int | None = 10) -> l
 
 def attempts(database: Database, search_id: int, *, number: int | None = None) -> list[AttemptStory]:
     """Tell every attempt at a search's trials, or at one of them, by number; the outcome of those that run is None."""
+    return list(iterate_attempts(database, search_id, number=number))
+
+
+def iterate_attempts(database: Database, search_id: int, *, number: int | None = None) -> Iterator[AttemptStory]:
+    """Tell the same one by one, as the database gives them: their errors may be many MB."""
     seconds = seconds_between(database.dialect, Attempt.started_at, func.coalesce(Attempt.ended_at, now()))
     query = (
         select(
@@ -518,7 +623,8 @@ def attempts(database: Database, search_id: int, *, number: int | None = None) -
         .order_by(Trial.number, Attempt.attempt)
     )
     with database.read() as connection:
-        return [AttemptStory(**row._mapping) for row in connection.execute(query)]
+        for row in connection.execute(query.execution_options(yield_per=ROWS)):
+            yield AttemptStory(**{**row._mapping, "seconds": float(row.seconds)})
 
 
 def has_raised(database: Database, search_id: int, *, any_error: bool) -> bool:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import ast
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.causes import by_cause, cause
+from gridfleet.scheduler.reports.figures import ago, count, metric, params, rounded, score, time, with_deviation
 from gridfleet.scheduler.reports.plain import plain, plain_lines
+from gridfleet.scheduler.reports.progress import MIN_NAME_WIDTH, shortened
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import SearchNotFinishedError
 from gridfleet.storage.refits import Refit, find_refit
 from gridfleet.storage.room import SearchRoom
-from gridfleet.storage.schema import SearchState
-from gridfleet.storage.tags import tags_of
+from gridfleet.storage.search_states import ShownState, described
 
+#: Columns between two of a table.
+GAP = 2
 #: Columns of output that goes to a file or a pipe: nothing is folded there.
 FILE_WIDTH = 10_000
 #: More hyperparameters than this share one column.
@@ -30,33 +32,6 @@ MAX_PARAM_COLUMNS = 6
 SHOWN = 10
 #: Failures whose causes are looked at: each has a traceback of some thousand characters.
 EXAMINED_FAILURES = 1_000
-
-
-def print_searches(database: Database, *, limit: int, **only: Any) -> None:
-    """Print the newest searches.
-
-    Parameters
-    ----------
-    database : Database
-        The fleet's.
-    limit : int
-        How many at most.
-    **only : dict
-        Which ones, as `reader.list_searches` has it.
-    """
-    searches = reader.list_searches(database, limit=limit, **only)
-    if not searches:
-        console().print("there is no such search" if any(only.values()) else "there are no searches yet")
-        return
-    counts = reader.count_trials(database, [search.id for search in searches])
-    rows = [_listed(search, counts.get(search.id, reader.TrialCounts())) for search in searches]
-    header = ["search", "state", "trials", "failed", "best score", "strategy", "submitted (UTC)", "by"]
-    tags = tags_of(database, [search.id for search in searches])
-    if tags:  # a column that only those see who use them
-        header.append("tags")
-        for search, row in zip(searches, rows, strict=True):
-            row.append(shown_tags(tags.get(search.id, {})))
-    console().print(_table_of_lines(header, rows))
 
 
 def shown_tags(tags: Mapping[str, str]) -> str:
@@ -70,7 +45,7 @@ def print_rooms(rooms: Sequence[SearchRoom]) -> None:
     rows = [
         [
             room.name,
-            room.state,
+            described(room.state),
             *(
                 megabytes(size)
                 for size in (
@@ -87,7 +62,7 @@ def print_rooms(rooms: Sequence[SearchRoom]) -> None:
         ]
         for room in rooms
     ]
-    console().print(_table_of_lines(header, rows))
+    console().print(table_of_lines(header, rows))
 
 
 def megabytes(size: int) -> str:
@@ -95,28 +70,15 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.2f}"
 
 
-def _listed(search: reader.SearchSummary, trials: reader.TrialCounts) -> list[str]:
-    return [
-        search.name,
-        search.state,
-        f"{trials.done}/{search.n_trials}",
-        str(trials.failed),
-        score(trials.best_score),
-        search.strategy,
-        f"{search.created_at:%Y-%m-%d %H:%M}",
-        search.submitted_by,
-    ]
-
-
-def print_report(database: Database, name: str) -> None:
+def print_report(database: Database, name: str | int) -> None:
     """Print what was searched, how long it took, the best, the leaderboard and the failures.
 
     Parameters
     ----------
     database : Database
         The fleet's.
-    name : str
-        The search's name.
+    name : str or int
+        The search's name, or its id.
 
     Raises
     ------
@@ -128,7 +90,7 @@ def print_report(database: Database, name: str) -> None:
     ranked = reader.leaderboard(database, search.id, limit=SHOWN)
     failed = reader.failures(database, search.id, limit=EXAMINED_FAILURES)
     out = console()
-    out.print(Text(f"{plain(search.name)}: {plain(search.state)}", style="bold"))
+    out.print(Text(f"{plain(search.name)}: {plain(search.shown_state)}", style="bold"))
     shown = [*(trial.params for trial in ranked), *(trial.params for trial in failed)]
     names = dict.fromkeys(name for params in shown for name in params)
     for label, fact in _facts(search, progress, ranked, names, reader.peak_memory_mb(database, search.id)):
@@ -150,45 +112,7 @@ def print_report(database: Database, name: str) -> None:
         out.print(Text(f"one with its traceback: {plain(whole)}"))
 
 
-def print_attempts(database: Database, name: str) -> None:
-    """Print every try at every trial of a search: who, when, how long, and what became of it.
-
-    Parameters
-    ----------
-    database : Database
-        The fleet's.
-    name : str
-        The search's name.
-
-    Raises
-    ------
-    SearchNotFoundError
-        If there is none.
-    """
-    search = reader.find_search(database, name)
-    console().print(attempts_table(reader.attempts(database, search.id)))
-
-
-def attempts_table(attempts: Iterable[reader.AttemptStory]) -> Table:
-    """Return a table of attempts, one line each."""
-    header = ["trial", "attempt", "outcome", "started", "seconds", "MB", "worker", "error"]
-    rows = [
-        [
-            one.number,
-            one.attempt,
-            one.outcome or "running",
-            f"{one.started_at:%Y-%m-%d %H:%M:%S}",
-            f"{one.seconds:.1f}",
-            one.peak_memory_mb,
-            one.worker_id,
-            cause(one.error),
-        ]
-        for one in attempts
-    ]
-    return _table_of_lines(header, rows)
-
-
-def print_best_line(database: Database, name: str) -> bool:
+def print_best_line(database: Database, name: str | int) -> bool:
     """Print the best score of a search in one line.
 
     Returns
@@ -202,48 +126,33 @@ def print_best_line(database: Database, name: str) -> bool:
 
 
 def best_line(database: Database, search: reader.SearchSummary) -> str:
-    """Return the line about a search's best score, or about why there is none."""
-    best = reader.best_trial(database, search.id)
-    if best is not None:
-        params = plain(str(best.params))
-        ended = ", cancelled" if search.state == SearchState.CANCELLED else ""
-        return f"best score: {best.mean_test_score:f}, best params: {params} (search {plain(search.name)}{ended})"
-    progress = reader.progress(database, search.id)
-    return (
-        f"no score: {progress.failed} of {progress.total} trials failed, {progress.cancelled} were cancelled, "
-        f"{progress.total - progress.done} are open (search {plain(search.name)})"
-    )
-
-
-def best_as_json(database: Database, name: str) -> dict[str, Any]:
-    """Return the best trial of a search as JSON types.
-
-    Raises
-    ------
-    SearchNotFinishedError
-        If no trial has a score yet.
-    """
-    search = reader.find_search(database, name)
+    """Return the line about a search's best score, or why there is none: ``pima  f1 0.7500 ± 0.0156  C=1``."""
     best = reader.best_trial(database, search.id)
     if best is None:
-        raise SearchNotFinishedError(f"search {search.name!r} has no score yet; it is {search.state}")
-    return {
-        "search": search.name,
-        "state": search.state,
-        "metric": _metric(search),
-        "best_score": best.mean_test_score,
-        "std_test_score": best.std_test_score,
-        "best_params": best.params,
-        "number": best.number,
-    }
+        return f"{plain(search.name)}  no score: {reader.progress(database, search.id).counts}"
+    is_usual = search.state == ShownState.COMPLETED or not search.is_finished
+    facts = [
+        search.name,
+        f"{metric_of(search)} {with_deviation(best.mean_test_score, best.std_test_score)}",
+        params(best.params),
+        "" if is_usual else f"({search.shown_state})",
+    ]
+    return "  ".join(plain(fact) for fact in facts if fact)
 
 
-def _metric(search: reader.SearchSummary) -> str:
+def log_line(database: Database, search: reader.SearchSummary) -> str:
+    """Return the line about a search that ended, in the form in which programs look for it in logs."""
+    best = reader.best_trial(database, search.id)
+    if best is None:
+        return best_line(database, search)
+    ended = "" if search.state == ShownState.COMPLETED else f", {search.shown_state}"
+    values = plain(str(best.params))
+    return f"best score: {best.mean_test_score:.6g}, best params: {values} (search {plain(search.name)}{ended})"
+
+
+def metric_of(search: reader.SearchSummary) -> str:
     """Return the name of the metric that ranks the trials, as scikit-learn's users give it."""
-    if search.refit_metric != "score" or search.scoring is None:
-        return search.refit_metric
-    given = search.scoring  # as Python writes it
-    return str(ast.literal_eval(given)) if given[0] in "'\"" else given
+    return metric(search.refit_metric, search.scoring)
 
 
 def console(out: TextIO | None = None) -> Console:
@@ -258,8 +167,8 @@ def console(out: TextIO | None = None) -> Console:
     return Console(file=out, width=None if out.isatty() else FILE_WIDTH, markup=False, highlight=False, emoji=False)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """Return a table of plain texts, which may have several lines; numbers are set to the right.
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers_right: bool = True) -> Table:
+    """Return a table of plain texts, which may have several lines.
 
     Parameters
     ----------
@@ -267,19 +176,22 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
         Names of the columns.
     rows : sequence of sequences
         The cells; None is shown empty.
+    numbers_right : bool, default=True
+        Whether columns with a number in them are set to the right.
     """
     made = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(header):
-        is_number = any(_is_number(row[index]) for row in rows)
+        is_number = numbers_right and any(_is_number(row[index]) for row in rows)
         made.add_column(Text(plain(name)), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text("" if cell is None else plain_lines(str(cell))) for cell in row))
     return made
 
 
-def _table_of_lines(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+def table_of_lines(header: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers_right: bool = True) -> Table:
     """Return a table each row of which is one line: no name that somebody stored looks like another row."""
-    return table(header, [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows])
+    lines = [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    return table(header, lines, numbers_right=numbers_right)
 
 
 def _is_number(cell: Any) -> bool:
@@ -290,17 +202,12 @@ def _is_number(cell: Any) -> bool:
     return True
 
 
-def score(value: float | None) -> str:
-    """Show a score."""
-    return "" if value is None else f"{value:.6f}"
-
-
 def _failures(failed: Sequence[reader.FailedTrial], n_failed: int) -> list[str]:
     """Say why trials failed, those with the same cause together."""
     causes = by_cause(failed)
     lines = []
     for one in causes[:SHOWN]:
-        example = _params(one.trials[0].params)
+        example = params(one.trials[0].params)
         of_trials = f"trial{'s' if len(one.trials) > 1 else ''} {one.numbers}"
         of_trials += f", e.g. {example}" if example else ""
         of_trials += f"; on {one.workers}" if one.workers else ""
@@ -318,12 +225,13 @@ def _facts(
     names: Iterable[str],
     peak_memory_mb: int | None,
 ) -> list[tuple[str, str]]:
+    size = f"{count(search.n_trials, 'trial')} of {count(search.n_splits, 'split')}"
     facts = [
-        ("searched", f"{search.strategy}, {search.n_trials} trials of {search.n_splits} splits" + _over(names)),
+        ("searched", f"{search.strategy}, {size}" + _over(names)),
         ("estimator", search.estimator),
         ("scoring", search.scoring or "the estimator's own score"),
-        ("submitted", f"{search.created_at:%Y-%m-%d %H:%M:%S} UTC by {search.submitted_by}"),
-        ("trials", _trials(progress)),
+        ("submitted", f"{time(search.created_at)} ({ago(search.created_at)}) by {search.submitted_by}"),
+        ("trials", progress.counts),
     ]
     if progress.waits_for_python is not None:
         facts.append(("waits", str(reader.WaitingForPython(progress.waits_for_python, progress.queued))))
@@ -332,18 +240,23 @@ def _facts(
     if search.error is not None:
         facts.append(("ended", search.error))
     if progress.seconds_running is not None:
-        facts.append(("took" if search.is_finished else "running for", f"{progress.seconds_running:.1f} s"))
+        # of one that nobody works at, the time since is no time that it ran
+        goes_on = search.is_finished or search.state == ShownState.RUNNING
+        label = "took" if search.is_finished else "running for" if goes_on else "began"
+        facts.append((label, f"{progress.seconds_running:.1f} s" + ("" if goes_on else " ago")))
     if ranked:
         best = ranked[0]
-        deviation = "" if best.std_test_score is None else f" ± {best.std_test_score:.6f}"
-        facts += [("best score", score(best.mean_test_score) + deviation), ("best params", str(best.params))]
+        facts += [
+            ("best score", f"{metric_of(search)} {with_deviation(best.mean_test_score, best.std_test_score)}"),
+            ("best params", params(best.params)),
+        ]
     return facts
 
 
 def _best_model(refit: Refit) -> str:
     """Say how far the refit on the fleet is."""
     if refit.is_stored and refit.is_finished:
-        return f"stored {_rounded(refit.age_s or 0)} ago, refit {refit.refit_time or 0:.1f} s"
+        return f"stored {rounded(refit.age_s or 0)} ago, refit {refit.refit_time or 0:.1f} s"
     if refit.is_finished and refit.error_type is not None:
         return f"none, the refit failed: {cause(refit.error, refit.error_type)}"
     if refit.is_finished:
@@ -353,16 +266,11 @@ def _best_model(refit: Refit) -> str:
     return f"its refit is {refit.state}"
 
 
-def _rounded(seconds: float) -> str:
-    for unit, size, least in (("days", 86_400, 172_800), ("h", 3_600, 5_400), ("min", 60, 90)):
-        if seconds >= least:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _reused(search: reader.SearchSummary, counts: Mapping[str, int]) -> list[str]:
     """Say how many results are of other searches, and why others are found by none."""
-    facts = [f"{n_trials} results are of {name or 'a search that is deleted'}" for name, n_trials in counts.items()]
+    facts = [
+        f"{count(n_trials, 'result')} of {name or 'a search that is deleted'}" for name, n_trials in counts.items()
+    ]
     if search.reuse and search.no_reuse is not None:
         facts.append(f"no results are found for {search.no_reuse}")
     elif search.reuse and not counts:
@@ -373,7 +281,7 @@ def _reused(search: reader.SearchSummary, counts: Mapping[str, int]) -> list[str
 def _training(modes: Sequence[reader.FitModeCount]) -> list[str]:
     """Say how Keras models trained, and why some of them as Keras does it."""
     return [
-        f"{one.n_trials} trials {one.fit_mode}" + (f": {one.fallback_reason}" if one.fallback_reason else "")
+        f"{count(one.n_trials, 'trial')} {one.fit_mode}" + (f": {one.fallback_reason}" if one.fallback_reason else "")
         for one in modes
     ]
 
@@ -383,22 +291,14 @@ def _over(names: Iterable[str]) -> str:
     return f", over {listed}" if listed else ""
 
 
-def _trials(progress: reader.Progress) -> str:
-    counts = [(getattr(progress, state), state) for state in _STATES]
-    return f"{progress.done} of {progress.total} done: " + ", ".join(f"{n} {state}" for n, state in counts if n)
-
-
-_STATES = ("completed", "failed", "pruned", "cancelled", "running", "queued")
-
-
 def _leaderboard(ranked: Sequence[reader.RankedTrial]) -> Table:
     names = list(dict.fromkeys(name for trial in ranked for name in trial.params))
     header = ["rank", "mean_test_score", "std_test_score", "mean_fit_time", "number"]
     if len(names) <= MAX_PARAM_COLUMNS:
-        return _table_of_lines(
+        return table_of_lines(
             [*header, *names], [[*_numbers(t), *(_cell(t.params, name) for name in names)] for t in ranked]
         )
-    return _table_of_lines([*header, "params"], [[*_numbers(trial), _params(trial.params)] for trial in ranked])
+    return table_of_lines([*header, "params"], [[*_numbers(trial), params(trial.params)] for trial in ranked])
 
 
 def _cell(params: dict[str, Any], name: str) -> Any:
@@ -409,8 +309,31 @@ def _cell(params: dict[str, Any], name: str) -> Any:
 
 def _numbers(trial: reader.RankedTrial) -> list[Any]:
     fit_time = "" if trial.mean_fit_time is None else f"{trial.mean_fit_time:.3f}"
-    return [trial.rank, score(trial.mean_test_score), score(trial.std_test_score), fit_time, trial.number]
+    deviation = with_deviation(trial.mean_test_score, trial.std_test_score).partition(" ± ")[2]
+    return [trial.rank, score(trial.mean_test_score), deviation, fit_time, trial.number]
 
 
-def _params(params: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in params.items())
+def set_params_line(values: Mapping[str, Any]) -> str:
+    """Return the line of Python that gives an estimator hyperparameters, as SQL has them: functions are texts there."""
+    if all(map(str.isidentifier, values)):
+        return f"estimator.set_params({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+    return f"estimator.set_params(**{dict(values)!r})"
+
+
+def fit(header: Sequence[str], rows: Sequence[list[str]], *, column: int) -> None:
+    """Shorten the texts of one column until the lines fit a terminal; what goes to a file has them whole."""
+    if not sys.stdout.isatty():
+        return
+    widths = [max(map(cell_len, texts)) for texts in zip(header, *rows, strict=True)]
+    others = sum(width + GAP for width in widths) - widths[column] - GAP
+    room = max(console().width - others, MIN_NAME_WIDTH)
+    for row in rows:
+        row[column] = _fitting(row[column], room)
+
+
+def _fitting(text: str, room: int) -> str:
+    """Shorten a text to as many columns of a terminal; a Chinese or Korean sign takes two."""
+    width = room
+    while cell_len(fitting := shortened(text, width)) > room:
+        width -= 1
+    return fitting

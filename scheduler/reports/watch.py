@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.plain import plain
 from gridfleet.scheduler.reports.progress import describe, display
-from gridfleet.scheduler.reports.tables import best_line
+from gridfleet.scheduler.reports.tables import log_line
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SearchNotFoundError
@@ -25,15 +25,15 @@ STEPS = 20
 SHOWN_AT_START = 5
 
 
-def follow(database: Database, name: str, *, how: str = "auto") -> None:
+def follow(database: Database, name: str | int, *, how: str = "auto") -> None:
     """Show the progress of one search until it ends.
 
     Parameters
     ----------
     database : Database
         The fleet's.
-    name : str
-        Its name, without regard to case.
+    name : str or int
+        Its name, without regard to case, or its id.
     how : {"auto", "plain", "quiet"}, default="auto"
         As `display` has it.
 
@@ -52,9 +52,9 @@ def follow(database: Database, name: str, *, how: str = "auto") -> None:
             time.sleep(LOOK_S)
 
 
-def follow_all(database: Database) -> None:
+def follow_all(database: Database, watcher: Watcher | None = None) -> None:
     """Print a line whenever a search goes on, and one with its best score when it ends. Never returns."""
-    watcher = Watcher(database)
+    watcher = watcher or Watcher(database)
     while True:
         try:
             lines = watcher.look()
@@ -108,12 +108,20 @@ class Watcher:
         if search.is_finished:
             self._ended.add(search.id)
             self._shown.pop(search.id, None)
-            return best_line(self._database, search)
+            return self.line_of_end(search)
         progress = reader.progress(self._database, search.id)
         stage = _stage(progress)
         if self._shown.get(search.id) == stage:
             return None
         self._shown[search.id] = stage
+        return self.line_of_progress(search, progress)
+
+    def line_of_end(self, search: reader.SearchSummary) -> str:
+        """Return the line about a search that has ended."""
+        return log_line(self._database, search)
+
+    def line_of_progress(self, search: reader.SearchSummary, progress: reader.Progress) -> str:
+        """Return the line about one that goes on."""
         return f"{plain(search.name)}: {describe(progress)}"
 
 

@@ -6,8 +6,8 @@ import atexit
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,6 +16,7 @@ from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.plain import plain
 from gridfleet.storage.errors import GridfleetError
+from gridfleet.storage.search_states import ShownState
 
 #: Searches of which this process said at Ctrl-C what becomes of them, by their ids.
 _said: set[int] = set()
@@ -25,6 +26,19 @@ def stopped_waiting(fleet: Fleet, search_id: int, name: str) -> KeyboardInterrup
     """Return what Ctrl-C raises while a search is waited for: Python shows its words last, a notebook only them."""
     words = f"stopped waiting; {what_goes_on(fleet, search_id, name)}"
     _said.add(search_id)
+    return _interrupt(words)
+
+
+@contextmanager
+def nothing_stored_yet() -> Iterator[None]:
+    """Let Ctrl-C say, as above, that nothing is stored: a fleet that starts takes some seconds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _interrupt("stopped before anything was stored") from None
+
+
+def _interrupt(words: str) -> KeyboardInterrupt:
     interrupt = KeyboardInterrupt(words)  # and no class of its own, or Python would not end as after Ctrl-C
     interrupt._render_traceback_ = words.splitlines  # type: ignore[attr-defined]
     return interrupt
@@ -50,7 +64,7 @@ def what_goes_on(fleet: Fleet, search_id: int, name: str, *, in_script: bool = T
     what = plain(name)
     if progress is not None and progress.is_finished:
         what = f"the refit of {what}"
-    done = "" if progress is None else f" ({progress.done}/{progress.total})"
+    done = "" if progress is None else f" ({progress.scored:,}/{progress.total:,})"
     quoted = plain(shlex.quote(name))
     watch, cancel = f"gridfleet watch {quoted}", f"gridfleet cancel {quoted}"
     if _is_interactive() and in_script:
@@ -59,6 +73,8 @@ def what_goes_on(fleet: Fleet, search_id: int, name: str, *, in_script: bool = T
     ways = {"to follow it": watch, "to stop it": cancel}
     if progress is not None and progress.is_paused:
         return _text(f"{what} is paused{done}", {"to go on with it": f"gridfleet resume {quoted}"})
+    if not fleet.is_embedded and progress is not None and progress.state == ShownState.WAITING:
+        return _text(f"{what} waits on the fleet, which has no worker now{done}", ways)
     stops, until = _end_of_fleet(fleet)
     if not stops:
         return _text(f"{what} still runs {'here' if fleet.is_embedded else 'on the fleet'}{done}{until}", ways)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +16,8 @@ from sqlalchemy.exc import OperationalError
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.causes import cause
-from gridfleet.scheduler.reports.progress import Showing, describe, display
+from gridfleet.scheduler.reports.figures import score, with_deviation
+from gridfleet.scheduler.reports.progress import Showing, display
 from gridfleet.scheduler.results.fit_warnings import give_warnings
 from gridfleet.scheduler.results.frames import without_our_frames
 from gridfleet.scheduler.results.going_on import stopped_waiting
@@ -23,7 +25,7 @@ from gridfleet.storage import searches
 from gridfleet.storage.errors import BestModelError, PayloadError, SearchCancelledError, SearchNotFinishedError
 from gridfleet.storage.plain import plain
 from gridfleet.storage.refits import Refit, find_refit
-from gridfleet.storage.schema import SearchState
+from gridfleet.storage.search_states import ShownState, described
 from gridfleet.storage.trials import queue
 from gridfleet.worker.trial import scores
 from gridfleet.worker.trial.sources import ScriptModules
@@ -39,6 +41,12 @@ T = TypeVar("T")
 #: Seconds between looks at a search: short for short ones, longer the longer it takes.
 FIRST_LOOK_S = 0.01
 LAST_LOOK_S = 0.5
+#: What somebody is told who has waited long enough.
+GOES_ON = "it goes on, wait again with a longer timeout"
+NOT_DONE = {
+    ShownState.PAUSED: "it is paused, and resume() goes on with it",
+    ShownState.WAITING: "it goes on when a worker is there, and none is now",
+}
 #: Trials that a notebook shows.
 SHOWN = 5
 #: Seconds for which whoever waits for a search puts up with a database that does not answer.
@@ -81,8 +89,12 @@ class SearchHandle:
 
     @property
     def state(self) -> str:
-        """``queued``, ``running``, ``paused``, ``completed`` or ``cancelled``, as it is now."""
-        return self._summary().state
+        """What is with it now, as `gridfleet list` and the views say it.
+
+        ``queued``, ``running``, ``waiting`` (no fleet is there), ``paused``, ``completed``, ``failed`` (nothing was
+        scored), ``timed out`` or ``cancelled``.
+        """
+        return str(self._summary().state)
 
     def progress(self) -> reader.Progress:
         """Count its trials by state, as they are now."""
@@ -355,7 +367,14 @@ class SearchHandle:
         return self._rows(summary, self._candidates(summary))
 
     def __repr__(self) -> str:
-        return f"<SearchHandle {self.name!r} (id {self.id}): {self.state}, {describe(self.progress())}>"
+        return f"<SearchHandle {self.name!r} (id {self.id}): {self._described()}>"
+
+    def _described(self) -> str:
+        """Say how far it is, in the words of `state`, with what is best so far."""
+        progress = self.progress()
+        best = f"best {progress.metric} {with_deviation(progress.best_score, progress.std_test_score)}"
+        facts = [described(progress.state), progress.counts, "" if progress.best_score is None else best]
+        return ", ".join(filter(None, facts))
 
     def _repr_html_(self) -> str:
         ranked = reader.leaderboard(self._fleet.database, self.id, limit=SHOWN)
@@ -365,14 +384,14 @@ class SearchHandle:
             [
                 trial.rank,
                 trial.number,
-                f"{trial.mean_test_score:.4g}",
-                f"{trial.std_test_score or 0:.4g}",
+                score(trial.mean_test_score),
+                score(trial.std_test_score),
                 *(trial.params.get(name, "") for name in names),
             ]
             for trial in ranked
         ]
         table = "".join([_html_row("th", header), *(_html_row("td", row) for row in rows)]) if ranked else ""
-        said = f"<b>{_html(self.name)}</b>: {_html(self.state)}, {_html(describe(self.progress()))}"
+        said = f"<b>{_html(self.name)}</b>: {_html(self._described())}"
         return f"<p>{said}</p><table>{table}</table>"
 
     def _give_warnings(self) -> None:
@@ -398,14 +417,8 @@ class SearchHandle:
             if progress.failed and may_stop is not None and may_stop():
                 return progress
             if until is not None and time.monotonic() >= until:
-                raise TimeoutError(
-                    f"search {self.name!r} is not done: {progress.done} of {progress.total} trials; "
-                    + (
-                        "it is paused, and resume() goes on with it"
-                        if progress.is_paused
-                        else "it goes on, wait again with a longer timeout"
-                    )
-                )
+                said = f"search {self.name!r} is not done: {progress.done} of {progress.total} trials"
+                raise TimeoutError(f"{said}; {NOT_DONE.get(progress.state, GOES_ON)}")
             if time.monotonic() - looked_at_fleet > 1:
                 self._fleet.keep_running()
                 looked_at_fleet = time.monotonic()
@@ -484,7 +497,7 @@ class SearchHandle:
             )
         raise BestModelError(
             f"the refit of search {self.name!r} failed: {plain(cause(refit.error, refit.error_type))}; "
-            f"`gridfleet retry-failed {self.name}` or retry_failed() tries it once more"
+            f"`gridfleet retry-failed {shlex.quote(self.name)}` or retry_failed() tries it once more"
         ) from scores.rebuild_exception(refit.error_type, refit.error, refit.exception)
 
     def _patient_progress(self) -> reader.Progress:
@@ -546,7 +559,7 @@ class SearchHandle:
         return self._finished_results
 
     def _require_finished(self, summary: reader.SearchSummary) -> None:
-        if summary.state == SearchState.CANCELLED:
+        if summary.state == ShownState.CANCELLED:
             progress = self.progress()
             raise SearchCancelledError(
                 f"search {self.name!r} was cancelled after {progress.completed} of {progress.total} trials; "

@@ -53,7 +53,7 @@ _CSV = _Rows(
 _NPY = _Rows("import numpy as np", "rows.npy", "np.load(sys.argv[1])", "an array, as numpy.save writes it")
 
 
-def save_best_model(fleet: Fleet, name: str, folder: Path) -> list[str]:
+def save_best_model(fleet: Fleet, name: str | int, folder: Path) -> list[str]:
     """Write the best model of a search into a new folder.
 
     The model is loaded for it, so that what is in it runs (`best_model.opened`).
@@ -62,8 +62,8 @@ def save_best_model(fleet: Fleet, name: str, folder: Path) -> list[str]:
     ----------
     fleet : Fleet
         With the public or the secret key.
-    name : str
-        The search's name.
+    name : str or int
+        The search's name, or its id.
     folder : Path
         Not there yet, or empty. It has all files in the end, or stays as it is.
 

@@ -16,7 +16,7 @@ from gridfleet.storage.texts import sources_of, text_of
 from gridfleet.worker.trial.sources import KIND as SOURCES
 
 
-def print_what_ran(fleet: Fleet, name: str) -> None:
+def print_what_ran(fleet: Fleet, name: str | int) -> None:
     """Print commit, machines, packages and source text of a search.
 
     Raises

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 
 from gridfleet.scheduler.fleet.connection import read_only
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.reports import reader
-from gridfleet.scheduler.reports.pace import rounded
+from gridfleet.scheduler.reports.figures import ago, score
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import NameTakenError, SearchNotFoundError
 from gridfleet.storage.schema import Search
@@ -74,9 +73,10 @@ def _known_of(database: Database, search_id: int) -> str:
         search, progress = reader.find_search(database, search_id), reader.progress(database, search_id)
     except SearchNotFoundError:
         return "its search is being deleted"
-    facts = [search.state, f"{progress.done}/{progress.total}"]
-    if search.finished_at is not None:
-        facts = [f"{search.state} {rounded((datetime.now(UTC) - search.finished_at).total_seconds())} ago"]
+    if search.finished_at is None:
+        facts = [search.shown_state, progress.counts]
+    else:
+        facts = [f"{search.shown_state} {ago(search.finished_at)}"]
     if progress.best_score is not None:
-        facts.append(f"best {progress.best_score:.4g}")
+        facts.append(f"best {score(progress.best_score)}")
     return ", ".join(facts)

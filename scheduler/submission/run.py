@@ -16,7 +16,7 @@ from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import display
 from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.fit_lines import FitLines
-from gridfleet.scheduler.results.going_on import stopped_waiting
+from gridfleet.scheduler.results.going_on import nothing_stored_yet, stopped_waiting
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_name
@@ -125,7 +125,8 @@ def run_search(
     rows : list of dict
         The rows of ``_fit_and_score``.
     """
-    fleet = connect(n_jobs=request.n_jobs)
+    with nothing_stored_yet():
+        fleet = connect(n_jobs=request.n_jobs)
     if load_if_exists:
         handle, is_new = resume_or_store_in_turn(fleet, request, name=name, options=options, reuse=reuse)
     else:

@@ -224,7 +224,10 @@ def test_an_estimator_that_scikit_learn_cannot_clone_names_the_attribute(
 def test_a_taken_name_is_refused_and_the_first_search_stays(fleet: Fleet) -> None:
     submit(GridSearchCV(SVC(), {"C": [1]}), X, Y, name="pima")
 
-    with pytest.raises(GridfleetError, match=r"name 'Pima' is taken \(queued, 0/1\).*open_search\('pima'\)"):
+    with pytest.raises(
+        GridfleetError,
+        match=r"name 'Pima' is taken \(waiting \(no fleet\), 0/1 scored, 1 queued\).*open_search\('pima'\)",
+    ):
         submit(GridSearchCV(SVC(), {"C": [1]}), X, Y, name="Pima")
 
     assert stored(fleet.database) == (1, 1)

@@ -116,7 +116,7 @@ def test_a_script_with_one_changed_import_runs_on_a_fleet_of_its_own_as_the_demo
 
     assert done.returncode == 7, done.stderr
     assert "best score: 0.600000, best params: {'units': 3}" in done.stdout
-    assert "3/3 trials" in done.stderr
+    assert "3/3 scored" in done.stderr
     assert "2 workers" in done.stdout
     home = embedded_home / ".gridfleet"
     assert processes_of(home) == []
@@ -166,16 +166,17 @@ def test_two_scripts_of_a_folder_share_one_fleet_which_goes_on_with_another_numb
         changed = subprocess.run(up, capture_output=True, text=True, cwd=embedded_home)
 
         assert changed.returncode == 0
-        assert changed.stderr.startswith(f"gridfleet: the fleet in {home} goes on with 1 worker processes; what runs ")
+        assert changed.stderr.startswith(f"gridfleet: the fleet in {home} goes on with 1 worker process; what runs ")
         assert json.loads((home / "fleet.json").read_text())["n_workers"] == 1
-        (embedded_home / "go").touch()
 
+        # on the new process, while the two before it finish what they run
         GridSearchCV(Touching(str(embedded_home)), {"value": [5]}, cv=2, refit=False, verbose=0).fit(
             [[0.0]] * 12, [0, 1] * 6
         )
 
         supervisors = [p for p in processes_of(home) if "gridfleet.scheduler.fleet.local.supervisor" in p.cmdline()]
-        assert len(supervisors) <= 1
+        assert len(supervisors) == 1
+        (embedded_home / "go").touch()
         output, errors = first.communicate(timeout=120)
     assert "[1. 2.]" in output, errors
     # one for each split, and two of the second search, as nothing was done twice
@@ -302,9 +303,15 @@ def test_a_fleet_lingers_for_the_next_script_and_is_ended_by_down(
         assert "ResourceWarning" not in done.stderr
     assert json.loads((home / "fleet.json").read_text()) == fleet
 
-    down = [sys.executable, "-m", "gridfleet", "down"]
-    ended = subprocess.run(down, capture_output=True, text=True, check=True, cwd=embedded_home)
-    assert ended.stderr == f"gridfleet: the fleet in {home} has stopped\n"
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gridfleet", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=embedded_home)
+
+    (shown,) = [one for one in json.loads(run("ps", "--json").stdout) if one["folder"] == str(home)]
+    assert (shown["pid"], shown["n_workers"], shown["searches"]) == (fleet["pid"], 1, [])
+    assert run("logs", "-n", "1").stdout.splitlines() == (home / "fleet.log").read_text().splitlines()[-1:]
+    assert run("down").stderr == f"gridfleet: the fleet in {home} has stopped; no search waits\n"
+    assert str(embedded_home) not in run("ps").stdout
     assert client.stop(Settings(home=home)) is False
     wait_until(lambda: not processes_of(home), "a process is left of the fleet")
 

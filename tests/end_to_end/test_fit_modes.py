@@ -86,7 +86,7 @@ def test_every_mode_gives_scikit_learn_s_scores_and_tells_where_the_time_went(
     assert "2 trials xla" in capsys.readouterr().out
 
 
-def test_a_fallback_is_told_with_its_reason(
+def test_a_training_batch_by_batch_is_told_with_its_reason(
     fleet: Fleet,
     configured: Settings,
     start_worker: Callable[..., Any],
@@ -99,10 +99,10 @@ def test_a_fallback_is_told_with_its_reason(
     submit(GridSearchCV(keras_model, {"random_state": [1]}, cv=2, refit=False), X, Y, name="watched").wait(120)
 
     (row,) = trials_of(fleet, "watched")
-    assert (row.state, row.fit_mode) == ("completed", "keras")
+    assert (row.state, row.fit_mode) == ("completed", "exact")
     assert row.fit_fallback_reason == "the callback AtEveryBatch is called at every batch"
     tables.print_report(fleet.database, "watched")
-    assert f"1 trials keras: {row.fit_fallback_reason}" in capsys.readouterr().out
+    assert f"1 trials exact: {row.fit_fallback_reason}" in capsys.readouterr().out
 
 
 def test_what_xla_compiled_serves_the_next_worker_of_the_host(

@@ -35,7 +35,7 @@ def test_a_handle_tells_how_far_its_search_is(
 ) -> None:
     handle = submit(search(tmp_path, [1, 3, 2]), X, Y, name="handled")
 
-    assert (handle.state, handle.progress().done, handle.progress().total) == ("queued", 0, 3)
+    assert (handle.state, handle.progress().done, handle.progress().total) == ("waiting", 0, 3)
     with pytest.raises(GridfleetError, match="'handled' is not done: 0 of 3 trials; call wait"):
         _ = handle.best_score_
     with pytest.raises(TimeoutError, match="0 of 3 trials; it goes on"):
@@ -59,7 +59,7 @@ def test_a_search_whose_last_worker_died_after_recording_ends_with_the_next_reco
         killed.setattr(searches, "finish_search", lambda *_: False)
         transitions.record(fleet.database, Held(trial_id, claim.token), result_of(1.0))
 
-    assert (handle.progress().done, handle.progress().is_finished, handle.state) == (1, False, "running")
+    assert (handle.progress().done, handle.progress().is_finished, handle.state) == (1, False, "waiting")
     with pytest.raises(TimeoutError, match="1 of 1 trials"):
         handle.wait(timeout=0)
     assert fleet.reconciler().once().finished == 1
@@ -88,7 +88,7 @@ def test_ctrl_c_leaves_a_search_on_the_fleet_and_says_how_to_get_it_back(
         script.send_signal(signal.SIGINT)
         _, errors = script.communicate(timeout=60)
 
-    assert "stopped waiting; left still runs on the fleet (0/2)\n" in errors
+    assert "stopped waiting; left waits on the fleet, which has no worker now (0/2)\n" in errors
     assert errors.endswith("gridfleet cancel left\n")
     start_worker(configured)
     assert open_search("left").wait(60).best_params_ == {"value": 2}
@@ -107,7 +107,7 @@ def test_cancelled_searches_have_no_result(fleet: Fleet, tmp_path: Path) -> None
 def test_an_unknown_name_names_those_that_exist(fleet: Fleet, tmp_path: Path) -> None:
     submit(search(tmp_path, [1]), X, Y, name="known")
 
-    with pytest.raises(LookupError, match="no search has the name 'unknown'; the newest are 'known'"):
+    with pytest.raises(LookupError, match=r"no search has the name 'unknown'; did you mean 'known'\?"):
         open_search("unknown")
 
 

@@ -57,7 +57,7 @@ def test_a_search_stops_at_its_timeout_with_what_is_there(
 
     wait_for(lambda: fleet.reconciler().once() and handle.progress().is_finished, "the search has stopped")
 
-    assert handle.state == "completed"
+    assert handle.state == "timed out"
     assert (handle.progress().completed, handle.progress().cancelled) == (1, 2)
     with pytest.warns(UserWarning, match="non-finite"):
         results = handle.cv_results_

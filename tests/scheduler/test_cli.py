@@ -110,7 +110,7 @@ def test_health_imports_nothing_heavy_and_believes_a_young_file_only(tmp_path, m
 
 
 def test_wrong_usage_has_status_2(gridfleet):
-    assert gridfleet("best")[0] == 2
+    assert gridfleet("cancel")[0] == 2
     assert gridfleet("nonsense")[0] == 2
     assert gridfleet("up", "--workers", "0")[0] == 2
 
@@ -119,7 +119,7 @@ def test_list_shows_state_progress_and_best_score(gridfleet, pima):
     status, shown, _ = gridfleet("list")
 
     assert status == 0
-    assert shown.splitlines()[1].split()[:5] == ["pima", "completed", "5/5", "1", "0.750000"]
+    assert shown.splitlines()[1].split()[:5] == ["pima", "completed", "4/5", "1", "0.7500"]
 
 
 def test_report_tells_what_was_searched_the_best_the_leaderboard_and_the_failures(gridfleet, pima):
@@ -128,8 +128,8 @@ def test_report_tells_what_was_searched_the_best_the_leaderboard_and_the_failure
     assert status == 0
     assert "pima: completed" in shown
     assert "GridSearchCV, 5 trials of 2 splits, over " in shown
-    assert "5 of 5 done: 4 completed, 1 failed" in shown
-    assert "best score   0.750000 ± 0.015625" in shown
+    assert "4/5 scored, 1 failed" in shown
+    assert "best score   score 0.7500 ± 0.0156" in shown
     ranks = [line.split()[0] for line in shown.partition("mean_test_score")[2].splitlines()[1:5]]
     assert ranks == ["1", "2", "3", "4"]
     _, _, failed = shown.partition("failed: 1\n")
@@ -163,7 +163,7 @@ def test_a_report_of_one_trial_has_its_scores_by_split_its_attempts_and_its_whol
     _, scored, _ = gridfleet("report", "pima", "--trial", "1")
     header, *splits = scored.partition("split")[2].splitlines()
     assert header.split()[:2] == ["metric", "test_score"]
-    assert [line.split()[:3] for line in splits[:2]] == [["0", "score", "0.734375"], ["1", "score", "0.765625"]]
+    assert [line.split()[:3] for line in splits[:2]] == [["0", "score", "0.7344"], ["1", "score", "0.7656"]]
     assert "worker_lost" in scored
 
     status, _, said = gridfleet("report", "pima", "--trial", "5")
@@ -184,8 +184,7 @@ def test_best_as_a_line_and_as_json(gridfleet, pima):
     _, line, _ = gridfleet("best", "pima")
     _, shown, _ = gridfleet("best", "pima", "--json")
 
-    assert line.startswith("best score: 0.750000, best params: {")
-    assert line.endswith(" (search pima)\n")
+    assert line == "pima  score 0.7500 ± 0.0156  optimizer=adam, batch_size=20\n"
     assert json.loads(shown) == {
         "search": "pima",
         "state": "completed",
@@ -224,9 +223,9 @@ def test_a_search_without_a_score_has_no_best(gridfleet, fleet, database):
     store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
 
     status, line, _ = gridfleet("best", "new")
-    assert (status, line) == (1, "no score: 0 of 2 trials failed, 0 were cancelled, 2 are open (search new)\n")
+    assert (status, line) == (1, "new  no score: 0/2 scored, 2 queued\n")
     status, _, said = gridfleet("best", "new", "--json")
-    assert (status, said) == (1, "gridfleet: search 'new' has no score yet; it is queued\n")
+    assert (status, said) == (1, "gridfleet: search 'new' has no score yet; it is waiting (no fleet)\n")
 
 
 def test_an_unknown_search_is_one_sentence(gridfleet, pima):
@@ -234,31 +233,32 @@ def test_an_unknown_search_is_one_sentence(gridfleet, pima):
         assert gridfleet(command, "prima") == (
             1,
             "",
-            "gridfleet: no search has the name 'prima'; the newest are 'pima'\n",
+            "gridfleet: no search has the name 'prima'; did you mean 'pima'?\n",
         )
+        assert gridfleet(command, "9")[2] == "gridfleet: no search has the id 9; the newest are 'pima'\n"
 
 
 def test_watch_of_a_finished_search_ends_with_its_best_line(gridfleet, pima):
     status, shown, progress = gridfleet("watch", "pima")
 
     assert status == 0
-    assert progress == "pima: 5/5 trials, 1 failed, best 0.75\n"
-    assert shown.startswith("best score: 0.750000")
+    assert progress == "pima: 4/5 scored, 1 failed, best score 0.7500 ± 0.0156\n"
+    assert shown.startswith("pima  score 0.7500 ± 0.0156  ")
 
 
 def test_a_watcher_tells_each_change_once_and_each_end_once(fleet, database, pima):
     watcher = Watcher(database)
-    assert [line.partition(",")[0] for line in watcher.look()] == ["best score: 0.750000"]
+    assert [line.partition(",")[0] for line in watcher.look()] == ["best score: 0.75"]
     assert watcher.look() == []
 
     search_id = store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
-    assert watcher.look() == ["new: 0/2 trials"]
+    assert watcher.look() == ["new: 0/2 scored"]  # the workers of pima were seen a moment ago
     record(database, claim(database, search_id, 0, WORKERS[0]), (0.5, 0.75))
     (line,) = watcher.look()
-    assert line.startswith("new: 1/2 trials, best 0.625")
+    assert line.startswith("new: 1/2 scored, best 0.6250")
     assert watcher.look() == []
     record(database, claim(database, search_id, 1, WORKERS[0]), (0.5, 0.5))
-    assert watcher.look() == ["best score: 0.625000, best params: {'C': 1} (search new)"]
+    assert watcher.look() == ["best score: 0.625, best params: {'C': 1} (search new)"]
     assert watcher.look() == []
 
 
@@ -301,7 +301,7 @@ def test_markup_and_control_characters_of_the_database_are_shown_and_not_obeyed(
         _, shown, _ = gridfleet(*command)
         assert "\x1b" not in shown
         assert "\x07" not in shown
-    assert r"[red]\x1b[31mada" in gridfleet("list")[1]
+    assert r"[red]\x1b[31mada" in gridfleet("list", "--wide")[1]
     assert "[bold red]C" in gridfleet("report", "new")[1]
 
 
@@ -350,10 +350,11 @@ def test_submit_stores_a_search_once(gridfleet, fleet, database, search_file):
     status, _, said = gridfleet("submit", str(search_file))
     assert status == 1
     assert said == (
-        "gridfleet: name 'trees' is taken (queued, 0/4); read that one with `gridfleet report trees`, go on with it "
-        "with --resume, or give --name trees-2\n"
+        "gridfleet: name 'trees' is taken (waiting (no fleet), 0/4 scored, 4 queued); read that one with "
+        "`gridfleet report trees`, go on with it with --resume, or give --name trees-2\n"
     )
-    assert gridfleet("submit", str(search_file), "--exist-ok")[1] == "search trees is there already: queued\n"
+    there = "search trees is there already: waiting (no fleet)\n"
+    assert gridfleet("submit", str(search_file), "--exist-ok")[1] == there
     assert gridfleet("submit", str(search_file), "--name", "more")[1] == "search more is queued: 4 trials\n"
     assert [search.name for search in reader.list_searches(database)] == ["more", "trees"]
 
@@ -364,7 +365,7 @@ def test_submit_goes_on_with_a_search_and_takes_results_that_are_there(gridfleet
 
     status, shown, said = gridfleet("submit", str(search_file), "--resume")
 
-    assert (status, shown) == (0, "search trees is there already: queued\n")
+    assert (status, shown) == (0, "search trees is there already: waiting (no fleet)\n")
     assert said == "gridfleet: search 'trees' is there: 0 of 4 trials are done\n"
     assert gridfleet("submit", str(search_file), "--exist-ok", "--resume")[2].endswith("give one of them\n")
     search_file.write_text(SEARCH_FILE.replace("cv: 2", "cv: 3\nload_if_exists: true"))
@@ -436,8 +437,7 @@ def test_submit_and_wait_on_an_embedded_fleet(embedded_home, search_file, gridfl
     assert done.returncode == 0, done.stderr
     queued, best = done.stdout.splitlines()
     assert queued == "search trees is queued: 4 trials"
-    assert best.startswith("best score: ")
-    assert best.endswith("(search trees)")
+    assert best.startswith("trees  score 0.")
     assert gridfleet("best", "trees")[1].strip() == best
 
     assert "no fleet runs in this folder" in gridfleet("doctor")[1]
@@ -453,11 +453,11 @@ def test_up_runs_what_was_queued_and_stops_at_ctrl_c(embedded_home, search_file,
     up = subprocess.Popen(_program("up", "--workers", "1"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
         said = up.stderr.readline().decode()
-        assert "a fleet of 1 worker processes in" in said
+        assert "a fleet of 1 worker process in" in said
         assert str(embedded_home) in said
         status, shown, _ = gridfleet("watch", "trees")
         assert status == 0
-        assert shown.startswith("best score: ")
+        assert shown.startswith("trees  score 0.")
         assert "a fleet runs in" in gridfleet("up")[2]
     finally:
         up.send_signal(2)

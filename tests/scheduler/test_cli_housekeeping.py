@@ -37,7 +37,9 @@ def test_tags_are_set_shown_and_removed(gridfleet: Gridfleet, database: Database
     assert (
         gridfleet("tag", "PIMA", "model=mlp", "dataset=pima")[1] == "search pima has the tags dataset=pima model=mlp\n"
     )
-    _, shown, _ = gridfleet("list", "--tag", "dataset=pima", "--tag", "model", "--state", "completed", "--by", "ada")
+    _, shown, _ = gridfleet(
+        "list", "--wide", "--tag", "dataset=pima", "--tag", "model", "--state", "completed", "--by", "ada"
+    )
     assert shown.splitlines()[0].split()[-1] == "tags"
     assert shown.splitlines()[1].rstrip().endswith("dataset=pima model=mlp")
     assert gridfleet("tag", "pima", "model=", "dataset=")[1] == "search pima has no tags\n"
@@ -120,7 +122,7 @@ def test_old_searches_go_by_their_age_and_state(gridfleet: Gridfleet, database: 
         connection.execute(update(Search).where(Search.name == "old").values(state="completed"))
 
     assert gridfleet("delete", "--older-than", "3h", "--yes")[1] == "no search ended so long ago\n"
-    gridfleet("delete", "--older-than", "2h", "--state", "completed", "--yes")
+    gridfleet("delete", "--older-than", "2h", "--state", "failed", "--yes")
     assert names(database) == ["open", "called off", "young"]
     gridfleet("delete", "--older-than", "2h", "--yes")
     assert names(database) == ["open", "young"]

@@ -20,13 +20,13 @@ def test_cancel_ends_queued_trials_once(gridfleet, fleet, database):
 def test_pause_and_resume_say_what_they_did(gridfleet, fleet, database):
     store_search(fleet, database, "new", [{"C": 1}, {"C": 2}])
 
-    assert gridfleet("resume", "new")[1] == "search new is queued, not paused; nothing to resume\n"
+    assert gridfleet("resume", "new")[1] == "search new is waiting (no fleet), not paused; nothing to resume\n"
     assert gridfleet("pause", "NEW")[1] == "search new is paused; `gridfleet resume new` goes on with it\n"
     assert gridfleet("pause", "new")[1] == "search new is paused already; nothing to pause\n"
     assert "paused" in gridfleet("list")[1]
     assert "new: paused" in gridfleet("report", "new")[1]
     assert gridfleet("resume", "new")[:2] == (0, "search new goes on\n")
-    assert "new: queued" in gridfleet("report", "new")[1]
+    assert "new: waiting (no fleet)" in gridfleet("report", "new")[1]
 
 
 def test_priority_says_what_it_did(gridfleet, fleet, database, pima):
@@ -46,9 +46,9 @@ def test_priority_says_what_it_did(gridfleet, fleet, database, pima):
 
 
 def test_retry_failed_queues_the_failed_trials_only(gridfleet, fleet, database, pima):
-    assert gridfleet("retry-failed", "pima")[:2] == (0, "search pima: 1 failed trial is queued again\n")
+    assert gridfleet("retry-failed", "pima")[:2] == (0, "search pima: 1 trial that failed is queued again\n")
 
-    assert "search pima is running and has no failed trial to try again" in gridfleet("retry-failed", "pima")[1]
+    assert "search pima is running and has no trial to try again" in gridfleet("retry-failed", "pima")[1]
     with database.read() as connection:
         states = connection.execute(select(Trial.state).where(Trial.search_id == pima).order_by(Trial.number))
         assert list(states.scalars()) == ["completed"] * 4 + ["queued"]
@@ -65,7 +65,7 @@ def test_report_tells_every_attempt(gridfleet, pima):
     _, shown, _ = gridfleet("report", "pima", "--attempts")
 
     header, *rows = shown.splitlines()
-    assert header.split() == ["trial", "attempt", "outcome", "started", "seconds", "MB", "worker", "error"]
+    assert header.split() == ["trial", "attempt", "outcome", "started", "(UTC)", "seconds", "MB", "worker", "error"]
     assert [row.split()[:3] for row in rows] == [
         ["0", "1", "completed"],
         ["1", "1", "worker_lost"],
@@ -86,5 +86,5 @@ def test_the_trials_of_all_listed_searches_are_counted_in_one_statement(fleet, d
 
     counts = reader.count_trials(database, [pima, new])
 
-    assert counts == {pima: reader.TrialCounts(5, 1, 0.75), new: reader.TrialCounts(0, 0, None)}
+    assert counts == {pima: reader.TrialCounts(5, 4, 1, 0.75), new: reader.TrialCounts(0, 0, 0, None)}
     assert len([statement for statement in asked if statement.startswith("SELECT")]) == 1

@@ -163,7 +163,7 @@ def test_a_paused_search_is_told_how_to_go_on_with(waiting: SearchHandle) -> Non
     )
 
 
-def interrupt(*_: Any) -> None:
+def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
@@ -179,6 +179,20 @@ def test_ctrl_c_in_wait_ends_with_the_same_words_and_without_frames(
     assert str(left.value) == f"stopped waiting; first still runs here (0/2){FOLLOW}"
     assert left.value._render_traceback_() == str(left.value).splitlines()  # what a notebook shows
     assert [frame.name for frame in traceback.extract_tb(left.value.__traceback__)][1:] == ["called"]
+
+
+@pytest.mark.parametrize(
+    "run_search", [lambda search: search.fit(X, Y), lambda search: submit(search, X, Y)], ids=["fit", "submit"]
+)
+def test_ctrl_c_while_a_fleet_starts_says_that_nothing_is_stored(
+    embedded_home: Path, monkeypatch: pytest.MonkeyPatch, run_search: Callable[[GridSearchCV], object]
+) -> None:
+    monkeypatch.setattr(client, "ensure_running", interrupt)
+
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped before anything was stored$") as left:
+        run_search(GridSearchCV(SVC(), {"C": [1]}, cv=2))
+
+    assert traceback.extract_tb(left.value.__traceback__)[-1].name == "called"
 
 
 def test_ctrl_c_in_submit_wait_says_it_and_ends_with_130(

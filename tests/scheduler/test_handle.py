@@ -21,7 +21,9 @@ SPACE = {"C": [1, 2, 3, 4], "kernel": ["rbf"]}
 @pytest.fixture
 def half_done(fleet: Any, database: Database) -> SearchHandle:
     """Submit a search of four trials, of which two are scored and one has failed."""
-    handle = submit(GridSearchCV(SVC(), SPACE, cv=2, refit=False, error_score="raise"), X, Y, name="half")
+    handle = submit(
+        GridSearchCV(SVC(), SPACE, cv=2, scoring="accuracy", refit=False, error_score="raise"), X, Y, name="half"
+    )
     for number, scores in ((0, (0.5, 0.75)), (1, None), (3, (0.75, 1.0))):
         record(database, claim(database, handle.id, number, "host/7"), scores)
     return handle
@@ -65,7 +67,11 @@ def test_without_failures_their_frame_has_its_columns(fleet: Any) -> None:
 
 
 def test_a_handle_says_what_it_is(half_done: SearchHandle) -> None:
-    assert repr(half_done) == "<SearchHandle 'half' (id 1): running, 3/4 trials, 1 failed, best 0.875>"
+    assert repr(half_done) == (
+        "<SearchHandle 'half' (id 1): waiting (no fleet), 2/4 scored, 1 failed, 1 queued, "
+        "best accuracy 0.8750 ± 0.1250>"
+    )
+    assert half_done.state == "waiting"
 
 
 def test_a_notebook_shows_a_column_for_each_hyperparameter(fleet: Any, database: Database) -> None:
@@ -76,7 +82,7 @@ def test_a_notebook_shows_a_column_for_each_hyperparameter(fleet: Any, database:
 
     shown = handle._repr_html_()
 
-    assert "<th>kernel</th><th>C</th></tr><tr><td>1</td><td>0</td><td>0.75" in shown
+    assert "<th>kernel</th><th>C</th></tr><tr><td>1</td><td>0</td><td>0.7500</td><td>0.2500</td>" in shown
     assert "<td>&lt;img src=x&gt;</td><td></td></tr>" in shown
     assert "<td></td><td>None</td></tr>" in shown
     assert "<img" not in shown

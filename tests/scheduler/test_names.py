@@ -43,7 +43,8 @@ def connected(fleet: Settings) -> Fleet:
 
 #: What is said of the name of a search that waits.
 TAKEN = (
-    r"^name 'pima' is taken \(\w+.*, 0/1\); read that one with open_search\('pima'\), go on with it with "
+    r"^name 'pima' is taken \(waiting \(no fleet\), 0/1 scored, 1 queued\); read that one with "
+    r"open_search\('pima'\), go on with it with "
     r"load_if_exists=True, or give name='pima-2'$"
 )
 
@@ -188,7 +189,7 @@ def pima_of_before(embedded_home: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("pima_of_before")
 def test_a_taken_name_is_refused_before_a_fleet_starts(embedded_home: Path, gridfleet: Any) -> None:
-    known = r"name 'pima' is taken \(completed \d+ s ago, best 0\.75\); read that one with "
+    known = r"name 'pima' is taken \(completed \d+ s ago, best 0\.7500\); read that one with "
 
     with pytest.raises(NameTakenError, match=rf"^{known}open_search\('pima'\), .* or give name='pima-2'$"):
         submit(GridSearchCV(SVC(), {"C": [1]}, cv=2), X, Y, name="pima")

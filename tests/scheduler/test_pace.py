@@ -8,9 +8,10 @@ import pytest
 
 from gridfleet.scheduler.reports.pace import Pace, roughly
 from gridfleet.scheduler.reports.reader import Progress
+from gridfleet.storage.search_states import ShownState
 
 
-def progress(done: int, *, total: int = 60, running: int = 1, is_paused: bool = False) -> Progress:
+def progress(done: int, *, total: int = 60, running: int = 1, state: ShownState = ShownState.RUNNING) -> Progress:
     return Progress(
         total=total,
         queued=total - done - running,
@@ -22,7 +23,7 @@ def progress(done: int, *, total: int = 60, running: int = 1, is_paused: bool = 
         seconds_running=None,
         best_score=None,
         is_finished=done == total,
-        is_paused=is_paused,
+        state=state,
     )
 
 
@@ -52,7 +53,9 @@ def test_a_search_that_is_slower_than_the_window_is_still_estimated() -> None:
     assert left([(0.0, progress(0)), (600.0, progress(1)), (1200.0, progress(2)), (1800.0, progress(3))])[-1] == 34_200
 
 
-@pytest.mark.parametrize("stands", [progress(30, is_paused=True), progress(30, running=0)])
+@pytest.mark.parametrize(
+    "stands", [progress(30, state=ShownState.PAUSED), progress(30, state=ShownState.WAITING), progress(30, running=0)]
+)
 def test_who_waits_for_nothing_to_happen_is_told_no_time_and_the_pause_does_not_count(stands: Progress) -> None:
     before = [(float(n), progress(n)) for n in range(31)]
     after = [(10_000.0 + n, progress(30 + n)) for n in range(4)]

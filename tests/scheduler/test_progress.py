@@ -20,6 +20,7 @@ from gridfleet.scheduler.reports import progress as showing
 from gridfleet.scheduler.reports.progress import GAP, Line, describe, display, shortened
 from gridfleet.scheduler.reports.reader import Progress
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.search_states import ShownState
 from gridfleet.storage.settings import Settings
 from tests.stored_searches import store_pima
 
@@ -67,8 +68,19 @@ def test_a_name_is_shortened_in_its_middle() -> None:
     assert shortened("short", 20) == "short"
 
 
-def test_a_paused_search_is_called_that() -> None:
-    assert describe(replace(HALF, is_paused=True)) == "33/60 trials, paused, 2 running, 1 failed, best 0.7999"
+def test_a_state_that_counts_do_not_say_is_named() -> None:
+    assert describe(replace(HALF, state=ShownState.PAUSED)) == "32/60 scored, paused, 2 running, 1 failed, best 0.7999"
+
+    waiting = replace(HALF, running=0, state=ShownState.WAITING)
+    assert describe(waiting) == "32/60 scored, waiting (no fleet), 1 failed, best 0.7999"
+
+
+def test_the_last_line_says_what_came_of_it_with_metric_and_deviation() -> None:
+    ended = replace(HALF, running=0, queued=0, is_finished=True, metric="f1", std_test_score=0.0123)
+
+    assert describe(replace(ended, completed=59)) == "59/60 scored, 1 failed, best f1 0.7999 ± 0.0123"
+    timed_out = replace(ended, cancelled=27, state=ShownState.TIMED_OUT)
+    assert describe(timed_out) == "32/60 scored, timed out, 1 failed, 27 cancelled, best f1 0.7999 ± 0.0123"
 
 
 def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,16 +90,18 @@ def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with display("large", verbose=1, stream=log) as shown:
         for done in range(1_000):
-            failed = int(done > 100)
-            shown.show(replace(HALF, total=1_000, completed=done - failed, queued=998 - done, failed=failed))
+            failed, state = int(done > 100), ShownState.RUNNING if done else ShownState.QUEUED
+            shown.show(
+                replace(HALF, state=state, total=1_000, completed=done - failed, queued=998 - done, failed=failed)
+            )
         for _ in range(2):
             shown.show(replace(HALF, total=1_000, completed=999, queued=0, running=0, failed=1, is_finished=True))
 
     lines = log.getvalue().splitlines()
     assert len(lines) == 20
-    assert lines[0].startswith("large: 0/1000 trials, 2 running")
-    assert re.fullmatch(r"large: 945/1000 trials, 2 running, 1 failed, best 0\.7999, ~55 s left", lines[-2])
-    assert lines[-1] == "large: 1000/1000 trials, 1 failed, best 0.7999"
+    assert lines[0].startswith("large: 0/1,000 scored, 2 running")
+    assert re.fullmatch(r"large: 944/1,000 scored, 2 running, 1 failed, best 0\.7999, ~55 s left", lines[-2])
+    assert lines[-1] == "large: 999/1,000 scored, 1 failed, best score 0.7999"
 
 
 @contextmanager
@@ -120,9 +134,9 @@ def test_a_terminal_shows_one_line(width: int, monkeypatch: pytest.MonkeyPatch) 
             shown.show(HALF)
         shown_text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", closed())
 
-    (line,) = {text for text in re.split(r"[\r\n]+", shown_text) if "33/60" in text}
+    (line,) = {text for text in re.split(r"[\r\n]+", shown_text) if "32/60" in text}
     assert len(line) <= width
-    assert GAP.join(COUNTS) in line
+    assert GAP.join(["32/60", *COUNTS[1:]]) in line
     assert ("best 0.7999" in line) == (width > 30)
     assert ("━" in line) == (width == 200)
 
@@ -132,11 +146,11 @@ def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     with terminal(80) as (stream, closed):
         with display("pima", verbose=1, stream=stream) as shown:
             shown.show(HALF)
-        assert closed() == "pima: 33/60 trials, 2 running, 1 failed, best 0.7999\r\n"
+        assert closed() == "pima: 32/60 scored, 2 running, 1 failed, best 0.7999\r\n"
 
 
 @pytest.mark.parametrize(
-    ("how", "shown"), [("plain", "pima: 33/60 trials, 2 running, 1 failed, best 0.7999\r\n"), ("quiet", "")]
+    ("how", "shown"), [("plain", "pima: 32/60 scored, 2 running, 1 failed, best 0.7999\r\n"), ("quiet", "")]
 )
 def test_who_waits_may_choose_lines_or_nothing(how: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
@@ -150,7 +164,7 @@ def test_who_waits_may_choose_lines_or_nothing(how: str, shown: str, monkeypatch
 def test_a_command_that_waits_shows_progress_as_it_is_told(
     gridfleet: Callable[..., tuple[int, str, str]], pima: int, command: list[str]
 ) -> None:
-    assert "pima: 5/5" in gridfleet(*command, "--progress", "plain")[2]
+    assert "pima: 4/5 scored, 1 failed, best score 0.7500" in gridfleet(*command, "--progress", "plain")[2]
     assert gridfleet(*command, "--progress", "quiet")[2] == ""
 
 

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from gridfleet.storage import migrations
+from gridfleet.storage import migrations, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SchemaVersionError, SettingsError
 from gridfleet.storage.migrations import learning_curves
@@ -499,6 +499,7 @@ def two_searches(database: Database) -> StoredSearch:
         transitions.record(database, search.held(number), result_of(score))
     transitions.record(database, search.held(3), result_of(0.1, error="it raised"))
     store_search(database, 2, name="waiting")
+    workers.register(database, "node/1", hostname="node", pid=1)
     return search
 
 

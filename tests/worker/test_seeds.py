@@ -147,7 +147,7 @@ def test_where_the_estimator_has_a_seed_nothing_is_set_and_the_result_is_scikit_
     assert scores(result) == list(cross_val_score(seeded, X, Y, cv=SPLITS))
 
 
-@pytest.mark.parametrize("fit_mode", [FitMode.EXACT, FitMode.KERAS])
+@pytest.mark.parametrize("fit_mode", [FitMode.EXACT, pytest.param(FitMode.KERAS, marks=pytest.mark.complete)])
 def test_a_keras_model_without_a_seed_can_be_evaluated_again_to_the_last_bit(fit_mode: FitMode) -> None:
     model = KerasClassifier(create_model, epochs=2, batch_size=10, verbose=0, loss="binary_crossentropy")
 

@@ -10,20 +10,16 @@ import keras
 import numpy as np
 from keras.src import callbacks as keras_callbacks
 
+from gridfleet.worker.compiled_fit.data.keras_functions import Kind
 from gridfleet.worker.compiled_fit.errors import KerasTakesOverError
 from gridfleet.worker.compiled_fit.types import Callback, CallbackList, Callbacks, Logs, Model
 
 #: Methods of a callback that Keras calls at every batch, which a loop inside the graph can't.
-BATCH_HOOKS = (
-    "on_batch_begin",
-    "on_batch_end",
-    "on_train_batch_begin",
-    "on_train_batch_end",
-    "on_test_batch_begin",
-    "on_test_batch_end",
-    "on_predict_batch_begin",
-    "on_predict_batch_end",
-)
+BATCH_HOOKS: dict[Kind, tuple[str, ...]] = {
+    "train": ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"),
+    "test": ("on_test_batch_begin", "on_test_batch_end"),
+    "predict": ("on_predict_batch_begin", "on_predict_batch_end"),
+}
 #: Methods of a callback that Keras calls before it traces the first step.
 HOOKS_BEFORE_TRACING = ("set_model", "set_params", "on_train_begin", "on_epoch_begin")
 #: Methods of a callback that Keras calls after that.
@@ -52,9 +48,15 @@ def acts_before_first_batch(callbacks: Iterable[Callback], *, is_built: bool) ->
     )
 
 
-def acts_before_validation(callbacks: Callbacks) -> bool:
-    """Whether a callback is called before each validation, and may change the model as SwapEMAWeights does."""
-    return any(overrides(callback, "on_test_begin") for callback in flat_callbacks(callbacks))
+def acts_in_validation(callbacks: Callbacks) -> bool:
+    """Whether a callback is called at batches of a validation, or before it, and may change the model.
+
+    SwapEMAWeights does.
+    """
+    return any(
+        overrides(callback, "on_test_begin") or not is_called_per_epoch_only(callback, "test")
+        for callback in flat_callbacks(callbacks)
+    )
 
 
 def acts_between_epochs(callbacks: Iterable[Callback]) -> bool:
@@ -62,13 +64,13 @@ def acts_between_epochs(callbacks: Iterable[Callback]) -> bool:
     return any(_is_users_own(callback, hook) for callback in callbacks for hook in HOOKS_BETWEEN_EPOCHS)
 
 
-def is_called_per_epoch_only(callback: Callback) -> bool:
-    """Whether a callback does its work without being called at every batch."""
+def is_called_per_epoch_only(callback: Callback, kind: Kind) -> bool:
+    """Whether a callback does its work without being called at every batch of a kind of loop."""
     if type(callback) in (keras_callbacks.ProgbarLogger, keras_callbacks.TerminateOnNaN):
         return True  # the one shows less, the other is done inside the graph
     if type(callback) in (keras_callbacks.ModelCheckpoint, keras_callbacks.BackupAndRestore):
         return bool(callback.save_freq == "epoch")  # its hook does nothing then
-    return not any(overrides(callback, hook) for hook in BATCH_HOOKS)
+    return not any(overrides(callback, hook) for hook in BATCH_HOOKS[kind])
 
 
 def overrides(callback: Callback, hook: str) -> bool:

@@ -22,7 +22,7 @@ from keras.src.utils.python_utils import pythonify_logs
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.worker.compiled_fit.callbacks import (
     acts_before_first_batch,
-    acts_before_validation,
+    acts_in_validation,
     callback_list,
     flat_callbacks,
     handing_over_callbacks,
@@ -41,7 +41,12 @@ from gridfleet.worker.compiled_fit.data.row_order import epoch_orders
 from gridfleet.worker.compiled_fit.data.stream import Stream, is_dataset, make_stream
 from gridfleet.worker.compiled_fit.eligibility import check_arrays, check_callbacks, check_model, is_overridden
 from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner, FitData, FitPrograms, restored_if_it_fails
-from gridfleet.worker.compiled_fit.errors import NotEligibleError, preparing_a_program, running_a_program
+from gridfleet.worker.compiled_fit.errors import (
+    BatchByBatchError,
+    NotEligibleError,
+    preparing_a_program,
+    running_a_program,
+)
 from gridfleet.worker.compiled_fit.programs.building import (
     build_variables,
     check_optimizer,
@@ -125,6 +130,11 @@ class CompiledCalls:
         self._cache = cache
         self._n_fits = self._n_fits_to_come = n_fits
 
+    @property
+    def is_tested(self) -> bool:
+        """Whether the releases of Keras and TensorFlow are those that programs were tested with."""
+        return self._untested is None
+
     def fit(
         self,
         model: Model,
@@ -155,7 +165,7 @@ class CompiledCalls:
         model._assert_compile_called("fit")
         self._n_fits_to_come = max(self._n_fits_to_come - 1, 0)
         check_model(model, "train")
-        check_callbacks(callbacks, steps_per_execution=model.steps_per_execution)
+        check_callbacks(callbacks, "train", steps_per_execution=model.steps_per_execution)
         if epochs <= initial_epoch:
             raise NotEligibleError("there are no epochs to train")
         if not is_dataset(x):
@@ -330,8 +340,7 @@ class CompiledCalls:
         self._check_release()
         is_in_fit = keywords.pop("_use_cached_eval_dataset", False)  # then the callbacks are those of the fit
         check_model(model, "test")
-        if not is_in_fit:
-            check_callbacks(callbacks)
+        check_callbacks(callbacks.callbacks if is_in_fit else callbacks, "test")
         if keywords:
             raise NotEligibleError("an argument is not known")  # Keras says so
         if not is_dataset(x):
@@ -380,10 +389,10 @@ class CompiledCalls:
         """Predict as ``keras.Model.predict`` does; the parameters are its own."""
         self._check_release()
         check_model(model, "predict")
-        check_callbacks(callbacks)
+        check_callbacks(callbacks, "predict")
         check_arrays((x,))
         if steps:
-            raise NotEligibleError("steps is set")
+            raise BatchByBatchError("steps is set")
         if model.steps_per_execution > 1:
             raise NotEligibleError("steps_per_execution is set")  # Keras predicts as many batches in one graph
         with unnoted_if_it_fails(model, "predict"), self.report.timed("trace"), preparing_a_program():
@@ -457,7 +466,7 @@ class _ValidationData:
 def _is_apart(model: Model, validation: _ValidationData, callbacks: Callbacks) -> bool:
     """Whether a validation is to run as an evaluation of its own: the program of the fit can't do it."""
     has_own_methods = any(is_overridden(model, method) for method in ("evaluate", "make_test_function"))
-    return validation.is_stream or acts_before_validation(callbacks) or has_own_methods
+    return validation.is_stream or acts_in_validation(callbacks) or has_own_methods
 
 
 def _validate(model: Model, data: _ValidationData, container: CallbackList) -> Logs:

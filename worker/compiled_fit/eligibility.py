@@ -10,7 +10,7 @@ from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arra
 
 from gridfleet.worker.compiled_fit.callbacks import flat_callbacks, is_called_per_epoch_only
 from gridfleet.worker.compiled_fit.data.keras_functions import Kind, has_failed_at_first
-from gridfleet.worker.compiled_fit.errors import NotEligibleError
+from gridfleet.worker.compiled_fit.errors import BatchByBatchError, NotEligibleError
 from gridfleet.worker.compiled_fit.types import ArrayLike, Callbacks, Model, Structure
 
 #: The methods that make what Keras' loops call; a model that overrides one of a call's wants something else at each
@@ -65,11 +65,11 @@ def check_arrays(arrays: Structure) -> None:
 
     Raises
     ------
-    NotEligibleError
+    NotEligibleError, BatchByBatchError
         With the reason.
     """
     if not can_convert_arrays(arrays):
-        raise NotEligibleError("the data are no arrays (a generator, a list of numbers)")
+        raise BatchByBatchError("the data are no arrays (a generator, a list of numbers)")
     for array in keras.tree.flatten(arrays):
         _check_array(array)
 
@@ -82,25 +82,27 @@ def _check_array(array: ArrayLike) -> None:
         raise NotEligibleError("the data are objects or strings")
 
 
-def check_callbacks(callbacks: Callbacks, *, steps_per_execution: int = 1) -> None:
+def check_callbacks(callbacks: Callbacks, kind: Kind, *, steps_per_execution: int = 1) -> None:
     """Make sure that no callback wants to be called inside an epoch.
 
     Parameters
     ----------
-    callbacks : callback, nested list of callbacks or None
+    callbacks : callback, nested list of callbacks, CallbackList or None
         As for Keras' ``fit``.
+    kind : {"train", "test", "predict"}
+        Which loop calls them.
     steps_per_execution : int, default=1
         The model's.
 
     Raises
     ------
-    NotEligibleError
+    BatchByBatchError
         That names the callback.
     """
-    if isinstance(callbacks, keras_callbacks.CallbackList):
-        raise NotEligibleError("callbacks is a CallbackList")
     for callback in flat_callbacks(callbacks):
-        if not is_called_per_epoch_only(callback):
-            raise NotEligibleError(f"the callback {type(callback).__name__} is called at every batch")
+        if isinstance(callback, keras_callbacks.CallbackList):
+            raise BatchByBatchError("callbacks is a CallbackList")
+        if not is_called_per_epoch_only(callback, kind):
+            raise BatchByBatchError(f"the callback {type(callback).__name__} is called at every batch")
         if type(callback) is keras_callbacks.TerminateOnNaN and steps_per_execution > 1:
-            raise NotEligibleError("TerminateOnNaN looks at the last of steps_per_execution batches only")
+            raise BatchByBatchError("TerminateOnNaN looks at the last of steps_per_execution batches only")

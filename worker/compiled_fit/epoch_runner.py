@@ -22,6 +22,7 @@ from gridfleet.worker.compiled_fit.errors import (
     running_a_program,
 )
 from gridfleet.worker.compiled_fit.patches.code_generator import older_code_generator
+from gridfleet.worker.compiled_fit.programs.building import n_trained_numbers
 from gridfleet.worker.compiled_fit.programs.found import Found
 from gridfleet.worker.compiled_fit.programs.inputs import EpochInputs
 from gridfleet.worker.compiled_fit.programs.train import Loop, LoopOptions, TrainProgram
@@ -224,6 +225,7 @@ class EpochRunner:
             has_full_batch=self._train.n_samples >= self._train.batch_size,
             is_compiled=self._is_compiled,
             n_operations=first.n_operations,
+            n_multiplications=n_trained_numbers(self.model) * self._train.batch_size,
             steps_per_epoch=self._train.n_steps,
             n_graph_steps=graph.entry.n_graph_steps if graph else 0,
             graph_step_s=graph.entry.graph_step_s if graph else None,

@@ -35,6 +35,10 @@ class NotEligibleError(KerasTakesOverError):
     """Compiled loops can't do what the call asks for."""
 
 
+class BatchByBatchError(KerasTakesOverError):
+    """Python is called at every batch, or hands it over: Keras' own loop runs, whose function models can share."""
+
+
 class ProgramFailedError(KerasTakesOverError):
     """TensorFlow failed inside a program; the model is as it was before."""
 

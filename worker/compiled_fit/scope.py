@@ -104,7 +104,8 @@ _methods = Patch(_replaced_methods)
 
 def _compiled_or_keras(original: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method of a model that runs compiled where it can, and as Keras' own where it can't."""
-    from gridfleet.worker.compiled_fit.errors import KerasTakesOverError
+    from gridfleet.worker.compiled_fit.batch_by_batch import run_batch_by_batch
+    from gridfleet.worker.compiled_fit.errors import BatchByBatchError, KerasTakesOverError
 
     signature = inspect.signature(compiled)
 
@@ -119,6 +120,8 @@ def _compiled_or_keras(original: Callable[..., Any], compiled: Callable[..., Any
             except KerasTakesOverError as error:
                 _report_fallback(error, original.__name__, calls.report)
                 args, keywords = _with_callbacks_of(error, original, model, (args, keywords))
+                if isinstance(error, BatchByBatchError) and calls.is_tested:
+                    return run_batch_by_batch(original, model, (args, keywords), cache=programs, report=calls.report)
         return _run_by_keras(original, model, (args, keywords), calls.report)
 
     return method

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 from gridfleet.storage.fit_mode import FitMode
 
-#: Seconds that XLA takes for a program, roughly, for each operation of a step.
-COMPILE_S_PER_OPERATION = 0.0015
-#: Seconds that XLA spares in a step, at most, roughly: the overhead of its operations, and not arithmetic.
-OVERHEAD_S = 0.0006
-#: The part of that which XLA leaves.
-LEFT_BY_XLA = 0.25
+#: Seconds that XLA takes for a program, roughly, for each operation of a step: 0.9 to 1.5 s for the 380 of two or three
+#: Dense layers with Adam, on one thread of a slow core.
+COMPILE_S_PER_OPERATION = 0.0025
+#: Seconds that XLA spares in a step, at most, for each of its operations: their overhead. Those steps took 0.16 to 0.21
+#: ms, and 0.03 in XLA.
+SPARED_S_PER_OPERATION = 0.35e-6
+#: The part of a step's overhead that XLA spares.
+SPARED_OF_OVERHEAD = 0.75
+#: Seconds of a step's arithmetic, of which XLA spares none, for each number of the variables times rows of a batch: the
+#: digits' 550,000 took 0.11 ms.
+ARITHMETIC_S = 0.2e-9
 #: Steps of a trial that repay XLA's compilation several times over where the model is small, so that ``auto`` need not
 #: try the graph first: that took a fifth of a search of three fits of 5,200 steps, of which XLA spares 0.1 ms each.
 SURE_STEPS = 12_000
@@ -24,7 +29,7 @@ RETURN_S = 1.0
 MAX_EPOCHS_OF_UNKNOWN_SPEED = 8
 
 
-def repays(n_steps: int, step_s: float, n_operations: int) -> bool:
+def repays(n_steps: int, step_s: float, n_operations: int, n_multiplications: int) -> bool:
     """Whether the steps still to come repay the compilation.
 
     Parameters
@@ -36,9 +41,12 @@ def repays(n_steps: int, step_s: float, n_operations: int) -> bool:
         Seconds that one takes without XLA.
     n_operations : int
         Operations of a step's graph.
+    n_multiplications : int
+        Numbers in the variables that are trained, times rows of a batch.
     """
-    spared_s = n_steps * min(step_s, OVERHEAD_S) * (1 - LEFT_BY_XLA)
-    return spared_s > COMPILE_S_PER_OPERATION * n_operations
+    overhead_s = max(step_s - ARITHMETIC_S * n_multiplications, 0.0)
+    spared_s = min(overhead_s * SPARED_OF_OVERHEAD, SPARED_S_PER_OPERATION * n_operations)
+    return n_steps * spared_s > COMPILE_S_PER_OPERATION * n_operations
 
 
 def surely_repays(n_steps: int, n_multiplications: int, *, is_recurrent: bool) -> bool:
@@ -89,6 +97,8 @@ class XlaPolicy:
         Whether XLA has compiled the program for this shape.
     n_operations : int
         Operations of a step's graph.
+    n_multiplications : int
+        Numbers in the variables that are trained, times rows of a batch.
     steps_per_epoch : int
         Batches of an epoch.
     n_graph_steps : int
@@ -107,6 +117,7 @@ class XlaPolicy:
     has_full_batch: bool
     is_compiled: bool
     n_operations: int
+    n_multiplications: int
     steps_per_epoch: int
     n_graph_steps: int
     graph_step_s: float | None
@@ -151,7 +162,7 @@ class XlaPolicy:
         if self.graph_step_s is None:
             return False
         n_steps = self.n_graph_steps + n_epochs_to_come * self.steps_per_epoch
-        return repays(n_steps, self.graph_step_s, self.n_operations)
+        return repays(n_steps, self.graph_step_s, self.n_operations, self.n_multiplications)
 
     def epochs_of_next_run(self, n_epochs: int, *, is_first: bool) -> int:
         """Return how many epochs the next run should do before it returns to Python.

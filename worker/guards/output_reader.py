@@ -73,7 +73,8 @@ def _run(source: int, max_bytes: int) -> None:
                 if not word:
                     break
                 {BEGIN: reader.begin, END: reader.end}[word]()
-                control.sendall(word)
+                with suppress(OSError):  # of one that was killed before it heard, as at the end of a script
+                    control.sendall(word)
     reader.read()  # the last words of a process that crashed
 
 

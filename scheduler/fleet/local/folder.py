@@ -18,7 +18,8 @@ from typing import IO, Any
 from pydantic import SecretStr
 
 from gridfleet.storage.errors import LocalFleetError
-from gridfleet.storage.private_folder import read_private_file, why_not_private
+from gridfleet.storage.private_folder import is_locked, read_private_file, why_not_private
+from gridfleet.storage.search_states import FLEET_LOCK
 from gridfleet.storage.settings import PREFIX, Settings
 
 #: Bytes of the log from which on it is begun anew.
@@ -63,7 +64,7 @@ class Folder:
         #: The current folder of the fleet's processes: nothing lies there that could stand in for anything.
         self.work = self.home / "work"
         self._state = self.home / "fleet.json"
-        self._lock = self.home / "fleet.lock"
+        self._lock = self.home / FLEET_LOCK
         self._users = self.home / "users.lock"
         self._wanted = self.home / "workers"
         self._check()
@@ -167,10 +168,7 @@ class Folder:
 
     def is_locked(self) -> bool:
         """Whether a fleet runs, starts or stops."""
-        if not self._lock.exists():
-            return False
-        with _append_to(self._lock) as lock:
-            return not _locks(lock, fcntl.LOCK_SH)  # shared: scripts that look do not see each other
+        return self._lock.exists() and is_locked(self._lock)
 
     def use(self) -> IO[bytes]:
         """Open what says, until it is closed or this process ends, that a script uses this folder's fleet."""

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import chdir, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ class _Supervisor:
         self._n_workers = n_workers
         self._owner = owner
         self._tensorflow = tensorflow
+        self._started_at = datetime.now(UTC).isoformat()
         self._stop = False
         self._broker: LocalBroker | None = None
         self._worker: subprocess.Popen[bytes] | None = None
@@ -129,6 +131,7 @@ class _Supervisor:
                 "n_workers": self._n_workers,
                 "variables": variables_of_libraries(),
                 "linger_s": self._settings.linger_s,
+                "started_at": self._started_at,
             }
         )
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from gridfleet.worker.compiled_fit.data.batches import Batches
 from gridfleet.worker.compiled_fit.data.keras_traces import (
+    find_function,
     find_step,
     trace_for,
     trace_step_of,
@@ -142,11 +143,29 @@ def trace_what_keras_would_have(model: Model, method: str) -> None:
         What Keras' own loop is about to run.
     """
     for kind in _RUN_BY[method]:
-        function: Any = getattr(model, f"{kind}_function", None)
-        kept: Traced | None = getattr(function, ATTRIBUTE, None)
-        for batch in [] if kept is None else kept.batches():
-            with suppress(Exception):  # Keras is about to say what is wrong
-                trace_for(function, batch)
+        trace_noted(model, kind)
+
+
+def trace_noted(model: Model, kind: Kind) -> None:
+    """Trace one of Keras' own functions of a model for what it would have been traced for in the calls so far."""
+    function: Any = getattr(model, f"{kind}_function", None)
+    kept: Traced | None = getattr(function, ATTRIBUTE, None)
+    for batch in [] if kept is None else kept.batches():
+        with suppress(Exception):  # Keras is about to say what is wrong
+            trace_for(function, batch)
+
+
+def kept_function(model: Model, kind: Kind, data: Stream) -> ConcreteFunction | None:
+    """Return what Keras' own function was traced as that it would run on batches now; or None."""
+    return find_function(getattr(model, f"{kind}_function"), _sized(_types_of(data), data.fixed_batch_size))
+
+
+def note_step(model: Model, kind: Kind, data: Stream, structure: str) -> None:
+    """Note that the graph of a step which Keras would run is that of a structure."""
+    step, kept = kept_step(model, kind, data, batch_size=data.fixed_batch_size), traced(model, kind)
+    if step is not None and kept.structure in (None, structure):
+        kept.own_steps.append(step)
+        kept.structure = structure
 
 
 def kept_step(model: Model, kind: Kind, data: Batches | Stream, *, batch_size: int | None) -> ConcreteFunction | None:

@@ -41,12 +41,14 @@ def traced_batches(function: Callable[..., Any]) -> list[Structure]:
     function : callable
         ``train_function``, ``test_function`` or ``predict_function``.
     """
-    found = []
     outer = _outer_function(function)
-    for concrete in [] if outer is None else outer._list_all_concrete_functions():
-        (argument,), _ = concrete.structured_input_signature
-        found.append(argument._element_spec if isinstance(argument, tf.data.IteratorSpec) else argument[0])
-    return found
+    return [_batch_of(concrete) for concrete in ([] if outer is None else outer._list_all_concrete_functions())]
+
+
+def _batch_of(concrete: ConcreteFunction) -> Structure:
+    """Return the types of the batch that a graph takes out of an iterator, or as the first one of a list."""
+    (argument,), _ = concrete.structured_input_signature
+    return argument._element_spec if isinstance(argument, tf.data.IteratorSpec) else argument[0]
 
 
 def trace_for(function: Callable[..., Any], batch: Structure) -> None:
@@ -74,12 +76,20 @@ def find_step(function: Callable[..., Any] | None, batch: Structure) -> Concrete
         Types of the batch that it takes.
     """
     step = _step_function(function)
-    found = None
-    for concrete in [] if step is None else step._list_all_concrete_functions():
+    for concrete in reversed([] if step is None else step._list_all_concrete_functions()):
         (argument,), _ = concrete.structured_input_signature
         if _types(argument) == _types(batch):
-            found = concrete  # the last one: the first call is traced twice if it makes variables
-    return found
+            return concrete  # the last one: the first call is traced twice if it makes variables
+    return None
+
+
+def find_function(function: Callable[..., Any], batch: Structure) -> ConcreteFunction | None:
+    """Return what a model's function over an iterator, or ``predict_function``, was traced as for a batch, or None."""
+    outer = _outer_function(function)
+    for concrete in reversed([] if outer is None else outer._list_all_concrete_functions()):
+        if _types(_batch_of(concrete)) == _types(batch):
+            return concrete
+    return None
 
 
 def trace_step_of(function: Callable[..., Any] | None, batch: Structure) -> ConcreteFunction | None:

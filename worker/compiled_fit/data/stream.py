@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 
 from gridfleet.worker.compiled_fit.data.keras_traces import types_signature
-from gridfleet.worker.compiled_fit.errors import NotEligibleError
+from gridfleet.worker.compiled_fit.errors import BatchByBatchError, NotEligibleError
 from gridfleet.worker.compiled_fit.types import Model, Structure, Tensor, TensorSpec
 
 T = TypeVar("T")
@@ -137,6 +137,8 @@ def make_stream(
     ------
     NotEligibleError
         If a batch has something else than dense tensors with rows.
+    BatchByBatchError
+        If nobody knows how many batches a Dataset has.
     """
     steps = options.get("steps_per_epoch")
     if steps and steps < 0:
@@ -153,12 +155,19 @@ def make_stream(
             **options,
         )
     structure = source._distributed_dataset.element_spec
-    _check_types(structure)
+    check_types(structure)
     source.reset()
     return Stream(source, structure)
 
 
-def _check_types(structure: Structure) -> None:
+def check_types(structure: Structure) -> None:
+    """Make sure that batches have dense tensors with rows, and nothing else.
+
+    Raises
+    ------
+    NotEligibleError
+        If they do not.
+    """
     specs = tf.nest.flatten(structure)
     if not specs or not all(isinstance(spec, tf.TensorSpec) for spec in specs):
         raise NotEligibleError("a batch of the Dataset has a part that is no dense tensor")
@@ -174,7 +183,7 @@ def _check_dataset(model: Model, dataset: Any, steps: int | None) -> None:
     n_batches = int(dataset.cardinality())
     # at the end Keras' step fails for want of a batch, when it may have drawn seeds already
     if n_batches in (0, tf.data.UNKNOWN_CARDINALITY) or (not steps and n_batches == tf.data.INFINITE_CARDINALITY):
-        raise NotEligibleError("the Dataset has no batches, or does not know how many")
+        raise BatchByBatchError("the Dataset has no batches, or does not know how many")
     handles = {id(_handle(variable)) for variable in model.variables}
     if any(id(tensor) in handles for function in _functions_of(dataset) for tensor in function.captured_inputs):
         raise NotEligibleError("the Dataset computes with the model's variables")

@@ -130,6 +130,12 @@ def _lambda_callback(_folder: Path) -> Callback:
     )
 
 
+def _lambda_at_batches(_folder: Path) -> Callback:
+    return keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: sys.stdout.write(f"{batch}: {sorted(logs.items())}\n")
+    )
+
+
 class StopsBeforeAnEpoch(keras.callbacks.Callback):
     """Stops at the beginning of the second epoch, of which Keras trains one batch then."""
 
@@ -224,6 +230,12 @@ OTHER_OPTIONS = (
     Option("csv_logger", _calling(_csv_logger)),
     Option("model_checkpoint", _calling(_model_checkpoint)),
     Option("lambda_callback", _calling(_lambda_callback)),
+    Option(
+        "callback_at_batches",
+        _calling(_lambda_at_batches),
+        runs_in_xla=False,
+        known_fallback="the callback LambdaCallback is called at every batch",
+    ),
     Option("callbacks", _calling(_reduce_lr_on_plateau, _learning_rate_scheduler, _csv_logger, _early_stopping)),
     Option("clipnorm", optimizer_arguments=lambda: {"clipnorm": 0.01}),
     Option("global_clipnorm", optimizer_arguments=lambda: {"global_clipnorm": 0.01}),
