@@ -94,3 +94,18 @@ def test_predictions_are_keras_own() -> None:
         keras.Sequential([keras.Input((6,)), layers.Dense(1)]).predict(X, verbose=0)
 
     assert report.fallback_reason == f"{UNTESTED}: predict and evaluate are Keras' own"
+
+
+def test_what_python_sees_at_every_batch_is_keras_own() -> None:
+    seen: list[int] = []
+    with compiled_fit() as report:
+        for _ in range(2):
+            keras.utils.clear_session(free_memory=False)
+            model = keras.Sequential([keras.Input((6,)), layers.Dense(1)])
+            model.compile("sgd", "mse")
+            callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, _: seen.append(batch))
+            model.fit(X, Y, batch_size=len(X), verbose=0, callbacks=[callback])
+
+    assert seen == [0, 0]
+    assert report.modes == [FitMode.KERAS, FitMode.KERAS]
+    assert report.fallback_reason == "the callback LambdaCallback is called at every batch"
