@@ -103,7 +103,7 @@ def test_what_python_sees_at_every_batch_is_keras_own() -> None:
             keras.utils.clear_session(free_memory=False)
             model = keras.Sequential([keras.Input((6,)), layers.Dense(1)])
             model.compile("sgd", "mse")
-            callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, _: seen.append(batch))
+            callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
             model.fit(X, Y, batch_size=len(X), verbose=0, callbacks=[callback])
 
     assert seen == [0, 0]
