@@ -125,8 +125,6 @@ def report(
     """Show what was searched, the best score and the leaderboard."""
     if (trial is not None) + attempts + source > 1:
         raise typer.BadParameter("choose one of --attempts, --trial and --source")
-    if source and as_json:
-        raise typer.BadParameter("--source has no JSON; the tables sources and texts have what it shows")
     choose_progress(progress)
     fleet = open_results()
     search = choose_search(fleet.database, name)
@@ -136,9 +134,13 @@ def report(
         note_missing_fleet(fleet)
         watching.follow(fleet.database, search.id, how=fleet.settings.progress)
     if source:
-        from gridfleet.scheduler.results.what_ran import print_what_ran
+        from gridfleet.scheduler.results.what_ran import what_ran
 
-        print_what_ran(fleet, search.id)
+        found = what_ran(fleet, search.id)
+        if as_json:
+            show_json(found.as_json())
+        else:
+            typer.echo("\n".join(found.lines()))
     elif as_json:
         _report_as_json(fleet.database, search.id, attempts=attempts, trial=trial)
     else:

@@ -95,6 +95,11 @@ def test_what_ran_is_told_and_comes_out_again(
     assert '"cpu_flags":' in told
     assert '"OMP_NUM_THREADS": "' in told
     assert "#   scikit-learn==" in told
+    data = json.loads(run("report", "unseeded", "--source", "--json").stdout)
+    assert (data["git_commit"], data["git_dirty"]) == (head, True)
+    assert data["modules"] == {"beside.py": "def same(X):\n    return X + 0\n"}
+    assert "2 * beside.same(X)" in data["sources"]["doubled"]
+    assert [(one["n_trials"], "cpu_flags" in one["environment"]) for one in data["environments"]] == [(3, True)]
 
     # in a process of its own, as the users' is
     command = [sys.executable, "-P", "-m", "gridfleet", "reproduce", "unseeded", "1"]

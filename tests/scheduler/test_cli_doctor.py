@@ -13,10 +13,14 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import update
 
+from gridfleet.scheduler.fleet.local import client
+from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.scheduler.fleet.reconciler import Reconciler
-from gridfleet.storage import passes
+from gridfleet.storage import migrations, passes, workers
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import ReconcilerPass, Worker
+from gridfleet.storage.settings import load_settings
 from gridfleet.worker.broker.publisher import Publisher
 from tests.conftest import KEYS
 from tests.stored_searches import WORKERS, store_search
@@ -85,6 +89,19 @@ def test_doctor_says_that_trials_wait_for_workers(gridfleet, fleet, database):
     assert status == 1
     none = "WRONG workers   none was seen in the last 30 s, and 1 trial waits"
     assert f"{none}; `gridfleet worker` starts some" in shown
+
+
+def test_doctor_counts_no_process_of_a_folder_s_fleet_that_was_killed(gridfleet, embedded_home, announce):
+    with closing(Database(client.stored(load_settings()))) as database:
+        migrations.upgrade(database)
+        workers.register(database, "node/1", hostname="host", pid=1)  # seen a moment ago
+    alive = gridfleet("doctor")[1]
+
+    Folder(embedded_home / ".gridfleet").withdraw()
+
+    assert "ok    workers   1 worker with 1 process seen in the last 30 s; 0 trials wait\n" in alive
+    killed = gridfleet("doctor")[1]
+    assert "–     workers   none was seen in the last 30 s, and 0 trials wait; `gridfleet up` starts some\n" in killed
 
 
 def test_doctor_says_when_a_scheduler_last_looked(gridfleet, fleet, database):

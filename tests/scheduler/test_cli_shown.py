@@ -6,12 +6,15 @@ import fcntl
 import json
 import os
 import pty
+import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, update
@@ -29,7 +32,7 @@ from tests.stored_searches import WORKERS, claim, record, store_search, switch_t
 Gridfleet = Callable[..., tuple[int, str, str]]
 
 
-def at_terminal(*arguments: str, columns: int = 80) -> list[str]:
+def at_terminal(*arguments: str, columns: int = 80, kind: str = "dumb") -> list[str]:
     """Run the command at a terminal of its own, and return the lines that it draws."""
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -44,7 +47,9 @@ def at_terminal(*arguments: str, columns: int = 80) -> list[str]:
 
     reading = threading.Thread(target=read)
     reading.start()
-    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | {"TERM": "dumb"}
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")} | {
+        "TERM": kind
+    }
     done = subprocess.run([sys.executable, "-P", "-m", "gridfleet", *arguments], stdout=terminal, env=environment)
     os.close(terminal)
     reading.join()
@@ -72,6 +77,37 @@ def test_a_list_has_one_line_a_search_at_80_columns_and_shortens_names_only(
     assert (state, scored, failed, best) == ("running", "1/4", "2", "-1.526e-30")
     assert second.split()[:5] == ["pima", "completed", "4/5", "1", "0.7500"]
     assert second.rstrip().endswith(" s ago")
+
+
+@pytest.mark.parametrize("command", ["list", "report", "best"])
+def test_colour_only_repeats_what_words_say(command: str, fleet: Settings, pima: int) -> None:
+    colourful, plain = (at_terminal(command, kind=kind) for kind in ("xterm-256color", "dumb"))
+
+    words = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in colourful]
+    assert any("\x1b[" in line for line in colourful) is (command != "best")
+    without_times = [[re.sub(r"\d+ s ago", "", line).rstrip() for line in lines] for lines in (words, plain)]
+    assert without_times[0] == without_times[1]
+
+
+def test_a_log_is_followed_and_goes_on_when_it_is_begun_anew(embedded_home: Path) -> None:
+    log = embedded_home / ".gridfleet" / "fleet.log"
+    log.parent.mkdir(mode=0o700)
+    log.touch(mode=0o600)
+    log.write_text("first\nsecond\n")
+    command = [sys.executable, "-P", "-m", "gridfleet", "logs", "-f", "-n", "1"]
+    with subprocess.Popen(command, cwd=embedded_home, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        shown = [following.stdout.readline()]
+        with log.open("a") as file:
+            file.write("third, and longer than what comes after it\n")
+        shown.append(following.stdout.readline())
+        os.truncate(log, 0)
+        log.write_text("anew\n")
+        shown.append(following.stdout.readline())
+        following.send_signal(signal.SIGINT)
+
+    assert shown == ["second\n", "third, and longer than what comes after it\n", "anew\n"]
+    assert following.returncode == 130
 
 
 def test_a_wide_list_and_one_for_programs_have_all(gridfleet: Gridfleet, pima: int) -> None:
@@ -183,7 +219,7 @@ def test_reports_for_programs_have_all_digits_under_the_names_of_sql(gridfleet: 
     assert [one["test_score"] for one in trial["split_scores"]] == [0.734375, 0.765625]
     attempts = [json.loads(line) for line in gridfleet("report", "--attempts", "--json")[1].splitlines()]
     assert [one["outcome"] for one in attempts].count("completed") == 4
-    assert gridfleet("report", "--source", "--json")[0] == 2
+    assert json.loads(gridfleet("report", "--source", "--json")[1])["modules"] == {}
 
 
 def test_watch_for_programs_is_a_line_of_json_at_each_change(

@@ -7,13 +7,12 @@ import os
 import pty
 import re
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,27 +42,6 @@ SEARCH_FILE = {
     "space": {"C": [1, 10]},
     "cv": 2,
 }
-
-
-@pytest.fixture
-def announce(embedded_home: Path, broker_url: str) -> Iterator[Callable[..., None]]:
-    """Let this process be the fleet of a folder, with a broker and without workers, whoever owns it."""
-    folder = Folder(embedded_home / ".gridfleet")
-    folder.prepare()
-    folder.make_database()
-    with ExitStack() as stack:
-        assert stack.enter_context(folder.owned())
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-        path = folder.home / "s"
-        listener.bind(str(path))
-        path.chmod(0o600)
-
-        def write(**state: Any) -> None:
-            of_fleet = {"pid": os.getpid(), "broker_url": broker_url, "socket": str(path), "linger_s": 0}
-            folder.announce({**of_fleet, "owner": None, "n_workers": 0, **state})
-
-        write()
-        yield write
 
 
 def interrupted_at_terminal(folder: Path, code: str) -> tuple[int, str]:
