@@ -8,6 +8,7 @@ locks what it names, and stores again what is gone (`PayloadStore.require_stored
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ def _begin(database: Database, search_id: int) -> int | None:
         if refit is not None and refit.finished_at is None:
             raise SearchInUseError(
                 f"the best model of search {row.name!r} is still being fitted; wait for it, or cancel it first "
-                f"(`gridfleet cancel {row.name}`)"
+                f"(`gridfleet cancel {shlex.quote(row.name)}`)"
             )
         remove_views(connection, search_id, row.name)
         connection.execute(
@@ -168,7 +169,7 @@ def why_not_yet(name: str, state: str) -> str:
         return f"search {name!r} is cancelled, but trials of it still run; wait until their workers have noticed"
     return (
         f"search {name!r} is {state}, and a search is deleted when it has ended; cancel it first "
-        f"(`gridfleet cancel {name}`), or wait"
+        f"(`gridfleet cancel {shlex.quote(name)}`), or wait"
     )
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.figures import count
 from gridfleet.scheduler.reports.reader import SeenWorker
 from gridfleet.storage import migrations, passes
 from gridfleet.storage.database.connection import Database
@@ -143,8 +144,10 @@ def _check_broker(settings: Settings) -> str:
         if identity is None:
             return "answers; which keys there are this fleet's is not known without its database"
         n_dead = publisher.count_dead_letters()
-        found = f"; {n_dead} malformed messages were set aside, the last: {publisher.newest_dead_letter()}"
-        waiting = f"{publisher.queue_length()} messages wait"
+        aside = f"{count(n_dead, 'malformed message')} {'was' if n_dead == 1 else 'were'} set aside"
+        found = f"; {aside}, the last: {publisher.newest_dead_letter()}"
+        n_messages = publisher.queue_length()
+        waiting = f"{count(n_messages, 'message')} {'waits' if n_messages == 1 else 'wait'}"
         return f"answers; this fleet's keys are {keys.prefix}*; {waiting}{found if n_dead else ''}"
     except RedisError as error:  # of a cluster, of a role without rights, of keys that somebody else made
         raise BrokerUnreachableError(
@@ -202,15 +205,19 @@ def _workers(database: Database, settings: Settings, *, is_embedded: bool) -> It
     yield from _stopped_workers(database)
     within_s = BEATS_MISSED * settings.heartbeat_s
     seen = [worker for worker in reader.workers_seen(database, within_s=within_s) if worker.stopped_reason is None]
+    if is_embedded and not client.is_running(load_settings()):
+        seen = []  # they were seen a moment ago, and have ended with their fleet
     n_queued = queue.count_queued(database)
-    queued = f"{n_queued:,}{' or more' * (n_queued == queue.COUNTED)} trials wait"
+    verb = "waits" if n_queued == 1 else "wait"
+    queued = f"{count(n_queued, 'trial')} {'or more ' * (n_queued == queue.COUNTED)}{verb}"
     if not seen:
         starts = "gridfleet up" if is_embedded else "gridfleet worker"
-        sentence = f"none is alive, by its heartbeats of the last {within_s:g} s, and {queued}"
+        sentence = f"none was seen in the last {within_s:g} s, and {queued}"
         yield Finding("workers", f"{sentence}; `{starts}` starts some", ABSENT if is_embedded else WRONG)
         return
     n_workers = len({worker.id.rpartition("/")[0] for worker in seen})
-    yield Finding("workers", f"{n_workers} alive, with {len(seen)} processes; {queued}")
+    there = f"{count(n_workers, 'worker')} with {count(len(seen), 'process')}"
+    yield Finding("workers", f"{there} seen in the last {within_s:g} s; {queued}")
     for waiting in reader.waiting_for_python(database):
         yield Finding("python", f"{waiting}; start one, or submit again with a Python that workers have", WRONG)
     here = installed_versions()

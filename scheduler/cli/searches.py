@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,7 +75,7 @@ def pause(name: WholeName) -> None:
 
     search, database = find_search(name)
     if searches.pause_search(database, search.id):
-        show(f"search {search.name} is paused; `gridfleet resume {search.name}` goes on with it")
+        show(f"search {search.name} is paused; `gridfleet resume {shlex.quote(search.name)}` goes on with it")
     else:
         show(f"search {search.name} is {search.shown_state} already; nothing to pause")
 

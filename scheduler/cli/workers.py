@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gridfleet.scheduler.cli.connected import open_results
+from gridfleet.scheduler.cli.connected import note_missing_fleet, open_results
 from gridfleet.scheduler.cli.output import fail, say, show
 
 #: Seconds between looks whether a worker that drains has ended.
@@ -22,7 +22,9 @@ def workers(
     from gridfleet.scheduler.cli.sql import json_line
     from gridfleet.scheduler.reports import workers as reports
 
-    present = reports.present_workers(open_results().database)
+    fleet = open_results()
+    note_missing_fleet(fleet)
+    present = reports.present_workers(fleet.database)
     if as_json:
         show(json_line([asdict(worker) for worker in present]))
     elif not present:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -496,7 +497,7 @@ class SearchHandle:
             )
         raise BestModelError(
             f"the refit of search {self.name!r} failed: {plain(cause(refit.error, refit.error_type))}; "
-            f"`gridfleet retry-failed {self.name}` or retry_failed() tries it once more"
+            f"`gridfleet retry-failed {shlex.quote(self.name)}` or retry_failed() tries it once more"
         ) from scores.rebuild_exception(refit.error_type, refit.error, refit.exception)
 
     def _patient_progress(self) -> reader.Progress:

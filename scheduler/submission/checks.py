@@ -50,8 +50,8 @@ def check_name(name: object) -> None:
         return
     if not isinstance(name, str) or not NAME.fullmatch(name) or name != name.strip():
         raise InvalidSearchError(
-            f"name={name!r} can't be a search's name; begin with a letter and use at most 63 letters, digits, "
-            "'_', '-', '.' and spaces"
+            f"name={name!r} can't be a search's name, for a view in SQL is called so; begin with a letter of A-Z or "
+            "a-z, and use at most 63 of these, digits, '_', '-', '.' and spaces; other letters can stand in tags"
         )
     lower = name.lower()
     if lower in RESERVED_NAMES or lower.startswith(("sqlite_", "pg_")) or AUTOMATIC_NAME.fullmatch(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import sys
 
 from gridfleet.scheduler.fleet.connection import Fleet
@@ -106,6 +107,6 @@ def _sentence(handle: SearchHandle, same: Same) -> str:
     drawn = {"its splits": same.splits_are_stored, "its combinations": same.params is not None}
     parts = [f"search {handle.name!r} is there: {progress.done} of {progress.total} trials are done"]
     if progress.failed:
-        parts.append(f"{progress.failed} failed (`gridfleet retry-failed {handle.name}` tries them again)")
+        parts.append(f"{progress.failed} failed (`gridfleet retry-failed {shlex.quote(handle.name)}` tries them again)")
     parts += [f"{part} have no fixed seed, so that the stored ones are used" for part, used in drawn.items() if used]
     return "; ".join(parts)

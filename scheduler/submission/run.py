@@ -133,6 +133,8 @@ def run_search(
         handle, is_new = store(fleet, request, name=name, options=options, numbered=True, reuse=reuse), True
     verbose = request.arguments.get("verbose", 0)
     any_error = request.arguments.get("error_score") == "raise"
+    if verbose and is_new and name not in (None, handle.name) and fleet.settings.progress != "quiet":
+        _say_that_it_is_numbered(str(name), handle.name)
     try:
         if is_new:
             publish(fleet, handle.id)
@@ -191,6 +193,14 @@ def _backend(
         reuse=check_switch("reuse", reuse),
     )
     return FleetBackend(run, **joblib_options)
+
+
+def _say_that_it_is_numbered(name: str, numbered: str) -> None:
+    print(  # noqa: T201 - where the progress is shown
+        f"gridfleet: the name {name!r} is taken, so this search is {numbered!r}; load_if_exists=True goes on with the "
+        "one that has it, if it is the same",
+        file=sys.stderr,
+    )
 
 
 @cache

@@ -21,6 +21,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.submission import checks
 from gridfleet.scheduler.submission.drawn import shown, space_digest, splitter_of
+from gridfleet.scheduler.submission.estimator_text import estimator_text
 from gridfleet.scheduler.submission.keras_models import check_keras_models
 from gridfleet.scheduler.submission.names import check_name_is_free
 from gridfleet.scheduler.submission.options import SearchOptions
@@ -409,7 +410,7 @@ def _columns(
         "n_splits": len(request.splits),
         "random_state": None if random_state is None else shown(random_state),
         **{name: value for name, value in asdict(options).items() if name != "tags"},
-        "estimator": shown(request.estimator),
+        "estimator": estimator_text(request.estimator),
         "submitted_by": f"{_user()}@{socket.gethostname()}",
         "session": this_session(),
         **digests,

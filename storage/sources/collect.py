@@ -219,7 +219,9 @@ def _imported_modules() -> list[ModuleType]:
 
 def _file_of(module: Any) -> str:
     file = _has(module, "__file__")
-    return str(Path(file).absolute()) if isinstance(file, str) else ""
+    if not isinstance(file, str):
+        return ""
+    return file if file.startswith("/") else str(Path(file).absolute())  # no Path for each of thousands of modules
 
 
 def _has(module: Any, name: str) -> Any:

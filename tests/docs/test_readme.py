@@ -51,7 +51,7 @@ def test_the_readme_s_script_and_its_commands_work(embedded_home: Path, capsys: 
         if (command := line.partition("#")[0].strip()).startswith("gridfleet ")
     ]
     asked = [command for command in commands if command.split()[1] not in NOT_HERE]
-    assert len(asked) == 6
+    assert len(asked) == 7
     for command in asked:
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:

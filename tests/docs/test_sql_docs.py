@@ -51,7 +51,7 @@ def _sorted_json(line: str) -> str:
 
 def test_each_outcome_of_an_attempt_has_its_sentence():
     listed = re.findall(
-        r"^\| `(\w+)` \|", TEXT.partition("| outcome | the try |")[2].partition("\n```")[0], re.MULTILINE
+        r"^\| `(\w+)` \|", TEXT.partition("| outcome | the attempt |")[2].partition("\n```")[0], re.MULTILINE
     )
 
     assert listed == [str(outcome) for outcome in Outcome]

@@ -166,7 +166,7 @@ def test_two_scripts_of_a_folder_share_one_fleet_which_goes_on_with_another_numb
         changed = subprocess.run(up, capture_output=True, text=True, cwd=embedded_home)
 
         assert changed.returncode == 0
-        assert changed.stderr.startswith(f"gridfleet: the fleet in {home} goes on with 1 worker processes; what runs ")
+        assert changed.stderr.startswith(f"gridfleet: the fleet in {home} goes on with 1 worker process; what runs ")
         assert json.loads((home / "fleet.json").read_text())["n_workers"] == 1
 
         # on the new process, while the two before it finish what they run
@@ -303,9 +303,15 @@ def test_a_fleet_lingers_for_the_next_script_and_is_ended_by_down(
         assert "ResourceWarning" not in done.stderr
     assert json.loads((home / "fleet.json").read_text()) == fleet
 
-    down = [sys.executable, "-m", "gridfleet", "down"]
-    ended = subprocess.run(down, capture_output=True, text=True, check=True, cwd=embedded_home)
-    assert ended.stderr == f"gridfleet: the fleet in {home} has stopped\n"
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gridfleet", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=embedded_home)
+
+    (shown,) = [one for one in json.loads(run("ps", "--json").stdout) if one["folder"] == str(home)]
+    assert (shown["pid"], shown["n_workers"], shown["searches"]) == (fleet["pid"], 1, [])
+    assert run("logs", "-n", "1").stdout.splitlines() == (home / "fleet.log").read_text().splitlines()[-1:]
+    assert run("down").stderr == f"gridfleet: the fleet in {home} has stopped; no search waits\n"
+    assert str(embedded_home) not in run("ps").stdout
     assert client.stop(Settings(home=home)) is False
     wait_until(lambda: not processes_of(home), "a process is left of the fleet")
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scikeras.wrappers import KerasRegressor
 from sqlalchemy import select, update
 
 from gridfleet import GridSearchCV, submit
@@ -166,6 +165,8 @@ def threads(number: int) -> dict[str, str]:
 def test_the_verdict_on_a_keras_trial_names_other_numbers_of_threads(
     fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
+    from scikeras.wrappers import KerasRegressor
+
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 200)).astype("float32")
     y = X[:, :50].sum(axis=1) + rng.normal(size=400)

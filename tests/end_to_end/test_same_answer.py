@@ -308,14 +308,16 @@ def test_scikit_learns_own_classes_run_on_the_fleet(module_fleet: None, no_varia
 
 
 def test_a_named_search_in_a_cross_validation_and_fitted_again_scores_as_in_scikit_learn(
-    module_fleet: None, no_variables: None
+    module_fleet: None, no_variables: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = model_selection.GridSearchCV(SVC(), {"C": [0.01, 10]}, cv=2)
     ours = gridfleet.GridSearchCV(SVC(), {"C": [0.01, 10]}, cv=2, verbose=0, n_jobs=2, name="inner")
 
     np.testing.assert_array_equal(cross_val_score(ours, *IRIS, cv=2), cross_val_score(theirs, *IRIS, cv=2))
-    assert_same_results(ours.fit(*IRIS).cv_results_, theirs.fit(*IRIS).cv_results_)
+    assert "is taken" not in capsys.readouterr().err
+    assert_same_results(ours.set_params(verbose=1).fit(*IRIS).cv_results_, theirs.fit(*IRIS).cv_results_)
 
+    assert "the name 'inner' is taken, so this search is 'inner-3'; load_if_exists=True" in capsys.readouterr().err
     assert [gridfleet.open_search(name).name for name in ("inner-2", "inner")] == ["inner-2", "inner-3"]
     assert gridfleet.open_search("inner").best_score_ == theirs.best_score_
 

@@ -116,6 +116,7 @@ def test_a_worker_whose_disk_is_full_takes_itself_out_and_the_healthy_one_comple
     (reason,) = workers.stopped_processes(fleet.database, broken.node).values()
     assert reason == "it handed back 3 trials in a row, the last for this reason: OSError: No space left on device"
     assert f"worker {broken.node} takes itself out: {reason}" in broken.log.read_text()
+    assert "Error in timer" not in broken.log.read_text()
     assert f"WRONG workers   {broken.node} took itself out: {reason}" in doctors_findings()
 
     start_worker(configured)

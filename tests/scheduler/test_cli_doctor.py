@@ -83,7 +83,7 @@ def test_doctor_says_that_trials_wait_for_workers(gridfleet, fleet, database):
     status, shown, _ = gridfleet("doctor")
 
     assert status == 1
-    none = "WRONG workers   none is alive, by its heartbeats of the last 30 s, and 1 trials wait"
+    none = "WRONG workers   none was seen in the last 30 s, and 1 trial waits"
     assert f"{none}; `gridfleet worker` starts some" in shown
 
 

@@ -229,6 +229,7 @@ def test_attempts_are_printed_as_they_are_read_however_many_there_are(
         for number in range(2, 4_002)
     ]
     with database.write() as connection:
+        switch_triggers_off(connection)
         connection.execute(insert(Attempt), rows)
     del rows
 

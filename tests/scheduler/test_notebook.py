@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,6 +34,12 @@ def submit():
     raise NameTakenError("name 'pima' is taken")
 
 submit()
+"""
+#: A kernel does not end at Ctrl-C, which decides what is said.
+CTRL_C = """
+from gridfleet.scheduler.results.going_on import _interrupt, _is_interactive
+
+raise _interrupt(f"stopped waiting; {_is_interactive()}")
 """
 
 
@@ -67,18 +74,27 @@ def test_ipython_shows_an_error_of_ours_in_a_line(shell: Any, capsys: pytest.Cap
     assert capsys.readouterr().out == "NameTakenError: name 'pima' is taken\n"
 
 
-def test_a_kernel_updates_one_output_and_shows_an_error_of_ours_in_a_line() -> None:
+def test_a_kernel_updates_one_output_and_shows_what_we_raise_in_a_line() -> None:
     messages: list[dict[str, Any]] = []
 
-    manager, client = start_new_kernel(kernel_name="python3")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    manager, client = start_new_kernel(kernel_name="python3", env=environment)
     try:
-        client.execute_interactive(IN_KERNEL, output_hook=messages.append, timeout=60)
+        for cell in (IN_KERNEL, CTRL_C):
+            client.execute_interactive(cell, output_hook=messages.append, timeout=60)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
 
-    kinds = [message["msg_type"] for message in messages if message["msg_type"] not in ("status", "execute_input")]
-    assert kinds == ["display_data", "update_display_data", "update_display_data", "error"]
-    assert messages[-2 if messages[-1]["msg_type"] == "status" else -1]["content"]["traceback"] == [
-        "NameTakenError: name 'pima' is taken"
+    shown = [message for message in messages if message["msg_type"] not in ("status", "execute_input")]
+    assert [message["msg_type"] for message in shown] == [
+        "display_data",
+        "update_display_data",
+        "update_display_data",
+        "error",
+        "error",
+    ]
+    assert [message["content"]["traceback"] for message in shown[3:]] == [
+        ["NameTakenError: name 'pima' is taken"],
+        ["stopped waiting; True"],
     ]

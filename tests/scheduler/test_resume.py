@@ -88,7 +88,7 @@ def test_a_cancelled_search_goes_on_where_it_was(connected: Fleet, capsys: pytes
 
     again = resumed(grid())
 
-    assert (again.id, again.state) == (first.id, "running")
+    assert (again.id, again.state) == (first.id, "waiting")  # for a worker
     assert [(trial.state, trial.attempt) for trial in trials_of(connected, first.id)] == [
         ("completed", 1),
         ("failed", 1),

@@ -248,6 +248,8 @@ class _Hooks:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _processes(self) -> list[int]:
+        if self._pool._pool is None:  # it has ended, with its processes, and a timer or the watchdog looks once more
+            return []
         return [pid for pid in self._pool.info["processes"] if pid is not None]  # None: about to be started
 
     def _drain(self) -> None:
