@@ -20,7 +20,7 @@ from gridfleet.worker.compiled_fit.selfcheck.cases import (
     registry_cases,
 )
 from gridfleet.worker.compiled_fit.selfcheck.command import main
-from gridfleet.worker.compiled_fit.selfcheck.comparison import Verdict, check, difference
+from gridfleet.worker.compiled_fit.selfcheck.comparison import Verdict, _expected_mode, check, difference
 from gridfleet.worker.compiled_fit.selfcheck.families import FAMILIES
 from gridfleet.worker.compiled_fit.selfcheck.options import DATA_OPTIONS, OTHER_OPTIONS
 from gridfleet.worker.compiled_fit.selfcheck.training import train
@@ -141,6 +141,11 @@ def test_each_activation_optimizer_loss_and_metric_of_the_installed_keras_has_a_
     )
     for case in cases:  # made, though not trained
         case.family.build()
+
+
+@pytest.mark.parametrize(("optimizer", "mode"), [("rmsprop", FitMode.EXACT), ("adam", FitMode.XLA)])
+def test_lookups_whose_gradients_are_scattered_are_expected_in_the_graph(optimizer: str, mode: FitMode) -> None:
+    assert _expected_mode(case_of("embedding", optimizer, "plain"), FitMode.XLA, FitMode.EXACT) is mode
 
 
 def test_the_loss_that_is_not_finite_ends_an_epoch_before_its_last_batch() -> None:

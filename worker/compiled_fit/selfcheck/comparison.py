@@ -114,7 +114,8 @@ def _expected_mode(case: Case, mode: FitMode, found: FitMode | None) -> FitMode:
         return FitMode.KERAS
     if case.family.may_leave_xla and found is FitMode.EXACT:
         return FitMode.EXACT
-    return mode if case.option.runs_in_xla and case.family.runs_in_xla else FitMode.EXACT
+    is_for_xla = case.option.runs_in_xla and case.family.runs_in_xla
+    return mode if is_for_xla and case.optimizer not in case.family.leaves_xla_with else FitMode.EXACT
 
 
 def _known_fallbacks(case: Case) -> tuple[str, ...]:

@@ -59,6 +59,9 @@ class Family:
         What XLA may differ by with an optimizer, where that is more than `XLA_TOLERANCE`.
     runs_in_xla : bool, default=True
         Whether XLA takes it; convolutions stay in the graph.
+    leaves_xla_with : frozenset of str, default=frozenset()
+        Optimizers with which it stays in the graph: they sum up a lookup's gradients by a scatter, whose index XLA does
+        not check.
     may_leave_xla : bool, default=False
         Whether it is in order that XLA does not take it, for whatever reason.
     """
@@ -70,6 +73,7 @@ class Family:
     takes_class_weight: bool = True
     xla_tolerance: Mapping[str, float] = field(default_factory=dict)
     runs_in_xla: bool = True
+    leaves_xla_with: frozenset[str] = frozenset()
     may_leave_xla: bool = False
 
 
@@ -271,7 +275,13 @@ FAMILIES = (
     Family("conv2d", _conv2d, _features(6, 6, 1), _BINARY, runs_in_xla=False),
     Family("lstm", _lstm, _features(5, 3), _BINARY),
     Family("gru", _gru, _features(5, 3), _BINARY),
-    Family("embedding", _embedding, _words, {**_BINARY, "metrics": ["accuracy", "auc"]}),
+    Family(
+        "embedding",
+        _embedding,
+        _words,
+        {**_BINARY, "metrics": ["accuracy", "auc"]},
+        leaves_xla_with=frozenset(("rmsprop", "adagrad")),
+    ),
     Family("multi_class", _multi_class, _classes, {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}),
     Family("regression", _regression, _amounts, {"loss": "mse", "metrics": ["mae"], "weighted_metrics": ["mse"]}),
     Family(
