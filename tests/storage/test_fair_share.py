@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 from sqlalchemy import event, select, text, update
 
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.trials import claims, fair_share, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
@@ -197,6 +200,28 @@ def test_searches_are_drained_with_even_shares(database: Database, n_searches: i
     for done in range(n_processes * 5, len(order), max(1, len(order) // 20)):  # at each moment
         counts = Counter(order[:done])
         assert max(counts.values()) - min(counts.values()) <= max(1, 0.05 * done / n_searches)
+
+
+def test_shares_stay_even_while_workers_die_and_hand_trials_back(database: Database) -> None:
+    stored = [store_search(database, 30) for _ in range(5)]
+    message, chance = stored[0].trial_ids[0], random.Random(7)
+    running = [take(database, message) for _ in range(8)]
+    endings = {
+        "recorded": partial(transitions.record, result=result_of(0.5)),
+        "its process died": partial(transitions.reap, outcome=Outcome.WORKER_LOST, error="it died", max_failures=3),
+        "its worker stopped": transitions.release,
+        "handed back": partial(transitions.hand_back, worker_id="node/1", reason="a full disk", error="a full disk"),
+    }
+
+    for _ in range(60):
+        ending = chance.choices(list(endings), weights=[5, 2, 2, 1])[0]
+        claim = running.pop(chance.randrange(len(running)))
+        assert endings[ending](database, Held(claim.trial_id, claim.token)), ending
+        running.append(take(database, message))
+
+        shares = Counter({search.id: 0 for search in stored})
+        shares.update(claim.search_id for claim in running)
+        assert max(shares.values()) - min(shares.values()) <= 1, shares
 
 
 def test_whose_turn_it_is_is_found_without_a_look_at_all_that_is_queued(database: Database) -> None:
