@@ -40,7 +40,7 @@ from gridfleet import GridSearchCV
 from gridfleet.scheduler.fleet.connection import Fleet, connect
 from gridfleet.scheduler.fleet.local.broker import LocalBroker
 from gridfleet.scheduler.fleet.local.folder import Folder
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
@@ -321,7 +321,7 @@ def best_score_query(fleet: Fleet, rows: int) -> dict[str, Any]:
     times = []
     for _ in range(21):
         started = time.perf_counter()
-        assert reader.best_trial(fleet.database, handle.id) is not None
+        assert trial_reader.best_trial(fleet.database, handle.id) is not None
         times.append((time.perf_counter() - started) * 1000)
     query = (
         reader._best_first(handle.id).limit(1).compile(fleet.database.engine, compile_kwargs={"literal_binds": True})

@@ -31,7 +31,7 @@ from sqlalchemy import event, func, insert, literal, select, text, update
 
 from gridfleet import GridSearchCV, SearchHandle, submit
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.storage import searches
 from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Trial
@@ -230,7 +230,7 @@ def plans_of_queries(fleet: Fleet, *, waiting: int, ended: int) -> dict[str, dic
         "look": lambda: trial_queue.look(database, first),
         "held_by": lambda: held_by(database, "node"),
         "progress": lambda: reader.progress(database, waiting),
-        "best": lambda: reader.best_trial(database, ended),
+        "best": lambda: trial_reader.best_trial(database, ended),
     }
     return {name: plan_of(fleet, ask) for name, ask in questions.items()}
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, inspect, select
 
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import trial_reader
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.deletions import NAMING_PAYLOADS
 from gridfleet.storage.outcome import Outcome
@@ -390,7 +390,7 @@ def _of_search(database: Database, search: Row[Any], trials: Sequence[Row[Any]])
         yield f"has ended, but is {search.state}"
     scored = [trial for trial in trials if trial.mean_test_score is not None]
     best = max(scored, key=lambda trial: (trial.mean_test_score, -trial.number), default=None)
-    reported = reader.best_trial(database, search.id)
+    reported = trial_reader.best_trial(database, search.id)
     if (best and (best.number, best.mean_test_score)) != (reported and (reported.number, reported.mean_test_score)):
         yield f"has the best trial {best and best.number}, the reporter says {reported and reported.number} (I13)"
 

@@ -161,11 +161,11 @@ def _report(database: Database, search_id: int, *, attempts: bool, trial: int | 
 
 
 def _report_as_json(database: Database, search_id: int, *, attempts: bool, trial: int | None) -> None:
-    from gridfleet.scheduler.reports import as_json, reader
+    from gridfleet.scheduler.reports import as_json, trial_reader
     from gridfleet.scheduler.reports.one_trial import trial_as_json
 
     if attempts:
-        for one in reader.iterate_attempts(database, search_id):
+        for one in trial_reader.iterate_attempts(database, search_id):
             show_json(as_json.attempt(one))
     elif trial is not None:
         show_json(trial_as_json(database, search_id, trial))

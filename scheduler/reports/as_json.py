@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.reports.causes import cause
 from gridfleet.scheduler.reports.tables import metric_of
 from gridfleet.storage.database.connection import Database
@@ -46,7 +46,7 @@ def best(database: Database, asked: str | int) -> dict[str, Any]:
         If no trial has a score yet.
     """
     search = reader.find_search(database, asked)
-    trial = reader.best_trial(database, search.id)
+    trial = trial_reader.best_trial(database, search.id)
     if trial is None:
         raise SearchNotFinishedError(f"search {search.name!r} has no score yet; it is {search.shown_state}")
     return {
@@ -84,13 +84,13 @@ def progress(database: Database, search: reader.SearchSummary) -> dict[str, Any]
 def report(database: Database, asked: str | int) -> dict[str, Any]:
     """Return what `gridfleet report` shows: the search, its trials counted, its best, its leaderboard, its failures."""
     search = reader.find_search(database, asked)
-    leaderboard = reader.leaderboard(database, search.id)
+    leaderboard = trial_reader.leaderboard(database, search.id)
     return {
         **_search(search),
         **progress(database, search),
         "best_params": leaderboard[0].params if leaderboard else None,
         "std_test_score": leaderboard[0].std_test_score if leaderboard else None,
-        "peak_memory_mb": reader.peak_memory_mb(database, search.id),
+        "peak_memory_mb": trial_reader.peak_memory_mb(database, search.id),
         "leaderboard": [
             {
                 "rank_test_score": trial.rank,
@@ -111,12 +111,12 @@ def report(database: Database, asked: str | int) -> dict[str, Any]:
                 "attempt": trial.attempt,
                 "worker_id": trial.worker_id,
             }
-            for trial in reader.failures(database, search.id, limit=FAILURES)
+            for trial in trial_reader.failures(database, search.id, limit=FAILURES)
         ],
     }
 
 
-def attempt(one: reader.AttemptStory) -> dict[str, Any]:
+def attempt(one: trial_reader.AttemptStory) -> dict[str, Any]:
     """Return an attempt, as the table ``attempts`` has it."""
     return {
         "number": one.number,

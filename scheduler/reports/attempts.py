@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC
 
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.reports.causes import cause
 from gridfleet.scheduler.reports.plain import plain
 from gridfleet.scheduler.reports.tables import console
@@ -42,11 +42,11 @@ def print_attempts(database: Database, name: str | int) -> None:
     """
     search = reader.find_search(database, name)
     width = console().width if sys.stdout.isatty() else None
-    for line in lines(reader.iterate_attempts(database, search.id), width):
+    for line in lines(trial_reader.iterate_attempts(database, search.id), width):
         print(line)  # noqa: T201 - the command's output
 
 
-def lines(attempts: Iterable[reader.AttemptStory], width: int | None = None) -> Iterator[str]:
+def lines(attempts: Iterable[trial_reader.AttemptStory], width: int | None = None) -> Iterator[str]:
     """Yield a table of attempts, one line each.
 
     Parameters

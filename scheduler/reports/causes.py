@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from gridfleet.scheduler.reports.reader import FailedTrial
+from gridfleet.scheduler.reports.trial_reader import FailedTrial
 
 #: Characters of a cause; what follows stands in the traceback.
 SHOWN = 300

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 from sqlalchemy import select
 
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.reports.figures import with_deviation
 from gridfleet.scheduler.reports.tables import console, metric_of, table_of_lines
 from gridfleet.storage.database.connection import Database
@@ -76,7 +76,7 @@ class Line:
 def compare(database: Database, first: reader.SearchSummary, second: reader.SearchSummary) -> list[Line]:
     """Return what came of two searches, and all in which they differ."""
     counts = [reader.progress(database, search.id).counts for search in (first, second)]
-    best = [reader.best_trial(database, search.id) for search in (first, second)]
+    best = [trial_reader.best_trial(database, search.id) for search in (first, second)]
     scores = ["none" if one is None else with_deviation(one.mean_test_score, one.std_test_score) for one in best]
     params = [{} if one is None else one.params for one in best]
     lines = [

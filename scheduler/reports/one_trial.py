@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 from sqlalchemy import Row, select
 
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.reports.as_json import attempt
 from gridfleet.scheduler.reports.attempts import lines
 from gridfleet.scheduler.reports.figures import score, with_deviation
@@ -58,7 +58,7 @@ def print_trial(database: Database, name: str | int, number: int) -> None:
             for one in splits
         ]
         out.print(table(header, [[plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]))
-    tried = reader.attempts(database, search.id, number=number)
+    tried = trial_reader.attempts(database, search.id, number=number)
     if tried:
         for line in lines(tried, out.width):
             out.print(Text(line))
@@ -103,7 +103,7 @@ def trial_as_json(database: Database, name: str | int, number: int) -> dict[str,
         "search": search.name,
         **{column: getattr(trial, column) for column in TRIAL_COLUMNS},
         "split_scores": [{column: getattr(one, column) for column in SPLIT_COLUMNS} for one in splits],
-        "attempts": [attempt(one) for one in reader.iterate_attempts(database, search.id, number=number)],
+        "attempts": [attempt(one) for one in trial_reader.iterate_attempts(database, search.id, number=number)],
     }
 
 

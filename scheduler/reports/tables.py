@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.reports.causes import by_cause, cause
 from gridfleet.scheduler.reports.figures import ago, count, metric, params, rounded, score, time, with_deviation
 from gridfleet.scheduler.reports.plain import plain, plain_lines
@@ -87,20 +87,20 @@ def print_report(database: Database, name: str | int) -> None:
     """
     search = reader.find_search(database, name)
     progress = reader.progress(database, search.id)
-    ranked = reader.leaderboard(database, search.id, limit=SHOWN)
-    failed = reader.failures(database, search.id, limit=EXAMINED_FAILURES)
+    ranked = trial_reader.leaderboard(database, search.id, limit=SHOWN)
+    failed = trial_reader.failures(database, search.id, limit=EXAMINED_FAILURES)
     out = console()
     out.print(Text(f"{plain(search.name)}: {plain(search.shown_state)}", style="bold"))
     shown = [*(trial.params for trial in ranked), *(trial.params for trial in failed)]
     names = dict.fromkeys(name for params in shown for name in params)
-    for label, fact in _facts(search, progress, ranked, names, reader.peak_memory_mb(database, search.id)):
+    for label, fact in _facts(search, progress, ranked, names, trial_reader.peak_memory_mb(database, search.id)):
         out.print(Text(f"  {label:<12} {plain(fact)}"))
     refit = find_refit(database, search.id)
     if refit is not None:
         out.print(Text(f"  {'best model':<12} {plain(_best_model(refit))}"))
-    for fact in _reused(search, reader.reused(database, search.id)):
+    for fact in _reused(search, trial_reader.reused(database, search.id)):
         out.print(Text(f"  {'reused':<12} {plain(fact)}"))
-    for fact in _training(reader.fit_modes(database, search.id)):
+    for fact in _training(trial_reader.fit_modes(database, search.id)):
         out.print(Text(f"  {'training':<12} {plain(fact)}"))
     if ranked:
         out.print(_leaderboard(ranked))
@@ -122,12 +122,12 @@ def print_best_line(database: Database, name: str | int) -> bool:
     """
     search = reader.find_search(database, name)
     print(best_line(database, search), flush=True)  # noqa: T201 - the command's output
-    return reader.best_trial(database, search.id) is not None
+    return trial_reader.best_trial(database, search.id) is not None
 
 
 def best_line(database: Database, search: reader.SearchSummary) -> str:
     """Return the line about a search's best score, or why there is none: ``pima  f1 0.7500 ± 0.0156  C=1``."""
-    best = reader.best_trial(database, search.id)
+    best = trial_reader.best_trial(database, search.id)
     if best is None:
         return f"{plain(search.name)}  no score: {reader.progress(database, search.id).counts}"
     is_usual = search.state == ShownState.COMPLETED or not search.is_finished
@@ -142,7 +142,7 @@ def best_line(database: Database, search: reader.SearchSummary) -> str:
 
 def log_line(database: Database, search: reader.SearchSummary) -> str:
     """Return the line about a search that ended, in the form in which programs look for it in logs."""
-    best = reader.best_trial(database, search.id)
+    best = trial_reader.best_trial(database, search.id)
     if best is None:
         return best_line(database, search)
     ended = "" if search.state == ShownState.COMPLETED else f", {search.shown_state}"
@@ -202,7 +202,7 @@ def _is_number(cell: Any) -> bool:
     return True
 
 
-def _failures(failed: Sequence[reader.FailedTrial], n_failed: int) -> list[str]:
+def _failures(failed: Sequence[trial_reader.FailedTrial], n_failed: int) -> list[str]:
     """Say why trials failed, those with the same cause together."""
     causes = by_cause(failed)
     lines = []
@@ -221,7 +221,7 @@ def _failures(failed: Sequence[reader.FailedTrial], n_failed: int) -> list[str]:
 def _facts(
     search: reader.SearchSummary,
     progress: reader.Progress,
-    ranked: Sequence[reader.RankedTrial],
+    ranked: Sequence[trial_reader.RankedTrial],
     names: Iterable[str],
     peak_memory_mb: int | None,
 ) -> list[tuple[str, str]]:
@@ -278,7 +278,7 @@ def _reused(search: reader.SearchSummary, counts: Mapping[str, int]) -> list[str
     return facts
 
 
-def _training(modes: Sequence[reader.FitModeCount]) -> list[str]:
+def _training(modes: Sequence[trial_reader.FitModeCount]) -> list[str]:
     """Say how Keras models trained, and why some of them as Keras does it."""
     return [
         f"{count(one.n_trials, 'trial')} {one.fit_mode}" + (f": {one.fallback_reason}" if one.fallback_reason else "")
@@ -291,7 +291,7 @@ def _over(names: Iterable[str]) -> str:
     return f", over {listed}" if listed else ""
 
 
-def _leaderboard(ranked: Sequence[reader.RankedTrial]) -> Table:
+def _leaderboard(ranked: Sequence[trial_reader.RankedTrial]) -> Table:
     names = list(dict.fromkeys(name for trial in ranked for name in trial.params))
     header = ["rank", "mean_test_score", "std_test_score", "mean_fit_time", "number"]
     if len(names) <= MAX_PARAM_COLUMNS:
@@ -307,7 +307,7 @@ def _cell(params: dict[str, Any], name: str) -> Any:
     return "None" if value is None else value
 
 
-def _numbers(trial: reader.RankedTrial) -> list[Any]:
+def _numbers(trial: trial_reader.RankedTrial) -> list[Any]:
     fit_time = "" if trial.mean_fit_time is None else f"{trial.mean_fit_time:.3f}"
     deviation = with_deviation(trial.mean_test_score, trial.std_test_score).partition(" ± ")[2]
     return [trial.rank, score(trial.mean_test_score), deviation, fit_time, trial.number]

@@ -9,7 +9,7 @@ from pathlib import Path
 import joblib
 import sklearn
 
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import trial_reader
 from gridfleet.scheduler.reports.plain import plain_lines
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.exceptions import imported_class_of, rebuild
@@ -34,7 +34,7 @@ def give_warnings(database: Database, search_id: int, *, n_fits: int) -> None:
     n_fits : int
         Trials times splits.
     """
-    found = reader.trial_warnings(database, search_id, limit=MAX_SHOWN + 1)
+    found = trial_reader.trial_warnings(database, search_id, limit=MAX_SHOWN + 1)
     filename, lineno, module = _place_in_the_script()
     for given in found[:MAX_SHOWN]:
         # filters by module were asked on the worker; here they get the same answer
@@ -44,7 +44,7 @@ def give_warnings(database: Database, search_id: int, *, n_fits: int) -> None:
         warnings.warn_explicit(rest, UserWarning, filename, lineno, module=module)
 
 
-def _warning(given: reader.GivenWarning, n_fits: int) -> Warning:
+def _warning(given: trial_reader.GivenWarning, n_fits: int) -> Warning:
     text = f"{plain_lines(given.message)} (in {given.n_fits} of {n_fits} fits)"
     kind = imported_class_of(given.category, Warning)
     try:

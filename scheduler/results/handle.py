@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.exc import OperationalError
 
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.reports.causes import cause
 from gridfleet.scheduler.reports.figures import score, with_deviation
 from gridfleet.scheduler.reports.progress import Showing, display
@@ -353,7 +353,7 @@ class SearchHandle:
         """
         import pandas as pd
 
-        failed = reader.failures(self._fleet.database, self.id, limit=None)
+        failed = trial_reader.failures(self._fleet.database, self.id, limit=None)
         columns = ["number", "params", "error_type", "cause", "error", "attempt", "worker_id"]
         rows = [{**asdict(trial), "cause": cause(trial.error, trial.error_type)} for trial in failed]
         return pd.DataFrame(rows, columns=columns)
@@ -377,7 +377,7 @@ class SearchHandle:
         return ", ".join(filter(None, facts))
 
     def _repr_html_(self) -> str:
-        ranked = reader.leaderboard(self._fleet.database, self.id, limit=SHOWN)
+        ranked = trial_reader.leaderboard(self._fleet.database, self.id, limit=SHOWN)
         names = dict.fromkeys(name for trial in ranked for name in trial.params)
         header = ["rank", "number", "mean_test_score", "std_test_score", *names]
         rows = [

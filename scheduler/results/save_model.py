@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.results.best_model import RELEASES, BestModel, opened
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.storage.errors import BestModelError
@@ -81,7 +81,7 @@ def save_best_model(fleet: Fleet, name: str | int, folder: Path) -> list[str]:
     search = reader.find_search(fleet.database, name)
     handle = SearchHandle(fleet, search.id, search.name)
     with opened(fleet, search, handle._stored_refit(search)) as model:
-        trial = reader.trial_of(fleet.database, search.id, model.number)
+        trial = trial_reader.trial_of(fleet.database, search.id, model.number)
         with _made_at_once(folder) as made:
             keras_files = _save_keras(model.estimator, made)
             with _by_value(), (made / ESTIMATOR).open("wb") as file:
@@ -227,7 +227,7 @@ print(*estimator.predict(X), sep="\\n")
 def _description(
     search: reader.SearchSummary,
     model: BestModel,
-    trial: reader.RankedTrial | None,
+    trial: trial_reader.RankedTrial | None,
     keras_files: list[str],
     rows: _Rows,
 ) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from joblib.parallel import register_parallel_backend
 
 from gridfleet.scheduler.fleet.connection import connect
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import trial_reader
 from gridfleet.scheduler.reports.progress import display
 from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.fit_lines import FitLines
@@ -145,7 +145,7 @@ def run_search(
             progress = handle._wait(
                 None,
                 lines if verbose > 1 else shown,
-                may_stop=lambda: reader.has_raised(fleet.database, handle.id, any_error=any_error),
+                may_stop=lambda: trial_reader.has_raised(fleet.database, handle.id, any_error=any_error),
             )
     except KeyboardInterrupt:
         raise stopped_waiting(fleet, handle.id, handle.name) from None

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from gridfleet import GridSearchCV, submit
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import trial_reader
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
@@ -70,11 +70,11 @@ def test_equal_scores_are_ranked_by_number_whatever_came_first(database: Databas
     for number in map(int, order):
         transitions.record(database, stored.held(number), result_of(SCORES[number]))
 
-    ranked = reader.leaderboard(database, stored.id)
+    ranked = trial_reader.leaderboard(database, stored.id)
 
     assert [trial.number for trial in ranked] == [1, 3, 5, 6, 0, 2, 4]
     assert [trial.rank for trial in ranked] == [1, 1, 1, 4, 5, 6, 6]
-    assert reader.best_trial(database, stored.id) == ranked[0]
+    assert trial_reader.best_trial(database, stored.id) == ranked[0]
 
 
 def test_a_search_without_any_score_has_no_best(database: Database) -> None:
@@ -82,8 +82,8 @@ def test_a_search_without_any_score_has_no_best(database: Database) -> None:
     for number in range(2):
         transitions.record(database, stored.held(number), result_of(float("nan"), error="it raised"))
 
-    assert reader.best_trial(database, stored.id) is None
-    assert reader.leaderboard(database, stored.id) == []
+    assert trial_reader.best_trial(database, stored.id) is None
+    assert trial_reader.leaderboard(database, stored.id) == []
     with database.read() as connection:
         states = connection.execute(select(Trial.state).where(Trial.search_id == stored.id))
         assert set(states.scalars()) == {"failed"}

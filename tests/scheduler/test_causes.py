@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from gridfleet.scheduler.reports.causes import SHOWN, by_cause, cause, ranges
-from gridfleet.scheduler.reports.reader import FailedTrial
+from gridfleet.scheduler.reports.trial_reader import FailedTrial
 
 BEFORE = """
     Traceback (most recent call last):

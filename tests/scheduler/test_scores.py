@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from gridfleet.scheduler.reports.reader import has_raised
+from gridfleet.scheduler.reports.trial_reader import has_raised
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import TrialFailedError
 from gridfleet.storage.exceptions import exception_to_json, qualified_name

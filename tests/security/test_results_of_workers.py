@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gridfleet.scheduler.reports.reader import GivenWarning
+from gridfleet.scheduler.reports.trial_reader import GivenWarning
 from gridfleet.scheduler.results import fit_warnings
 from gridfleet.scheduler.results.reproduction import RecordedTrial, _differences, _environment
 from gridfleet.storage.errors import TrialFailedError
