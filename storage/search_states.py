@@ -8,6 +8,7 @@ views do the same in SQL (migration 0021).
 from __future__ import annotations
 
 import enum
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ def has_fleet(connection: Connection) -> bool:
     Of an embedded one its lock tells, to the moment; of another, whether a worker was seen in the last `SEEN_S`.
     """
     lock = _lock_beside(connection)
-    if lock is not None and lock.exists():
-        return is_locked(lock)
+    if lock is not None:
+        with suppress(OSError):  # it is not there, or can't be read
+            return is_locked(lock)
     seen = was_seen(SEEN_S) & ~IS_OF_HOST & Worker.stopped_reason.is_(None)
     return bool(connection.execute(select(exists().where(seen))).scalar())
 

@@ -102,7 +102,7 @@ def test_a_training_batch_by_batch_is_told_with_its_reason(
     assert (row.state, row.fit_mode) == ("completed", "exact")
     assert row.fit_fallback_reason == "the callback AtEveryBatch is called at every batch"
     tables.print_report(fleet.database, "watched")
-    assert f"1 trials exact: {row.fit_fallback_reason}" in capsys.readouterr().out
+    assert f"1 trial exact: {row.fit_fallback_reason}" in capsys.readouterr().out
 
 
 def test_what_xla_compiled_serves_the_next_worker_of_the_host(

@@ -103,7 +103,7 @@ def test_the_installed_command_imports_no_file_of_the_current_folder(site: Path,
     # `PYTHONPATH=$PYTHONPATH:/somewhere` makes an empty entry, the current folder, of a variable that was not set
     variables = {"PYTHONPATH": os.pathsep.join(["", ".", str(site)])}
 
-    assert "ok    folder" in run(str(site / "bin" / "gridfleet"), "doctor", cwd=hostile, **variables)
+    assert "–     folder" in run(str(site / "bin" / "gridfleet"), "doctor", cwd=hostile, **variables)
 
 
 def test_the_package_shows_its_public_names_only() -> None:

@@ -28,7 +28,7 @@ def test_a_backup_is_written_and_restored(gridfleet, pima, database, tmp_path, m
     assert status == 1
     assert "has 1 searches, which would be lost; --force" in said
     assert gridfleet("db", "restore", str(file), "--force")[:2] == (0, f"the database is what {file} has\n")
-    assert "0.750000" in gridfleet("best", "pima")[1]
+    assert "score 0.7500 ± 0.0156" in gridfleet("best", "pima")[1]
 
 
 def test_the_database_of_a_folder_is_restored_while_no_fleet_runs_there(gridfleet, embedded_home: Path):

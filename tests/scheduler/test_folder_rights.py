@@ -61,7 +61,7 @@ def test_a_folder_that_nothing_can_be_written_to(use: Callable[[Folder], object]
     folder = Folder(Path("/tmp/nowhere"))
     for name in ("home", "database", "key", "log", "work", "_lock", "_users", "_state"):
         setattr(folder, name, Path("/proc/self") / getattr(folder, name).name)
-    folder._lock = Path("/proc/version")  # one that is there
+    folder._lock = Path("/proc/kmsg")  # one that is there, and that only root may read
 
     said = as_nobody(lambda: use(folder))
 

@@ -79,7 +79,7 @@ def test_a_widened_grid_evaluates_what_is_new(
     assert list(again.cv_results_["split0_test_score"]) == [3 / 8, 0.0]
     assert list(again.cv_results_["mean_fit_time"]) == [0.5, 0.5]
     _, report, _ = gridfleet("report", "wide")
-    assert re.search(r"^  reused +1 results are of narrow$", report, re.MULTILINE)
+    assert re.search(r"^  reused +1 result of narrow$", report, re.MULTILINE)
     assert f"the result of trial id {first.id}" in gridfleet("report", "wide", "--trial", "1")[1]
 
 

@@ -76,7 +76,7 @@ def test_searches_are_found_by_tag_state_and_user(database: Database) -> None:
     assert found(tags={"dataset": None}) == ["two", "one"]
     assert found(tags={"dataset": "pima"}) == ["one"]
     assert found(tags={"dataset": "iris", "model": None}) == []
-    assert (found(state="paused"), found(state="queued"), found(state="cancelled")) == (["one"], ["two"], ["three"])
+    assert (found(state="paused"), found(state="waiting"), found(state="cancelled")) == (["one"], ["two"], ["three"])
     assert found(by="somebody") == found(by="somebody@host") == found()
     assert found(by="some") == found(by="somebody@") == found(by="%") == []
     assert found(ended_for_s=0) == ["three"]

@@ -168,7 +168,13 @@ class Folder:
 
     def is_locked(self) -> bool:
         """Whether a fleet runs, starts or stops."""
-        return self._lock.exists() and is_locked(self._lock)
+        try:
+            return is_locked(self._lock)
+        except FileNotFoundError:
+            return False
+        except OSError as error:  # a link, no right to read
+            _refuse(f"{self._lock} can't be looked at ({error.strerror})")
+            raise
 
     def use(self) -> IO[bytes]:
         """Open what says, until it is closed or this process ends, that a script uses this folder's fleet."""
