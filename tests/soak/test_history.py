@@ -175,7 +175,7 @@ def test_a_search_that_nobody_submitted_is_found(
 def test_a_reporter_that_names_another_best_trial_is_found(
     database: Database, search: StoredSearch, expected: list[Expected], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history.reader, "best_trial", lambda *_: None)
+    monkeypatch.setattr(history.trial_reader, "best_trial", lambda *_: None)
 
     found = history.check(database, expected, max_failures=MAX_FAILURES)
 
