@@ -51,6 +51,14 @@ class StoppablePostgresql(PostgresqlServer):
         """Start it; returns when it answers."""
         self._control("-t", "60", "-o", f'-h "" -k {self.folder}', "-l", str(self.server.log), "start")
 
+    def end(self) -> None:
+        """Stop it, if it is not down, for good."""
+        with contextlib.suppress(subprocess.CalledProcessError):  # it is down
+            self.stop()
+        # `pg_ctl` returns as soon as the server has removed its pid file, a moment before its process is gone
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.server.cleanup()
+
     def connect(self, name: str = "postgres") -> psycopg.Connection:
         """Connect to one of its databases, apart from gridfleet."""
         return psycopg.connect(host=str(self.folder), user="postgres", dbname=name, autocommit=True)
@@ -82,8 +90,7 @@ def stoppable_postgresql() -> Iterator[StoppablePostgresql]:
             postgresql.start()
             yield postgresql
         finally:
-            postgresql.stop()
-            server.cleanup()
+            postgresql.end()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -25,7 +25,8 @@ from gridfleet.storage.schema import FINAL_STATES, Attempt, Curve, Lease, Search
 from gridfleet.storage.trials import claims, handed_back, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held, expired
 from gridfleet.storage.versions import THIS_PYTHON
-from tests.storage.conftest import N_SPLITS, TRIAL_WITH_LEASE, StoredSearch, result_of, store_search
+from tests.properties.invariants import MAX_FAILURES, Memory, hold, result_counts
+from tests.storage.conftest import TRIAL_WITH_LEASE, StoredSearch, result_of, store_search
 
 # Times are large, and differ from all sums of ticks by far more than an example takes in real seconds.
 LEASE_S = 6_050
@@ -33,21 +34,9 @@ MAX_RUNTIME_S = 20_050
 BACKOFF_S = 1_050
 TICKS_S = (100, 3_000, 6_100, 60_000)
 REPUBLISH_S = 550
-MAX_FAILURES = 3
 
-#: Outcomes that count against the budget.
-COUNTED = (Outcome.WORKER_LOST, Outcome.LEASE_EXPIRED, Outcome.TIMEOUT)
 #: Columns of a trial that publishing may change.
 PUBLISHING = ("published_at", "publish_count")
-
-
-class InvariantError(AssertionError):
-    """An invariant does not hold."""
-
-
-def hold(condition: bool, invariant_name: str, *details: object) -> None:
-    if not condition:
-        raise InvariantError(f"{invariant_name}: {details}")
 
 
 class Trials(RuleBasedStateMachine):
@@ -68,9 +57,7 @@ class Trials(RuleBasedStateMachine):
         self.deadline: dict[str, float] = {}
         self.not_before: dict[int, float] = {}
         self.handed_back: dict[int, list[str]] = {}
-        self.final: dict[int, tuple[Row[Any], int]] = {}
-        self.closed: dict[tuple[int, int], Row[Any]] = {}
-        self.attempts: dict[int, int] = {}
+        self.memory = Memory()
         self.searches: list[StoredSearch] = []
         self.params: dict[int, Any] = {}
         self.paused: set[int] = set()
@@ -456,11 +443,11 @@ class Trials(RuleBasedStateMachine):
         rows = [row for row in self.rows().values() if row.search_id == search.id and row.state == "failed"]
         wanted = [] if search.row().state == "cancelled" else rows
         hold(searches.retry_failed(self.database, search.id) == len(wanted), "not the failed ones", rows)
-        after, results = self.rows(), self.result_counts()
+        after, results = self.rows(), result_counts(self.database)
         for row in wanted:
             hold((after[row.id].state, after[row.id].failures) == ("queued", 0), "not queued anew", after[row.id])
             hold(row.id not in results, "kept the scores of before", row)
-            del self.final[row.id]
+            del self.memory.final[row.id]
             self.not_before.pop(row.id, None)
             self.forgiven[row.id] = row.attempt
 
@@ -476,7 +463,7 @@ class Trials(RuleBasedStateMachine):
         after = self.rows()
         for row in cancelled:
             hold((after[row.id].state, after[row.id].attempt) == ("queued", row.attempt), "not queued", after[row.id])
-            del self.final[row.id]
+            del self.memory.final[row.id]
             self.not_before.pop(row.id, None)
         hold(not any(after[row.id].cancel_requested for row in before if row.state != "completed"), "is to stop", after)
         if was_open or cancelled:
@@ -507,43 +494,9 @@ class Trials(RuleBasedStateMachine):
     @invariant()
     def trials_are_sound(self) -> None:
         self.n_steps += 1
-        rows, attempts, results = self.rows(), self.attempt_rows(), self.result_counts()
+        rows = self.rows()
         hold({row.id: row.params for row in rows.values()} == self.params, "I7: trials appeared, vanished or changed")
-        for row in rows.values():
-            tries = attempts.get(row.id, [])
-            self._check_final(row, results.get(row.id, 0))
-            self._check_attempts(row, tries)
-            hold((row.token is not None) == (row.state == "running"), "I3", row)
-            hold((row.lease_expires_at is not None) == (row.state == "running"), "I3: lease", row)
-            hold(row.attempt >= self.attempts.get(row.id, 0), "I4: attempt fell", row)
-            self.attempts[row.id] = row.attempt
-            counted = [one for one in tries[self.forgiven.get(row.id, 0) :] if one.outcome in COUNTED]
-            hold(row.failures == len(counted), "I5: miscounted", row, tries)
-            hold(row.failures < MAX_FAILURES or row.state in FINAL_STATES, "I5: beyond the budget", row)
-
-    def _check_final(self, row: Row[Any], n_results: int) -> None:
-        if row.id in self.final:
-            hold((row, n_results) == self.final[row.id], "I1: a final trial changed", row, self.final[row.id])
-        if row.state in FINAL_STATES:
-            self.final[row.id] = (row, n_results)
-        hold((row.finished_at is not None) == (row.state in FINAL_STATES), "I1: finished_at", row)
-        if row.state == "completed":
-            hold(row.mean_test_score == row.attempt, "I2, I4: not the score of the last attempt", row)
-            hold(n_results == N_SPLITS, "I2: not exactly one result", row, n_results)
-        elif row.state != "failed":
-            hold(row.mean_test_score is None and n_results == 0, "I2: a score without a result", row)
-
-    def _check_attempts(self, row: Row[Any], tries: list[Row[Any]]) -> None:
-        hold([one.attempt for one in tries] == list(range(1, row.attempt + 1)), "I6: attempts not noted", row, tries)
-        open_tries = [one for one in tries if one.ended_at is None]
-        hold(len(open_tries) == (row.state == "running"), "I6: open attempts", row, tries)
-        hold(all(one.token == row.token == tries[-1].token for one in open_tries), "I4: another's attempt", row)
-        for one in tries:
-            key = (row.id, one.attempt)
-            hold(self.closed.get(key, one) == one, "I11: a closed attempt changed", one)
-            if one.ended_at is not None:
-                hold(one.ended_at >= one.started_at, "I11: ended before it began", one)
-                self.closed[key] = one
+        self.memory.check(self.database, rows, forgiven=self.forgiven)
 
     @invariant()
     def leases_are_those_of_running_trials(self) -> None:
@@ -608,21 +561,6 @@ class Trials(RuleBasedStateMachine):
             query = select(*TRIAL_WITH_LEASE).outerjoin(Lease, Lease.trial_id == Trial.id).order_by(Trial.id)
             rows = connection.execute(query)
             return {row.id: row for row in rows}
-
-    def attempt_rows(self) -> dict[int, list[Row[Any]]]:
-        tries: dict[int, list[Row[Any]]] = {}
-        with self.database.read() as connection:
-            statement = select(*Attempt.__table__.columns).order_by(Attempt.trial_id, Attempt.attempt)
-            for row in connection.execute(statement):
-                tries.setdefault(row.trial_id, []).append(row)
-        return tries
-
-    def result_counts(self) -> dict[int, int]:
-        counts: dict[int, int] = {}
-        with self.database.read() as connection:
-            for trial_id in connection.execute(select(SplitScore.trial_id)).scalars():
-                counts[trial_id] = counts.get(trial_id, 0) + 1
-        return counts
 
 
 _OPEN_TIMES = (

@@ -12,7 +12,8 @@ from gridfleet.storage import searches, statements
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.trials import claims, held, queue, transitions
 from tests.mutants import mutated
-from tests.properties.machine import BACKOFF_S, InvariantError, explore
+from tests.properties.invariants import InvariantError
+from tests.properties.machine import BACKOFF_S, explore
 
 #: Module, old text, new text.
 MUTATIONS = {

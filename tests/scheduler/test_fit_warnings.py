@@ -15,6 +15,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.trial_results import WarningResult
 from gridfleet.storage.trials import transitions
 from tests.storage.conftest import result_of, store_search
+from tests.warned import all_warnings
 
 CONVERGENCE = "sklearn.exceptions.ConvergenceWarning"
 
@@ -38,8 +39,7 @@ def given(database: Database, *of_trials: Sequence[WarningResult]) -> list[warni
     search = store_search(database, len(of_trials))
     for number, results in enumerate(of_trials):
         transitions.record(database, search.held(number), replace(result_of(0.5), warnings=results))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with all_warnings() as caught:
         give_warnings(database, search.id, n_fits=2 * len(of_trials))
     return caught
 
@@ -86,8 +86,7 @@ def test_the_script_s_own_filters_decide_what_is_shown(database: Database) -> No
     ]
     transitions.record(database, search.held(), replace(result_of(0.5), warnings=results))
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with all_warnings() as caught:
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
         warnings.filterwarnings("ignore", module=r"some\.")
         give_warnings(database, search.id, n_fits=2)

@@ -29,6 +29,7 @@ from gridfleet.storage.payloads.store import PayloadStore
 from gridfleet.storage.schema import Search
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.trial.process_state import unchanged_process
+from tests.warned import all_warnings
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +43,7 @@ def _nothing_said_or_seeded() -> Iterator[None]:
 
 
 def said(estimator: Any, *candidates: dict[str, Any]) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with all_warnings() as caught:
         for _ in range(2):
             warn_of_seed(estimator, candidates or [{}])
     return [str(warning.message) for warning in caught]

@@ -16,6 +16,7 @@ from gridfleet.scheduler.results import fit_warnings
 from gridfleet.scheduler.results.reproduction import RecordedTrial, _differences, _environment
 from gridfleet.storage.errors import TrialFailedError
 from gridfleet.worker.trial.scores import rebuild_exception
+from tests.warned import all_warnings
 
 #: What Python itself reports of code that is loaded or run, files and processes.
 FORBIDDEN = ("import", "exec", "compile", "open", "pickle.find_class", "os.", "subprocess.", "socket.", "ctypes.")
@@ -102,8 +103,7 @@ def test_a_warning_names_no_file_that_python_would_read_and_show() -> None:
     place = fit_warnings._place_in_the_script()
 
     assert place[0] == __file__
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with all_warnings() as caught:
         given = GivenWarning("UserWarning", "it", "/etc/shadow", 1)
         warnings.warn_explicit(fit_warnings._warning(given, 1), UserWarning, *place[:2], module=given.module)
     assert caught[0].filename == __file__

@@ -348,9 +348,7 @@ def _postgresql(folder: Path) -> Iterator[StoppablePostgresql]:
         postgresql.create("soak")
         yield postgresql
     finally:
-        with suppress(subprocess.CalledProcessError):  # it is down
-            postgresql.stop()
-        server.cleanup()
+        postgresql.end()
 
 
 def _broker(folder: Path) -> tuple[Service, str]:
