@@ -93,7 +93,7 @@ bench-data: venv ## what data cost on their way to the workers, beside loky: ARG
 
 lock: venv ## make the lock files anew (newest versions: make lock ARGS=--upgrade)
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) $(ARGS) -o requirements.lock
-	$(UV) pip compile pyproject.toml --extra cpu --extra build $(LOCK) $(ARGS) -c requirements.lock -o requirements-runtime.lock
+	$(UV) pip compile pyproject.toml --extra cpu --extra build --extra page $(LOCK) $(ARGS) -c requirements.lock -o requirements-runtime.lock
 	$(UV) pip compile pyproject.toml --extra estimators $(LOCK) $(ARGS) -c requirements.lock -o requirements-estimators.lock
 
 secrets: ## passwords and the keys that docker compose reads
