@@ -1,0 +1,7 @@
+"""Searches side by side."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute
+
+ROUTES: list[BaseRoute] = []
