@@ -1,4 +1,4 @@
-"""The page's templates: everything that is put into one is escaped, and numbers and times are written as people read them.
+"""The page's templates: all that is put into one is escaped, and numbers and times are written as people read them.
 
 A part of a page that changes is a block with the same name as its element, so that it can be asked for alone::
 

@@ -19,9 +19,11 @@ def test_the_list_of_searches_is_shown_whole_and_by_its_part(database_settings, 
     whole, part = page.get("/"), page.get("/?part=list")
 
     assert "<title>Searches" in whole
-    assert part.strip().startswith('<section id="list"') and part.strip().endswith("</section>")
+    assert part.strip().startswith('<section id="list"')
+    assert part.strip().endswith("</section>")
     assert part.strip() in whole
-    assert ">pima<" in part and "0.7500" in part and 'class="state completed"' in part
+    for shown in (">pima<", "0.7500", 'class="state completed"'):
+        assert shown in part
     assert page.ask("/?part=none").status == 404
 
 
@@ -36,6 +38,6 @@ def test_the_connections_of_the_page_write_nothing_whatever_the_role(database_se
     readers = Database(database_settings, read_only=True)
 
     for begin in (readers.read, readers.write):
-        with pytest.raises(DBAPIError, match="read-?only"), begin() as connection:
+        with pytest.raises(DBAPIError, match=r"read-?only"), begin() as connection:
             connection.execute(text("DELETE FROM workers"))
     readers.close()
