@@ -23,6 +23,7 @@ from starlette.responses import HTMLResponse
 
 from gridfleet.scheduler.reports import figures
 from gridfleet.scheduler.reports.pace import roughly
+from gridfleet.scheduler.reports.plain import plain_lines
 from gridfleet.storage.search_states import described
 
 FOLDER = Path(__file__).parent / "templates"
@@ -67,6 +68,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -81,6 +83,11 @@ def _environment() -> Environment:
     )
     environment.globals["with_deviation"] = figures.with_deviation
     return environment
+
+
+def _printable(value: Any) -> Any:
+    """Show signs that turn the direction of text, or that nobody sees, as their escapes."""
+    return plain_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def count(number: int | None) -> str:
