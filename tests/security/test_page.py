@@ -8,9 +8,10 @@ import re
 import socket
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Search, Trial
@@ -170,8 +171,40 @@ def test_no_path_leads_out_of_the_static_files(page: Page) -> None:
 def test_no_method_changes_anything(database_settings: Settings, database: Database, page: Page) -> None:
     store_pima(database_settings, database)
     for method, address in itertools.product(("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"), ADDRESSES):
-        if (method, address) != ("POST", "/sql"):
-            assert page.ask(address, method=method, body="x=1").status in (404, 405), (method, address)
+        assert page.ask(address, method=method, body="q=SELECT+1").status in (404, 405), (method, address)
+
+
+def test_no_query_changes_anything(database_settings: Settings, database: Database, page: Page) -> None:
+    store_pima(database_settings, database)
+    with database.read() as connection:
+        before = connection.execute(text("SELECT * FROM trials")).all()
+    for query in (
+        "DELETE FROM trials",
+        "SELECT 1; DELETE FROM trials",
+        "COMMIT; DELETE FROM trials",
+        "WITH gone AS (DELETE FROM trials RETURNING *) SELECT * FROM gone",
+        "SET TRANSACTION READ WRITE",
+        "COPY (SELECT 1) TO PROGRAM 'touch /tmp/gridfleet-stolen'",
+        "SELECT lo_from_bytea(0, 'x')",
+        "PRAGMA query_only = OFF",
+        "ATTACH DATABASE '/tmp/gridfleet-stolen.db' AS stolen",
+        "SELECT load_extension('x')",
+        "SELECT nextval('trials_id_seq')",
+        "DROP VIEW leaderboard",
+    ):
+        for way in ("", "&as=csv"):
+            assert page.ask(f"/sql?q={quote(query)}{way}").status == 400, query
+    with database.read() as connection:
+        assert connection.execute(text("SELECT * FROM trials")).all() == before
+
+
+def test_what_a_query_returns_is_text(database: Database, page: Page) -> None:
+    query = "SELECT '<img src=x onerror=alert(1)>' AS \"<script>\""
+    shown = page.get(f"/sql?q={quote(query)}")
+
+    assert "<img" not in shown
+    assert "<script>" not in shown
+    assert "&lt;img" in shown
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
