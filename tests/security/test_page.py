@@ -13,10 +13,12 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import text, update
 
+from gridfleet.scheduler.reports import changes
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
 from tests.page.conftest import TOKEN, Page, page, serve_page
+from tests.security.conftest import RoledDatabase
 from tests.security.test_names_and_values import ODD
 from tests.stored_searches import WORKERS, claim, record, store_pima, store_search, switch_triggers_off
 
@@ -258,6 +260,22 @@ def test_what_is_asked_for_is_shown_as_text(page: Page) -> None:
         assert "<img" not in page.ask(address).text
         assert "<script>" not in page.ask(address).text
     assert "<script>" not in page.ask("/x?a=<script>", Authorization="").text
+
+
+def test_the_role_of_readers_sees_every_page(
+    roled_database: RoledDatabase, ended: int, serve_page: Callable[..., Page], no_variables: None
+) -> None:
+    reporter = Settings(
+        database_url=roled_database.url("reporter"), database_password=roled_database.passwords["database_reporter"]
+    )
+    page = serve_page(reporter)
+
+    addresses = ("/", "/searches/ended", "/searches/ended/trials/0", "/compare?s=ended&s=waiting", "/fleet", "/sql")
+    for address in (*addresses, "/metrics", f"/sql?q={quote('SELECT * FROM leaderboard')}"):
+        assert page.ask(address).status in (200, 404), address
+    assert "ended" in page.get("/")
+    assert "permission denied" in page.ask(f"/sql?q={quote('SELECT * FROM payload_chunks')}").text
+    assert changes.look(page.database).seen
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
