@@ -91,10 +91,12 @@ def _database(settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
     yield _try("keys", lambda: _check_keys(database, settings, has_tables=not schema.is_wrong))
     if not schema.is_wrong:
         if not is_embedded:  # whose supervisor does what a scheduler does
-            yield fleet_findings.scheduler(database, settings)
+            yield fleet_findings.scheduler(database, reconcile_s=settings.reconcile_s)
         # where it does not run, they were seen a moment ago, and have ended with their fleet
         may_be_there = not is_embedded or client.is_running(load_settings())
-        yield from fleet_findings.workers(database, settings, is_embedded=is_embedded, may_be_there=may_be_there)
+        yield from fleet_findings.workers(
+            database, heartbeat_s=settings.heartbeat_s, is_embedded=is_embedded, may_be_there=may_be_there
+        )
 
 
 def _check_broker(settings: Settings) -> str:

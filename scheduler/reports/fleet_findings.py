@@ -11,7 +11,6 @@ from gridfleet.scheduler.reports.reader import SeenWorker
 from gridfleet.storage import passes
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.search_states import SEEN_S
-from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 
@@ -48,35 +47,36 @@ class Finding:
         return {"subject": self.subject, "status": status, "sentence": self.sentence}
 
 
-def scheduler(database: Database, settings: Settings) -> Finding:
+def scheduler(database: Database, *, reconcile_s: float) -> Finding:
     """Look whether a scheduler looked after the fleet; of an embedded one its supervisor does."""
     last = passes.last_pass(database)
     if last is None:
         return Finding("scheduler", "none has run yet; start one with `gridfleet scheduler`", WRONG)
     sentence = f"last looked after the fleet {last.age_s:.0f} s ago, process {last.pid} on {last.hostname}"
-    if last.age_s <= max(SEEN_S, PASSES_MISSED * settings.reconcile_s):
+    if last.age_s <= max(SEEN_S, PASSES_MISSED * reconcile_s):
         return Finding("scheduler", sentence)
     return Finding("scheduler", f"{sentence}; start one with `gridfleet scheduler`", WRONG)
 
 
-def workers(database: Database, settings: Settings, *, is_embedded: bool, may_be_there: bool = True) -> list[Finding]:
+def workers(database: Database, *, heartbeat_s: float, is_embedded: bool, may_be_there: bool = True) -> list[Finding]:
     """Look which workers are there, what waits for them, and whether they fit together.
 
     Parameters
     ----------
-    database, settings
+    database : Database
         The fleet's.
+    heartbeat_s : float
+        Seconds between two of its heartbeats.
     is_embedded : bool
         Whether it is a folder's, which needs no workers as long as nothing is submitted.
     may_be_there : bool, default=True
         False: workers that were seen a moment ago have ended with their fleet.
     """
-    return list(_workers(database, settings, is_embedded=is_embedded, may_be_there=may_be_there))
+    return list(_workers(database, BEATS_MISSED * heartbeat_s, is_embedded=is_embedded, may_be_there=may_be_there))
 
 
-def _workers(database: Database, settings: Settings, *, is_embedded: bool, may_be_there: bool) -> Iterator[Finding]:
+def _workers(database: Database, within_s: float, *, is_embedded: bool, may_be_there: bool) -> Iterator[Finding]:
     yield from _stopped(database)
-    within_s = BEATS_MISSED * settings.heartbeat_s
     known = reader.workers_seen(database, within_s=within_s) if may_be_there else []
     seen = [worker for worker in known if worker.stopped_reason is None]
     n_queued = queue.count_queued(database)

@@ -7,8 +7,12 @@ from typing import Any
 
 from sqlalchemy import Double, String, case, cast, func, literal, select
 
+from gridfleet.scheduler.reports.fair_sample import drawn
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Trial
 
+#: Trials that are looked at for the names of hyperparameters.
+EXAMINED = 200
 #: Python's words for what JSON calls otherwise.
 WORDS = {"None": "null", "True": "true", "False": "false"}
 
@@ -35,6 +39,16 @@ def as_text(dialect: str, name: str) -> Any:
 def names_of(all_params: Iterable[Mapping[str, Any]]) -> list[str]:
     """List the names of hyperparameters, in the order in which they appear."""
     return list(dict.fromkeys(name for params in all_params for name in params))
+
+
+def hyperparameters(database: Database, search_id: int, n_trials: int) -> dict[str, bool]:
+    """Return the names of a search's hyperparameters, and whether they vary, as far as `EXAMINED` trials say it."""
+    numbers = drawn(search_id, n_trials, EXAMINED)
+    query = select(Trial.params).where(Trial.search_id == search_id, Trial.number.in_(numbers)).order_by(Trial.number)
+    with database.read() as connection:
+        all_params = connection.execute(query).scalars().all()
+    values = {name: {repr(params[name]) if name in params else None for params in all_params} for name in names_of(all_params)}
+    return {name: len(found) > 1 for name, found in values.items()}
 
 
 def _entry() -> Any:
