@@ -34,7 +34,7 @@ register_url_convertor("name", _Name())
 
 
 class SearchRoute(Route):
-    """A route with ``{search:name}``, compared with the path as it was sent: decoded, a name's slash looks like others."""
+    """A route with ``{search:name}``, compared with the path as it was sent: decoded, a name's slash is like any."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Compare the path."""

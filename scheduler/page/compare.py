@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -48,6 +50,7 @@ def _compare(request: Request) -> Response:
         best=lambda: [trial_reader.best_trial(database, search.id) for search in searches],
         metrics={search.id: tables.metric_of(search) for search in searches},
         max_searches=MAX_SEARCHES,
+        names=urlencode([("s", search.id) for search in searches]),
     )
 
 

@@ -42,7 +42,7 @@ def _overview(request: Request) -> Response:
     state = asked.get("state") if asked.get("state") in list(ShownState) else None
     sort = asked.get("sort", reader.NEWEST)
     page = _page(asked)
-    only = {"state": state, "by": _printable(asked.get("by")), "name_has": _printable(asked.get("name"))}
+    by, name = _printable(asked.get("by")), _printable(asked.get("name"))
     tag = _printable(asked.get("tag"))
     key, has_value, value = (tag or "").partition("=")
     found = reader.list_searches(
@@ -51,7 +51,9 @@ def _overview(request: Request) -> Response:
         offset=(page - 1) * PAGE_SIZE,
         tags={key: value if has_value else None} if tag else {},
         sort=sort if sort in reader.SORTS else reader.NEWEST,
-        **only,
+        state=state,
+        by=by,
+        name_has=name,
     )
     shown = found[:PAGE_SIZE]
     ids = [search.id for search in shown]
@@ -71,7 +73,7 @@ def _overview(request: Request) -> Response:
         sort=sort,
         page=page,
         has_more=len(found) > PAGE_SIZE,
-        is_filtered=any([*only.values(), tag]),
+        is_filtered=any([state, by, name, tag]),
         address=lambda **changes: _address(asked, **changes),
     )
 
@@ -140,7 +142,7 @@ def _best_model(request: Request, search_id: int) -> str | None:
 
 
 def _choice(asked: QueryParams) -> TrialChoice:
-    """Read from an address which trials are asked for; without anything, the best first, and all while none is scored."""
+    """Read from an address which trials are asked for; without anything, all by number."""
     given = zip(asked.getlist("column"), asked.getlist("is"), asked.getlist("value"), strict=False)
     sort = asked.get("sort", trial_table.NUMBER)
     order = asked.get("order", Order.UP)
@@ -164,7 +166,7 @@ def _printable(text: str | None) -> str | None:
 
 
 def _address(asked: QueryParams, **changes: Any) -> str:
-    """Return the query of an address like this one, with changes; None takes something away, and another page is the first."""
+    """Return the query of an address like this one, with changes, on its first page; None takes something away."""
     changes = {"page": None, "part": None, **changes}
     kept = [(key, value) for key, value in asked.multi_items() if key not in changes and value]
     return "?" + urlencode([*kept, *((key, value) for key, value in changes.items() if value is not None)])
@@ -182,7 +184,9 @@ def _without(asked: QueryParams, index: int) -> str:
     """Return the address without one of the conditions, counted as `_choice` does."""
     given = zip(asked.getlist("column"), asked.getlist("is"), asked.getlist("value"), strict=False)
     kept = [one for one in given if one[2].strip()]
-    others = [(key, value) for key, value in asked.multi_items() if key not in ("column", "is", "value", "page", "part")]
+    others = [
+        (key, value) for key, value in asked.multi_items() if key not in ("column", "is", "value", "page", "part")
+    ]
     conditions = [
         pair
         for place, one in enumerate(kept)

@@ -23,7 +23,10 @@ def points(values: Sequence[float]) -> str:
     scale = high - low if 0 < high - low < float("inf") else 1.0
     step = (WIDTH - 2 * MARGIN) / (len(values) - 1)
     places = [
-        (MARGIN + step * place, HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (0.5 if high == low else (value - low) / scale))
+        (
+            MARGIN + step * place,
+            HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (0.5 if high == low else (value - low) / scale),
+        )
         for place, value in enumerate(values)
     ]
     drawn = [places[0]]

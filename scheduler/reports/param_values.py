@@ -47,7 +47,9 @@ def hyperparameters(database: Database, search_id: int, n_trials: int) -> dict[s
     query = select(Trial.params).where(Trial.search_id == search_id, Trial.number.in_(numbers)).order_by(Trial.number)
     with database.read() as connection:
         all_params = connection.execute(query).scalars().all()
-    values = {name: {repr(params[name]) if name in params else None for params in all_params} for name in names_of(all_params)}
+    values = {
+        name: {repr(params[name]) if name in params else None for params in all_params} for name in names_of(all_params)
+    }
     return {name: len(found) > 1 for name, found in values.items()}
 
 

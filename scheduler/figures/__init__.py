@@ -1,0 +1,1 @@
+"""A search as figures, and as Optuna's study."""
