@@ -88,6 +88,10 @@ class WorkerNotFoundError(GridfleetError, LookupError):
     """No worker that is there has this name."""
 
 
+class MissingPackageError(GridfleetError, ImportError):
+    """What was asked for needs a package of one of gridfleet's extras, which is not installed."""
+
+
 class SearchNotFinishedError(GridfleetError):
     """The search has no result yet that could be asked for."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio.to_thread
 import plotly
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,7 +21,9 @@ from starlette.staticfiles import StaticFiles
 from gridfleet.scheduler.page import compare, events, fleet, metrics, searches, security, sql, trials
 from gridfleet.scheduler.page.templates import render
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import GridfleetError, QueryError, SearchNotFoundError, TrialNotFoundError
+from gridfleet.storage.errors import GridfleetError, QueryError, SearchNotFoundError, TrialNotFoundError, first_line
+
+logger = logging.getLogger(__name__)
 
 #: Requests that are worked on at once, each in a thread: as many as a database has connections of one process.
 N_THREADS = 4
@@ -56,9 +60,10 @@ def create_app(database: Database, *, token: str, names: Collection[str] = ()) -
     app = Starlette(
         routes=routes,
         middleware=[guard],
-        exception_handlers={HTTPException: _refused, GridfleetError: _failed},
+        exception_handlers={HTTPException: _refused, GridfleetError: _failed, SQLAlchemyError: _no_database},
         lifespan=_with_few_threads,
     )
+    app.router.redirect_slashes = False
     app.state.database = database
     app.state.changes = events.Changes(database)
     return app
@@ -87,3 +92,8 @@ def _failed(request: Request, error: Exception) -> Response:
     kinds = ((SearchNotFoundError, 404), (TrialNotFoundError, 404), (QueryError, 400))
     status = next((status for kind, status in kinds if isinstance(error, kind)), 503)
     return render(request, "error.html", status=status, sentence=str(error))
+
+
+def _no_database(request: Request, error: Exception) -> Response:
+    logger.warning("the database refuses: %s", first_line(error))
+    return render(request, "error.html", status=503, sentence=f"The database refuses: {first_line(error)}")

@@ -94,7 +94,8 @@ class Guard:
         if given is not None and self._access.is_token(given):
             if request.url.path == "/metrics":
                 return None
-            return self._access.give(RedirectResponse(_without_token(request), 303))
+            # not redirected: a browser that comes from another site's link would not send the cookie along
+            return self._access.give(_shown(request, "entered.html", 200, at=_without_token(request)))
         if request.url.path in OPEN or self._access.is_given(request):
             return None
         return _login(request, at=_without_token(request), is_wrong=given is not None)
@@ -130,8 +131,11 @@ def _login(request: Request, *, at: str, is_wrong: bool) -> Response:
     wants_page = request.method == "POST" or "text/html" in request.headers.get("accept", "")
     if not wants_page:
         return PlainTextResponse("the token is missing or wrong; `gridfleet page` prints it\n", 401)
-    request = Request({**request.scope, "query_string": b""})
-    return render(request, "login.html", status=401, at=at, is_wrong=is_wrong)
+    return _shown(request, "login.html", 401, at=at, is_wrong=is_wrong)
+
+
+def _shown(request: Request, name: str, status: int, **values: Any) -> Response:
+    return render(Request({**request.scope, "query_string": b""}), name, status=status, **values)
 
 
 def _without_token(request: Request) -> str:

@@ -25,7 +25,7 @@ from gridfleet.scheduler.page import addresses
 from gridfleet.scheduler.reports import figures
 from gridfleet.scheduler.reports.causes import ranges
 from gridfleet.scheduler.reports.pace import roughly
-from gridfleet.scheduler.reports.plain import plain
+from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.storage.search_states import described
 
 FOLDER = Path(__file__).parent / "templates"
@@ -70,6 +70,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -92,6 +93,11 @@ def _environment() -> Environment:
         "figure_url": addresses.figure_url,
     }
     return environment
+
+
+def _printable(value: Any) -> Any:
+    """Show signs that turn the direction of text, or that nobody sees, as their escapes."""
+    return plain_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def count(number: int | None) -> str:
