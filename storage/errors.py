@@ -112,6 +112,18 @@ class QueryError(GridfleetError):
     """The database refuses a query that somebody wrote, or it takes too long."""
 
 
+class NothingToDrawError(GridfleetError, ValueError):
+    """A search has not what a figure shows: no score yet, one hyperparameter only, no learning curves."""
+
+
+class MissingPackageError(GridfleetError, ImportError):
+    """A package is needed that comes with an extra, and is not installed."""
+
+
+class ExportError(GridfleetError):
+    """A search can't be written where somebody wants it."""
+
+
 class TrialFailedError(GridfleetError):
     """A trial failed under ``error_score="raise"`` and its own exception could not travel back."""
 
