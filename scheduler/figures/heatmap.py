@@ -56,7 +56,7 @@ def heatmap(
     else:
         figure = _cells(scored, x, y)
     best = found.best
-    if best is not None:
+    if best is not None and not getattr(figure.data[0], "texttemplate", None):
         place = next(place for place, trial in enumerate(scored) if trial is best)
         figure.add_scatter(
             x=[x.values[place] if _is_continuous(x) else x.texts()[place]],
@@ -103,13 +103,14 @@ def _cells(scored: Sequence[DrawnTrial], x: Axis, y: Axis) -> plotly.graph_objec
         n_trials[cell] = n_trials.get(cell, 0) + 1
         if cell not in best or _score(trial) > _score(best[cell]):
             best[cell] = trial
+    winner = max(scored, key=lambda trial: (_score(trial), -trial.number))
     cells = [[best.get((column, row)) for column in columns] for row in rows]
     figure = go.Figure(
         go.Heatmap(
             x=columns,
             y=rows,
             z=[[None if trial is None else trial.mean_test_score for trial in row] for row in cells],
-            text=[["" if trial is None else score(trial.mean_test_score) for trial in row] for row in cells],
+            text=[[_label(trial, winner) for trial in row] for row in cells],
             texttemplate="%{text}" if len(columns) * len(rows) <= 100 else None,
             hovertext=[
                 [
@@ -129,6 +130,12 @@ def _cells(scored: Sequence[DrawnTrial], x: Axis, y: Axis) -> plotly.graph_objec
     )
     figure.update_xaxes(title_text=x.title, type="category")
     return figure.update_yaxes(title_text=y.title, type="category")
+
+
+def _label(trial: DrawnTrial | None, winner: DrawnTrial) -> str:
+    if trial is None:
+        return ""
+    return f"{'★ ' if trial is winner else ''}{score(trial.mean_test_score)}"
 
 
 def _points(scored: Sequence[DrawnTrial], x: Axis, y: Axis) -> plotly.graph_objects.Figure:
@@ -163,7 +170,7 @@ def _contour(found: Drawn, x: Axis, y: Axis) -> plotly.graph_objects.Figure:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         figure: Any = optuna.visualization.plot_contour(study, params=["0", "1"])
-    figure.update_traces(colorscale=SCALE, selector={"type": "contour"})
+    figure.update_traces(colorscale=SCALE, colorbar_title_text="score", selector={"type": "contour"})
     figure.update_xaxes(title_text=x.title)
     return figure.update_yaxes(title_text=y.title)
 

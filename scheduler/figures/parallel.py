@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MOST_AXES = 12
 #: Categories of an axis that get their texts.
 MOST_LABELS = 30
+BRACKETS = str.maketrans("<>", "‹›")
 
 
 def parallel(database: Database, search_id: int, *, most: int = MOST) -> plotly.graph_objects.Figure:
@@ -78,7 +79,8 @@ def _dimension(axis: Axis) -> dict[str, Any]:
             "label": axis.title,
             "values": axis.values,
             "tickvals": list(places),
-            "ticktext": [axis.shown[place] for place in places],
+            # entities would be shown here as they are, and brackets are what makes HTML elsewhere
+            "ticktext": [axis.labels[place].translate(BRACKETS) for place in places],
         }
     if not axis.is_log:
         return {"label": axis.title, "values": axis.values}

@@ -18,7 +18,7 @@ WINNER, SECOND, OTHERS = COLOURS[0], COLOURS[1], "#A6A6A6"
 #: Of scores: it grows lighter evenly, for all eyes and in grey.
 SCALE = "Viridis"
 #: Characters of a name or value in a figure.
-MAX_TEXT = 60
+MAX_TEXT = 40
 
 _GRID = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.4)", "automargin": True}
 _LAYOUT: dict[str, Any] = {
@@ -70,7 +70,8 @@ def _missing(package: str, error: ImportError) -> MissingPackageError:
 
 def text(value: object, most: int = MAX_TEXT) -> str:
     """Return what somebody stored as a figure may show it: in one line, shortened in its middle, escaped."""
-    return html.escape(shortened(plain(str(value)), most))
+    # not quotes, whose entities plotly shows as they are
+    return html.escape(shortened(plain(str(value)), most), quote=False)
 
 
 def shortened(value: str, most: int = MAX_TEXT) -> str:

@@ -55,7 +55,7 @@ class Axis:
     @property
     def title(self) -> str:
         """Its name as a figure may show it."""
-        return text(self.name)
+        return text(self.name, 30)
 
     @property
     def shown(self) -> Sequence[str]:
@@ -122,7 +122,7 @@ def labels_of(values: Iterable[Any], most: int = MAX_TEXT) -> dict[str, str]:
     ----------
     values : iterable
         JSON values, or `MISSING`.
-    most : int, default=60
+    most : int, default=40
         Characters of a text.
 
     Examples

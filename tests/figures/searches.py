@@ -98,7 +98,12 @@ def store(
             connection.execute(
                 insert(Curve),
                 [
-                    {"trial_id": one, "split": split, "metric": metric, "values": [1.0, None, 0.25 + split / 10]}
+                    {
+                        "trial_id": one,
+                        "split": split,
+                        "metric": metric,
+                        "values": [1.0, 0.75 + split / 20, 0.5, None, 0.25 + split / 10, 0.2],
+                    }
                     for one, _ in scored
                     for split in range(N_SPLITS)
                     for metric in ("loss", "val_loss", "accuracy")
