@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import sqlite3
@@ -16,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from gridfleet.scheduler.reports.cells import FORMULA_STARTS, cell_text, csv_cell, csv_line, json_line
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import QueryError, first_line
 
@@ -35,10 +34,9 @@ SQLITE_ALLOWED = {
     sqlite3.SQLITE_FUNCTION,
     sqlite3.SQLITE_RECURSIVE,
 }
-#: With these a spreadsheet takes a cell for a formula; the wide ones in a Japanese one.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 Style = Literal["table", "csv", "json"]
+__all__ = ["FORMULA_STARTS", "Result", "csv_cell", "json_line", "run", "write"]
 
 
 @dataclass(frozen=True)
@@ -93,26 +91,6 @@ def write(result: Result, out: TextIO, *, style: Style) -> None:
         For people, spreadsheets or programs.
     """
     {"table": _write_table, "csv": _write_csv, "json": _write_json}[style](result, out)
-
-
-def csv_cell(value: Any) -> Any:
-    """Return a cell that a spreadsheet does not take for a formula: texts that look like one get a quote."""
-    if value is None or isinstance(value, (int, float)):
-        return value
-    text = _text(value)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
-
-
-def json_line(value: Any) -> str:
-    """Return strict JSON in one line, with escapes for all that a terminal would obey or not show."""
-    line = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
-    if line.isprintable():
-        return line
-    return "".join(char if char.isprintable() else _json_escape(char) for char in line)
-
-
-def _json_escape(char: str) -> str:
-    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else json.dumps(char)[1:-1]
 
 
 @contextmanager
@@ -237,14 +215,6 @@ def _value(value: Any) -> Any:
     return str(value) if isinstance(value, date) else value
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
-
-
 def _write_table(result: Result, out: TextIO) -> None:
     from gridfleet.scheduler.reports.tables import console, table
 
@@ -263,7 +233,7 @@ def _write_table(result: Result, out: TextIO) -> None:
 def _table_cell(value: Any) -> Any:
     if isinstance(value, float):  # CSV and JSON have all digits
         return f"{value:.6g}"
-    return value if value is None or isinstance(value, int) else _text(value)
+    return value if value is None or isinstance(value, int) else cell_text(value)
 
 
 def _write_csv(result: Result, out: TextIO) -> None:
@@ -271,16 +241,9 @@ def _write_csv(result: Result, out: TextIO) -> None:
 
     # a program gets texts as they are stored; a terminal would obey their escape sequences
     shown = plain_lines if out.isatty() else str
-    out.write(shown(_csv_line(result.columns)))
+    out.write(shown(csv_line(result.columns)))
     for row in result.rows:
-        out.write(shown(_csv_line(row)))
-
-
-def _csv_line(cells: Sequence[Any]) -> str:
-    line = io.StringIO(newline="")
-    # Python 3.11 quotes a carriage return only where it belongs to the end of a line
-    csv.writer(line, lineterminator="\r\n").writerow(map(csv_cell, cells))
-    return line.getvalue().removesuffix("\r\n") + "\n"
+        out.write(shown(csv_line(row)))
 
 
 def _write_json(result: Result, out: TextIO) -> None:

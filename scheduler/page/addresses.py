@@ -54,10 +54,10 @@ def trial_url(name: str, number: int) -> str:
     return f"{search_url(name)}/trials/{number}"
 
 
-def figure_url(name: str, kind: str, **parameters: Any) -> str:
+def figure_url(search: str, kind: str, /, **parameters: Any) -> str:
     """Return the address of a search's figure."""
     given = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in parameters.items() if value is not None)
-    return f"{search_url(name)}/figures/{kind}.json" + (f"?{given}" if given else "")
+    return f"{search_url(search)}/figures/{kind}.json" + (f"?{given}" if given else "")
 
 
 def asked_search(request: Request) -> SearchSummary:

@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from gridfleet.scheduler.page import compare, events, fleet, metrics, searches, security, sql, trials
+from gridfleet.scheduler.page import compare, drawings, events, fleet, metrics, searches, security, sql, trials
 from gridfleet.scheduler.page.templates import render
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, QueryError, SearchNotFoundError, TrialNotFoundError, first_line
@@ -50,6 +50,7 @@ def create_app(database: Database, *, token: str, names: Collection[str] = ()) -
         *trials.ROUTES,
         *compare.ROUTES,
         *fleet.ROUTES,
+        *drawings.ROUTES,
         *sql.ROUTES,
         *metrics.ROUTES,
         *events.ROUTES,
