@@ -19,8 +19,10 @@ def points(values: Sequence[float]) -> str:
     if len(values) == 1:
         values = [values[0], values[0]]
     low, high = min(values), max(values)
-    # the mean of huge scores may be no number
-    scale = high - low if 0 < high - low < float("inf") else 1.0
+    if high - low == float("inf"):  # of huge scores
+        values = [value / 2 for value in values]
+        low, high = min(values), max(values)
+    scale = high - low or 1.0
     step = (WIDTH - 2 * MARGIN) / (len(values) - 1)
     places = [
         (

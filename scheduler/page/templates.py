@@ -88,6 +88,7 @@ def _environment() -> Environment:
     )
     environment.globals |= {
         "with_deviation": figures.with_deviation,
+        "live_when": live_when,
         "search_url": addresses.search_url,
         "trial_url": addresses.trial_url,
         "figure_url": addresses.figure_url,
@@ -98,6 +99,11 @@ def _environment() -> Environment:
 def _printable(value: Any) -> Any:
     """Show signs that turn the direction of text, or that nobody sees, as their escapes."""
     return plain_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def live_when(searches: str) -> Markup:
+    """Return the attribute of a part that changes with searches, by their ids; none where nothing changes any more."""
+    return Markup(' data-live="{}"').format(searches) if searches else Markup()
 
 
 def count(number: int | None) -> str:
