@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
 from gridfleet.storage.errors import SettingsError
 
@@ -47,7 +47,8 @@ def listening(address: str, port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """Serves the page; requests are not logged, for an address may have the token."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Starlette) -> None:
+        self._changes = app.state.changes
         super().__init__(
             uvicorn.Config(
                 app,
@@ -60,3 +61,8 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=STOP_S,
             )
         )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams of events, which would go on for ever, and then the rest."""
+        self._changes.close()
+        await super().shutdown(sockets)

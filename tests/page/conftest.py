@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from starlette.applications import Starlette
 
+from gridfleet.scheduler.page.app import create_app
+from gridfleet.scheduler.page.server import Server, listening
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
 
@@ -35,8 +38,15 @@ class Page:
     """A page that is served, and requests to it."""
 
     port: int
+    server: Server
+    database: Database
     token: str = TOKEN
     given: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def app(self) -> Starlette:
+        """The application that answers."""
+        return self.server.config.app
 
     @property
     def address(self) -> str:
@@ -75,9 +85,6 @@ def page(database_settings: Settings, serve_page: Callable[..., Page]) -> Page:
 @contextlib.contextmanager
 def served_page(settings: Settings, **options: object) -> Iterator[Page]:
     """Serve the page of a database with uvicorn, in a thread."""
-    from gridfleet.scheduler.page.app import create_app
-    from gridfleet.scheduler.page.server import Server, listening
-
     database = Database(settings, read_only=True)
     listener = listening("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -85,7 +92,7 @@ def served_page(settings: Settings, **options: object) -> Iterator[Page]:
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
-        yield Page(port)
+        yield Page(port, server, database)
     finally:
         server.should_exit = True
         thread.join()

@@ -8,7 +8,8 @@ const again = new Set(); // parts that changed meanwhile
 
 function partsAbout(ids) {
   return [...document.querySelectorAll("[data-live][id]")].filter(
-    (part) => part.dataset.live === "*" || part.dataset.live.split(" ").some((id) => ids.includes(id)),
+    // null: events were lost, so that anything may have changed
+    (part) => ids === null || part.dataset.live === "*" || part.dataset.live.split(" ").some((id) => ids.includes(+id)),
   );
 }
 
