@@ -13,16 +13,20 @@ import numpy as np
 from sklearn import model_selection
 from sklearn.utils.validation import check_is_fitted
 
+from gridfleet.scheduler.fleet.connection import read_only
 from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.frames import without_our_frames
+from gridfleet.scheduler.results.plots import Plots
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import check_switch, options_of
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
-from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import InvalidSearchError, NothingToDrawError
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.settings import load_settings
 from gridfleet.worker.compiled_fit import compiled_fit
 from gridfleet.worker.trial.keras_state import names_numbered_anew
@@ -32,7 +36,7 @@ from gridfleet.worker.trial.process import is_worker_process
 REFITS_ON = ("script", "fleet")
 
 
-class _FleetSearch:
+class _FleetSearch(Plots):
     """Runs a search's fits on the fleet; all else is scikit-learn's."""
 
     #: So that calls of joblib that hold such a search stay in this process.
@@ -48,6 +52,8 @@ class _FleetSearch:
     refit_on: str
     keep_curves: bool
     tags: dict[str, str] | None
+    #: The fleet and the search of the last `fit`, by their ids; a pickled search draws its figures elsewhere, too.
+    _ran_as: tuple[str, int] | None = None
 
     @without_our_frames
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
@@ -76,6 +82,7 @@ class _FleetSearch:
             One sentence, before anything is stored, for a search that can't run; or if broker or
             database do not answer.
         """
+        self._ran_as = None
         check_space(self)
         check_has_rows(X)
         references = References(load_settings(), reads_all=self._needs_rows_here())
@@ -98,9 +105,24 @@ class _FleetSearch:
                 fit_with(FleetBackend(run), self, X, y, lambda: _leave_refit_out(refit, self), **params)
             else:
                 fit_with(FleetBackend(run), self, X, y, lambda: _enter_fit(refit, options.fit_mode), **params)
+        self._ran_as = run.stored()
         if run.refits:
             self._take(run.best_model(verbose=self.verbose))  # type: ignore[attr-defined]
         return self
+
+    def _stored_search(self) -> tuple[Database, int]:
+        check_is_fitted(self, "cv_results_")
+        if self._ran_as is None:
+            raise NothingToDrawError(
+                "this search was not fitted on a fleet, so nothing of it is stored; figures are made of what is"
+            )
+        fleet, search_id = self._ran_as
+        database = read_only().database
+        if fleet_id(database) != fleet:
+            raise NothingToDrawError(
+                "this search was fitted on another fleet; set GRIDFLEET_HOME or GRIDFLEET_DATABASE_URL as they were"
+            )
+        return database, search_id
 
     def _needs_rows_here(self) -> bool:
         """Whether X is looked at in this process: by the refit, by callbacks, or by all fits, as inside a trial."""
@@ -152,7 +174,7 @@ class _FleetSearch:
         grid = isinstance(self, model_selection.GridSearchCV)
         kind = model_selection.GridSearchCV if grid else model_selection.RandomizedSearchCV
         theirs = kind(**{name: getattr(self, name) for name in kind._get_param_names()})
-        ours = set(self.get_params(deep=False))  # type: ignore[attr-defined]
+        ours = {*self.get_params(deep=False), "_ran_as"}  # type: ignore[attr-defined]
         vars(theirs).update({name: value for name, value in vars(self).items() if name not in ours})
         return theirs
 

@@ -116,6 +116,14 @@ class QueryError(GridfleetError):
     """The database refuses a query that somebody wrote, or it takes too long."""
 
 
+class NothingToDrawError(GridfleetError, ValueError):
+    """A search has not what a figure shows: no score yet, one hyperparameter only, no learning curves."""
+
+
+class ExportError(GridfleetError):
+    """A search can't be written where somebody wants it."""
+
+
 class TrialFailedError(GridfleetError):
     """A trial failed under ``error_score="raise"`` and its own exception could not travel back."""
 

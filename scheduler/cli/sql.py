@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any, Literal, TextIO
 
-from gridfleet.scheduler.reports.query import Result, cell_text, csv_cell, csv_line, run
+from gridfleet.scheduler.reports.cells import FORMULA_STARTS, cell_text, csv_cell, csv_line, json_line
+from gridfleet.scheduler.reports.query import Result, run
 
-__all__ = ["Result", "Style", "csv_cell", "json_line", "run", "write"]
+__all__ = ["FORMULA_STARTS", "Result", "Style", "csv_cell", "json_line", "run", "write"]
 
 #: Rows that a table shows; CSV and JSON have all.
 MAX_TABLE_ROWS = 1_000
@@ -29,18 +29,6 @@ def write(result: Result, out: TextIO, *, style: Style) -> None:
         For people, spreadsheets or programs.
     """
     {"table": _write_table, "csv": _write_csv, "json": _write_json}[style](result, out)
-
-
-def json_line(value: Any) -> str:
-    """Return strict JSON in one line, with escapes for all that a terminal would obey or not show."""
-    line = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
-    if line.isprintable():
-        return line
-    return "".join(char if char.isprintable() else _json_escape(char) for char in line)
-
-
-def _json_escape(char: str) -> str:
-    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else json.dumps(char)[1:-1]
 
 
 def _write_table(result: Result, out: TextIO) -> None:

@@ -1,1 +1,1 @@
-"""A search as figures, and as Optuna's study."""
+"""What a search looks like: plotly's figures, and Optuna's study, made of its rows. Changes nothing."""

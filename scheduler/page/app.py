@@ -18,10 +18,10 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from gridfleet.scheduler.page import compare, events, fleet, metrics, searches, security, sql, trials
+from gridfleet.scheduler.page import compare, drawings, events, fleet, metrics, searches, security, sql, trials
 from gridfleet.scheduler.page.templates import render
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import GridfleetError, SearchNotFoundError, TrialNotFoundError, first_line
+from gridfleet.storage.errors import GridfleetError, QueryError, SearchNotFoundError, TrialNotFoundError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def create_app(database: Database, *, token: str, names: Collection[str] = ()) -
         *trials.ROUTES,
         *compare.ROUTES,
         *fleet.ROUTES,
+        *drawings.ROUTES,
         *sql.ROUTES,
         *metrics.ROUTES,
         *events.ROUTES,
@@ -91,7 +92,8 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    status = 404 if isinstance(error, (SearchNotFoundError, TrialNotFoundError)) else 503
+    kinds = ((SearchNotFoundError, 404), (TrialNotFoundError, 404), (QueryError, 400))
+    status = next((status for kind, status in kinds if isinstance(error, kind)), 503)
     return render(request, "error.html", status=status, sentence=str(error))
 
 

@@ -19,6 +19,7 @@ from gridfleet.scheduler.page.documented import queries_about
 from gridfleet.scheduler.page.templates import render
 from gridfleet.scheduler.reports import query as queries
 from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports.cells import cell_text, csv_line
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import QueryError, SearchNotFoundError
 
@@ -96,17 +97,17 @@ def _run(database: Database, query: str) -> Shown:
 def _cell(value: Any) -> tuple[str, bool]:
     if isinstance(value, float):  # the CSV has all digits
         return f"{value:.6g}", True
-    text = queries.cell_text(value)
+    text = cell_text(value)
     return (text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]}…"), isinstance(value, int)
 
 
 def _csv(database: Database, query: str) -> Response:
     try:
         with _result(database, query) as result:
-            lines = [queries.csv_line(result.columns)]
+            lines = [csv_line(result.columns)]
             size = len(lines[0])
             for row in result.rows:
-                lines.append(queries.csv_line(row))
+                lines.append(csv_line(row))
                 size += len(lines[-1])
                 if size > MAX_CSV:
                     raise HTTPException(

@@ -21,9 +21,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from gridfleet.scheduler.page import addresses
 from gridfleet.scheduler.reports import figures
+from gridfleet.scheduler.reports.causes import ranges
 from gridfleet.scheduler.reports.pace import roughly
-from gridfleet.scheduler.reports.plain import plain_lines
+from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.storage.search_states import described
 
 FOLDER = Path(__file__).parent / "templates"
@@ -80,14 +82,28 @@ def _environment() -> Environment:
         time=time,
         state=state,
         params=figures.params,
+        plain=plain,
+        ranges=ranges,
+        ago=figures.rounded,
     )
-    environment.globals["with_deviation"] = figures.with_deviation
+    environment.globals |= {
+        "with_deviation": figures.with_deviation,
+        "live_when": live_when,
+        "search_url": addresses.search_url,
+        "trial_url": addresses.trial_url,
+        "figure_url": addresses.figure_url,
+    }
     return environment
 
 
 def _printable(value: Any) -> Any:
     """Show signs that turn the direction of text, or that nobody sees, as their escapes."""
     return plain_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def live_when(searches: str) -> Markup:
+    """Return the attribute of a part that changes with searches, by their ids; none where nothing changes any more."""
+    return Markup(' data-live="{}"').format(searches) if searches else Markup()
 
 
 def count(number: int | None) -> str:

@@ -1,9 +1,7 @@
-"""One query that can change nothing: how it is run, and its rows as texts that a spreadsheet takes for no formulas."""
+"""One query that can change nothing: how it is run, and what its values are."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sqlite3
 import time
@@ -32,8 +30,6 @@ SQLITE_ALLOWED = {
     sqlite3.SQLITE_FUNCTION,
     sqlite3.SQLITE_RECURSIVE,
 }
-#: With these a spreadsheet takes a cell for a formula; the wide ones in a Japanese one.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True)
@@ -82,31 +78,6 @@ def run(
         opened = _on_postgresql(database, query, fetch_rows)
     with opened as result:
         yield result
-
-
-def csv_cell(value: Any) -> Any:
-    """Return a cell that a spreadsheet does not take for a formula: texts that look like one get a quote."""
-    if value is None or isinstance(value, (int, float)):
-        return value
-    text = cell_text(value)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
-
-
-def csv_line(cells: Sequence[Any]) -> str:
-    """Return a row as a line of CSV."""
-    line = io.StringIO(newline="")
-    # Python 3.11 quotes a carriage return only where it belongs to the end of a line
-    csv.writer(line, lineterminator="\r\n").writerow(map(csv_cell, cells))
-    return line.getvalue().removesuffix("\r\n") + "\n"
-
-
-def cell_text(value: Any) -> str:
-    """Return a value as text: nothing for NULL, JSON for what was JSON."""
-    if value is None:
-        return ""
-    if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
 
 
 @contextmanager

@@ -21,7 +21,9 @@ from gridfleet.scheduler.reports.progress import Showing, display
 from gridfleet.scheduler.results.fit_warnings import give_warnings
 from gridfleet.scheduler.results.frames import without_our_frames
 from gridfleet.scheduler.results.going_on import stopped_waiting
+from gridfleet.scheduler.results.plots import Plots
 from gridfleet.storage import searches
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import BestModelError, PayloadError, SearchCancelledError, SearchNotFinishedError
 from gridfleet.storage.plain import plain
 from gridfleet.storage.refits import Refit, find_refit
@@ -66,7 +68,7 @@ class _Finished:
         return scores.metric_of(self.cv_results, self.candidates)
 
 
-class SearchHandle:
+class SearchHandle(Plots):
     """A stored search: wait for it, cancel it, read its results, from any process.
 
     Made by `submit` and `open_search`.
@@ -365,6 +367,9 @@ class SearchHandle:
         """
         summary = self._summary()
         return self._rows(summary, self._candidates(summary))
+
+    def _stored_search(self) -> tuple[Database, int]:
+        return self._fleet.database, self.id
 
     def __repr__(self) -> str:
         return f"<SearchHandle {self.name!r} (id {self.id}): {self._described()}>"

@@ -26,6 +26,7 @@ from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.resume import resume_or_store_in_turn
 from gridfleet.scheduler.submission.store import candidates_of, store
+from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.searches import numbered_name
 
 
@@ -86,6 +87,10 @@ class SearchRun:
         if self._rounds == 1:
             self._first_name = self._handle.name
         return rows
+
+    def stored(self) -> tuple[str, int] | None:
+        """Return the fleet and the search that was run last, by their ids."""
+        return None if self._handle is None else (fleet_id(self._handle._fleet.database), self._handle.id)
 
     def best_model(self, *, verbose: int) -> BestModel:
         """Wait until the best combination is fitted on the fleet, and return what came out."""

@@ -17,7 +17,6 @@ from sqlalchemy import func, select, text
 from gridfleet import GridfleetError, GridSearchCV, SearchHandle, submit
 from gridfleet.scheduler.cli import sql
 from gridfleet.scheduler.fleet.connection import Fleet
-from gridfleet.scheduler.reports import query
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
 from tests.faults.support import X, Y
@@ -110,7 +109,7 @@ def _assert_only_text(outputs: dict[str, str]) -> None:
         assert forbidden not in rows
     json.loads(outputs["json"])
     for row in csv.reader(io.StringIO(outputs["csv"], newline="")):
-        assert not [cell for cell in row if cell.startswith(query.FORMULA_STARTS) and not _is_number(cell)]
+        assert not [cell for cell in row if cell.startswith(sql.FORMULA_STARTS) and not _is_number(cell)]
 
 
 def _is_number(cell: str) -> bool:
@@ -196,7 +195,7 @@ def _submit(search: GridSearchCV, name: str) -> tuple[SearchHandle | None, str]:
 def test_no_text_in_a_csv_cell_is_a_formula(value: str) -> None:
     cell = sql.csv_cell(value)
 
-    assert not cell.startswith(query.FORMULA_STARTS)
+    assert not cell.startswith(sql.FORMULA_STARTS)
     assert cell.removeprefix("'") == value.removeprefix("'")
 
 

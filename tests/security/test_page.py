@@ -29,6 +29,7 @@ ADDRESSES = (
     "/",
     "/searches/pima",
     "/searches/pima/trials/0",
+    "/searches/pima/figures/history.json",
     "/compare",
     "/fleet",
     "/sql",
