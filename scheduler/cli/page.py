@@ -73,7 +73,7 @@ def _without_packages(error: ModuleNotFoundError) -> NoReturn:
     from gridfleet.storage.errors import MissingPackageError
 
     raise MissingPackageError(
-        f"the page needs {error.name}, which is not installed; run `pip install 'gridfleet[page]'`"
+        f"the page needs {str(error.name).partition('.')[0]}, which is not installed; run `pip install 'gridfleet[page]'`"
     ) from error
 
 

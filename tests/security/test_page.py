@@ -132,7 +132,7 @@ def test_a_page_of_another_site_reaches_nothing(page: Page) -> None:
 
 @pytest.mark.parametrize("backend", ["sqlite"])
 def test_a_browser_is_told_to_run_our_scripts_only_and_to_show_the_page_in_no_frame(page: Page) -> None:
-    addresses = [*ADDRESSES[:7], "/login", "/healthz", "/static/live.js"]
+    addresses = [*ADDRESSES[:8], "/login", "/healthz", "/static/live.js"]
     for address, authorization in itertools.product(addresses, ("", f"Bearer {TOKEN}")):
         headers = page.ask(address, Authorization=authorization).headers
 
@@ -144,7 +144,7 @@ def test_a_browser_is_told_to_run_our_scripts_only_and_to_show_the_page_in_no_fr
         assert policy["base-uri"] == "'none'"
         assert policy["style-src"] == "'self' 'unsafe-inline'"
         assert headers["X-Content-Type-Options"] == "nosniff"
-        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Referrer-Policy"] == "same-origin"
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
         assert headers["Server"] is None
 
