@@ -128,7 +128,8 @@ def test_a_worker_that_is_started_inherits_no_way_to_the_secret_key_nor_the_pass
     key = "a key that is nobody's business"
     monkeypatch.setenv(variable, key)
     monkeypatch.setenv("GRIDFLEET_LEASE_S", "77")
-    monkeypatch.setenv(f"{variable[:10]}Page_Password", "of the people who look on")
+    of_page = "PAGE_PASSWORD" if variable.isupper() else "Page_Password"
+    monkeypatch.setenv(variable[:10] + of_page, "of the people who look on")
     (tmp_path / "gridfleet_page_password").write_text("of the people who look on")
     (tmp_path / "gridfleet_secret_key").write_text(key)
     (tmp_path / "gridfleet_database_password").write_text("of the worker")
