@@ -84,7 +84,8 @@ for name in \
   gridfleet_database_password \
   gridfleet_database_worker_password \
   gridfleet_database_reporter_password \
-  gridfleet_database_superuser_password; do
+  gridfleet_database_superuser_password \
+  gridfleet_page_password; do
   file=$folder/$name
   check_own_file "$file"
   if [ -s "$file" ]; then

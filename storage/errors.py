@@ -88,6 +88,10 @@ class WorkerNotFoundError(GridfleetError, LookupError):
     """No worker that is there has this name."""
 
 
+class MissingPackageError(GridfleetError, ImportError):
+    """What was asked for needs a package of one of gridfleet's extras, which is not installed."""
+
+
 class SearchNotFinishedError(GridfleetError):
     """The search has no result yet that could be asked for."""
 
@@ -114,10 +118,6 @@ class QueryError(GridfleetError):
 
 class NothingToDrawError(GridfleetError, ValueError):
     """A search has not what a figure shows: no score yet, one hyperparameter only, no learning curves."""
-
-
-class MissingPackageError(GridfleetError, ImportError):
-    """A package is needed that comes with an extra, and is not installed."""
 
 
 class ExportError(GridfleetError):

@@ -39,12 +39,12 @@ BROKER_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_ho
 #: Settings of which an error shows no value.
 MAY_BE_SECRET = (
     *("database_url", "database_password", "broker_url", "broker_password"),
-    *("secret_key", "public_key", "worker_key", "new_secret_key"),
+    *("secret_key", "public_key", "worker_key", "new_secret_key", "page_password"),
 )
 #: Variables with our prefix that are no settings: of processes that this one starts, of docker compose, of tests.
 # fmt: off
 OTHER_VARIABLES = frozenset({
-    "SECRETS_DIR", "NODE", "SIGNS_OF_LIFE", "BROKER_PORT", "DATABASE_PORT", "WORKER_CONCURRENCY",
+    "SECRETS_DIR", "NODE", "SIGNS_OF_LIFE", "BROKER_PORT", "DATABASE_PORT", "PAGE_PORT", "WORKER_CONCURRENCY",
     "WORKER_MEMORY", "WORKER_CPUS", "IMAGE_TAG", "PYTHON", "SEED", "SEEDS", "RECOVERIES",
 })
 # fmt: on
@@ -160,6 +160,13 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="How services log: text or json.")
     progress: Literal["auto", "plain", "quiet"] = Field(
         "auto", description="How those who wait are shown progress: auto (updated in place), plain (lines) or quiet."
+    )
+    page_address: str = Field("127.0.0.1", description="Where `gridfleet page` listens: an address of this machine.")
+    page_password: SecretStr | None = Field(
+        None, description="What opens the page, for good; without it, a token that each `gridfleet page` prints."
+    )
+    page_names: str = Field(
+        "", description="Host names under which the page is reached, beside 127.0.0.1 and localhost: NAME,NAME."
     )
     allow_root: bool = Field(False, description="Whether `gridfleet worker` may run as root outside a container.")
 
@@ -375,6 +382,22 @@ class Settings(BaseSettings):
             )
         return Signer(key.encode())
 
+    def password_of_page(self) -> str | None:
+        """Return the password of the page, if it has one.
+
+        Raises
+        ------
+        SettingsError
+            If it is shorter than 16 characters: nobody counts how often it is guessed.
+        """
+        return (
+            None if self.page_password is None else _key("PAGE_PASSWORD", self.page_password).decode(errors="replace")
+        )
+
+    def names_of_page(self) -> frozenset[str]:
+        """Return the host names under which the page is reached, beside those of the loopback."""
+        return frozenset(filter(None, map(str.strip, [*self.page_names.split(","), self.page_address])))
+
     def as_variables(self) -> dict[str, str]:
         """Return the settings as the variables that a child process reads, secrets included."""
         return {
@@ -387,12 +410,14 @@ class Settings(BaseSettings):
         """Return the settings as workers have them: what checks signatures, and signs models, but no search."""
         worker_key = self.worker_key if self.secret_key is None else SecretStr(worker_key_of(self.key()))
         public_key = self.verifier().public_key
-        return self.replace(secret_key=None, new_secret_key=None, public_key=public_key, worker_key=worker_key)
+        return self.replace(
+            secret_key=None, new_secret_key=None, public_key=public_key, worker_key=worker_key, page_password=None
+        )
 
     def worker_environment(self) -> dict[str, str]:
         """Return the whole environment of a worker that this process starts: no secret key, and no way to one."""
         # pydantic reads names in any case
-        secret = (f"{PREFIX}SECRET_KEY", f"{PREFIX}NEW_SECRET_KEY")
+        secret = (f"{PREFIX}SECRET_KEY", f"{PREFIX}NEW_SECRET_KEY", f"{PREFIX}PAGE_PASSWORD")
         inherited = {name: value for name, value in os.environ.items() if name.upper() not in secret}
         # and no secrets folder: what it has was read
         return {**inherited, **self.for_workers().as_variables(), f"{PREFIX}SECRETS_DIR": os.devnull}

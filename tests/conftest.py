@@ -64,7 +64,7 @@ LONGEST = (
 )
 #: What tests about processes, scripts, commands and rights run on: one database of the two, in turn; a complete run has
 #: both.
-ON_ONE_DATABASE = ("tests/end_to_end", "tests/faults", "tests/scheduler", "tests/security")
+ON_ONE_DATABASE = ("tests/end_to_end", "tests/faults", "tests/page", "tests/scheduler", "tests/security")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -158,6 +158,9 @@ MAX_ID = 2**63 - 1
 LATEST = "@latest"
 #: Names among which the one is looked for that was meant.
 COMPARED_NAMES = 200
+#: What a list of searches may begin with.
+NEWEST = "newest"
+SORTS = (NEWEST, "oldest", "name", "user", "trials", "best")
 #: Characters of a name that is not found, in the sentence about it.
 MAX_SHOWN = 200
 #: The states of trials beside those that were scored, in the order in which they are counted.
@@ -326,6 +329,9 @@ def list_searches(
     state: str | None = None,
     by: str | None = None,
     ended_for_s: float | None = None,
+    name_has: str | None = None,
+    sort: str = NEWEST,
+    offset: int = 0,
 ) -> list[SearchSummary]:
     """List searches, the newest first.
 
@@ -343,8 +349,18 @@ def list_searches(
         Only those of this user, as ``user`` or ``user@host``.
     ended_for_s : float, default=None
         Only those that ended so many seconds ago, or earlier.
+    name_has : str, default=None
+        Only those with this in their name, without regard to case.
+    sort : str, default="newest"
+        One of `SORTS`: what comes first.
+    offset : int, default=0
+        How many are left out before the first.
     """
     query = _newest(*_SUMMARY).where(*(has_tag(key, tags[key]) for key in tags))
+    if sort != NEWEST:
+        query = query.order_by(None).order_by(*_sorted_by(sort), Search.id.desc())
+    if name_has:
+        query = query.where(func.lower(Search.name).contains(name_has.lower(), autoescape=True))
     if by is not None:
         query = query.where(or_(Search.submitted_by == by, Search.submitted_by.startswith(f"{by}@", autoescape=True)))
     if ended_for_s is not None:
@@ -352,7 +368,19 @@ def list_searches(
     with database.read() as connection:
         if state is not None:
             query = query.where(is_in(connection, state))
-        return _summaries(connection, connection.execute(query.limit(limit)).all())
+        return _summaries(connection, connection.execute(query.limit(limit).offset(offset)).all())
+
+
+def _sorted_by(sort: str) -> list[Any]:
+    best = best_first(Search.id).with_only_columns(Trial.mean_test_score).limit(1).scalar_subquery()
+    columns: dict[str, list[Any]] = {
+        "oldest": [Search.id],
+        "name": [func.lower(Search.name)],
+        "user": [Search.submitted_by],
+        "trials": [Search.n_trials.desc()],
+        "best": [best.desc().nulls_last()],
+    }
+    return columns[sort]
 
 
 def count_trials(database: Database, search_ids: Sequence[int]) -> dict[int, TrialCounts]:

@@ -47,6 +47,7 @@ COMMANDS = (
     "submit",
     "list",
     "watch",
+    "page",
     "report",
     "best",
     "cancel",

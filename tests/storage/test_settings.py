@@ -51,6 +51,9 @@ VALUES = {
     "log_level": ("debug", "DEBUG"),
     "log_format": ("json", "json"),
     "progress": ("plain", "plain"),
+    "page_address": ("192.0.2.7", "192.0.2.7"),
+    "page_password": (PASSWORD, PASSWORD),
+    "page_names": ("grid.example, other.example", "grid.example, other.example"),
     "allow_root": ("true", True),
 }
 NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float)) and value is not True]
