@@ -26,6 +26,11 @@ function themed(layout) {
   };
 }
 
+// on dark ground, the lighter one of the two blues
+function coloured(text) {
+  return dark.matches ? text.replaceAll("#0072B2", "#56B4E9").replaceAll("rgba(0,114,178,", "rgba(86,180,233,") : text;
+}
+
 function note(element, text) {
   const caption = element.closest("figure")?.querySelector("figcaption");
   // the note is HTML to plotly, with what users wrote escaped: here it is only text
@@ -34,19 +39,23 @@ function note(element, text) {
 
 async function draw(element) {
   const answer = await fetch(element.dataset.figure, { headers: { Accept: "application/json" } });
-  const drawn = answer.ok ? await answer.json() : { nothing: "This figure could not be loaded." };
+  const drawn = answer.ok ? JSON.parse(coloured(await answer.text())) : { nothing: "This figure could not be loaded." };
   element.classList.toggle("nothing", "nothing" in drawn);
   if ("nothing" in drawn) {
     if (window.Plotly && element.data) Plotly.purge(element);
     element.textContent = drawn.nothing;
     return;
   }
-  if (!element.data) element.textContent = "";
   const { data, layout } = drawn;
+  note(element, layout.title?.subtitle?.text);
+  if (data[0]?.type === "parcoords") {
+    drawParallel(element, data[0]);
+    return;
+  }
+  if (!element.data) element.textContent = "";
   if (layout.height) element.style.minHeight = `${layout.height}px`;
   const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
   await Plotly.react(element, data, { ...themed(layout), uirevision: element.dataset.figure }, options);
-  note(element, layout.title?.subtitle?.text);
 }
 
 function drawAll(within) {
