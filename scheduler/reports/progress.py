@@ -69,7 +69,7 @@ def display(name: str, *, verbose: int, how: str = "auto", stream: TextIO | None
     if not verbose or how == "quiet":
         return _Silent()
     name = plain(name)
-    if stream is None and how == "auto" and _in_notebook():
+    if stream is None and how == "auto" and in_notebook():
         return _Output(name)
     stream = stream or sys.stderr
     # a dumb terminal can't draw a line again
@@ -77,7 +77,7 @@ def display(name: str, *, verbose: int, how: str = "auto", stream: TextIO | None
     return _Bar(name, stream) if draws else _Lines(name, stream)
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
     """Whether this process is a kernel, whose outputs can be updated; a console of IPython is a terminal."""
     ipython = sys.modules.get("IPython")
     return getattr(ipython and ipython.get_ipython(), "kernel", None) is not None

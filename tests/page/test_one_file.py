@@ -6,11 +6,13 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from gridfleet.scheduler.page.one_file import search_file
 from gridfleet.storage.database.connection import Database
@@ -112,3 +114,33 @@ def test_the_command_writes_a_new_file_and_no_other(
     assert file.read_text() == "mine"
     assert [one.name for one in tmp_path.iterdir() if one.name.startswith("pima")] == ["pima.html"]
     assert gridfleet("report", "pima", "--html", str(tmp_path / "b"), "--json")[0] == 2
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_browser_draws_the_file_and_asks_nobody(
+    database_settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    search_id = store(database_settings, database, "hostile", **kinds_of_searches()["hostile"])
+    file = tmp_path / "hostile.html"
+    file.write_text(search_file(database, search_id))
+    asked: list[str] = []
+    said: list[str] = []
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.goto(file.as_uri())
+        for place in range(page.locator("[data-figure]").count()):
+            figure = page.locator("[data-figure]").nth(place)
+            figure.scroll_into_view_if_needed()
+            expect(figure).not_to_be_empty(timeout=60_000)
+        assert page.locator(".main-svg").count() > 0
+        assert not page.locator("form.filter:visible").count()
+        browser.close()
+
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
+    assert said == []
