@@ -32,6 +32,7 @@ def up(
     import joblib
 
     from gridfleet.scheduler.fleet.local import client, supervisor
+    from gridfleet.scheduler.reports.progress import name_the_page
     from gridfleet.storage.errors import LocalFleetError
 
     settings = embedded_settings(
@@ -50,6 +51,7 @@ def up(
     n_workers = workers or joblib.cpu_count()
     say(f"a fleet of {_processes(n_workers)} in {home}; its log follows here, Ctrl-C stops it")
     say(waiting(settings) or "no search waits")
+    name_the_page()
     try:
         supervisor.run(settings, n_workers=n_workers, owner=None)
     except SystemExit as exit_:

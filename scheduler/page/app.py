@@ -86,7 +86,9 @@ async def _plotly(_request: Request) -> Response:
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - Starlette chose this function by it
-    return render(request, "error.html", status=error.status_code, sentence=error.detail)
+    shown = render(request, "error.html", status=error.status_code, sentence=error.detail)
+    shown.headers.update(error.headers or {})
+    return shown
 
 
 def _failed(request: Request, error: Exception) -> Response:

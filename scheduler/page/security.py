@@ -18,7 +18,7 @@ from gridfleet.scheduler.page.templates import render
 #: The loopback's names; a page of another site whose name was bound to it anew has another one.
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 #: What is answered without a token: whether the page lives, how to log in, and how that looks.
-OPEN = frozenset({"/healthz", "/login", "/static/style.css"})
+OPEN = frozenset({"/healthz", "/login", "/static/icon.svg", "/static/style.css"})
 #: Bytes of a form or a query.
 MAX_BODY = 100_000
 HEADERS = {

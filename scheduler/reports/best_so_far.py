@@ -39,7 +39,8 @@ def best_so_far(database: Database, sizes: Mapping[int, int]) -> dict[int, Seque
     if not looked_at:
         return {}
     columns = (Trial.search_id, Trial.number, Trial.mean_test_score)
-    scored = select(*columns).where(or_(*looked_at), Trial.mean_test_score.is_not(None))
+    # not only what is scored: SQLite would go through the whole index of the best
+    scored = select(*columns).where(or_(*looked_at))
     found: dict[int, dict[int, float]] = defaultdict(dict)
     with database.read() as connection:
         rows = [
@@ -52,7 +53,8 @@ def best_so_far(database: Database, sizes: Mapping[int, int]) -> dict[int, Seque
             ),
         ]
     for row in rows:
-        found[row.search_id][row.number] = row.mean_test_score
+        if row.mean_test_score is not None:
+            found[row.search_id][row.number] = row.mean_test_score
     return {
         search_id: list(accumulate((scores[number] for number in sorted(scores)), max))
         for search_id, scores in found.items()

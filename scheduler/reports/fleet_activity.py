@@ -71,7 +71,7 @@ def fleet_activity(database: Database) -> FleetActivity:
             .group_by(Attempt.worker_id)
         )
         start = case((Trial.started_at < since, since), else_=Trial.started_at)
-        runs = select(Lease.worker_id, seconds_between(database.dialect, start, until).label("busy_s")).join(
+        runs = select(Lease.worker_id, seconds_between(database.dialect, start, until).label("busy_s")).outerjoin(
             Trial, Trial.id == Lease.trial_id
         )
         running = connection.execute(runs).all()

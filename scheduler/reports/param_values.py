@@ -17,23 +17,23 @@ EXAMINED = 200
 WORDS = {"None": "null", "True": "true", "False": "false"}
 
 
-def as_number(dialect: str, name: str) -> Any:
-    """Return the SQL expression of a hyperparameter's value where it is a number; NULL elsewhere."""
+def as_number(dialect: str, params: Any, name: str) -> Any:
+    """Return the SQL expression of a hyperparameter's value in a column of params: a number, or NULL."""
     if dialect == "postgresql":
-        is_number = func.jsonb_typeof(func.jsonb_extract_path(Trial.params, name)) == "number"
-        return case((is_number, cast(func.jsonb_extract_path_text(Trial.params, name), Double)))
-    entry = _entry()
-    return _of(entry, name, case((entry.c.type.in_(["integer", "real"]), cast(entry.c.value, Double))))
+        is_number = func.jsonb_typeof(func.jsonb_extract_path(params, name)) == "number"
+        return case((is_number, cast(func.jsonb_extract_path_text(params, name), Double)))
+    entry = _entry(params)
+    return _of(entry, params, name, case((entry.c.type.in_(["integer", "real"]), cast(entry.c.value, Double))))
 
 
-def as_text(dialect: str, name: str) -> Any:
+def as_text(dialect: str, params: Any, name: str) -> Any:
     """Return the SQL expression of a hyperparameter's value as JSON writes it; NULL where a trial has no such one."""
     if dialect == "postgresql":
-        is_null = func.jsonb_typeof(func.jsonb_extract_path(Trial.params, name)) == "null"
-        return case((is_null, literal("null")), else_=func.jsonb_extract_path_text(Trial.params, name))
-    entry = _entry()
+        is_null = func.jsonb_typeof(func.jsonb_extract_path(params, name)) == "null"
+        return case((is_null, literal("null")), else_=func.jsonb_extract_path_text(params, name))
+    entry = _entry(params)
     words = entry.c.type.in_(list(WORDS.values()))
-    return _of(entry, name, case((words, entry.c.type), else_=cast(entry.c.value, String)))
+    return _of(entry, params, name, case((words, entry.c.type), else_=cast(entry.c.value, String)))
 
 
 def names_of(all_params: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -53,10 +53,11 @@ def hyperparameters(database: Database, search_id: int, n_trials: int) -> dict[s
     return {name: len(found) > 1 for name, found in values.items()}
 
 
-def _entry() -> Any:
+def _entry(params: Any) -> Any:
     # json_each and not json_extract: a path can't hold every name
-    return func.json_each(Trial.params).table_valued("key", "value", "type")
+    return func.json_each(params).table_valued("key", "value", "type")
 
 
-def _of(entry: Any, name: str, value: Any) -> Any:
-    return select(value).select_from(entry).where(entry.c.key == name).limit(1).correlate(Trial).scalar_subquery()
+def _of(entry: Any, params: Any, name: str, value: Any) -> Any:
+    found = select(value).select_from(entry).where(entry.c.key == name).limit(1)
+    return found.correlate(params.table).scalar_subquery()

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
 from gridfleet.scheduler.reports.param_values import WORDS, as_number, as_text
+from gridfleet.scheduler.reports.trial_reader import best_first
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import QueryError
 from gridfleet.storage.schema import Trial, TrialState
@@ -18,7 +19,7 @@ from gridfleet.storage.schema import Trial, TrialState
 #: Rows of a page.
 PAGE_SIZE = 50
 #: Trials among which is sorted or chosen by what has no index: the best of the search.
-EXAMINED = 20_000
+EXAMINED = 10_000
 #: Conditions at once.
 MAX_CONDITIONS = 8
 #: What scored trials are called in `TrialChoice.shown`.
@@ -27,13 +28,7 @@ SHOWN = (SCORED, *(state for state in TrialState if state != TrialState.COMPLETE
 #: The ways to compare.
 COMPARISONS = ("=", "≠", "<", "≤", ">", "≥")
 #: Beside hyperparameters, what trials are sorted and chosen by.
-COLUMNS = {
-    "mean_test_score": Trial.mean_test_score,
-    "std_test_score": Trial.std_test_score,
-    "mean_fit_time": Trial.mean_fit_time,
-    "attempt": Trial.attempt,
-    "peak_memory_mb": Trial.peak_memory_mb,
-}
+COLUMNS = ("mean_test_score", "std_test_score", "mean_fit_time", "attempt", "peak_memory_mb")
 NUMBER, SCORE = "number", "mean_test_score"
 #: What stands before the name of a hyperparameter, for one may be called as a column is.
 PARAM = "params."
@@ -159,61 +154,67 @@ def trial_page(
     QueryError
         If the choice names what there is not.
     """
-    column = None if choice.sort == NUMBER else _columns(database.dialect, choice.sort)
-    conditions = [_condition(database.dialect, one) for one in choice.conditions[:MAX_CONDITIONS]]
     is_cut = choice.needs_look and n_trials > EXAMINED
-    among = [Trial.search_id == search_id, *_shown(choice), *conditions]
-    if is_cut:
-        best = (
-            select(Trial.number)
-            .where(Trial.search_id == search_id, Trial.mean_test_score.is_not(None))
-            .order_by(Trial.mean_test_score.desc(), Trial.number)
-            .limit(EXAMINED)
-        )
-        among.append(Trial.number.in_(best))
+    trials = _best(search_id) if is_cut else Trial.__table__.c
+    order = _order(None if choice.sort == NUMBER else _columns(database.dialect, trials, choice.sort), trials, choice)
+    conditions = [_condition(database.dialect, trials, one) for one in choice.conditions[:MAX_CONDITIONS]]
+    among = [trials.search_id == search_id, *_shown(trials, choice), *conditions]
     with database.read() as connection:
-        n_found = _count(connection, n_trials, choice, among)
+        n_found = _count(connection, search_id, n_trials, choice, select(trials.number).where(*among))
         n_pages = max(1, math.ceil(n_found / size))
         page = min(max(choice.page, 1), n_pages)
         # numbers first, which are in the indexes; whole rows of this page only
         numbers = connection.execute(
-            select(Trial.number)
-            .where(*among)
-            .order_by(*_order(column, choice.order))
-            .limit(size)
-            .offset((page - 1) * size)
+            select(trials.number).where(*among).order_by(*order).limit(size).offset((page - 1) * size)
         ).scalars()
-        trials = _lines(connection, search_id, list(numbers))
-    return TrialPage(trials, n_found, page, n_pages, EXAMINED if is_cut else None)
+        lines = _lines(connection, search_id, list(numbers))
+    return TrialPage(lines, n_found, page, n_pages, EXAMINED if is_cut else None)
 
 
-def _shown(choice: TrialChoice) -> list[ColumnElement[bool]]:
+def _best(search_id: int) -> Any:
+    """Return the columns of the best trials of a search, as if there were no others."""
+    columns = [getattr(Trial, name) for name in ("search_id", NUMBER, "state", "params", *COLUMNS)]
+    return best_first(search_id).with_only_columns(*columns).limit(EXAMINED).subquery().c
+
+
+def _shown(trials: Any, choice: TrialChoice) -> list[ColumnElement[bool]]:
     if choice.shown not in SHOWN:
         raise QueryError(f"trials that are {choice.shown!r} are not shown apart; ask for {', '.join(SHOWN)}")
     conditions: list[ColumnElement[bool]] = []
     if choice.shown == SCORED or choice.sort == SCORE:
-        conditions.append(Trial.mean_test_score.is_not(None))
+        conditions.append(trials.mean_test_score.is_not(None))
     if choice.shown not in (SCORED, ALL):
-        conditions.append(Trial.state == choice.shown)
+        conditions.append(trials.state == choice.shown)
     return conditions
 
 
-def _count(connection: Connection, n_trials: int, choice: TrialChoice, among: Sequence[ColumnElement[bool]]) -> int:
-    if not choice.conditions and choice.shown == ALL and choice.sort == NUMBER:
-        return n_trials
+def _count(connection: Connection, search_id: int, n_trials: int, choice: TrialChoice, found: Select[Any]) -> int:
     if not choice.conditions and choice.shown in (SCORED, ALL) and choice.sort in (NUMBER, SCORE):
-        # in the order of ix_trials_best, so that PostgreSQL counts in it and not in the table
-        scored = select(Trial.number).where(*among).order_by(Trial.mean_test_score.desc(), Trial.number)
-        return connection.execute(select(func.count()).select_from(scored.subquery())).scalar_one()
-    return connection.execute(select(func.count()).select_from(Trial).where(*among)).scalar_one()
+        is_all = choice.shown == ALL and choice.sort == NUMBER
+        return n_trials if is_all else n_trials - _unscored(connection, search_id)
+    return connection.execute(select(func.count()).select_from(found.subquery())).scalar_one()
 
 
-def _columns(dialect: str, name: str) -> Sequence[Any]:
+def _unscored(connection: Connection, search_id: int) -> int:
+    """Count the trials without a score: those that have one are the most."""
+    never = select(func.count()).where(
+        Trial.search_id == search_id,
+        Trial.state.in_([TrialState.QUEUED, TrialState.RUNNING, TrialState.CANCELLED]),
+    )
+    maybe = select(func.count()).where(
+        Trial.search_id == search_id,
+        Trial.state.in_([TrialState.FAILED, TrialState.PRUNED]),
+        Trial.mean_test_score.is_(None),
+    )
+    return sum(connection.execute(query).scalar_one() for query in (never, maybe))
+
+
+def _columns(dialect: str, trials: Any, name: str) -> Sequence[Any]:
     """Return what a column is sorted by: numbers before texts."""
     if name in COLUMNS:
-        return (COLUMNS[name],)
+        return (trials[name],)
     param = _param(name)
-    return as_number(dialect, param), as_text(dialect, param)
+    return as_number(dialect, trials.params, param), as_text(dialect, trials.params, param)
 
 
 def _param(column: str) -> str:
@@ -222,18 +223,18 @@ def _param(column: str) -> str:
     return column.removeprefix(PARAM)
 
 
-def _order(columns: Sequence[Any] | None, order: Order) -> list[Any]:
+def _order(columns: Sequence[Any] | None, trials: Any, choice: TrialChoice) -> list[Any]:
+    is_down = choice.order == Order.DOWN
     if columns is None:
-        return [Trial.number.desc() if order == Order.DOWN else Trial.number]
-    if list(columns) == [Trial.mean_test_score]:  # no NULL is among them, and this is the order of ix_trials_best
-        if order == Order.DOWN:
-            return [Trial.mean_test_score.desc(), Trial.number]
-        return [Trial.mean_test_score, Trial.number.desc()]
-    sides = [column.desc() if order == Order.DOWN else column.asc() for column in columns]
-    return [*(side.nulls_last() for side in sides), Trial.number]
+        return [trials.number.desc() if is_down else trials.number]
+    if choice.sort == SCORE:  # no NULL is among them, and this is the order of ix_trials_best
+        score = trials.mean_test_score
+        return [score.desc(), trials.number] if is_down else [score, trials.number.desc()]
+    sides = [column.desc() if is_down else column.asc() for column in columns]
+    return [*(side.nulls_last() for side in sides), trials.number]
 
 
-def _condition(dialect: str, condition: Condition) -> ColumnElement[bool]:
+def _condition(dialect: str, trials: Any, condition: Condition) -> ColumnElement[bool]:
     value = condition.value.strip().replace("\x00", "")
     try:
         number = float(value)
@@ -244,15 +245,15 @@ def _condition(dialect: str, condition: Condition) -> ColumnElement[bool]:
     if condition.column in COLUMNS:
         if not math.isfinite(number):
             raise QueryError(f"{condition.column} is compared with a number, and {value[:40]!r} is none")
-        return _compared(COLUMNS[condition.column], condition.comparison, number)
+        return _compared(trials[condition.column], condition.comparison, number)
     param = _param(condition.column)
-    text = as_text(dialect, param)
+    text, of_number = as_text(dialect, trials.params, param), as_number(dialect, trials.params, param)
     is_text = _compared(text, condition.comparison, WORDS.get(value, value))
     if not math.isfinite(number):
         return is_text
-    is_number = _compared(as_number(dialect, param), condition.comparison, number)
+    is_number = _compared(of_number, condition.comparison, number)
     if condition.comparison == "≠":
-        return and_(text.is_not(None), or_(is_number, as_number(dialect, param).is_(None)))
+        return and_(text.is_not(None), or_(is_number, of_number.is_(None)))
     return or_(is_number, is_text) if condition.comparison == "=" else is_number
 
 

@@ -13,7 +13,7 @@ from joblib.parallel import register_parallel_backend
 
 from gridfleet.scheduler.fleet.connection import connect
 from gridfleet.scheduler.reports import trial_reader
-from gridfleet.scheduler.reports.progress import display
+from gridfleet.scheduler.reports.progress import display, name_the_page_at_a_terminal
 from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.fit_lines import FitLines
 from gridfleet.scheduler.results.going_on import nothing_stored_yet, stopped_waiting
@@ -143,6 +143,7 @@ def run_search(
     try:
         if is_new:
             publish(fleet, handle.id)
+        name_the_page_at_a_terminal(verbose=verbose, how=fleet.settings.progress)
         with display(handle.name, verbose=verbose, how=fleet.settings.progress) as shown:
             lines = FitLines(
                 shown, fleet.database, handle.id, candidates_of(request), len(request.splits), verbose=verbose

@@ -36,7 +36,7 @@ from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import UtcDateTime, now
 from gridfleet.storage.params import canonical, digest_of, params_digest, params_to_json, structural_params
 from gridfleet.storage.schema import Search, Trial, TrialState
-from gridfleet.storage.statements import IS_PAUSED, ONE, ROWS_PER_STATEMENT, WAITS
+from gridfleet.storage.statements import IS_PAUSED, ONE, QUEUED, ROWS_PER_STATEMENT, WAITS
 from gridfleet.storage.trials import fair_share
 from gridfleet.storage.versions import THIS_PYTHON
 
@@ -351,7 +351,7 @@ def never_published(database: Database, trial_ids: Sequence[int]) -> list[int]:
 
 def count_queued(database: Database, *, most: int = COUNTED) -> int:
     """Count the queued trials of all searches that are not paused; ``most`` if there are as many, or more."""
-    some = select(Trial.id).where(Trial.state == TrialState.QUEUED, ~IS_PAUSED).limit(most).subquery()
+    some = select(Trial.id).where(Trial.state == QUEUED, ~IS_PAUSED).limit(most).subquery()
     with database.read() as connection:
         return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
 

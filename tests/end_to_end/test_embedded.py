@@ -244,6 +244,7 @@ for verbose in (0, 1):
     assert "2/2" in loud
     assert "verbose1" in loud
     assert "━" in loud
+    assert loud.count("gridfleet: page: gridfleet page") == 1
 
 
 def test_tensorflow_is_imported_once_a_search_needs_it(

@@ -465,6 +465,7 @@ def test_up_runs_what_was_queued_and_stops_at_ctrl_c(embedded_home, search_file,
         _, rest = up.communicate(timeout=60)
     assert up.returncode == 0
     assert b"the fleet has stopped" in rest
+    assert rest.count(b"gridfleet: page: gridfleet page\n") == 1
     assert b"semaphore" not in rest
 
 

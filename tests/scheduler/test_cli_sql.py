@@ -103,7 +103,7 @@ def _everything(database):
 
 
 def test_a_query_that_takes_too_long_is_stopped(pima, database, monkeypatch):
-    monkeypatch.setattr(sql, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr("gridfleet.scheduler.reports.query.TIMEOUT_S", 0.05)
     endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c"
 
     with pytest.raises(QueryError, match="took longer"), sql.run(database, endless) as result:
@@ -111,7 +111,7 @@ def test_a_query_that_takes_too_long_is_stopped(pima, database, monkeypatch):
 
 
 def test_all_fetches_of_a_query_together_have_one_time_limit(pima, database, monkeypatch):
-    monkeypatch.setattr(sql, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr("gridfleet.scheduler.reports.query.TIMEOUT_S", 0.1)
     endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c"
 
     with pytest.raises(QueryError, match="took longer"), sql.run(database, endless) as result:
@@ -130,7 +130,7 @@ def test_all_fetches_of_a_query_together_have_one_time_limit(pima, database, mon
     ],
 )
 def test_a_query_can_not_lift_its_time_limit(pima, database, monkeypatch, lift):
-    monkeypatch.setattr(sql, "TIMEOUT_S", 1)
+    monkeypatch.setattr("gridfleet.scheduler.reports.query.TIMEOUT_S", 1)
     query = f"SELECT {lift}, CASE WHEN g > 1000 THEN pg_sleep(20) END FROM generate_series(1, 1001) AS g"
 
     with pytest.raises(QueryError, match="took longer"), sql.run(database, query) as result:

@@ -8,14 +8,17 @@ import re
 import socket
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
+from gridfleet.scheduler.reports import changes
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
 from tests.page.conftest import TOKEN, Page, page, serve_page
+from tests.security.conftest import RoledDatabase
 from tests.security.test_names_and_values import ODD
 from tests.stored_searches import WORKERS, claim, record, store_pima, store_search, switch_triggers_off
 
@@ -26,6 +29,7 @@ ADDRESSES = (
     "/",
     "/searches/pima",
     "/searches/pima/trials/0",
+    "/searches/pima/figures/history.json",
     "/compare",
     "/fleet",
     "/sql",
@@ -170,8 +174,40 @@ def test_no_path_leads_out_of_the_static_files(page: Page) -> None:
 def test_no_method_changes_anything(database_settings: Settings, database: Database, page: Page) -> None:
     store_pima(database_settings, database)
     for method, address in itertools.product(("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"), ADDRESSES):
-        if (method, address) != ("POST", "/sql"):
-            assert page.ask(address, method=method, body="x=1").status in (404, 405), (method, address)
+        assert page.ask(address, method=method, body="q=SELECT+1").status in (404, 405), (method, address)
+
+
+def test_no_query_changes_anything(database_settings: Settings, database: Database, page: Page) -> None:
+    store_pima(database_settings, database)
+    with database.read() as connection:
+        before = connection.execute(text("SELECT * FROM trials")).all()
+    for query in (
+        "DELETE FROM trials",
+        "SELECT 1; DELETE FROM trials",
+        "COMMIT; DELETE FROM trials",
+        "WITH gone AS (DELETE FROM trials RETURNING *) SELECT * FROM gone",
+        "SET TRANSACTION READ WRITE",
+        "COPY (SELECT 1) TO PROGRAM 'touch /tmp/gridfleet-stolen'",
+        "SELECT lo_from_bytea(0, 'x')",
+        "PRAGMA query_only = OFF",
+        "ATTACH DATABASE '/tmp/gridfleet-stolen.db' AS stolen",
+        "SELECT load_extension('x')",
+        "SELECT nextval('trials_id_seq')",
+        "DROP VIEW leaderboard",
+    ):
+        for way in ("", "&as=csv"):
+            assert page.ask(f"/sql?q={quote(query)}{way}").status == 400, query
+    with database.read() as connection:
+        assert connection.execute(text("SELECT * FROM trials")).all() == before
+
+
+def test_what_a_query_returns_is_text(database: Database, page: Page) -> None:
+    query = "SELECT '<img src=x onerror=alert(1)>' AS \"<script>\""
+    shown = page.get(f"/sql?q={quote(query)}")
+
+    assert "<img" not in shown
+    assert "<script>" not in shown
+    assert "&lt;img" in shown
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
@@ -225,6 +261,22 @@ def test_what_is_asked_for_is_shown_as_text(page: Page) -> None:
         assert "<img" not in page.ask(address).text
         assert "<script>" not in page.ask(address).text
     assert "<script>" not in page.ask("/x?a=<script>", Authorization="").text
+
+
+def test_the_role_of_readers_sees_every_page(
+    roled_database: RoledDatabase, ended: int, serve_page: Callable[..., Page], no_variables: None
+) -> None:
+    reporter = Settings(
+        database_url=roled_database.url("reporter"), database_password=roled_database.passwords["database_reporter"]
+    )
+    page = serve_page(reporter)
+
+    addresses = ("/", "/searches/ended", "/searches/ended/trials/0", "/compare?s=ended&s=waiting", "/fleet", "/sql")
+    for address in (*addresses, "/metrics", f"/sql?q={quote('SELECT * FROM leaderboard')}"):
+        assert page.ask(address).status in (200, 404), address
+    assert "ended" in page.get("/")
+    assert "permission denied" in page.ask(f"/sql?q={quote('SELECT * FROM payload_chunks')}").text
+    assert changes.look(page.database).seen
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])

@@ -60,6 +60,19 @@ function listen() {
     for (const part of partsAbout(JSON.parse(event.data).searches)) refresh(part.id);
     if (!document.querySelector("[data-live]")) events.close();
   });
+  events.addEventListener("error", () => {
+    // what the server refuses, a browser does not ask again by itself: it was started anew, or too many look on
+    if (events.readyState === EventSource.CLOSED) setTimeout(listenAgain, 10_000);
+  });
+}
+
+async function listenAgain() {
+  const answer = await fetch(location.href, { method: "HEAD" }).catch(() => null);
+  if (answer?.status === 401) location.reload(); // to log in once more
+  else {
+    listen();
+    for (const part of partsAbout(null)) refresh(part.id);
+  }
 }
 
 listen();
