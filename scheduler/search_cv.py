@@ -14,6 +14,7 @@ from sklearn import model_selection
 from sklearn.utils.validation import check_is_fitted
 
 from gridfleet.scheduler.fleet.connection import read_only
+from gridfleet.scheduler.reports.progress import in_notebook
 from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.frames import without_our_frames
 from gridfleet.scheduler.results.plots import Plots
@@ -401,7 +402,8 @@ def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:
 def _fits_announced(search: Any, n_candidates: int) -> Iterator[None]:
     """Say how many fits there are where all progress is shown; scikit-learn prints it to standard output."""
     verbose, n_splits = search.verbose, search.n_splits_
-    if verbose > 0 and load_settings().progress != "quiet":
+    # the one output of a notebook says how many trials there are
+    if verbose > (1 if in_notebook() else 0) and load_settings().progress != "quiet":
         counts = f"{n_splits} folds for each of {n_candidates} candidates, totalling {n_splits * n_candidates} fits"
         print(f"Fitting {counts}", file=sys.stderr)  # noqa: T201 - as all progress
     search.verbose = 0  # the fits' own was read before

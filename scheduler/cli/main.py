@@ -10,6 +10,7 @@ import typer
 from gridfleet.scheduler.cli import (
     completion,
     database,
+    export,
     fleets,
     housekeeping,
     keys,
@@ -135,6 +136,7 @@ for _command in (
     results.report,
     results.best,
     results.compare,
+    export.export,
     reproduction.reproduce,
     reproduction.verify,
     searches.cancel,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, select
 
 from gridfleet.scheduler.figures.style import OTHERS, SECOND, WINNER, colour, graph_objects, text, titled
 from gridfleet.scheduler.reports import reader, trial_reader
@@ -71,7 +72,7 @@ def folds(
     with database.read() as connection:
         rows = connection.execute(query).all()
         if not rows:
-            raise NothingToDrawError(_nothing(search, asked, _metrics(connection, search_id)))
+            raise NothingToDrawError(_nothing(search, asked, _metrics(connection, search_id, places)))
     go = graph_objects()
     figure = go.Figure()
     splits = sorted({row.split for row in rows})
@@ -131,16 +132,16 @@ def _nothing(search: reader.SearchSummary, metric: str, metrics: list[str]) -> s
     return f"search {search.name!r} has no metric {metric!r}; it has {', '.join(map(repr, metrics))}"
 
 
-def _metrics(connection: object, search_id: int) -> list[str]:
-    """Return the metrics of the search, as its first trial with scores has them."""
-    first = (
-        select(func.min(Trial.id))
-        .join(SplitScore, SplitScore.trial_id == Trial.id)
-        .where(Trial.search_id == search_id)
-        .scalar_subquery()
+def _metrics(connection: Connection, search_id: int, numbers: Iterable[int]) -> list[str]:
+    """Return the metrics that some trials have."""
+    query = (
+        select(SplitScore.metric)
+        .join(Trial, Trial.id == SplitScore.trial_id)
+        .where(Trial.search_id == search_id, Trial.number.in_(numbers))
+        .distinct()
+        .order_by(SplitScore.metric)
     )
-    query = select(SplitScore.metric).where(SplitScore.trial_id == first).distinct().order_by(SplitScore.metric)
-    return list(connection.execute(query).scalars())  # type: ignore[attr-defined]
+    return list(connection.execute(query).scalars())
 
 
 def _deviation(values: list[float]) -> float:

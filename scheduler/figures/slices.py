@@ -65,7 +65,7 @@ def slices(
     )
     scores = [trial.mean_test_score for trial in scored]
     texts = [shown.trial(trial, with_params=False) for trial in scored]
-    is_best = [trial is found.best for trial in scored]
+    best = scored.index(max(scored, key=lambda trial: (trial.mean_test_score or 0.0, -trial.number)))
     for place, axis in enumerate(panels):
         row, column = place // n_columns + 1, place % n_columns + 1
         trace = go.Scatter(
@@ -76,15 +76,22 @@ def slices(
                 "color": scores,
                 "colorscale": SCALE,
                 "opacity": 0.75,
-                "size": [13 if best else 7 for best in is_best],
-                "symbol": ["star" if best else "circle" for best in is_best],
-                "line": {"width": [1.5 if best else 0 for best in is_best], "color": SECOND},
+                "size": 7,
             },
             hovertext=texts,
             hoverinfo="text",
             showlegend=False,
         )
-        figure.add_trace(trace, row=row, col=column)
+        winner = go.Scatter(
+            x=[axis.values[best]],
+            y=[scores[best]],
+            mode="markers",
+            marker={"symbol": "star", "size": 13, "color": SECOND, "line": {"width": 1, "color": "white"}},
+            hovertext=[texts[best]],
+            hoverinfo="text",
+            showlegend=False,
+        )
+        figure.add_traces([trace, winner], rows=[row, row], cols=[column, column])
         figure.update_xaxes(row=row, col=column, **axis.layout())
         if column == 1:
             figure.update_yaxes(title_text=f"mean test {text(found.metric)}", row=row, col=column)

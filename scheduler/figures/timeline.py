@@ -67,7 +67,7 @@ def timeline(database: Database, search_id: int, *, most: int = MOST) -> plotly.
         .limit(most)
     )
     query = _attempts(database).where(Attempt.trial_id.in_(newest))
-    rows = _read(database, query, most)
+    rows = _read(database, query.order_by(Attempt.started_at.desc()).limit(most))
     if not rows:
         raise NothingToDrawError(f"no trial of search {search.name!r} was started yet")
     note = f"the newest {len(rows):,}" if len(rows) >= most else count(len(rows), "attempt")
@@ -95,9 +95,10 @@ def fleet_timeline(database: Database, *, last_s: float = 3_600, most: int = MOS
     NothingToDrawError
         If nothing ran in that time.
     """
-    ended = _attempts(database).where(Attempt.ended_at > now(-last_s))
+    # in the order of an index, for there may be a hundred thousand of an hour
+    ended = _attempts(database).where(Attempt.ended_at > now(-last_s)).order_by(Attempt.ended_at.desc()).limit(most)
     running = _attempts(database).where(Attempt.ended_at.is_(None), Attempt.trial_id.in_(select(Lease.trial_id)))
-    rows = sorted([*_read(database, ended, most), *_read(database, running, most)], key=lambda row: row.started_at)
+    rows = sorted([*_read(database, ended), *_read(database, running.limit(most))], key=lambda row: row.started_at)
     if not rows:
         raise NothingToDrawError(f"no worker did anything in the last {rounded(last_s)}")
     note = f"the newest {len(rows):,}" if len(rows) >= most else count(len(rows), "attempt")
@@ -122,9 +123,9 @@ def _attempts(database: Database) -> Select[Any]:
     )
 
 
-def _read(database: Database, query: Select[Any], most: int) -> Sequence[Any]:
+def _read(database: Database, query: Select[Any]) -> Sequence[Any]:
     with database.read() as connection:
-        return connection.execute(query.order_by(Attempt.started_at.desc()).limit(most)).all()
+        return connection.execute(query).all()
 
 
 def _drawn(rows: Sequence[Any], title: str, note: str) -> plotly.graph_objects.Figure:

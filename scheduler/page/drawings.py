@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -24,6 +24,7 @@ from gridfleet.scheduler.figures.time_spent import time_spent
 from gridfleet.scheduler.figures.timeline import fleet_timeline, timeline
 from gridfleet.scheduler.page.addresses import MAX_NUMBER, SearchRoute, asked_search
 from gridfleet.scheduler.page.compare import compared_searches
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import InvalidSearchError, NothingToDrawError
 
 #: The figures of a search by the name in their address, and what of the address they take.
@@ -42,17 +43,39 @@ OF_SEARCH: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 
 def _of_search(request: Request) -> Response:
     search = asked_search(request)
-    kind = request.path_params["kind"].removesuffix(".json")
+    return _answer(of_search(request.app.state.database, search.id, request.path_params["kind"], request.query_params))
+
+
+def of_search(database: Database, search_id: int, kind: str, asked: Mapping[str, str]) -> str:
+    """Return a figure of a search as JSON; or why there is none, as ``{"nothing": "…"}``.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    search_id : int
+        Its id.
+    kind : str
+        One of `OF_SEARCH`, maybe with ``.json`` behind it.
+    asked : mapping of str to str
+        The query of its address.
+
+    Raises
+    ------
+    HTTPException
+        404 if there is no such figure.
+    """
+    kind = kind.removesuffix(".json")
     if kind not in OF_SEARCH:
         raise HTTPException(404, f"there is no figure {kind[:40]!r}; there are {', '.join(OF_SEARCH)}")
     draw, taken = OF_SEARCH[kind]
-    given: dict[str, Any] = {name: request.query_params[name] for name in taken if request.query_params.get(name)}
+    given: dict[str, Any] = {name: asked[name] for name in taken if asked.get(name)}
     if "number" in given:
-        asked = given["number"]
-        if not (asked.isascii() and asked.isdecimal() and len(asked) <= len(str(MAX_NUMBER))):
+        number = given["number"]
+        if not (number.isascii() and number.isdecimal() and len(number) <= len(str(MAX_NUMBER))):
             raise HTTPException(404, "a trial's number is a whole one")
-        given["number"] = min(int(asked), MAX_NUMBER)
-    return _drawn(lambda: draw(request.app.state.database, search.id, **given))
+        given["number"] = min(int(number), MAX_NUMBER)
+    return _drawn(lambda: draw(database, search_id, **given))
 
 
 def _compared(request: Request) -> Response:
@@ -63,19 +86,22 @@ def _compared(request: Request) -> Response:
     if not ids or kind not in ("trials", "time", "distribution"):
         raise HTTPException(404, "there are the figures trials, time and distribution, of two to five searches")
     if kind == "distribution":
-        return _drawn(lambda: distribution(database, ids))
-    return _drawn(lambda: best_so_far(database, ids, over=kind))
+        return _answer(_drawn(lambda: distribution(database, ids)))
+    return _answer(_drawn(lambda: best_so_far(database, ids, over=kind)))
 
 
 def _fleet(request: Request) -> Response:
-    return _drawn(lambda: fleet_timeline(request.app.state.database))
+    return _answer(_drawn(lambda: fleet_timeline(request.app.state.database)))
 
 
-def _drawn(draw: Callable[[], Any]) -> Response:
+def _drawn(draw: Callable[[], Any]) -> str:
     try:
-        shown = draw().to_json()
+        return str(draw().to_json())
     except (NothingToDrawError, InvalidSearchError) as error:  # a search that has not come so far is no fault
-        shown = json.dumps({"nothing": str(error)})
+        return json.dumps({"nothing": str(error)})
+
+
+def _answer(shown: str) -> Response:
     return Response(shown, media_type="application/json")
 
 

@@ -22,6 +22,7 @@ from gridfleet.scheduler.reports.fold_scores import fold_scores, lead
 from gridfleet.scheduler.reports.param_values import hyperparameters
 from gridfleet.scheduler.reports.trial_table import Condition, Order, TrialChoice, trial_page
 from gridfleet.scheduler.reports.where_time_went import where_time_went
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.refits import find_refit
 from gridfleet.storage.search_states import ShownState
 from gridfleet.storage.tags import tags_of
@@ -85,8 +86,12 @@ def _deviations(request: Request, searches: list[reader.SearchSummary]) -> dict[
 
 
 def _search(request: Request) -> Response:
-    database, asked = request.app.state.database, request.query_params
     search = asked_search(request)
+    return render(request, "search.html", **values_of(request.app.state.database, search, request.query_params))
+
+
+def values_of(database: Database, search: reader.SearchSummary, asked: QueryParams) -> dict[str, Any]:
+    """Return what the page of a search shows, by the query of its address."""
     choice = _choice(asked)
     sample = None if search.n_trials <= trial_table.EXAMINED else drawn(search.id, search.n_trials)
 
@@ -103,45 +108,43 @@ def _search(request: Request) -> Response:
         varied = [name for name, varies in names().items() if varies] or list(names())
         return varied if len(varied) <= MAX_PARAM_COLUMNS else []
 
-    return render(
-        request,
-        "search.html",
-        search=search,
-        live="" if search.is_finished else str(search.id),
-        metric=tables.metric_of(search),
-        progress=progress,
-        ranked=ranked,
-        lead=cache(lambda: lead(database, search.id, search.refit_metric)),
-        folds=lambda: fold_scores(database, search.id, [trial.number for trial in ranked()]),
-        max_splits=MAX_SPLITS,
-        names=names,
-        columns=columns,
-        failures=failures,
-        spent=lambda: where_time_went(database, search.id, search.n_trials),
-        training=lambda: tables.training_facts(trial_reader.fit_modes(database, search.id, among=sample)),
-        reused=lambda: tables.reused_facts(search, trial_reader.reused(database, search.id, among=sample)),
-        best_model=lambda: _best_model(request, search.id),
+    return {
+        "search": search,
+        "live": "" if search.is_finished else str(search.id),
+        "metric": tables.metric_of(search),
+        "progress": progress,
+        "ranked": ranked,
+        "lead": cache(lambda: lead(database, search.id, search.refit_metric)),
+        "folds": lambda: fold_scores(database, search.id, [trial.number for trial in ranked()]),
+        "max_splits": MAX_SPLITS,
+        "names": names,
+        "columns": columns,
+        "failures": failures,
+        "spent": lambda: where_time_went(database, search.id, search.n_trials),
+        "training": lambda: tables.training_facts(trial_reader.fit_modes(database, search.id, among=sample)),
+        "reused": lambda: tables.reused_facts(search, trial_reader.reused(database, search.id, among=sample)),
+        "best_model": lambda: _best_model(database, search.id),
         # the most of a sample says nothing
-        peak_memory_mb=lambda: trial_reader.peak_memory_mb(database, search.id) if sample is None else None,
-        n_sampled=None if sample is None else len(sample),
-        tags=lambda: tags_of(database, [search.id]).get(search.id, {}),
-        waits=lambda: reader.WaitingForPython(progress().waits_for_python or "", progress().queued),
-        python_line=tables.set_params_line,
-        choice=choice,
-        trials=cache(lambda: trial_page(database, search.id, search.n_trials, choice)),
-        shown=trial_table.SHOWN,
-        comparisons=trial_table.COMPARISONS,
-        score_columns=list(trial_table.COLUMNS),
-        sort_address=lambda column: _sort_address(asked, choice, column),
-        address=lambda **changes: _address(asked, **changes),
-        without=lambda index: _without(asked, index),
-        first=asked.get("first"),
-        second=asked.get("second"),
-    )
+        "peak_memory_mb": lambda: trial_reader.peak_memory_mb(database, search.id) if sample is None else None,
+        "n_sampled": None if sample is None else len(sample),
+        "tags": lambda: tags_of(database, [search.id]).get(search.id, {}),
+        "waits": lambda: reader.WaitingForPython(progress().waits_for_python or "", progress().queued),
+        "python_line": tables.set_params_line,
+        "choice": choice,
+        "trials": cache(lambda: trial_page(database, search.id, search.n_trials, choice)),
+        "shown": trial_table.SHOWN,
+        "comparisons": trial_table.COMPARISONS,
+        "score_columns": list(trial_table.COLUMNS),
+        "sort_address": lambda column: _sort_address(asked, choice, column),
+        "address": lambda **changes: _address(asked, **changes),
+        "without": lambda index: _without(asked, index),
+        "first": asked.get("first"),
+        "second": asked.get("second"),
+    }
 
 
-def _best_model(request: Request, search_id: int) -> str | None:
-    refit = find_refit(request.app.state.database, search_id)
+def _best_model(database: Database, search_id: int) -> str | None:
+    refit = find_refit(database, search_id)
     return None if refit is None else tables.best_model_fact(refit)
 
 

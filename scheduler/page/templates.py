@@ -58,6 +58,11 @@ def render(request: Request, name: str, *, status: int = 200, **values: Any) -> 
     return HTMLResponse(_rendered_part(template, part, values))
 
 
+def rendered(name: str, **values: Any) -> str:
+    """Fill a template that nobody asked for by an address."""
+    return _environment().get_template(name).render(**values)
+
+
 def _rendered_part(template: Template, part: str, values: dict[str, Any]) -> str:
     if part not in template.blocks:
         raise HTTPException(404, "this page has no such part")

@@ -73,7 +73,7 @@ def display(name: str, *, verbose: int, how: str = "auto", stream: TextIO | None
     if not verbose or how == "quiet":
         return _Silent()
     name = plain(name)
-    if stream is None and how == "auto" and _in_notebook():
+    if stream is None and how == "auto" and in_notebook():
         return _Output(name)
     stream = stream or sys.stderr
     return _Bar(name, stream) if _draws(how, stream) else _Lines(name, stream)
@@ -99,11 +99,11 @@ def name_the_page() -> None:
 
 def name_the_page_at_a_terminal(*, verbose: int, how: str) -> None:
     """Do so where progress is drawn."""
-    if verbose and not _in_notebook() and _draws(how, sys.stderr):
+    if verbose and not in_notebook() and _draws(how, sys.stderr):
         name_the_page()
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
     """Whether this process is a kernel, whose outputs can be updated; a console of IPython is a terminal."""
     ipython = sys.modules.get("IPython")
     return getattr(ipython and ipython.get_ipython(), "kernel", None) is not None

@@ -351,7 +351,9 @@ def never_published(database: Database, trial_ids: Sequence[int]) -> list[int]:
 
 def count_queued(database: Database, *, most: int = COUNTED) -> int:
     """Count the queued trials of all searches that are not paused; ``most`` if there are as many, or more."""
-    some = select(Trial.id).where(Trial.state == QUEUED, ~IS_PAUSED).limit(most).subquery()
+    # in the order of ix_trials_queued: SQLite would go through the index of all states otherwise
+    waiting = select(Trial.id).where(Trial.state == QUEUED, ~IS_PAUSED).order_by(Trial.search_id, Trial.id)
+    some = waiting.limit(most).subquery()
     with database.read() as connection:
         return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
 

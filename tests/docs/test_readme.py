@@ -51,14 +51,14 @@ def test_the_readme_s_script_and_its_commands_work(embedded_home: Path, capsys: 
         if (command := line.partition("#")[0].strip()).startswith("gridfleet ")
     ]
     asked = [command for command in commands if command.split()[1] not in NOT_HERE]
-    assert len(asked) == 7
+    assert len(asked) == 8
     for command in asked:
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main.main(shlex.split(command)[1:])
         answer, errors = capsys.readouterr()
         assert not left.value.code, f"{command}: {errors}"
-        assert "first" in answer or command.split()[1] in ("sql", "doctor")
+        assert "first" in answer or command.split()[1] in ("sql", "doctor", "export")
 
 
 @pytest.mark.complete  # its two searches are like those of other tests
