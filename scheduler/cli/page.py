@@ -72,8 +72,9 @@ def page(
 def _without_packages(error: ModuleNotFoundError) -> NoReturn:
     from gridfleet.storage.errors import MissingPackageError
 
+    package = str(error.name).partition(".")[0]
     raise MissingPackageError(
-        f"the page needs {error.name}, which is not installed; run `pip install 'gridfleet[page]'`"
+        f"the page needs {package}, which is not installed; run `pip install 'gridfleet[page]'`"
     ) from error
 
 

@@ -16,9 +16,11 @@ from gridfleet.storage.search_states import SEEN_S, STATE, with_fleet
 from gridfleet.storage.workers import IS_OF_HOST, was_seen
 
 #: Seconds for which a search is counted by its name after its end, and how many are so at most, the newest.
-NAMED_S, MAX_NAMED = 24 * 3_600, 200
+NAMED_S, MAX_NAMED = 24 * 3_600, 1_000
 #: Seconds of attempts that have ended, whose durations are shown.
 ATTEMPTS_S = 3_600
+#: The states of trials that are counted; the others are those of which there are the most.
+NOT_SCORED = [state for state in TrialState if state != TrialState.COMPLETED]
 #: Upper bounds of their durations, in seconds.
 BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600, 14_400)
 
@@ -49,14 +51,15 @@ def read_numbers(database: Database) -> Numbers:
     """Read them all, in one transaction."""
     with database.read() as connection:
         named = connection.execute(_named()).all()
-        n_queued, oldest_queued_s = _queue(connection)
+        trials = _trials(connection, named)
+        waiting = [search for search in named if search.finished_at is None and search.paused_at is None]
         workers = select(func.count()).where(was_seen(SEEN_S), ~IS_OF_HOST, Worker.stopped_reason.is_(None))
         return Numbers(
             searches=_searches(connection),
-            trials=_trials(connection, named),
+            trials=trials,
             best_scores=_best_scores(connection, named),
-            n_queued=n_queued,
-            oldest_queued_s=oldest_queued_s,
+            n_queued=sum(trials[search.name, str(TrialState.QUEUED)] for search in waiting),
+            oldest_queued_s=_oldest_queued_s(connection, [search.id for search in waiting]),
             n_workers=connection.execute(workers).scalar_one(),
             durations=_durations(connection),
         )
@@ -67,7 +70,7 @@ _SHOWN = and_(Search.refit_of.is_(None), Search.deleted_at.is_(None))
 
 def _named() -> Any:
     is_young = or_(Search.finished_at.is_(None), Search.finished_at > now(-NAMED_S))
-    columns = select(Search.id, Search.name, Search.n_trials)
+    columns = select(Search.id, Search.name, Search.n_trials, Search.finished_at, Search.paused_at)
     return columns.where(_SHOWN, is_young).order_by(Search.id.desc()).limit(MAX_NAMED)
 
 
@@ -84,7 +87,7 @@ def _trials(connection: Connection, named: Sequence[Any]) -> dict[tuple[str, str
     # not those that were scored, which are the most: each is one of `n_trials`
     query = (
         select(Trial.search_id, Trial.state, func.count().label("n"))
-        .where(Trial.search_id.in_([search.id for search in named]), Trial.state != TrialState.COMPLETED)
+        .where(Trial.search_id.in_([search.id for search in named]), Trial.state.in_(NOT_SCORED))
         .group_by(Trial.search_id, Trial.state)
     )
     counted = {(row.search_id, str(row.state)): row.n for row in connection.execute(query)}
@@ -102,15 +105,13 @@ def _best_scores(connection: Connection, named: Sequence[Any]) -> dict[str, floa
     return {row.name: row.score for row in connection.execute(query) if row.score is not None}
 
 
-def _queue(connection: Connection) -> tuple[int, float]:
-    # of each search the index of what is queued has the number, and the first: no row of a trial is read but that
-    queued = select(Trial.id).where(Trial.search_id == Search.id, Trial.state == "queued").correlate(Search)
-    n = queued.with_only_columns(func.count()).scalar_subquery()
-    first = queued.with_only_columns(Trial.created_at).order_by(Trial.id).limit(1).scalar_subquery()
+def _oldest_queued_s(connection: Connection, search_ids: Sequence[int]) -> float:
+    # the first of each search, which the index of what is queued has
+    queued = select(Trial.created_at).where(Trial.search_id == Search.id, Trial.state == "queued").correlate(Search)
+    first = queued.order_by(Trial.id).limit(1).scalar_subquery()
     age = seconds_between(connection.dialect.name, first, now())
-    query = select(n, age).where(Search.paused_at.is_(None), Search.finished_at.is_(None), Search.deleted_at.is_(None))
-    rows = connection.execute(query).all()
-    return sum(n for n, _ in rows), max([0.0, *(float(age) for _, age in rows if age is not None)])
+    ages = connection.execute(select(age).where(Search.id.in_(search_ids))).scalars()
+    return max([0.0, *(float(age) for age in ages if age is not None)])
 
 
 def _durations(connection: Connection) -> dict[str, Durations]:
