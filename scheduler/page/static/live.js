@@ -37,10 +37,15 @@ function exchange(id, text) {
   const part = new DOMParser().parseFromString(text, "text/html").getElementById(id);
   if (!old || !part || old.outerHTML === part.outerHTML) return;
   const position = [window.scrollX, window.scrollY];
+  const lefts = [...old.querySelectorAll(".scrolls")].map((table) => table.scrollLeft);
   const focused = old.contains(document.activeElement) ? document.activeElement : null;
   for (const details of old.querySelectorAll("details[id]")) {
     const same = part.querySelector(`#${CSS.escape(details.id)}`);
     if (same) same.open = details.open;
+  }
+  for (const field of old.querySelectorAll("input[id], select[id]")) {
+    const same = part.querySelector(`#${CSS.escape(field.id)}`);
+    if (same) Object.assign(same, { checked: field.checked, value: field.value });
   }
   // a figure is drawn again in its place, which keeps what was brushed and zoomed
   for (const figure of old.querySelectorAll("[data-figure]")) {
@@ -49,6 +54,8 @@ function exchange(id, text) {
   }
   old.replaceWith(part);
   if (focused && focused.id) document.getElementById(focused.id)?.focus({ preventScroll: true });
+  const scrolled = [...part.querySelectorAll(".scrolls")];
+  lefts.forEach((left, place) => scrolled[place]?.scrollTo({ left }));
   window.scrollTo(...position);
   part.dispatchEvent(new Event("gridfleet:shown", { bubbles: true }));
 }
