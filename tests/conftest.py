@@ -463,19 +463,26 @@ def warm_workers() -> Iterator[WarmWorkers]:
 @pytest.fixture
 def start_worker(warm_workers: WarmWorkers, tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
     """Start real workers, ``start_worker(settings, concurrency=2)``; they are stopped at the end."""
+    with workers_in(tmp_path, warm_workers) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def workers_in(folder: Path, warm_workers: WarmWorkers) -> Iterator[Callable[..., RunningWorker]]:
+    """Start real workers whose logs are in a folder."""
     from gridfleet.worker.trial.process import NODE_VARIABLE
 
     started: list[RunningWorker] = []
 
     def start(settings: Settings, concurrency: int = 1, **variables: str) -> RunningWorker:
         node = f"test{len(started)}-{secrets.token_hex(3)}"
-        health = tmp_path / f"{node}.health"
+        health = folder / f"{node}.health"
         environment = {
             **settings.replace(health_file=health).worker_environment(),
             NODE_VARIABLE: node,
             **variables,
         }
-        log = tmp_path / f"{node}.log"
+        log = folder / f"{node}.log"
         process = warm_workers.start(concurrency, environment, log)
         worker = RunningWorker(process, node, log)
         started.append(worker)
@@ -491,6 +498,32 @@ def start_worker(warm_workers: WarmWorkers, tmp_path: Path) -> Iterator[Callable
     finally:
         for worker in started:
             worker.stop()
+
+
+@pytest.fixture(scope="module")
+def module_fleet(
+    sqlite_template: Path, broker: Broker, warm_workers: WarmWorkers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """Give a module a fleet, by its variables, for tests that do not disturb each other; its worker has two processes."""
+    folder = tmp_path_factory.mktemp("fleet")
+    shutil.copy(sqlite_template, folder / "fleet.db")
+    settings = Settings(
+        home=folder / "home",
+        database_url=f"sqlite:///{folder / 'fleet.db'}",
+        broker_url=broker.url(next(_valkey_numbers)),
+        secret_key=secrets.token_hex(32),
+        cache_dir=folder / "cache",
+        start_method=START_METHOD,
+    )
+    with redis.Redis.from_url(settings.broker()) as client:
+        client.flushdb()
+    with pytest.MonkeyPatch.context() as patch, workers_in(folder, warm_workers) as start:
+        for name in [name for name in os.environ if name.startswith(PREFIX)]:
+            patch.delenv(name)
+        for name, value in settings.as_variables().items():
+            patch.setenv(name, value)
+        start(settings, concurrency=2)
+        yield settings
 
 
 @pytest.fixture
