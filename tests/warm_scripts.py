@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from tests.warm_workers import REQUEST_BYTES, WarmWorker, tell_of_ended
+from tests.warm_workers import ONE_THREAD, REQUEST_BYTES, WarmWorker, tell_of_ended
 
 REPOSITORY = Path(__file__).parents[1]
 #: The command, as it is installed: a script.
@@ -38,7 +38,7 @@ class WarmScripts:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.warm_scripts", str(theirs.fileno())],
             cwd=REPOSITORY,
-            env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
+            env={**os.environ, **ONE_THREAD, "PYTHONHASHSEED": str(hash_seed)},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
         )
