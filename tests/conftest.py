@@ -63,8 +63,8 @@ LONGEST = (
     "tests/scheduler/test_cli.py",
     "tests/docs",
 )
-#: What tests about processes, scripts, commands, rights and histories run on: one database of the two, in turn; a complete run has
-#: both.
+#: What tests about processes, scripts, commands, rights and histories run on: one database of the two, in turn; a
+#: complete run has both.
 ON_ONE_DATABASE = ("tests/end_to_end", "tests/faults", "tests/scheduler", "tests/security", "tests/soak")
 
 
@@ -350,11 +350,16 @@ def _nothing_of_another_test() -> Iterator[None]:
     """Take back what a test changed in the whole process, and what a submission or another test would notice.
 
     A seed of Keras or TensorFlow (of one, a submission warns), deterministic operations, and what was registered with
-    Keras: it travels with every search, which needs workers of the same Python if it is in no module.
+    Keras: it travels with every search, which needs workers of the same Python if it is in no module. So do a user's
+    modules that were imported here: they would be read for each search from then on.
     """
     was_deterministic = _is_deterministic()
     registered = set(_registered_with_keras())
+    imported = set(sys.modules)
     yield
+    for name in sys.modules.keys() - imported:
+        if name.partition(".")[0] != "tests" and _is_a_users(name):
+            del sys.modules[name]
     state = sys.modules.get("keras.src.backend.common.global_state")
     if state is not None:
         vars(state.GLOBAL_STATE_TRACKER).pop("global_random_seed", None)
@@ -367,6 +372,12 @@ def _nothing_of_another_test() -> Iterator[None]:
     for name in found.keys() - registered:
         if not hasattr(sys.modules.get(found[name].__module__), found[name].__qualname__):
             sys.modules["keras.src.saving.object_registration"].GLOBAL_CUSTOM_NAMES.pop(found.pop(name), None)
+
+
+def _is_a_users(name: str) -> bool:
+    """Whether a module is neither installed nor of gridfleet."""
+    file = collect._file_of(sys.modules[name])
+    return bool(file) and name != "__main__" and name.partition(".")[0] != collect.OURS and not is_installed(file)
 
 
 def _is_deterministic() -> bool:
@@ -397,8 +408,7 @@ def _modules_of_the_tests_are_read_once() -> Iterator[None]:
     def read_once(self: Any) -> collect.Sources:
         for name in sys.modules.keys() - looked_at:
             looked_at.add(name)
-            file = collect._file_of(sys.modules[name])
-            if file and name != "__main__" and name.partition(".")[0] != collect.OURS and not is_installed(file):
+            if _is_a_users(name):
                 (of_tests if name.partition(".")[0] == "tests" else elsewhere).add(name)
         is_of_tests = (
             sys.modules["__main__"] is script
