@@ -42,6 +42,8 @@ BACKENDS = ("sqlite", "postgresql")
 READY_S = 90
 #: Seconds that a process gets to end before it is killed.
 STOP_S = 30
+#: Bytes that /dev/shm has to have for the databases of tests: a container may have 64 MB.
+ROOM_IN_MEMORY = 2**31
 #: The databases of a Valkey with its default configuration.
 VALKEY_DATABASES = 16
 
@@ -216,6 +218,17 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 
 
 @pytest.fixture(scope="session")
+def sqlite_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Make the folder of SQLite's files: in memory where there is room, for each commit waits 7 ms for a disk."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < ROOM_IN_MEMORY:
+        yield tmp_path_factory.mktemp("databases")
+        return
+    with tempfile.TemporaryDirectory(prefix="gridfleet-", dir=memory, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Migrate one SQLite file, to be copied by each test."""
     file = tmp_path_factory.mktemp("sqlite") / "template.db"
@@ -287,18 +300,18 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def empty_database_url(
-    request: pytest.FixtureRequest, tmp_path: Path, no_variables: None
-) -> Iterator[Callable[..., str]]:
+def empty_database_url(request: pytest.FixtureRequest, no_variables: None) -> Iterator[Callable[..., str]]:
     """Make databases, ``empty_database_url("sqlite")``: without tables, or migrated."""
     dropped = contextlib.ExitStack()
 
     def make(backend: str, *, migrated: bool = False) -> str:
         name = f"test_{secrets.token_hex(8)}"
         if backend == "sqlite":
+            file = request.getfixturevalue("sqlite_folder") / f"{name}.db"
             if migrated:
-                shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / f"{name}.db")
-            return f"sqlite:///{tmp_path / name}.db"
+                shutil.copy(request.getfixturevalue("sqlite_template"), file)
+            dropped.callback(_remove, file)
+            return f"sqlite:///{file}"
         server = request.getfixturevalue("postgresql_server")
         server.create(name, server.template if migrated else "template1")
         dropped.callback(server.drop, name)
@@ -306,6 +319,12 @@ def empty_database_url(
 
     with dropped:
         yield make
+
+
+def _remove(database: Path) -> None:
+    """Remove a file of SQLite's, and those beside it."""
+    for file in database.parent.glob(f"{database.name}*"):
+        file.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -518,17 +537,22 @@ def workers_in(folder: Path, warm_workers: WarmWorkers) -> Iterator[Callable[...
 
 @pytest.fixture(scope="session")
 def fleet_of_many(
-    sqlite_template: Path, broker: Broker, warm_workers: WarmWorkers, tmp_path_factory: pytest.TempPathFactory
+    sqlite_folder: Path,
+    sqlite_template: Path,
+    broker: Broker,
+    warm_workers: WarmWorkers,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[], contextlib.AbstractContextManager[Settings]]:
     """Return what gives tests that do not disturb each other a fleet, by its variables: a worker of two processes."""
 
     @contextlib.contextmanager
     def running() -> Iterator[Settings]:
         folder = tmp_path_factory.mktemp("fleet")
-        shutil.copy(sqlite_template, folder / "fleet.db")
+        file = sqlite_folder / f"{secrets.token_hex(8)}.db"
+        shutil.copy(sqlite_template, file)
         settings = Settings(
             home=folder / "home",
-            database_url=f"sqlite:///{folder / 'fleet.db'}",
+            database_url=f"sqlite:///{file}",
             broker_url=broker.url(next(_valkey_numbers)),
             secret_key=secrets.token_hex(32),
             cache_dir=folder / "cache",
