@@ -1,4 +1,4 @@
-"""A space of hyperparameters as JSON, and samples of it: what proposals are made of, without any object of users."""
+"""A space of hyperparameters as JSON and samples of it, which hold no objects of users; and those objects beside it."""
 
 from __future__ import annotations
 
@@ -180,6 +180,40 @@ class Space:
         """Return the hyperparameters of a sample as ``trials.params`` has them."""
         branch, values = self.require(sample)
         return {name: self.branches[branch][name].show(value) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class GivenSpace:
+    """A space with the objects that its user gave: what workers make a trial's hyperparameters of.
+
+    Parameters
+    ----------
+    space : Space
+        What may be proposed.
+    objects : sequence of mapping
+        For each branch, by name: the values of a list, or the distribution whose quantiles are proposed.
+    """
+
+    space: Space
+    objects: Sequence[Mapping[str, Any]]
+
+    def params(self, sample: Any) -> dict[str, Any]:
+        """Return the hyperparameters of a sample, as Python objects.
+
+        Raises
+        ------
+        SampleError
+            If it is no point of this space.
+        """
+        branch, values = self.space.require(sample)
+        dimensions, objects = self.space.branches[branch], self.objects[branch]
+        return {name: _value(dimensions[name], objects[name], value) for name, value in values.items()}
+
+
+def _value(dimension: Dimension, objects: Any, value: Any) -> Any:
+    if isinstance(dimension, Choice):
+        return objects[value]
+    return value_at(objects, value) if isinstance(dimension, Quantile) else value
 
 
 def value_at(distribution: Any, quantile: float) -> Any:

@@ -94,8 +94,8 @@ def given_sampler(given: Any, space: Space) -> Sampler:
     _require_installed(name)
     if name == "grid" and combinations(space) is None:
         raise InvalidSearchError(
-            "sampler='grid' tries all combinations, and a distribution has no end of them; give lists, or distributions "
-            "with steps"
+            "sampler='grid' tries all combinations, and a distribution has no end of them; give lists, or "
+            "distributions with steps"
         )
     sampler = Sampler(name, settings)
     if name != "grid":

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from gridfleet.storage.errors import InvalidSearchError
 from gridfleet.storage.params import params_to_json
-from gridfleet.storage.spaces import Choice, Dimension, Quantile, Real, Space, Whole
+from gridfleet.storage.spaces import Choice, Dimension, GivenSpace, Quantile, Real, Space, Whole
 
 #: Values of one list.
 MAX_CHOICES = 10_000
@@ -23,14 +22,6 @@ EVEN = ("uniform",)
 EVEN_IN_LOGARITHM = ("loguniform", "reciprocal")
 #: What may be proposed, said to whoever wrote something else.
 EXPECTED = "give a list of values, a distribution of scipy.stats, or one of optuna.distributions"
-
-
-@dataclass(frozen=True)
-class GivenSpace:
-    """A space, and for each of its branches the objects by name: the values of lists, distributions with a ppf."""
-
-    space: Space
-    objects: Sequence[Mapping[str, Any]]
 
 
 def given_space(distributions: Any) -> GivenSpace:
