@@ -6,39 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
 
 from gridfleet.scheduler.reports import reader
 from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import claims, transitions
+from gridfleet.storage.trials.held import Held
 from gridfleet.storage.trials.proposed import Proposal, add_proposals, asking, end_proposals, proposed
-from tests.storage.conftest import StoredSearch, race, result_of, store_search
-
-SPACE = '[{"a":{"kind":"whole","low":1,"high":9,"step":1,"log":false}}]'
-
-
-def store_asking(database: Database, n_trials: int = 3, **facts: Any) -> StoredSearch:
-    """Store a search whose trials are proposed; it has none yet."""
-    search = store_search(database, 1)
-    columns = {
-        "space": SPACE,
-        "sampler": '{"name":"random"}',
-        "seed": 7,
-        "lookahead": 2,
-        "asks_in_order": True,
-        "n_trials": n_trials,
-        "n_asked": 0,
-    }
-    from tests.stored_searches import switch_triggers_off
-
-    with database.write() as connection:
-        switch_triggers_off(connection)
-        connection.execute(Trial.__table__.delete())
-        connection.execute(update(Search).where(Search.id == search.id).values({**columns, **facts}))
-    return search
+from tests.storage.conftest import SPACE, StoredSearch, race, result_of, store_asking
 
 
 def proposal(value: int) -> Proposal:
@@ -48,18 +24,7 @@ def proposal(value: int) -> Proposal:
 def evaluate(database: Database, trial_id: int, score: float = 0.5) -> None:
     claim = claims.claim(database, trial_id, "worker/1", lease_s=60, max_runtime_s=60)
     assert claim is not None
-    assert transitions.record(database, claims_held(claim), result_of(score))
-
-
-def claims_held(claim: Any) -> Any:
-    from gridfleet.storage.trials.held import Held
-
-    return Held(claim.trial_id, claim.token)
-
-
-def n_asked(database: Database, search: StoredSearch) -> int:
-    with database.read() as connection:
-        return connection.execute(select(Search.n_asked).where(Search.id == search.id)).scalar_one()
+    assert transitions.record(database, Held(claim.trial_id, claim.token), result_of(score))
 
 
 def test_trials_are_added_as_they_are_proposed_and_then_the_search_ends(database: Database) -> None:
