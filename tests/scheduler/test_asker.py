@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -112,11 +113,9 @@ def test_a_scheduler_that_dies_between_ask_and_insert_changes_nothing(
         raise RedisError("killed")
 
     def one_that_dies_first() -> Asker:
-        with monkeypatch.context() as killed, pytest.raises(RedisError):
+        with monkeypatch.context() as killed, contextlib.suppress(RedisError):
             killed.setattr(module.proposed, "add_proposals", dies)
-            asker = new_asker()
-            asker.ask_all()
-            raise RedisError("nothing was asked")
+            new_asker().ask_all()
         return new_asker()
 
     assert run(database, search, one_that_dies_first) == expected
