@@ -115,7 +115,9 @@ class Quantile:
             return f"ppf({value!r})"
         from scipy import stats
 
-        kind = getattr(stats, self.scipy)
+        kind = getattr(stats, self.scipy, None)
+        if not isinstance(kind, (stats.rv_continuous, stats.rv_discrete)):
+            raise SampleError(f"{self.scipy!r} is no distribution of scipy.stats")
         return value_at(kind(*self.arguments, **(self.keywords or {})), value)
 
 

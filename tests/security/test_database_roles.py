@@ -282,8 +282,8 @@ def asking(roled_database: RoledDatabase) -> int:
 
 NEW_TRIAL = (
     "INSERT INTO trials (search_id, number, params, params_digest, sample, state, attempt, failures, cancel_requested, "
-    "publish_count, created_at, {columns}) VALUES ({of_search}, {number}, '{{}}', 'x', {sample}, '{state}', 0, 0, false, 0, "
-    "now(), {values})"
+    "publish_count, created_at, {columns}) "
+    "VALUES ({of_search}, {number}, '{{}}', 'x', {sample}, '{state}', 0, 0, false, 0, now(), {values})"
 )
 
 
