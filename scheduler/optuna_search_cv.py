@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.model_selection._search import BaseSearchCV
@@ -19,6 +19,9 @@ from gridfleet.scheduler.submission.run import Proposed
 from gridfleet.scheduler.submission.sizes import MAX_COMBINATIONS
 from gridfleet.storage.errors import InvalidSearchError, SearchNotFinishedError
 from gridfleet.worker.trial.process import is_worker_process
+
+if TYPE_CHECKING:
+    import optuna
 
 #: Trials that may be open beside each other.
 MAX_LOOKAHEAD = 10_000
@@ -61,6 +64,8 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
     cv_results_, best_score_, best_params_, best_index_, best_estimator_, scorer_, n_splits_, refit_time_,
     multimetric_, classes_, n_features_in_, feature_names_in_
         As in scikit-learn.
+    study_ : optuna.Study
+        The same trials in Optuna's words, for what takes a study; made of the rows each time that it is asked for.
 
     See Also
     --------
@@ -181,6 +186,10 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
             metric = self.refit if isinstance(self.refit, str) and self.multimetric_ else "score"
             score = float(results[f"mean_test_{metric}"][number])
             rows.append(Row(sample, is_final=True, score=score if math.isfinite(score) else None))
+
+    @property
+    def study_(self) -> optuna.Study:
+        return self.to_optuna()
 
     def to_sklearn(self) -> Any:
         """Return this fitted search as scikit-learn's ``RandomizedSearchCV``, as `GridSearchCV.to_sklearn`."""

@@ -58,6 +58,8 @@ def test_an_embedded_fleet_gives_what_one_process_gives_trial_after_trial(embedd
     assert {params["kernel"] for params in ours.cv_results_["params"]} == {"rbf", "linear"}
     assert ours.best_score_ == max(ours.cv_results_["mean_test_score"])
     assert ours.best_estimator_.get_params()["C"] == ours.best_params_["C"]
+    assert [trial.value for trial in ours.study_.trials] == list(ours.cv_results_["mean_test_score"])
+    assert (ours.study_.best_value, ours.study_.best_params["C"]) == (ours.best_score_, ours.best_params_["C"])
     assert ours.to_sklearn().cv_results_ is ours.cv_results_
 
 
