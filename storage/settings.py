@@ -8,8 +8,10 @@ import stat
 import sys
 import warnings
 from collections.abc import Collection, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
@@ -39,7 +41,7 @@ BROKER_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_ho
 #: Settings of which an error shows no value.
 MAY_BE_SECRET = (
     *("database_url", "database_password", "broker_url", "broker_password"),
-    *("secret_key", "public_key", "worker_key", "new_secret_key"),
+    *("secret_key", "public_key", "worker_key", "new_secret_key", "webhook_url"),
 )
 #: Variables with our prefix that are no settings: of processes that this one starts, of docker compose, of tests.
 # fmt: off
@@ -161,6 +163,10 @@ class Settings(BaseSettings):
     progress: Literal["auto", "plain", "quiet"] = Field(
         "auto", description="How those who wait are shown progress: auto (updated in place), plain (lines) or quiet."
     )
+    webhook_url: SecretStr | None = Field(
+        None, description="Where schedulers and embedded fleets tell of searches that end and of new bests."
+    )
+    webhook_allow_http: bool = Field(False, description="Whether webhook_url may be http:// to another machine.")
     allow_root: bool = Field(False, description="Whether `gridfleet worker` may run as root outside a container.")
 
     @classmethod
@@ -375,6 +381,36 @@ class Settings(BaseSettings):
             )
         return Signer(key.encode())
 
+    def webhook(self) -> str | None:
+        """Return where events are sent; None: nowhere.
+
+        Raises
+        ------
+        SettingsError
+            If it is no URL, or one that is not encrypted; without the value, which may hold a token.
+        """
+        url = "" if self.webhook_url is None else self.webhook_url.get_secret_value().strip()
+        if not url:
+            return None
+        name = f"{PREFIX}WEBHOOK_URL"
+        try:
+            parts = urlsplit(url)
+            is_url = bool(parts.scheme) and (parts.port is None or parts.port > 0) and "://" in url
+        except ValueError:
+            is_url = False
+        if not is_url or not url.isprintable() or " " in url:
+            raise SettingsError(f"{name} is not a URL; write https://host/path, or a URL of apprise such as tgram://…")
+        if parts.scheme not in ("http", "https"):
+            return url
+        if not parts.hostname:
+            raise SettingsError(f"{name} names no host; write https://host/path")
+        if parts.scheme == "http" and not is_loopback(parts.hostname) and not self.webhook_allow_http:
+            raise SettingsError(
+                f"{name} begins with http://, so whoever is on the way reads it; write https://, or set "
+                f"{PREFIX}WEBHOOK_ALLOW_HTTP=true"
+            )
+        return url
+
     def as_variables(self) -> dict[str, str]:
         """Return the settings as the variables that a child process reads, secrets included."""
         return {
@@ -387,12 +423,14 @@ class Settings(BaseSettings):
         """Return the settings as workers have them: what checks signatures, and signs models, but no search."""
         worker_key = self.worker_key if self.secret_key is None else SecretStr(worker_key_of(self.key()))
         public_key = self.verifier().public_key
-        return self.replace(secret_key=None, new_secret_key=None, public_key=public_key, worker_key=worker_key)
+        return self.replace(
+            secret_key=None, new_secret_key=None, webhook_url=None, public_key=public_key, worker_key=worker_key
+        )
 
     def worker_environment(self) -> dict[str, str]:
-        """Return the whole environment of a worker that this process starts: no secret key, and no way to one."""
+        """Return the whole environment of a worker that this process starts: neither secret key nor webhook."""
         # pydantic reads names in any case
-        secret = (f"{PREFIX}SECRET_KEY", f"{PREFIX}NEW_SECRET_KEY")
+        secret = (f"{PREFIX}SECRET_KEY", f"{PREFIX}NEW_SECRET_KEY", f"{PREFIX}WEBHOOK_URL")
         inherited = {name: value for name, value in os.environ.items() if name.upper() not in secret}
         # and no secrets folder: what it has was read
         return {**inherited, **self.for_workers().as_variables(), f"{PREFIX}SECRETS_DIR": os.devnull}
@@ -404,6 +442,16 @@ class Settings(BaseSettings):
     def replace(self, **changes: Any) -> Settings:
         """Return a copy with some settings changed."""
         return self.model_copy(update=changes)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its name or address, and no other."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _key(name: str, secret: SecretStr) -> bytes:

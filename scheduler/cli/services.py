@@ -110,6 +110,7 @@ def scheduler() -> None:
     lost, and messages that a broker forgot are not sent again.
     """
     from gridfleet.scheduler.fleet.connection import Fleet
+    from gridfleet.scheduler.fleet.notifier import Notifier
     from gridfleet.storage import migrations
     from gridfleet.storage.logs import log_to_stderr
     from gridfleet.worker.guards.health_file import touch_for_ever
@@ -118,6 +119,7 @@ def scheduler() -> None:
     settings = configured_settings()
     log_to_stderr(settings.log_level, settings.log_format, service="scheduler")
     fleet = Fleet(settings, is_embedded=False)
+    notifier = Notifier(settings, fleet.database)
     try:
         fleet.check()
     except Exception as error:
@@ -125,6 +127,7 @@ def scheduler() -> None:
             migrations.require_current(fleet.database)
         raise
     touch_for_ever(settings.health_path)
+    notifier.start()
     say("the scheduler is ready")
     fleet.reconciler().run_for_ever()
 

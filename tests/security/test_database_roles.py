@@ -124,7 +124,8 @@ CHANGED_BY_WORKERS = {
     "attempts": {"ended_at", "outcome", "error", "peak_memory_mb"},
     "leases": {"expires_at", "memory_mb"},
     "workers": {"last_seen_at", "ended_at", "stopped_reason"},
-    "reconciler": {"hostname", "pid", "last_pass_at"},
+    "reconciler": {"hostname", "pid", "last_pass_at", "notifies"},
+    "events": {"n_tries", "tried_at", "not_before", "sent_at", "error"},
 }
 TO_REPORTERS = (
     "SELECT * FROM payloads",

@@ -51,6 +51,8 @@ VALUES = {
     "log_level": ("debug", "DEBUG"),
     "log_format": ("json", "json"),
     "progress": ("plain", "plain"),
+    "webhook_url": ("https://hooks.example.org/a-token", "https://hooks.example.org/a-token"),
+    "webhook_allow_http": ("true", True),
     "allow_root": ("true", True),
 }
 NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float)) and value is not True]
