@@ -6,7 +6,7 @@ from alembic import op
 from gridfleet.storage.database.times import UtcDateTime
 from gridfleet.storage.migrations.new_tables import make_room
 
-revision = "0022"
+revision = "0023"
 down_revision = "0021"
 branch_labels = None
 depends_on = None
