@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import RowMapping, select, text
@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gridfleet.scheduler.fleet import webhook
 from gridfleet.storage import events
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import SettingsError, WebhookError, first_line
+from gridfleet.storage.errors import WebhookError, first_line
 from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.plain import plain
 from gridfleet.storage.schema import EventKind, Search, Trial
@@ -50,16 +50,14 @@ class Notifier:
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self._url = settings.webhook()
+        self._sender = webhook.sender_of(settings)
         self._database = database
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
-        if self._url is not None:
-            webhook.check_can_send(self._url)
 
     def start(self) -> None:
         """Begin, if anybody is to be told."""
-        if self._url is not None:
+        if self._sender is not None:
             self._thread = threading.Thread(target=self._run, name="notifier", daemon=True)
             self._thread.start()
 
@@ -72,8 +70,8 @@ class Notifier:
     def send_due(self) -> int:
         """Send all events that are due; returns how many were taken by their receiver."""
         n_sent = 0
-        while self._url is not None and (event := events.take_due(self._database)) is not None:
-            n_sent += self._send(self._url, event)
+        while self._sender is not None and (event := events.take_due(self._database)) is not None:
+            n_sent += self._send(self._sender, event)
         return n_sent
 
     def _run(self) -> None:
@@ -87,13 +85,13 @@ class Notifier:
             except Exception as error:  # noqa: BLE001 - of a service that apprise knows; its text may quote the URL
                 logger.warning("notifier: %s", type(error).__name__)
 
-    def _send(self, url: str, event: events.TakenEvent) -> bool:
+    def _send(self, sender: Callable[[dict[str, Any]], None], event: events.TakenEvent) -> bool:
         message = describe(self._database, event)
         if message is None:  # its search was deleted just now
             return False
         try:
-            webhook.send(url, message)
-        except (WebhookError, SettingsError) as error:
+            sender(message)
+        except WebhookError as error:
             again = "it is sent again later" if event.n_tries < events.MAX_TRIES else "it is given up"
             logger.warning("the webhook did not take event %d, and %s: %s", event.id, again, error)
             events.note_error(self._database, event, str(error))

@@ -112,7 +112,7 @@ class Reconciler:
         self._stop_overdue()
         self._prune()
         n_taken_back, n_finished = self._take_back(), self._finish()
-        passes.note_pass(self._database, notifies=self._settings.webhook() is not None)
+        passes.note_pass(self._database, notifies=self._settings.tells_anybody())
         # last: the broker may be down
         n_published = top_up(self._settings, self._database, self._publisher)
         return Pass(taken_back=n_taken_back, finished=n_finished, published=n_published)

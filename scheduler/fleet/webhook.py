@@ -1,4 +1,4 @@
-"""Sends one message to where the user wants it: a POST of JSON to http(s), anything else by apprise.
+"""Sends one message to where the user wants it: a POST of JSON to http(s), or its text by apprise.
 
 What comes back is not trusted: nobody is followed elsewhere, and no answer is read.
 """
@@ -10,52 +10,37 @@ import json
 import logging
 import urllib.request
 from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from gridfleet.storage.errors import SettingsError, WebhookError
-from gridfleet.storage.settings import PREFIX, is_loopback
+from gridfleet.storage.settings import PREFIX, Settings, is_loopback
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that each step of a POST may take.
 TIMEOUT_S = 10
 
 
-def check_can_send(url: str) -> None:
-    """Make sure that apprise is there where a URL is its own.
+def sender_of(settings: Settings) -> Callable[[dict[str, Any]], None] | None:
+    """Return what sends a message; None: nobody is to be told.
+
+    A message's ``text`` is what people read. What sends it raises WebhookError if it was not taken, with the reason, in
+    which nothing of a URL is.
 
     Raises
     ------
     SettingsError
-        If it is not installed, or does not know such URLs.
+        If nothing can be sent there, or apprise is not installed.
     """
-    if not _is_http(url):
-        _apprise(url)
-
-
-def send(url: str, message: dict[str, Any]) -> None:
-    """Send a message.
-
-    Parameters
-    ----------
-    url : str
-        Where to, as ``Settings.webhook`` gives it.
-    message : dict
-        Its ``text`` is what people read.
-
-    Raises
-    ------
-    WebhookError
-        If it was not taken, with the reason, in which nothing of the URL is.
-    """
-    if _is_http(url):
-        _post(url, message)
-    elif not _apprise(url).notify(body=message["text"], title="gridfleet"):
-        raise WebhookError("apprise could not deliver it")
-
-
-def _is_http(url: str) -> bool:
-    return url.lower().startswith(("http://", "https://"))
+    urls = settings.apprise_urls()
+    if urls is not None:
+        return partial(_by_apprise, _apprise(urls))
+    url = settings.webhook()
+    return None if url is None else partial(_post, url)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -90,17 +75,25 @@ def _post(url: str, message: dict[str, Any]) -> None:
         raise WebhookError(f"it did not answer as HTTP does ({type(error).__name__})") from None
 
 
-def _apprise(url: str) -> Any:
-    name = f"{PREFIX}WEBHOOK_URL"
+def _by_apprise(services: Any, message: dict[str, Any]) -> None:
+    # one at a time: if one of them took it, it is not sent again, for those that took it would have it twice
+    taken = [bool(service.notify(body=message["text"], title="gridfleet")) for service in services]
+    if not any(taken):
+        raise WebhookError("apprise could not deliver it")
+    if not all(taken):
+        logger.warning("of %d services of apprise, %d did not take a message", len(taken), taken.count(False))
+
+
+def _apprise(urls: str) -> Any:
+    name = f"{PREFIX}NOTIFY_URLS"
     try:
         import apprise
     except ImportError:
         raise SettingsError(
-            f"{name} begins with neither https:// nor http://, and apprise, which knows others, is not installed; "
-            'install it (`pip install "gridfleet[notify]"`)'
+            f'{name} is set, and apprise is not installed; install it (`pip install "gridfleet[notify]"`)'
         ) from None
     logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it logs URLs that it can't read, tokens and all
-    found = apprise.Apprise()
-    if not found.add(url):
-        raise SettingsError(f"{name} is no URL that apprise knows; see its list of services")
-    return found
+    services = apprise.Apprise()
+    if not all(services.add(url) for url in urls.split()):
+        raise SettingsError(f"{name} holds a URL that apprise does not know; see its list of services")
+    return services

@@ -52,6 +52,7 @@ VALUES = {
     "log_format": ("json", "json"),
     "progress": ("plain", "plain"),
     "webhook_url": ("https://hooks.example.org/a-token", "https://hooks.example.org/a-token"),
+    "notify_urls": ("tgram://a-token/1", "tgram://a-token/1"),
     "webhook_allow_http": ("true", True),
     "allow_root": ("true", True),
 }

@@ -120,7 +120,7 @@ class _Supervisor:
         stored_workers.prune(database)
         events.prune(database)
         notifier = self._notifier = Notifier(self._settings, database)
-        passes.note_notifies(database, self._settings.webhook() is not None)
+        passes.note_notifies(database, self._settings.tells_anybody())
         notifier.start()
         self._worker = self._start_worker()
         self._folder.forget_wanted_workers()
