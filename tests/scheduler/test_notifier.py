@@ -6,6 +6,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +40,8 @@ class Receiver:
         return f"http://127.0.0.1:{self.server.server_port}/hook/a-token"
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
+@contextmanager
+def receiving(port: int = 0) -> Iterator[Receiver]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             one = receiver
@@ -57,13 +58,19 @@ def receiver() -> Iterator[Receiver]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         receiver = Receiver(server)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield receiver
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
 
 
 @pytest.fixture
@@ -164,7 +171,24 @@ def test_a_new_best_is_told_once_a_minute_and_the_best_one_wins(
     assert [row.trial_id for row in rows(database)] == [search.trial_ids[0], search.trial_ids[3]]
 
 
-def test_a_receiver_that_is_down_gets_it_later_with_the_same_id(
+def test_a_receiver_that_is_down_gets_it_when_it_is_up(database: Database, database_settings: Settings) -> None:
+    with receiving() as receiver:
+        url = receiver.url
+    passes.note_pass(database, notifies=True)
+    notifier = Notifier(database_settings.replace(webhook_url=SecretStr(url)), database)
+    search = store_search(database, 1)
+    record(search, 0, 0.5)
+
+    assert notifier.send_due() == 0
+    assert rows(database)[0].error.startswith("it can't be reached")
+
+    set_events(database, not_before=ago(1))
+    with receiving(receiver.server.server_port) as again:
+        assert notifier.send_due() == 1
+    assert [one["event"] for one in again.got] == ["ended"]
+
+
+def test_a_receiver_that_refuses_it_gets_it_later_with_the_same_id(
     database: Database, notifier: Notifier, receiver: Receiver
 ) -> None:
     receiver.status = 500
