@@ -26,7 +26,7 @@ TAKER_LOCK = 0x6E6F7469
 #: Seconds between two new bests of a search that are sent.
 BEST_S = 60
 #: How often an event is sent at most, and the seconds after the first try, twice as many after each other one, and at
-#: most: three hours in all.
+#: most: 4.4 hours in all.
 MAX_TRIES = 12
 RETRY_S = 20
 LONGEST_RETRY_S = 3_600
