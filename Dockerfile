@@ -1,4 +1,4 @@
-# One image for every role: `gridfleet db upgrade`, `scheduler`, `worker`, `watch`, `submit`.
+# One image for every role: `gridfleet db upgrade`, `scheduler`, `worker`, `page`, `submit`.
 # docker-compose.yml says which role runs how.
 
 # that of the scripts that submit: functions travel as bytecode, which another minor version can't run

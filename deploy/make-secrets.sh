@@ -83,8 +83,10 @@ for name in \
   gridfleet_broker_password \
   gridfleet_database_password \
   gridfleet_database_worker_password \
+  gridfleet_database_scheduler_password \
   gridfleet_database_reporter_password \
-  gridfleet_database_superuser_password; do
+  gridfleet_database_superuser_password \
+  gridfleet_page_password; do
   file=$folder/$name
   check_own_file "$file"
   if [ -s "$file" ]; then

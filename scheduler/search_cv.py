@@ -13,16 +13,22 @@ import numpy as np
 from sklearn import model_selection
 from sklearn.utils.validation import check_is_fitted
 
+from gridfleet.scheduler.fleet.connection import read_only
+from gridfleet.scheduler.reports.progress import in_notebook
 from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.frames import without_our_frames
+from gridfleet.scheduler.results.plots import Plots
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import check_switch, options_of
+from gridfleet.scheduler.submission.request import proposes
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
-from gridfleet.storage.errors import InvalidSearchError
+from gridfleet.storage.database.connection import Database
+from gridfleet.storage.errors import InvalidSearchError, NothingToDrawError
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.settings import load_settings
 from gridfleet.worker.compiled_fit import compiled_fit
 from gridfleet.worker.trial.keras_state import names_numbered_anew
@@ -32,7 +38,7 @@ from gridfleet.worker.trial.process import is_worker_process
 REFITS_ON = ("script", "fleet")
 
 
-class _FleetSearch:
+class _FleetSearch(Plots):
     """Runs a search's fits on the fleet; all else is scikit-learn's."""
 
     #: So that calls of joblib that hold such a search stay in this process.
@@ -48,6 +54,8 @@ class _FleetSearch:
     refit_on: str
     keep_curves: bool
     tags: dict[str, str] | None
+    #: The fleet and the search of the last `fit`, by their ids; a pickled search draws its figures elsewhere, too.
+    _ran_as: tuple[str, int] | None = None
 
     @without_our_frames
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
@@ -76,6 +84,7 @@ class _FleetSearch:
             One sentence, before anything is stored, for a search that can't run; or if broker or
             database do not answer.
         """
+        self._ran_as = None
         check_space(self)
         check_has_rows(X)
         references = References(load_settings(), reads_all=self._needs_rows_here())
@@ -98,9 +107,24 @@ class _FleetSearch:
                 fit_with(FleetBackend(run), self, X, y, lambda: _leave_refit_out(refit, self), **params)
             else:
                 fit_with(FleetBackend(run), self, X, y, lambda: _enter_fit(refit, options.fit_mode), **params)
+        self._ran_as = run.stored()
         if run.refits:
             self._take(run.best_model(verbose=self.verbose))  # type: ignore[attr-defined]
         return self
+
+    def _stored_search(self) -> tuple[Database, int]:
+        check_is_fitted(self, "cv_results_")
+        if self._ran_as is None:
+            raise NothingToDrawError(
+                "this search was not fitted on a fleet, so nothing of it is stored; figures are made of what is"
+            )
+        fleet, search_id = self._ran_as
+        database = read_only().database
+        if fleet_id(database) != fleet:
+            raise NothingToDrawError(
+                "this search was fitted on another fleet; set GRIDFLEET_HOME or GRIDFLEET_DATABASE_URL as they were"
+            )
+        return database, search_id
 
     def _needs_rows_here(self) -> bool:
         """Whether X is looked at in this process: by the refit, by callbacks, or by all fits, as inside a trial."""
@@ -152,7 +176,7 @@ class _FleetSearch:
         grid = isinstance(self, model_selection.GridSearchCV)
         kind = model_selection.GridSearchCV if grid else model_selection.RandomizedSearchCV
         theirs = kind(**{name: getattr(self, name) for name in kind._get_param_names()})
-        ours = set(self.get_params(deep=False))  # type: ignore[attr-defined]
+        ours = {*self.get_params(deep=False), "_ran_as"}  # type: ignore[attr-defined]
         vars(theirs).update({name: value for name, value in vars(self).items() if name not in ours})
         return theirs
 
@@ -376,10 +400,11 @@ def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:
 
 
 @contextmanager
-def _fits_announced(search: Any, n_candidates: int) -> Iterator[None]:
+def _fits_announced(search: Any, n_candidates: int, *, said: bool = False) -> Iterator[None]:
     """Say how many fits there are where all progress is shown; scikit-learn prints it to standard output."""
     verbose, n_splits = search.verbose, search.n_splits_
-    if verbose > 0 and load_settings().progress != "quiet":
+    # the one output of a notebook says how many trials there are
+    if verbose > (1 if in_notebook() else 0) and not said and load_settings().progress != "quiet":
         counts = f"{n_splits} folds for each of {n_candidates} candidates, totalling {n_splits * n_candidates} fits"
         print(f"Fitting {counts}", file=sys.stderr)  # noqa: T201 - as all progress
     search.verbose = 0  # the fits' own was read before
@@ -415,6 +440,7 @@ def fit_with(
     if isinstance(search, _FleetSearch):
         fit = super(_FleetSearch, search).fit  # type: ignore[misc] # scikit-learn's, next in the order of bases
     run_search = search._run_search
+    asked: list[int] = []
     with ExitStack() as fleet:
         fleet.enter_context(joblib.parallel_config(backend=backend))
 
@@ -422,7 +448,11 @@ def fit_with(
         def run_search_on_fleet(evaluate_candidates: Any, *args: Any, **keywords: Any) -> None:
             def evaluate(candidate_params: Any, *more: Any, **keys: Any) -> Any:
                 candidates = list(candidate_params)
-                with _fits_announced(search, len(candidates)):
+                # a search that learns asks with an example, and then with all that was proposed and is recorded
+                n_candidates = search.n_trials if proposes(search) else len(candidates)
+                said = proposes(search) and bool(asked)
+                asked.append(n_candidates)
+                with _fits_announced(search, n_candidates, said=said):
                     return evaluate_candidates(candidates, *more, **keys)
 
             run_search(evaluate, *args, **keywords)

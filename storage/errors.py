@@ -56,6 +56,14 @@ class PayloadSignatureError(PayloadError):
     """A payload or a search was not signed with this process's secret key, or was changed since."""
 
 
+class SampleError(GridfleetError, ValueError):
+    """A sample is no point of the space that it was proposed in."""
+
+
+class ProposalError(GridfleetError, RuntimeError):
+    """What a search evaluates next can't be told from its rows."""
+
+
 class DataNotThereError(GridfleetError):
     """Data by reference are not to be had on this host: no such file, no right to read it, or another content."""
 
@@ -88,6 +96,10 @@ class WorkerNotFoundError(GridfleetError, LookupError):
     """No worker that is there has this name."""
 
 
+class MissingPackageError(GridfleetError, ImportError):
+    """What was asked for needs a package of one of gridfleet's extras, which is not installed."""
+
+
 class SearchNotFinishedError(GridfleetError):
     """The search has no result yet that could be asked for."""
 
@@ -110,6 +122,14 @@ class RekeyError(GridfleetError, RuntimeError):
 
 class QueryError(GridfleetError):
     """The database refuses a query that somebody wrote, or it takes too long."""
+
+
+class NothingToDrawError(GridfleetError, ValueError):
+    """A search has not what a figure shows: no score yet, one hyperparameter only, no learning curves."""
+
+
+class ExportError(GridfleetError):
+    """A search can't be written where somebody wants it."""
 
 
 class TrialFailedError(GridfleetError):

@@ -66,6 +66,14 @@ def has_fleet(connection: Connection) -> bool:
     return bool(connection.execute(select(exists().where(seen))).scalar())
 
 
+def is_of_folder(connection: Connection) -> bool:
+    """Whether this is the database of a folder's embedded fleet, which a search starts."""
+    lock = _lock_beside(connection)
+    with suppress(OSError):
+        return lock is not None and lock.exists()
+    return False
+
+
 def with_fleet(connection: Connection, states: list[str]) -> list[ShownState]:
     """Return states as `STATE` gives them, with `ShownState.WAITING` where no fleet is there."""
     shown = [ShownState(state) for state in states]

@@ -41,12 +41,13 @@ BROKER_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_ho
 #: Settings of which an error shows no value.
 MAY_BE_SECRET = (
     *("database_url", "database_password", "broker_url", "broker_password"),
-    *("secret_key", "public_key", "worker_key", "new_secret_key", "webhook_url", "notify_urls"),
+    *("secret_key", "public_key", "worker_key", "new_secret_key", "page_password"),
+    *("webhook_url", "notify_urls"),
 )
 #: Variables with our prefix that are no settings: of processes that this one starts, of docker compose, of tests.
 # fmt: off
 OTHER_VARIABLES = frozenset({
-    "SECRETS_DIR", "NODE", "SIGNS_OF_LIFE", "BROKER_PORT", "DATABASE_PORT", "WORKER_CONCURRENCY",
+    "SECRETS_DIR", "NODE", "SIGNS_OF_LIFE", "BROKER_PORT", "DATABASE_PORT", "PAGE_PORT", "WORKER_CONCURRENCY",
     "WORKER_MEMORY", "WORKER_CPUS", "IMAGE_TAG", "PYTHON", "SEED", "SEEDS", "RECOVERIES",
 })
 # fmt: on
@@ -162,6 +163,13 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="How services log: text or json.")
     progress: Literal["auto", "plain", "quiet"] = Field(
         "auto", description="How those who wait are shown progress: auto (updated in place), plain (lines) or quiet."
+    )
+    page_address: str = Field("127.0.0.1", description="Where `gridfleet page` listens: an address of this machine.")
+    page_password: SecretStr | None = Field(
+        None, description="What opens the page, for good; without it, a token that each `gridfleet page` prints."
+    )
+    page_names: str = Field(
+        "", description="Host names under which the page is reached, beside 127.0.0.1 and localhost: NAME,NAME."
     )
     webhook_url: SecretStr | None = Field(
         None, description="Where schedulers and embedded fleets tell of searches that end and of new bests."
@@ -384,6 +392,22 @@ class Settings(BaseSettings):
             )
         return Signer(key.encode())
 
+    def password_of_page(self) -> str | None:
+        """Return the password of the page, if it has one.
+
+        Raises
+        ------
+        SettingsError
+            If it is shorter than 16 characters: nobody counts how often it is guessed.
+        """
+        return (
+            None if self.page_password is None else _key("PAGE_PASSWORD", self.page_password).decode(errors="replace")
+        )
+
+    def names_of_page(self) -> frozenset[str]:
+        """Return the host names under which the page is reached, beside those of the loopback."""
+        return frozenset(filter(None, map(str.strip, [*self.page_names.split(","), self.page_address])))
+
     def webhook(self) -> str | None:
         """Return where events are sent; None: nowhere, or by apprise.
 
@@ -451,6 +475,7 @@ class Settings(BaseSettings):
             new_secret_key=None,
             webhook_url=None,
             notify_urls=None,
+            page_password=None,
             public_key=public_key,
             worker_key=worker_key,
         )
@@ -458,7 +483,7 @@ class Settings(BaseSettings):
     def worker_environment(self) -> dict[str, str]:
         """Return the whole environment of a worker that this process starts: neither secret key nor webhook."""
         # pydantic reads names in any case
-        names = ("SECRET_KEY", "NEW_SECRET_KEY", "WEBHOOK_URL", "NOTIFY_URLS")
+        names = ("SECRET_KEY", "NEW_SECRET_KEY", "WEBHOOK_URL", "NOTIFY_URLS", "PAGE_PASSWORD")
         secret = tuple(f"{PREFIX}{name}" for name in names)
         inherited = {name: value for name, value in os.environ.items() if name.upper() not in secret}
         # and no secrets folder: what it has was read

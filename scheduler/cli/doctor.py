@@ -5,59 +5,24 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.scheduler.fleet.local.folder import Folder
-from gridfleet.scheduler.reports import reader
+from gridfleet.scheduler.reports import fleet_findings
 from gridfleet.scheduler.reports.figures import count
-from gridfleet.scheduler.reports.reader import SeenWorker
-from gridfleet.storage import migrations, passes
+from gridfleet.scheduler.reports.fleet_findings import ABSENT, WRONG, Finding
+from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import BrokerUnreachableError, GridfleetError, first_line
 from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.search_states import SEEN_S
 from gridfleet.storage.settings import PREFIX, Settings, load_settings, without_secrets
-from gridfleet.storage.trials import queue
 from gridfleet.storage.versions import installed_versions
 
-#: Seconds for which a worker is told of that took itself out, or did not start.
-STOPPED_S = 3_600
-#: A scheduler that let so many of its times to look pass is not there any more.
-PASSES_MISSED = 4
-#: A worker process that let so many heartbeats pass is not alive, as far as anybody knows.
-BEATS_MISSED = 3
 #: Import packages without which no search of a Keras model can be submitted or evaluated.
 PACKAGES = {"sklearn": "scikit-learn", "scikeras": "scikeras", "keras": "keras"}
-
-
-#: What was found: all is well, it is not there and need not be, something has to be done.
-OK, ABSENT, WRONG = "ok", "–", "WRONG"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    sentence: str
-    status: str = OK
-
-    @property
-    def is_wrong(self) -> bool:
-        """Whether something has to be done."""
-        return self.status == WRONG
-
-    def __str__(self) -> str:
-        return f"{self.status:<6}{self.subject:<10}{self.sentence}"
-
-    def as_json(self) -> dict[str, str]:
-        """Return it as JSON types."""
-        status = "absent" if self.status == ABSENT else self.status.lower()
-        return {"subject": self.subject, "status": status, "sentence": self.sentence}
 
 
 def examine() -> list[Finding]:
@@ -126,8 +91,12 @@ def _database(settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
     yield _try("keys", lambda: _check_keys(database, settings, has_tables=not schema.is_wrong))
     if not schema.is_wrong:
         if not is_embedded:  # whose supervisor does what a scheduler does
-            yield _scheduler(database, settings)
-        yield from _workers(database, settings, is_embedded=is_embedded)
+            yield fleet_findings.scheduler(database, reconcile_s=settings.reconcile_s)
+        # where it does not run, they were seen a moment ago, and have ended with their fleet
+        may_be_there = not is_embedded or client.is_running(load_settings())
+        yield from fleet_findings.workers(
+            database, heartbeat_s=settings.heartbeat_s, is_embedded=is_embedded, may_be_there=may_be_there
+        )
 
 
 def _check_broker(settings: Settings) -> str:
@@ -189,56 +158,6 @@ def _describe_keys(settings: Settings) -> str:
         return f"none, as a scheduler needs none; workers need {PREFIX}PUBLIC_KEY, and who submits {PREFIX}SECRET_KEY"
     settings.verifier()
     return f"a public key, as workers need it; who submits needs {PREFIX}SECRET_KEY"
-
-
-def _scheduler(database: Database, settings: Settings) -> Finding:
-    last = passes.last_pass(database)
-    if last is None:
-        return Finding("scheduler", "none has run yet; start one with `gridfleet scheduler`", WRONG)
-    sentence = f"last looked after the fleet {last.age_s:.0f} s ago, process {last.pid} on {last.hostname}"
-    if last.age_s <= max(SEEN_S, PASSES_MISSED * settings.reconcile_s):
-        return Finding("scheduler", sentence)
-    return Finding("scheduler", f"{sentence}; start one with `gridfleet scheduler`", WRONG)
-
-
-def _workers(database: Database, settings: Settings, *, is_embedded: bool) -> Iterator[Finding]:
-    yield from _stopped_workers(database)
-    within_s = BEATS_MISSED * settings.heartbeat_s
-    seen = [worker for worker in reader.workers_seen(database, within_s=within_s) if worker.stopped_reason is None]
-    if is_embedded and not client.is_running(load_settings()):
-        seen = []  # they were seen a moment ago, and have ended with their fleet
-    n_queued = queue.count_queued(database)
-    verb = "waits" if n_queued == 1 else "wait"
-    queued = f"{count(n_queued, 'trial')} {'or more ' * (n_queued == queue.COUNTED)}{verb}"
-    if not seen:
-        starts = "gridfleet up" if is_embedded else "gridfleet worker"
-        sentence = f"none was seen in the last {within_s:g} s, and {queued}"
-        yield Finding("workers", f"{sentence}; `{starts}` starts some", ABSENT if is_embedded else WRONG)
-        return
-    n_workers = len({worker.id.rpartition("/")[0] for worker in seen})
-    there = f"{count(n_workers, 'worker')} with {count(len(seen), 'process')}"
-    yield Finding("workers", f"{there} seen in the last {within_s:g} s; {queued}")
-    for waiting in reader.waiting_for_python(database):
-        yield Finding("python", f"{waiting}; start one, or submit again with a Python that workers have", WRONG)
-    here = installed_versions()
-    for package, version in here.items():
-        yield from _differences(package, version, seen)
-
-
-def _stopped_workers(database: Database) -> Iterator[Finding]:
-    for worker in reader.workers_seen(database, within_s=STOPPED_S):
-        if worker.stopped_reason is not None:
-            name, _, number = worker.id.rpartition("/")
-            what = "took itself out" if number != "0" else "did not start"
-            yield Finding("workers", f"{name} {what}: {worker.stopped_reason}", WRONG)
-
-
-def _differences(package: str, here: str | None, seen: list[SeenWorker]) -> Iterator[Finding]:
-    others = {str(version) for worker in seen if (version := getattr(worker, package)) not in (here, None)}
-    if others and here is not None:
-        name = package.removesuffix("_version").replace("_", "-")
-        sentence = f"workers have {name} {', '.join(sorted(others))}, this environment has {here}; install the same"
-        yield Finding("versions", sentence, WRONG)
 
 
 def _packages() -> Iterator[Finding]:

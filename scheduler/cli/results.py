@@ -119,12 +119,18 @@ def report(
     trial: Annotated[
         int | None, typer.Option(min=0, help="Show one trial instead: its scores by split, its whole traceback.")
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write its page into one file for a browser.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON; attempts as one object a line.")] = False,
     progress: ProgressOption = None,
 ) -> None:
     """Show what was searched, the best score and the leaderboard."""
-    if (trial is not None) + attempts + source > 1:
-        raise typer.BadParameter("choose one of --attempts, --trial and --source")
+    if (trial is not None) + attempts + source + (html is not None) > 1:
+        raise typer.BadParameter("choose one of --attempts, --trial, --source and --html")
+    if html is not None and as_json:
+        raise typer.BadParameter("choose one of --html and --json")
     choose_progress(progress)
     fleet = open_results()
     search = choose_search(fleet.database, name)
@@ -133,7 +139,9 @@ def report(
 
         note_missing_fleet(fleet)
         watching.follow(fleet.database, search.id, how=fleet.settings.progress)
-    if source:
+    if html is not None:
+        _write_page(fleet.database, search.id, html)
+    elif source:
         from gridfleet.scheduler.results.what_ran import what_ran
 
         found = what_ran(fleet, search.id)
@@ -145,6 +153,20 @@ def report(
         _report_as_json(fleet.database, search.id, attempts=attempts, trial=trial)
     else:
         _report(fleet.database, search.id, attempts=attempts, trial=trial)
+
+
+def _write_page(database: Database, search_id: int, file: Path) -> None:
+    from gridfleet.scheduler.results.exports.new_file import require_new, write_new
+    from gridfleet.storage.errors import MissingPackageError
+
+    require_new(file)
+    try:
+        from gridfleet.scheduler.page.one_file import search_file
+    except ImportError as error:
+        raise MissingPackageError(f"--html needs the page: pip install 'gridfleet[page]' ({error})") from error
+    text = search_file(database, search_id)
+    write_new(file, lambda part: part.write_text(text, encoding="utf-8"))
+    say(f"{file} has the page of the search; a browser shows it, without a network too")
 
 
 def _report(database: Database, search_id: int, *, attempts: bool, trial: int | None) -> None:

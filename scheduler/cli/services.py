@@ -32,6 +32,7 @@ def up(
     import joblib
 
     from gridfleet.scheduler.fleet.local import client, supervisor
+    from gridfleet.scheduler.reports.progress import name_the_page
     from gridfleet.storage.errors import LocalFleetError
 
     settings = embedded_settings(
@@ -50,6 +51,7 @@ def up(
     n_workers = workers or joblib.cpu_count()
     say(f"a fleet of {_processes(n_workers)} in {home}; its log follows here, Ctrl-C stops it")
     say(waiting(settings) or "no search waits")
+    name_the_page()
     try:
         supervisor.run(settings, n_workers=n_workers, owner=None)
     except SystemExit as exit_:
@@ -106,9 +108,10 @@ def worker(
 def scheduler() -> None:
     """Run the scheduler of a configured fleet.
 
-    Every configured fleet needs one: without it searches with a time limit do not end, what workers lost stays
-    lost, and messages that a broker forgot are not sent again.
+    Every configured fleet needs one: without it searches with a time limit do not end, those that learn get no
+    trials, what workers lost stays lost, and messages that a broker forgot are not sent again.
     """
+    from gridfleet.scheduler.fleet import asker
     from gridfleet.scheduler.fleet.connection import Fleet
     from gridfleet.scheduler.fleet.notifier import Notifier
     from gridfleet.storage import migrations
@@ -129,6 +132,7 @@ def scheduler() -> None:
     touch_for_ever(settings.health_path)
     notifier.start()
     say("the scheduler is ready")
+    asker.start(settings)
     fleet.reconciler().run_for_ever()
 
 

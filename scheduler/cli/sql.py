@@ -1,83 +1,19 @@
-"""What ``gridfleet sql`` does: one query that can change nothing, and its rows as table, CSV or JSON."""
+"""What ``gridfleet sql`` shows: the rows of one query that can change nothing, as table, CSV or JSON."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-import sqlite3
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
-from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import QueryError, first_line
+from gridfleet.scheduler.reports.cells import FORMULA_STARTS, cell_text, csv_cell, csv_line, json_line
+from gridfleet.scheduler.reports.query import Result, run
 
-if TYPE_CHECKING:
-    from psycopg import Connection
+__all__ = ["FORMULA_STARTS", "Result", "Style", "csv_cell", "json_line", "run", "write"]
 
-#: Seconds that a query may take, all fetches together; what is done with its rows meanwhile does not count.
-TIMEOUT_S: float = 60
 #: Rows that a table shows; CSV and JSON have all.
 MAX_TABLE_ROWS = 1_000
-#: Rows fetched at once.
-FETCH_ROWS = 1_000
-#: What SQLite's authorizer lets pass: reading, and nothing else. PRAGMA, ATTACH and all writing are refused.
-SQLITE_ALLOWED = {
-    sqlite3.SQLITE_SELECT,
-    sqlite3.SQLITE_READ,
-    sqlite3.SQLITE_FUNCTION,
-    sqlite3.SQLITE_RECURSIVE,
-}
-#: With these a spreadsheet takes a cell for a formula; the wide ones in a Japanese one.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 Style = Literal["table", "csv", "json"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """The columns of a query and its rows, which are fetched as they are read."""
-
-    columns: Sequence[str]
-    rows: Iterator[Sequence[Any]]
-
-
-@contextmanager
-def run(database: Database, query: str) -> Iterator[Result]:
-    """Run one query that can change nothing.
-
-    SQLite's file is opened read-only, with an authorizer that lets only reading pass; in PostgreSQL the
-    query is declared as a cursor, which takes nothing but one SELECT, in a READ ONLY transaction.
-
-    Parameters
-    ----------
-    database : Database
-        Where to run it.
-    query : str
-        A SELECT, WITH … SELECT or VALUES.
-
-    Yields
-    ------
-    Result
-
-    Raises
-    ------
-    QueryError
-        With the database's own words.
-    """
-    query = query.strip().rstrip(";").strip()
-    if not query:
-        raise QueryError('the query is empty; write one, as in gridfleet sql "SELECT * FROM best_trials"')
-    opened = _on_sqlite(database, query) if database.dialect == "sqlite" else _on_postgresql(database, query)
-    with opened as result:
-        yield result
 
 
 def write(result: Result, out: TextIO, *, style: Style) -> None:
@@ -93,156 +29,6 @@ def write(result: Result, out: TextIO, *, style: Style) -> None:
         For people, spreadsheets or programs.
     """
     {"table": _write_table, "csv": _write_csv, "json": _write_json}[style](result, out)
-
-
-def csv_cell(value: Any) -> Any:
-    """Return a cell that a spreadsheet does not take for a formula: texts that look like one get a quote."""
-    if value is None or isinstance(value, (int, float)):
-        return value
-    text = _text(value)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
-
-
-def json_line(value: Any) -> str:
-    """Return strict JSON in one line, with escapes for all that a terminal would obey or not show."""
-    line = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
-    if line.isprintable():
-        return line
-    return "".join(char if char.isprintable() else _json_escape(char) for char in line)
-
-
-def _json_escape(char: str) -> str:
-    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else json.dumps(char)[1:-1]
-
-
-@contextmanager
-def _on_sqlite(database: Database, query: str) -> Iterator[Result]:
-    sqlite3.register_converter("JSON", json.loads)  # used only by connections that ask for it, as this one
-    uri = f"{Path(database.url.database or '').resolve().as_uri()}?mode=ro"
-    try:
-        connection = sqlite3.connect(uri, uri=True, timeout=30, detect_types=sqlite3.PARSE_DECLTYPES)
-        with closing(connection):
-            connection.execute("PRAGMA query_only = ON")
-            connection.set_authorizer(_authorize)
-            limit = _TimeLimit()
-            connection.set_progress_handler(limit.is_over, 100_000)
-            with limit.counted():
-                cursor = connection.execute(query)
-            if cursor.description is None:
-                raise QueryError("this is no query that returns rows; only SELECT is allowed")
-            rows = _fetched(lambda: cursor.fetchmany(FETCH_ROWS), limit)
-            yield Result([column[0] for column in cursor.description], rows)
-    except (sqlite3.Error, sqlite3.Warning) as error:
-        raise _sqlite_error(error) from error
-
-
-def _authorize(action: int, *_: Any) -> int:
-    return sqlite3.SQLITE_OK if action in SQLITE_ALLOWED else sqlite3.SQLITE_DENY
-
-
-def _sqlite_error(error: Exception) -> QueryError:
-    if str(error) == "not authorized":
-        return QueryError("only SELECT is allowed: `gridfleet sql` reads and changes nothing")
-    if str(error) == "interrupted":
-        return _too_long()
-    return QueryError(f"SQLite refuses the query: {error}")
-
-
-@contextmanager
-def _on_postgresql(database: Database, query: str) -> Iterator[Result]:
-    import psycopg
-
-    pooled = database.engine.raw_connection()
-    connection: Connection[Any] = pooled.driver_connection  # type: ignore[assignment]
-    try:
-        connection.rollback()
-        connection.read_only = True
-        limit = _TimeLimit()
-        with connection.cursor(name="gridfleet_sql") as cursor:
-            with limit.counted():
-                _limit_next_statement(connection, limit)
-                # percent signs are the user's own, and no placeholders: there are no parameters
-                cursor.execute(query.encode())
-
-            def fetch() -> Sequence[Any]:
-                _limit_next_statement(connection, limit)
-                return cursor.fetchmany(FETCH_ROWS)
-
-            yield Result([column.name for column in cursor.description or ()], _fetched(fetch, limit))
-    except psycopg.errors.QueryCanceled as error:
-        raise _too_long() from error
-    except psycopg.errors.SyntaxError as error:
-        raise QueryError(f"PostgreSQL refuses the query; only one SELECT is allowed: {first_line(error)}") from error
-    except psycopg.Error as error:
-        raise QueryError(f"PostgreSQL refuses the query: {first_line(error)}") from error
-    finally:
-        pooled.invalidate()  # whatever the query set in its session ends with it
-
-
-def _limit_next_statement(connection: Connection[Any], limit: _TimeLimit) -> None:
-    # anew for each fetch: the query may have called set_config. A transaction_timeout below statement_timeout
-    # switches that off
-    connection.execute(f"SET LOCAL statement_timeout = '{max(1, round(1_000 * limit.left_s))}ms'")
-    if connection.info.server_version >= 170_000:
-        connection.execute("SET LOCAL transaction_timeout = 0")
-
-
-class _TimeLimit:
-    """How much a query may still take of `TIMEOUT_S`."""
-
-    def __init__(self) -> None:
-        self.left_s = TIMEOUT_S
-        self._until = 0.0
-
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Let the database work, and count its time."""
-        if self.left_s <= 0:
-            raise _too_long()
-        self._until = time.monotonic() + self.left_s
-        try:
-            yield
-        finally:
-            self.left_s = self._until - time.monotonic()
-
-    def is_over(self) -> bool:
-        """Whether the database works for too long now."""
-        return time.monotonic() > self._until
-
-
-def _too_long() -> QueryError:
-    return QueryError(f"the query took longer than {TIMEOUT_S} s")
-
-
-def _fetched(fetch: Callable[[], Sequence[Any]], limit: _TimeLimit) -> Iterator[list[Any]]:
-    while True:
-        with limit.counted():
-            rows = fetch()
-        if not rows:
-            return
-        yield from map(_values, rows)
-
-
-def _values(row: Sequence[Any]) -> list[Any]:
-    return [_value(value) for value in row]
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() and value.as_tuple().exponent == 0 else float(value)
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds") if value.tzinfo else str(value)
-    if isinstance(value, (bytes, memoryview)):
-        return f"<{len(value)} bytes>"
-    return str(value) if isinstance(value, date) else value
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
 
 
 def _write_table(result: Result, out: TextIO) -> None:
@@ -263,7 +49,7 @@ def _write_table(result: Result, out: TextIO) -> None:
 def _table_cell(value: Any) -> Any:
     if isinstance(value, float):  # CSV and JSON have all digits
         return f"{value:.6g}"
-    return value if value is None or isinstance(value, int) else _text(value)
+    return value if value is None or isinstance(value, int) else cell_text(value)
 
 
 def _write_csv(result: Result, out: TextIO) -> None:
@@ -271,16 +57,9 @@ def _write_csv(result: Result, out: TextIO) -> None:
 
     # a program gets texts as they are stored; a terminal would obey their escape sequences
     shown = plain_lines if out.isatty() else str
-    out.write(shown(_csv_line(result.columns)))
+    out.write(shown(csv_line(result.columns)))
     for row in result.rows:
-        out.write(shown(_csv_line(row)))
-
-
-def _csv_line(cells: Sequence[Any]) -> str:
-    line = io.StringIO(newline="")
-    # Python 3.11 quotes a carriage return only where it belongs to the end of a line
-    csv.writer(line, lineterminator="\r\n").writerow(map(csv_cell, cells))
-    return line.getvalue().removesuffix("\r\n") + "\n"
+        out.write(shown(csv_line(row)))
 
 
 def _write_json(result: Result, out: TextIO) -> None:

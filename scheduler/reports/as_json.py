@@ -25,7 +25,7 @@ def searches(database: Database, *, limit: int, **only: Any) -> list[dict[str, A
         trials = counts.get(search.id, reader.TrialCounts())
         listed.append(
             {
-                **_search(search),
+                **facts_of(search),
                 "total": search.n_trials,
                 "completed": trials.scored,
                 "failed": trials.failed,
@@ -86,7 +86,7 @@ def report(database: Database, asked: str | int) -> dict[str, Any]:
     search = reader.find_search(database, asked)
     leaderboard = trial_reader.leaderboard(database, search.id)
     return {
-        **_search(search),
+        **facts_of(search),
         **progress(database, search),
         "best_params": leaderboard[0].params if leaderboard else None,
         "std_test_score": leaderboard[0].std_test_score if leaderboard else None,
@@ -130,7 +130,8 @@ def attempt(one: trial_reader.AttemptStory) -> dict[str, Any]:
     }
 
 
-def _search(search: reader.SearchSummary) -> dict[str, Any]:
+def facts_of(search: reader.SearchSummary) -> dict[str, Any]:
+    """Return what a search is, with the names of SQL."""
     times = {column: getattr(search, column) for column in ("created_at", "started_at", "finished_at")}
     return {
         "search": search.name,

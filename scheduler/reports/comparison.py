@@ -1,4 +1,4 @@
-"""Two searches side by side: what came of them, and in what they differ."""
+"""Searches side by side: what came of them, and in what they differ."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.reports.figures import with_deviation
+from gridfleet.scheduler.reports.param_values import names_of
 from gridfleet.scheduler.reports.tables import console, metric_of, table_of_lines
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Search
@@ -50,54 +51,54 @@ DIGESTS = {
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that two searches have.
+    """One thing that searches have.
 
     Parameters
     ----------
     what : str
         Its name, where there is one that of SQL's column.
-    first, second : object
+    values : tuple of object
         What each has.
     is_shown : bool, default=False
         Whether it is shown though it is equal.
     """
 
     what: str
-    first: Any
-    second: Any
+    values: tuple[Any, ...]
     is_shown: bool = False
 
     @property
     def differs(self) -> bool:
-        """Whether the two have not the same."""
-        return bool(self.first != self.second)
+        """Whether not all have the same."""
+        return any(value != self.values[0] for value in self.values)
 
 
-def compare(database: Database, first: reader.SearchSummary, second: reader.SearchSummary) -> list[Line]:
-    """Return what came of two searches, and all in which they differ."""
-    counts = [reader.progress(database, search.id).counts for search in (first, second)]
-    best = [trial_reader.best_trial(database, search.id) for search in (first, second)]
+def compare(database: Database, *searches: reader.SearchSummary) -> list[Line]:
+    """Return what came of searches, and all in which they differ."""
+    counts = [reader.progress(database, search.id).counts for search in searches]
+    best = [trial_reader.best_trial(database, search.id) for search in searches]
     scores = ["none" if one is None else with_deviation(one.mean_test_score, one.std_test_score) for one in best]
     params = [{} if one is None else one.params for one in best]
     lines = [
-        Line("state", first.shown_state, second.shown_state, is_shown=True),
-        Line("trials", counts[0], counts[1], is_shown=True),
-        Line("metric", metric_of(first), metric_of(second)),
-        Line("best score", scores[0], scores[1], is_shown=True),
+        Line("state", tuple(search.shown_state for search in searches), is_shown=True),
+        Line("trials", tuple(counts), is_shown=True),
+        Line("metric", tuple(map(metric_of, searches))),
+        Line("best score", tuple(scores), is_shown=True),
     ]
-    for name in dict.fromkeys([*params[0], *params[1]]):
-        values = [str(one[name]) if name in one else "" for one in params]
-        lines.append(Line(f"best {name}", values[0], values[1]))
-    made = [_made(database, search.id) for search in (first, second)]
-    lines += [Line(column, made[0][column], made[1][column]) for column in SETTINGS]
-    lines += [Line(DIGESTS[column], *_same_or_not(made[0][column], made[1][column])) for column in DIGESTS]
+    lines += [
+        Line(f"best {name}", tuple(str(one[name]) if name in one else "" for one in params))
+        for name in names_of(params)
+    ]
+    made = [_made(database, search.id) for search in searches]
+    lines += [Line(column, tuple(one[column] for one in made)) for column in SETTINGS]
+    lines += [Line(DIGESTS[column], tuple(_shortened(one[column]) for one in made)) for column in DIGESTS]
     return [line for line in lines if line.is_shown or line.differs]
 
 
 def print_comparison(lines: list[Line], first: reader.SearchSummary, second: reader.SearchSummary) -> None:
     """Print what `compare` found, a line each."""
     out = console()
-    rows = [[line.what, _shown(line.first), _shown(line.second)] for line in lines]
+    rows = [[line.what, *map(_shown, line.values)] for line in lines]
     out.print(table_of_lines(["", first.name, second.name], rows, numbers_right=False))
     if not any(line.differs for line in lines):
         out.print(Text("nothing else that is stored of them differs"))
@@ -107,7 +108,7 @@ def as_json(lines: list[Line], first: reader.SearchSummary, second: reader.Searc
     """Return what `compare` found as JSON types."""
     return {
         "searches": [first.name, second.name],
-        "lines": [{"what": line.what, "values": [line.first, line.second], "differs": line.differs} for line in lines],
+        "lines": [{"what": line.what, "values": list(line.values), "differs": line.differs} for line in lines],
     }
 
 
@@ -117,10 +118,8 @@ def _made(database: Database, search_id: int) -> dict[str, Any]:
         return dict(connection.execute(select(*columns).where(Search.id == search_id)).one()._mapping)
 
 
-def _same_or_not(first: str | None, second: str | None) -> tuple[str, str]:
-    """Show digests by their first characters."""
-    shown = ["none" if digest is None else digest[:8] for digest in (first, second)]
-    return shown[0], shown[1]
+def _shortened(digest: str | None) -> str:
+    return "none" if digest is None else digest[:8]
 
 
 def _shown(value: Any) -> str:

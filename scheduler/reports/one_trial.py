@@ -39,7 +39,7 @@ def print_trial(database: Database, name: str | int, number: int) -> None:
         If the search has no such trial.
     """
     search = reader.find_search(database, name)
-    trial, splits = _read(database, search, number)
+    trial, splits = trial_and_splits(database, search, number)
     out = console()
     out.print(Text(f"{plain(search.name)}, trial {number}: {plain(trial.state)}", style="bold"))
     for label, fact in _facts(trial):
@@ -98,7 +98,7 @@ SPLIT_COLUMNS = (
 def trial_as_json(database: Database, name: str | int, number: int) -> dict[str, Any]:
     """Return what is known of one trial as JSON types, with the keys of SQL; raises as `print_trial` does."""
     search = reader.find_search(database, name)
-    trial, splits = _read(database, search, number)
+    trial, splits = trial_and_splits(database, search, number)
     return {
         "search": search.name,
         **{column: getattr(trial, column) for column in TRIAL_COLUMNS},
@@ -107,7 +107,10 @@ def trial_as_json(database: Database, name: str | int, number: int) -> dict[str,
     }
 
 
-def _read(database: Database, search: reader.SearchSummary, number: int) -> tuple[Row[Any], Sequence[Row[Any]]]:
+def trial_and_splits(
+    database: Database, search: reader.SearchSummary, number: int
+) -> tuple[Row[Any], Sequence[Row[Any]]]:
+    """Read the row of one trial, and those of its splits; raises TrialNotFoundError without such a trial."""
     with database.read() as connection:
         trial = connection.execute(
             select(Trial).where(Trial.search_id == search.id, Trial.number == number)

@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -32,6 +34,8 @@ BAR_WIDTH, MIN_BAR_WIDTH = 40, 10
 MIN_NAME_WIDTH = 12
 #: The states that need no word beside the counts.
 USUAL = (ShownState.QUEUED, ShownState.RUNNING, ShownState.COMPLETED)
+#: What shows searches in the browser, and some of the packages that it needs.
+PAGE, PAGE_PACKAGES = "page: gridfleet page", ("plotly", "sse_starlette", "uvicorn")
 #: Between the parts of a line.
 GAP = "  "
 
@@ -69,15 +73,37 @@ def display(name: str, *, verbose: int, how: str = "auto", stream: TextIO | None
     if not verbose or how == "quiet":
         return _Silent()
     name = plain(name)
-    if stream is None and how == "auto" and _in_notebook():
+    if stream is None and how == "auto" and in_notebook():
         return _Output(name)
     stream = stream or sys.stderr
+    return _Bar(name, stream) if _draws(how, stream) else _Lines(name, stream)
+
+
+def _draws(how: str, stream: TextIO) -> bool:
     # a dumb terminal can't draw a line again
-    draws = how == "auto" and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-    return _Bar(name, stream) if draws else _Lines(name, stream)
+    return how == "auto" and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
-def _in_notebook() -> bool:
+@cache
+def has_page() -> bool:
+    """Whether `gridfleet page` is installed here."""
+    return all(find_spec(name) is not None for name in PAGE_PACKAGES)
+
+
+@cache
+def name_the_page() -> None:
+    """Say at a terminal, once in a process, what shows searches in the browser."""
+    if has_page():
+        print(f"gridfleet: {PAGE}", file=sys.stderr)  # noqa: T201 - where the progress is shown
+
+
+def name_the_page_at_a_terminal(*, verbose: int, how: str) -> None:
+    """Do so where progress is drawn."""
+    if verbose and not in_notebook() and _draws(how, sys.stderr):
+        name_the_page()
+
+
+def in_notebook() -> bool:
     """Whether this process is a kernel, whose outputs can be updated; a console of IPython is a terminal."""
     ipython = sys.modules.get("IPython")
     return getattr(ipython and ipython.get_ipython(), "kernel", None) is not None

@@ -27,6 +27,7 @@ from gridfleet.storage.schema import (
 )
 from gridfleet.storage.search_states import IS_PAUSED, SEEN_S, STATE, ShownState, described, is_in, with_fleet
 from gridfleet.storage.searches import may_be_numbered
+from gridfleet.storage.statements import N_STORED, N_TO_EVALUATE
 from gridfleet.storage.suggestion import nearest
 from gridfleet.storage.tags import has_tag
 from gridfleet.storage.versions import minor_version
@@ -158,6 +159,9 @@ MAX_ID = 2**63 - 1
 LATEST = "@latest"
 #: Names among which the one is looked for that was meant.
 COMPARED_NAMES = 200
+#: What a list of searches may begin with.
+NEWEST = "newest"
+SORTS = (NEWEST, "oldest", "name", "user", "trials", "best")
 #: Characters of a name that is not found, in the sentence about it.
 MAX_SHOWN = 200
 #: The states of trials beside those that were scored, in the order in which they are counted.
@@ -170,7 +174,7 @@ _SUMMARY = (
     STATE.label("state"),
     Search.scoring,
     Search.refit_metric,
-    Search.n_trials,
+    N_TO_EVALUATE.label("n_trials"),
     Search.n_splits,
     Search.estimator,
     Search.evaluation_digest,
@@ -326,6 +330,9 @@ def list_searches(
     state: str | None = None,
     by: str | None = None,
     ended_for_s: float | None = None,
+    name_has: str | None = None,
+    sort: str = NEWEST,
+    offset: int = 0,
 ) -> list[SearchSummary]:
     """List searches, the newest first.
 
@@ -343,8 +350,18 @@ def list_searches(
         Only those of this user, as ``user`` or ``user@host``.
     ended_for_s : float, default=None
         Only those that ended so many seconds ago, or earlier.
+    name_has : str, default=None
+        Only those with this in their name, without regard to case.
+    sort : str, default="newest"
+        One of `SORTS`: what comes first.
+    offset : int, default=0
+        How many are left out before the first.
     """
     query = _newest(*_SUMMARY).where(*(has_tag(key, tags[key]) for key in tags))
+    if sort != NEWEST:
+        query = query.order_by(None).order_by(*_sorted_by(sort), Search.id.desc())
+    if name_has:
+        query = query.where(func.lower(Search.name).contains(name_has.lower(), autoescape=True))
     if by is not None:
         query = query.where(or_(Search.submitted_by == by, Search.submitted_by.startswith(f"{by}@", autoescape=True)))
     if ended_for_s is not None:
@@ -352,7 +369,19 @@ def list_searches(
     with database.read() as connection:
         if state is not None:
             query = query.where(is_in(connection, state))
-        return _summaries(connection, connection.execute(query.limit(limit)).all())
+        return _summaries(connection, connection.execute(query.limit(limit).offset(offset)).all())
+
+
+def _sorted_by(sort: str) -> list[Any]:
+    best = best_first(Search.id).with_only_columns(Trial.mean_test_score).limit(1).scalar_subquery()
+    columns: dict[str, list[Any]] = {
+        "oldest": [Search.id],
+        "name": [func.lower(Search.name)],
+        "user": [Search.submitted_by],
+        "trials": [Search.n_trials.desc()],
+        "best": [best.desc().nulls_last()],
+    }
+    return columns[sort]
 
 
 def count_trials(database: Database, search_ids: Sequence[int]) -> dict[int, TrialCounts]:
@@ -361,8 +390,8 @@ def count_trials(database: Database, search_ids: Sequence[int]) -> dict[int, Tri
     is_open, failed = _count_of(OPEN_STATES), _count_of((TrialState.FAILED,))
     query = select(
         Search.id,
-        (Search.n_trials - is_open).label("done"),
-        (Search.n_trials - is_open - failed - _count_of((TrialState.PRUNED, TrialState.CANCELLED))).label("scored"),
+        (N_STORED - is_open).label("done"),
+        (N_STORED - is_open - failed - _count_of((TrialState.PRUNED, TrialState.CANCELLED))).label("scored"),
         failed.label("failed"),
         best_first(Search.id).with_only_columns(Trial.mean_test_score).limit(1).scalar_subquery().label("best_score"),
     ).where(Search.id.in_(search_ids))
@@ -384,7 +413,8 @@ def _search_times(dialect: str) -> Select[Any]:
         seconds_running.label("seconds_running"),
         Search.finished_at,
         Search.needs_python,
-        Search.n_trials,
+        N_TO_EVALUATE.label("n_trials"),
+        N_STORED.label("n_stored"),
         IS_PAUSED.label("is_paused"),
         STATE.label("state"),
         Search.refit_metric,
@@ -413,7 +443,7 @@ def progress(database: Database, search_id: int) -> Progress:
         if search is None:
             raise SearchNotFoundError(f"search {search_id} is not there any more: it was deleted")
         counts = {str(row.state): int(row.n) for row in connection.execute(_COUNTS, of_search)}
-        counts[TrialState.COMPLETED] = search.n_trials - sum(counts.values())
+        counts[TrialState.COMPLETED] = search.n_stored - sum(counts.values())
         best = connection.execute(_BEST, of_search).first()
         # of one that is being evaluated, there are workers
         may_wait = counts.get(TrialState.QUEUED, 0) and not counts.get(TrialState.RUNNING, 0)

@@ -97,10 +97,10 @@ def print_report(database: Database, name: str | int) -> None:
         out.print(Text(f"  {label:<12} {plain(fact)}"))
     refit = find_refit(database, search.id)
     if refit is not None:
-        out.print(Text(f"  {'best model':<12} {plain(_best_model(refit))}"))
-    for fact in _reused(search, trial_reader.reused(database, search.id)):
+        out.print(Text(f"  {'best model':<12} {plain(best_model_fact(refit))}"))
+    for fact in reused_facts(search, trial_reader.reused(database, search.id)):
         out.print(Text(f"  {'reused':<12} {plain(fact)}"))
-    for fact in _training(trial_reader.fit_modes(database, search.id)):
+    for fact in training_facts(trial_reader.fit_modes(database, search.id)):
         out.print(Text(f"  {'training':<12} {plain(fact)}"))
     if ranked:
         out.print(_leaderboard(ranked))
@@ -253,7 +253,7 @@ def _facts(
     return facts
 
 
-def _best_model(refit: Refit) -> str:
+def best_model_fact(refit: Refit) -> str:
     """Say how far the refit on the fleet is."""
     if refit.is_stored and refit.is_finished:
         return f"stored {rounded(refit.age_s or 0)} ago, refit {refit.refit_time or 0:.1f} s"
@@ -266,7 +266,7 @@ def _best_model(refit: Refit) -> str:
     return f"its refit is {refit.state}"
 
 
-def _reused(search: reader.SearchSummary, counts: Mapping[str, int]) -> list[str]:
+def reused_facts(search: reader.SearchSummary, counts: Mapping[str, int]) -> list[str]:
     """Say how many results are of other searches, and why others are found by none."""
     facts = [
         f"{count(n_trials, 'result')} of {name or 'a search that is deleted'}" for name, n_trials in counts.items()
@@ -278,7 +278,7 @@ def _reused(search: reader.SearchSummary, counts: Mapping[str, int]) -> list[str
     return facts
 
 
-def _training(modes: Sequence[trial_reader.FitModeCount]) -> list[str]:
+def training_facts(modes: Sequence[trial_reader.FitModeCount]) -> list[str]:
     """Say how Keras models trained, and why some of them as Keras does it."""
     return [
         f"{count(one.n_trials, 'trial')} {one.fit_mode}" + (f": {one.fallback_reason}" if one.fallback_reason else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -66,20 +66,36 @@ class FitModeCount:
     n_trials: int
 
 
-def fit_modes(database: Database, search_id: int) -> list[FitModeCount]:
-    """Count the trials of a search by how their Keras models trained, the most frequent way first."""
+def fit_modes(database: Database, search_id: int, *, among: Sequence[int] | None = None) -> list[FitModeCount]:
+    """Count the trials of a search, or those with some numbers, by how their Keras models trained, most first."""
     columns = (Trial.fit_mode, Trial.fit_fallback_reason)
     n_trials = func.count().label("n_trials")
     query = (
-        select(*columns, n_trials).where(Trial.search_id == search_id, Trial.fit_mode.is_not(None)).group_by(*columns)
+        select(*columns, n_trials)
+        .where(Trial.search_id == search_id, Trial.fit_mode.is_not(None), *_numbered(among))
+        .group_by(*columns)
     )
     with database.read() as connection:
         rows = connection.execute(query.order_by(n_trials.desc(), *columns)).all()
     return [FitModeCount(row.fit_mode, row.fit_fallback_reason, row.n_trials) for row in rows]
 
 
-def reused(database: Database, search_id: int) -> dict[str, int]:
-    """Count the trials that took a result, by the name of the search that it is of; "" for a deleted one."""
+def _numbered(among: Sequence[int] | None) -> list[Any]:
+    return [] if among is None else [Trial.number.in_(among)]
+
+
+def reused(database: Database, search_id: int, *, among: Sequence[int] | None = None) -> dict[str, int]:
+    """Count the trials that took a result, by the name of the search that it is of; "" for a deleted one.
+
+    Parameters
+    ----------
+    database : Database
+        The fleet's.
+    search_id : int
+        Its id in ``searches``.
+    among : sequence of int, default=None
+        Numbers of trials that are looked at; None: all.
+    """
     source, of = aliased(Trial), aliased(Search)
     name = func.coalesce(of.name, "")
     query = (
@@ -87,7 +103,7 @@ def reused(database: Database, search_id: int) -> dict[str, int]:
         .select_from(Trial)
         .outerjoin(source, source.id == Trial.reused_from)
         .outerjoin(of, of.id == source.search_id)
-        .where(Trial.search_id == search_id, Trial.reused_from.is_not(None))
+        .where(Trial.search_id == search_id, Trial.reused_from.is_not(None), *_numbered(among))
         .group_by(name)
         .order_by(func.min(Trial.number))
     )

@@ -105,8 +105,10 @@ def _running(database: Database) -> dict[str, RunningTrial]:
     seconds = seconds_between(database.dialect, Trial.started_at, now()).label("seconds")
     query = (
         select(Trial.worker_id, Search.name, Trial.number, Trial.attempt, seconds)
-        .join(Lease, Lease.trial_id == Trial.id)
-        .join(Search, Search.id == Trial.search_id)
+        .select_from(Lease)
+        # outer joins keep their order: SQLite, which knows no sizes, would look for a lease of each of all trials
+        .outerjoin(Trial, Trial.id == Lease.trial_id)
+        .outerjoin(Search, Search.id == Trial.search_id)
     )
     with database.read() as connection:
         rows = connection.execute(query)

@@ -21,12 +21,15 @@ from gridfleet.scheduler.reports.progress import Showing, display
 from gridfleet.scheduler.results.fit_warnings import give_warnings
 from gridfleet.scheduler.results.frames import without_our_frames
 from gridfleet.scheduler.results.going_on import stopped_waiting
+from gridfleet.scheduler.results.plots import Plots
 from gridfleet.storage import searches
+from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import BestModelError, PayloadError, SearchCancelledError, SearchNotFinishedError
 from gridfleet.storage.plain import plain
 from gridfleet.storage.refits import Refit, find_refit
 from gridfleet.storage.search_states import ShownState, described
 from gridfleet.storage.trials import queue
+from gridfleet.storage.trials.proposed import samples
 from gridfleet.worker.trial import scores
 from gridfleet.worker.trial.sources import ScriptModules
 
@@ -66,7 +69,7 @@ class _Finished:
         return scores.metric_of(self.cv_results, self.candidates)
 
 
-class SearchHandle:
+class SearchHandle(Plots):
     """A stored search: wait for it, cancel it, read its results, from any process.
 
     Made by `submit` and `open_search`.
@@ -366,6 +369,13 @@ class SearchHandle:
         summary = self._summary()
         return self._rows(summary, self._candidates(summary))
 
+    def _stored_search(self) -> tuple[Database, int]:
+        return self._fleet.database, self.id
+
+    def _proposed_params(self) -> list[dict[str, Any]]:
+        """Return the hyperparameters of its trials, by number."""
+        return list(self._candidates(self._summary()).params)
+
     def __repr__(self) -> str:
         return f"<SearchHandle {self.name!r} (id {self.id}): {self._described()}>"
 
@@ -520,7 +530,9 @@ class SearchHandle:
 
     def _candidates(self, summary: reader.SearchSummary) -> Candidates:
         candidates: Candidates = self._payload(summary, "candidates", summary.candidates_digest)
-        return candidates
+        if candidates.space is None:
+            return candidates
+        return candidates.proposed(samples(self._fleet.database, self.id))
 
     def _payload(self, summary: reader.SearchSummary, kind: str, digest: str) -> Any:
         payloads = self._fleet.payloads

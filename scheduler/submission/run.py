@@ -13,7 +13,7 @@ from joblib.parallel import register_parallel_backend
 
 from gridfleet.scheduler.fleet.connection import connect
 from gridfleet.scheduler.reports import trial_reader
-from gridfleet.scheduler.reports.progress import display
+from gridfleet.scheduler.reports.progress import display, name_the_page_at_a_terminal
 from gridfleet.scheduler.results.best_model import BestModel
 from gridfleet.scheduler.results.fit_lines import FitLines
 from gridfleet.scheduler.results.going_on import nothing_stored_yet, stopped_waiting
@@ -26,7 +26,19 @@ from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.resume import resume_or_store_in_turn
 from gridfleet.scheduler.submission.store import candidates_of, store
+from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.searches import numbered_name
+
+
+class Proposed(BaseException):
+    """Leaves scikit-learn's ``evaluate_candidates`` once the trials of a search are there that learns.
+
+    It is called again with what was proposed, and then returns what was recorded.
+    """
+
+    def __init__(self, params: list[dict[str, Any]]) -> None:
+        super().__init__(f"{len(params)} trials")
+        self.params = params
 
 
 class SearchRun:
@@ -69,9 +81,13 @@ class SearchRun:
         self._caller: Any = None
         self._rounds = 0
         self._first_name = ""
+        self._of_proposals: list[dict[str, Any]] | None = None
 
     def __call__(self, request: SearchRequest) -> Sequence[dict[str, Any]]:
         """Return the rows of ``_fit_and_score``."""
+        if self._of_proposals is not None:
+            rows, self._of_proposals = self._of_proposals, None
+            return rows
         if request.caller is not self._caller:
             self._caller, self._rounds = request.caller, 0
         self._rounds += 1
@@ -85,7 +101,14 @@ class SearchRun:
         )
         if self._rounds == 1:
             self._first_name = self._handle.name
+        if request.proposals is not None:
+            self._of_proposals = rows
+            raise Proposed(self._handle._proposed_params())
         return rows
+
+    def stored(self) -> tuple[str, int] | None:
+        """Return the fleet and the search that was run last, by their ids."""
+        return None if self._handle is None else (fleet_id(self._handle._fleet.database), self._handle.id)
 
     def best_model(self, *, verbose: int) -> BestModel:
         """Wait until the best combination is fitted on the fleet, and return what came out."""
@@ -138,6 +161,7 @@ def run_search(
     try:
         if is_new:
             publish(fleet, handle.id)
+        name_the_page_at_a_terminal(verbose=verbose, how=fleet.settings.progress)
         with display(handle.name, verbose=verbose, how=fleet.settings.progress) as shown:
             lines = FitLines(
                 shown, fleet.database, handle.id, candidates_of(request), len(request.splits), verbose=verbose

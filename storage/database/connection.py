@@ -20,6 +20,8 @@ class Database:
     ----------
     settings : Settings
         Where the database is.
+    read_only : bool, default=False
+        Whether every transaction is one in which nothing can be written, whatever the role may.
 
     Raises
     ------
@@ -27,7 +29,7 @@ class Database:
         If the URL can't be used, for instance an SQLite file on a network file system.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, read_only: bool = False) -> None:
         self.url = settings.database()
         self.dialect = self.url.get_backend_name()
         if self.dialect == "sqlite":
@@ -40,6 +42,9 @@ class Database:
             event.listen(self.engine, "do_connect", postgresql.connect)
             event.listen(self.engine, "begin", postgresql.begin)
             event.listen(self.engine, "handle_error", postgresql.leave_standby)
+        if read_only:
+            forbid = sqlite.forbid_writing if self.dialect == "sqlite" else postgresql.forbid_writing
+            event.listen(self.engine, "connect", forbid)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

@@ -104,6 +104,11 @@ def connect(_dialect: Dialect, _record: Any, arguments: Any, options: Any) -> An
     return connection
 
 
+def forbid_writing(connection: Any, _record: Any) -> None:
+    """Let each transaction of a new connection begin as READ ONLY."""
+    connection.read_only = True
+
+
 def has_no_room(error: BaseException) -> bool:
     """Whether a server refused a connection because others have all that there are, or all of this role's."""
     # psycopg knows no SQLSTATE of what a server says before a connection is there

@@ -84,6 +84,11 @@ def prepare(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
+def forbid_writing(connection: Any, _record: Any) -> None:
+    """Refuse whatever a new connection would write."""
+    connection.execute("PRAGMA query_only=ON")
+
+
 def begin(connection: Connection) -> None:
     """Begin a transaction, with the lock of writers if it is one that may write."""
     # a transaction that reads and then writes gets SQLITE_BUSY at once, whatever busy_timeout says,

@@ -36,7 +36,7 @@ from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import UtcDateTime, now
 from gridfleet.storage.params import canonical, digest_of, params_digest, params_to_json, structural_params
 from gridfleet.storage.schema import Search, Trial, TrialState
-from gridfleet.storage.statements import IS_PAUSED, ONE, ROWS_PER_STATEMENT, WAITS
+from gridfleet.storage.statements import IS_PAUSED, ONE, QUEUED, ROWS_PER_STATEMENT, WAITS
 from gridfleet.storage.trials import fair_share
 from gridfleet.storage.versions import THIS_PYTHON
 
@@ -164,7 +164,7 @@ def create_trials(
     """Insert the trials of a search, all queued, in the transaction that inserts the search."""
     for start in range(0, len(candidates), ROWS_PER_STATEMENT):
         shown = [params_to_json(params) for params in candidates[start : start + ROWS_PER_STATEMENT]]
-        rows = [_new_row(number, params) for number, params in enumerate(shown, start)]
+        rows = [new_row(number, params) for number, params in enumerate(shown, start)]
         if reuse is not None:
             for row in rows:
                 row["reuse_key"] = key = reuse.keys[row["number"]]
@@ -178,7 +178,8 @@ def create_trials(
             connection.execute(create, {"of_search": search_id, "rows_as_json": f"[{','.join(map(_as_json, rows))}]"})
 
 
-def _new_row(number: int, shown: dict[str, Any]) -> dict[str, Any]:
+def new_row(number: int, shown: dict[str, Any]) -> dict[str, Any]:
+    """Return what differs between the new trials of a search; ``params`` are canonical JSON."""
     structural, params = structural_params(shown), canonical(shown)
     digest = digest_of(params)
     return {
@@ -351,7 +352,9 @@ def never_published(database: Database, trial_ids: Sequence[int]) -> list[int]:
 
 def count_queued(database: Database, *, most: int = COUNTED) -> int:
     """Count the queued trials of all searches that are not paused; ``most`` if there are as many, or more."""
-    some = select(Trial.id).where(Trial.state == TrialState.QUEUED, ~IS_PAUSED).limit(most).subquery()
+    # in the order of ix_trials_queued: SQLite would go through the index of all states otherwise
+    waiting = select(Trial.id).where(Trial.state == QUEUED, ~IS_PAUSED).order_by(Trial.search_id, Trial.id)
+    some = waiting.limit(most).subquery()
     with database.read() as connection:
         return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
 

@@ -107,9 +107,27 @@ all_healthy() {
 
 published_on_loopback() {
   [[ $(docker compose port broker 6379) == "127.0.0.1:$GRIDFLEET_BROKER_PORT" &&
-    $(docker compose port database 5432) == "127.0.0.1:$GRIDFLEET_DATABASE_PORT" ]] &&
+    $(docker compose port database 5432) == "127.0.0.1:$GRIDFLEET_DATABASE_PORT" &&
+    $(docker compose port reporter 8080) == "127.0.0.1:$GRIDFLEET_PAGE_PORT" ]] &&
     ! docker compose ps --format '{{.Ports}}' | grep -oE '[^ ,]+->' | grep -v '^127\.0\.0\.1:'
 }
+
+page() { # PATH ARGUMENT…: curl's arguments; the password is no argument, which others would see
+  local path=$1
+  shift
+  curl --silent --show-error --max-time 30 "$@" "http://127.0.0.1:$GRIDFLEET_PAGE_PORT$path"
+}
+
+as_reader() { printf 'header = "Authorization: Bearer %s"\n' "$(cat "$GRIDFLEET_SECRETS_DIR/gridfleet_page_password")"; }
+
+page_shows() { page / --fail --config <(as_reader) | grep -F "$1" >/dev/null; }
+
+page_shows_nothing_without_a_password() {
+  [[ $(page / --output /dev/null --write-out '%{http_code}') == 401 && $(page /healthz) == ok &&
+    $(page / --header 'Host: attacker.example' --config <(as_reader) --output /dev/null --write-out '%{http_code}') == 403 ]]
+}
+
+page_has_metrics() { page /metrics --fail --config <(as_reader) | grep '^gridfleet_trials{.*state="completed"'; }
 
 only_on_internal_networks() { # SERVICE…
   local service network

@@ -17,12 +17,12 @@ work=$(mktemp -d)
 seen=$work/seen
 mkdir "$seen"
 python=.venv/bin/python
-read -r broker_port database_port < <("$python" tests/compose/free_ports.py 2)
+read -r broker_port database_port page_port < <("$python" tests/compose/free_ports.py 3)
 export COMPOSE_PROJECT_NAME=gridfleet-test-$$
 export GRIDFLEET_IMAGE_TAG=compose-test
 any_user=$COMPOSE_PROJECT_NAME-any-user
 export GRIDFLEET_SECRETS_DIR=$work/secrets
-export GRIDFLEET_BROKER_PORT=$broker_port GRIDFLEET_DATABASE_PORT=$database_port
+export GRIDFLEET_BROKER_PORT=$broker_port GRIDFLEET_DATABASE_PORT=$database_port GRIDFLEET_PAGE_PORT=$page_port
 # a killed worker is noticed after the lease
 export GRIDFLEET_LEASE_S=10 GRIDFLEET_HEARTBEAT_S=2 GRIDFLEET_RECONCILE_S=2 GRIDFLEET_REPUBLISH_S=10
 
@@ -96,7 +96,10 @@ check "a worker runs as uid 10001" equal_inside 10001 worker id -u
 for service in worker scheduler reporter broker database; do
   check "$service: no capability, no new privilege, / is read-only" inside "$service" "$CONFINED"
 done
-check "only broker and database are on a network that is not internal" only_on_internal_networks worker scheduler reporter
+check "no trial and no scheduler is on a network that is not internal" only_on_internal_networks worker scheduler
+check "the page shows the demo's search to who has its password" page_shows pima
+check "it shows nothing to others" page_shows_nothing_without_a_password
+check "Prometheus' text has the demo's trials" page_has_metrics
 check "a trial has no way out: no service of this machine, no DNS of others" worker_has_no_way_out
 check "a worker is refused what only submitters may do" inside worker "python - <'/dev/stdin'" <tests/compose/worker_rights.py
 check "nothing is published but on 127.0.0.1" published_on_loopback

@@ -59,6 +59,7 @@ def test_fleets_and_another_application_share_a_broker(
             found = GridSearchCV(LogisticRegression(), {"C": VALUES}, cv=2, refit=False).fit(X, X[:, 0] > 0)
 
             assert [params["C"] for params in found.cv_results_["params"]] == VALUES
+            assert list(found.plot_history().data[0].x) == list(range(len(VALUES)))
             assert attempts(fleet) == [(1, "completed")] * len(VALUES)
             client.lpush(Keys(fleet_id(fleet.database)).queue, "garbage")
 

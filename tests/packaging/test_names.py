@@ -24,6 +24,7 @@ PUBLIC_NAMES = {
     "DataRef",
     "GridSearchCV",
     "GridfleetError",
+    "OptunaSearchCV",
     "RandomizedSearchCV",
     "SearchHandle",
     "__version__",
@@ -68,6 +69,8 @@ def test_the_wheel_has_one_name_at_its_top(wheel: Path) -> None:
         "gridfleet/storage/migrations/script.py.mako",
         "gridfleet/worker/trial/task.py",
         "gridfleet/scheduler/cli/main.py",
+        "gridfleet/scheduler/page/templates/base.html",
+        "gridfleet/scheduler/page/static/live.js",
     ):
         assert names.count(expected) == 1
 

@@ -25,6 +25,7 @@ from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
 from tests.helps import helps
 from tests.stored_searches import WORKERS, claim, record, store_search, switch_triggers_off
+from tests.warm_scripts import COMMAND, warm_scripts
 
 #: pydantic is not among them: typer imports it by itself where it is installed.
 HEAVY = (
@@ -47,6 +48,7 @@ COMMANDS = (
     "submit",
     "list",
     "watch",
+    "page",
     "report",
     "best",
     "cancel",
@@ -433,7 +435,7 @@ def test_up_is_not_for_a_configured_fleet(gridfleet, fleet):
 
 
 def test_submit_and_wait_on_an_embedded_fleet(embedded_home, search_file, gridfleet):
-    done = subprocess.run(_program("submit", str(search_file), "--wait"), capture_output=True, text=True)
+    done = warm_scripts().run(COMMAND, "submit", search_file, "--wait")
     assert done.returncode == 0, done.stderr
     queued, best = done.stdout.splitlines()
     assert queued == "search trees is queued: 4 trials"
@@ -464,6 +466,7 @@ def test_up_runs_what_was_queued_and_stops_at_ctrl_c(embedded_home, search_file,
         _, rest = up.communicate(timeout=60)
     assert up.returncode == 0
     assert b"the fleet has stopped" in rest
+    assert rest.count(b"gridfleet: page: gridfleet page\n") == 1
     assert b"semaphore" not in rest
 
 

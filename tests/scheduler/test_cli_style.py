@@ -30,7 +30,14 @@ SHOW = {
     "verify",
 }
 #: What the commands that take a search need besides.
-FURTHER = {"reproduce": ["0"], "compare": ["pima"], "priority": ["1"], "rename": ["other"], "delete": ["--yes"]}
+FURTHER = {
+    "reproduce": ["0"],
+    "compare": ["pima"],
+    "export": ["--to", "csv", "pima.csv"],
+    "priority": ["1"],
+    "rename": ["other"],
+    "delete": ["--yes"],
+}
 
 
 def _commands() -> dict[str, Any]:

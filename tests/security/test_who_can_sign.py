@@ -122,12 +122,15 @@ def test_a_worker_does_not_start_with_the_secret_key(
 
 
 @pytest.mark.parametrize("variable", ["GRIDFLEET_SECRET_KEY", "gridfleet_secret_key", "Gridfleet_Secret_Key"])
-def test_a_worker_that_is_started_inherits_no_way_to_the_secret_key(
+def test_a_worker_that_is_started_inherits_no_way_to_the_secret_key_nor_the_password_of_the_page(
     variable: str, no_variables: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = "a key that is nobody's business"
     monkeypatch.setenv(variable, key)
     monkeypatch.setenv("GRIDFLEET_LEASE_S", "77")
+    of_page = "PAGE_PASSWORD" if variable.isupper() else "Page_Password"
+    monkeypatch.setenv(variable[:10] + of_page, "of the people who look on")
+    (tmp_path / "gridfleet_page_password").write_text("of the people who look on")
     (tmp_path / "gridfleet_secret_key").write_text(key)
     (tmp_path / "gridfleet_database_password").write_text("of the worker")
     monkeypatch.setenv("GRIDFLEET_SECRETS_DIR", str(tmp_path))
@@ -135,6 +138,7 @@ def test_a_worker_that_is_started_inherits_no_way_to_the_secret_key(
     environment = load_settings().worker_environment()
 
     assert key not in str(environment)
+    assert "of the people who look on" not in str(environment)
     with monkeypatch.context() as inside:
         inside.delenv(variable)
         for name, value in environment.items():

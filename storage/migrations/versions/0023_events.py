@@ -7,7 +7,7 @@ from gridfleet.storage.database.times import UtcDateTime
 from gridfleet.storage.migrations.new_tables import make_room
 
 revision = "0023"
-down_revision = "0021"
+down_revision = "0022"
 branch_labels = None
 depends_on = None
 
