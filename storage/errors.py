@@ -140,6 +140,10 @@ class LocalFleetError(GridfleetError, RuntimeError):
     """The fleet of this folder could not be started."""
 
 
+class WebhookError(GridfleetError):
+    """Whoever is to be told of an event did not take it."""
+
+
 class UnfitWorkerError(GridfleetError):
     """A worker that starts lacks what it needs to evaluate trials: a folder that it can write, room on its disk."""
 

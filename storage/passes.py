@@ -30,11 +30,17 @@ class LastPass:
     age_s: float
 
 
-def note_pass(database: Database) -> None:
-    """Note that a reconciler of this process looked after the fleet."""
-    here = {"hostname": socket.gethostname(), "pid": os.getpid(), "last_pass_at": now()}
+def note_pass(database: Database, *, notifies: bool = False) -> None:
+    """Note that a reconciler of this process looked after the fleet, and whether it tells anybody of events."""
+    here = {"hostname": socket.gethostname(), "pid": os.getpid(), "last_pass_at": now(), "notifies": notifies}
     with database.write() as connection:
         connection.execute(update(ReconcilerPass).values(**here))
+
+
+def note_notifies(database: Database, notifies: bool) -> None:
+    """Note whether anybody is told of events, before the first pass: from then on they are written, or not."""
+    with database.write() as connection:
+        connection.execute(update(ReconcilerPass).values(notifies=notifies))
 
 
 def last_pass(database: Database) -> LastPass | None:

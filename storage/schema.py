@@ -34,7 +34,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0022"
+SCHEMA_REVISION = "0023"
 
 #: The views that migrations make; each search has one besides (search_views.py).
 VIEWS = ("best_trials", "epochs", "leaderboard", "search_progress")
@@ -482,6 +482,36 @@ Index(
 )
 
 
+class EventKind(enum.StrEnum):
+    """What people are told of a search."""
+
+    BEST = "best"  # a trial is better than all that were recorded before
+    ENDED = "ended"
+    FAILED = "failed"  # ended, and nothing was scored
+
+
+class Event(Base):
+    """What people are to be told of a search: written with what happened, in one transaction, and sent later."""
+
+    __tablename__ = "events"
+    __table_args__ = (CheckConstraint(_one_of("kind", EventKind), name="kind"),)
+
+    id: Mapped[int] = mapped_column(Id, Identity(), primary_key=True)
+    search_id: Mapped[int] = mapped_column(ForeignKey(Search.id))
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str | None] = mapped_column(String(16), comment="what the search ended as; NULL: it goes on")
+    trial_id: Mapped[int | None] = mapped_column(Id, comment="the trial that is the new best; NULL: no trial's event")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
+    n_tries: Mapped[int] = mapped_column(Integer, server_default="0", comment="how often it was sent")
+    tried_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="when it was sent last")
+    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="when it is sent again; NULL: at once")
+    sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="when its receiver took it; NULL: not yet")
+    error: Mapped[str | None] = mapped_column(Text, comment="why its receiver did not take it")
+
+
+Index("ix_events_search_id", Event.search_id, Event.id)
+
+
 class Tag(Base):
     """What people note of a search, to find it by."""
 
@@ -548,6 +578,9 @@ class ReconcilerPass(Base):
     hostname: Mapped[str | None] = mapped_column(Text)
     pid: Mapped[int | None] = mapped_column(Integer)
     last_pass_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="NULL: not since the table is there")
+    notifies: Mapped[bool] = mapped_column(
+        server_default=false(), comment="whether events are written, for somebody is told of them"
+    )
 
 
 class FleetIdentity(Base):

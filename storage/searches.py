@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, insert, literal, null, or_, select, update
 from sqlalchemy.engine import Connection
 
-from gridfleet.storage import refits
+from gridfleet.storage import events, refits
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.retries import retried
 from gridfleet.storage.database.times import now, seconds_between
@@ -523,6 +523,7 @@ def finish_search(database: Database, search_id: int) -> bool:
         if state is None:
             return False
         refits.begin_or_end(connection, search_id, state)
+        events.note_end(connection, search_id)
         return True
 
 

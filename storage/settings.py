@@ -8,8 +8,10 @@ import stat
 import sys
 import warnings
 from collections.abc import Collection, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
@@ -40,6 +42,7 @@ BROKER_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_ho
 MAY_BE_SECRET = (
     *("database_url", "database_password", "broker_url", "broker_password"),
     *("secret_key", "public_key", "worker_key", "new_secret_key", "page_password"),
+    *("webhook_url", "notify_urls"),
 )
 #: Variables with our prefix that are no settings: of processes that this one starts, of docker compose, of tests.
 # fmt: off
@@ -168,6 +171,13 @@ class Settings(BaseSettings):
     page_names: str = Field(
         "", description="Host names under which the page is reached, beside 127.0.0.1 and localhost: NAME,NAME."
     )
+    webhook_url: SecretStr | None = Field(
+        None, description="Where schedulers and embedded fleets tell of searches that end and of new bests."
+    )
+    notify_urls: SecretStr | None = Field(
+        None, description="The same by apprise, instead of webhook_url: its URLs, separated by spaces."
+    )
+    webhook_allow_http: bool = Field(False, description="Whether webhook_url may be http:// to another machine.")
     allow_root: bool = Field(False, description="Whether `gridfleet worker` may run as root outside a container.")
 
     @classmethod
@@ -398,6 +408,56 @@ class Settings(BaseSettings):
         """Return the host names under which the page is reached, beside those of the loopback."""
         return frozenset(filter(None, map(str.strip, [*self.page_names.split(","), self.page_address])))
 
+    def webhook(self) -> str | None:
+        """Return where events are sent; None: nowhere, or by apprise.
+
+        Raises
+        ------
+        SettingsError
+            If it is no URL of http(s), or one that is not encrypted; without the value, which may hold a token.
+        """
+        url = "" if self.webhook_url is None else self.webhook_url.get_secret_value().strip()
+        if not url:
+            return None
+        name = f"{PREFIX}WEBHOOK_URL"
+        try:
+            parts = urlsplit(url)
+            is_url = parts.scheme in ("http", "https") and (parts.port is None or parts.port > 0)
+        except ValueError:
+            is_url = False
+        if not is_url or not url.isprintable() or " " in url:
+            raise SettingsError(
+                f"{name} is not a URL of https; write https://host/path, or {PREFIX}NOTIFY_URLS for one of apprise"
+            )
+        if not parts.hostname:
+            raise SettingsError(f"{name} names no host; write https://host/path")
+        if parts.scheme == "http" and not is_loopback(parts.hostname) and not self.webhook_allow_http:
+            raise SettingsError(
+                f"{name} begins with http://, so whoever is on the way reads it; write https://, or set "
+                f"{PREFIX}WEBHOOK_ALLOW_HTTP=true"
+            )
+        return url
+
+    def apprise_urls(self) -> str | None:
+        """Return apprise's URLs, to which events are sent; None: nowhere, or to the webhook.
+
+        Raises
+        ------
+        SettingsError
+            If there is a webhook as well: one that is down would have the others told again and again.
+        """
+        urls = "" if self.notify_urls is None else self.notify_urls.get_secret_value().strip()
+        if urls and self.webhook() is not None:
+            raise SettingsError(
+                f"{PREFIX}WEBHOOK_URL and {PREFIX}NOTIFY_URLS are both set; set one of them (to apprise a webhook is "
+                "jsons://host/path)"
+            )
+        return urls or None
+
+    def tells_anybody(self) -> bool:
+        """Whether anybody is to be told of events."""
+        return self.apprise_urls() is not None or self.webhook() is not None
+
     def as_variables(self) -> dict[str, str]:
         """Return the settings as the variables that a child process reads, secrets included."""
         return {
@@ -411,13 +471,20 @@ class Settings(BaseSettings):
         worker_key = self.worker_key if self.secret_key is None else SecretStr(worker_key_of(self.key()))
         public_key = self.verifier().public_key
         return self.replace(
-            secret_key=None, new_secret_key=None, public_key=public_key, worker_key=worker_key, page_password=None
+            secret_key=None,
+            new_secret_key=None,
+            webhook_url=None,
+            notify_urls=None,
+            page_password=None,
+            public_key=public_key,
+            worker_key=worker_key,
         )
 
     def worker_environment(self) -> dict[str, str]:
-        """Return the whole environment of a worker that this process starts: no secret key, and no way to one."""
+        """Return the whole environment of a worker that this process starts: neither secret key nor webhook."""
         # pydantic reads names in any case
-        secret = (f"{PREFIX}SECRET_KEY", f"{PREFIX}NEW_SECRET_KEY", f"{PREFIX}PAGE_PASSWORD")
+        names = ("SECRET_KEY", "NEW_SECRET_KEY", "WEBHOOK_URL", "NOTIFY_URLS", "PAGE_PASSWORD")
+        secret = tuple(f"{PREFIX}{name}" for name in names)
         inherited = {name: value for name, value in os.environ.items() if name.upper() not in secret}
         # and no secrets folder: what it has was read
         return {**inherited, **self.for_workers().as_variables(), f"{PREFIX}SECRETS_DIR": os.devnull}
@@ -429,6 +496,16 @@ class Settings(BaseSettings):
     def replace(self, **changes: Any) -> Settings:
         """Return a copy with some settings changed."""
         return self.model_copy(update=changes)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its name or address, and no other."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _key(name: str, secret: SecretStr) -> bytes:

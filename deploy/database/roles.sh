@@ -136,7 +136,7 @@ BEGIN
   -- of models only those of a refit that runs, which a trigger sees to (0018_best_models.py)
   IF name IN ('attempts', 'split_scores', 'curves', 'trial_warnings', 'texts', 'best_models', 'best_model_chunks') THEN
     EXECUTE format('GRANT INSERT ON %s TO gridfleet_worker', relation);
-  ELSIF name = 'leases' THEN
+  ELSIF name IN ('leases', 'events') THEN
     EXECUTE format('GRANT INSERT, DELETE ON %s TO gridfleet_worker', relation);
   ELSIF name = 'workers' THEN
     -- a worker must not let others drain; of rows, a trigger lets it remove those of the long gone (0013_workers.py)
@@ -167,7 +167,10 @@ BEGIN
   ELSIF name = 'workers' THEN
     changes := '{last_seen_at, ended_at, stopped_reason}';
   ELSIF name = 'reconciler' THEN
-    changes := '{hostname, pid, last_pass_at}';
+    changes := '{hostname, pid, last_pass_at, notifies}';
+  ELSIF name = 'events' THEN
+    -- what schedulers write, which have this role too
+    changes := '{n_tries, tried_at, not_before, sent_at, error}';
   END IF;
   -- of an older release's table, those that it has
   SELECT array_agg(quote_ident(attname)) INTO changes

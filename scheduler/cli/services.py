@@ -113,6 +113,7 @@ def scheduler() -> None:
     """
     from gridfleet.scheduler.fleet import asker
     from gridfleet.scheduler.fleet.connection import Fleet
+    from gridfleet.scheduler.fleet.notifier import Notifier
     from gridfleet.storage import migrations
     from gridfleet.storage.logs import log_to_stderr
     from gridfleet.worker.guards.health_file import touch_for_ever
@@ -121,6 +122,7 @@ def scheduler() -> None:
     settings = configured_settings()
     log_to_stderr(settings.log_level, settings.log_format, service="scheduler")
     fleet = Fleet(settings, is_embedded=False)
+    notifier = Notifier(settings, fleet.database)
     try:
         fleet.check()
     except Exception as error:
@@ -128,6 +130,7 @@ def scheduler() -> None:
             migrations.require_current(fleet.database)
         raise
     touch_for_ever(settings.health_path)
+    notifier.start()
     say("the scheduler is ready")
     asker.start(settings)
     fleet.reconciler().run_for_ever()

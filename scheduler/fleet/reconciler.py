@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from gridfleet.storage import passes, searches, workers
+from gridfleet.storage import events, passes, searches, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.locks import alone
 from gridfleet.storage.database.times import now
@@ -112,7 +112,7 @@ class Reconciler:
         self._stop_overdue()
         self._prune()
         n_taken_back, n_finished = self._take_back(), self._finish()
-        passes.note_pass(self._database)
+        passes.note_pass(self._database, notifies=self._settings.tells_anybody())
         # last: the broker may be down
         n_published = top_up(self._settings, self._database, self._publisher)
         return Pass(taken_back=n_taken_back, finished=n_finished, published=n_published)
@@ -127,6 +127,7 @@ class Reconciler:
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + PRUNE_S
             logger.debug("%d rows of workers long gone are removed", workers.prune(self._database))
+            events.prune(self._database)
 
     def _take_back(self) -> int:
         taken_back = 0

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from gridfleet.storage import models, searches
+from gridfleet.storage import events, models, searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
 from gridfleet.storage.outcome import Outcome
@@ -187,7 +187,8 @@ _RECORD = (
         **{name: bindparam(f"with_{name}") for name in RESULT_COLUMNS},
         **_FINISHED,
     )
-    .returning(Trial.search_id)
+    # whether anybody is to be told: asked here, it costs no statement where nobody is
+    .returning(Trial.search_id, events.NOTIFIES)
 )
 
 
@@ -270,9 +271,11 @@ def _record(
         # last, and once: at the second update of a row in one transaction PostgreSQL checks its foreign keys again, and
         # all workers lock the row of one search for that
         found = {**result_row(result), "record_time": time.perf_counter() - started}
-        search_id = connection.execute(
+        search_id, notifies = connection.execute(
             _RECORD, {**own, "final_state": state, **{f"with_{name}": value for name, value in found.items()}}
-        ).scalar_one()
+        ).one()
+        if notifies and state == TrialState.COMPLETED:
+            events.note_best(connection, search_id, held.trial_id)
         _close_attempt(connection, held, outcome, result.error)
         following = claim_next(connection)
     if following is None:  # else the search is not at its end

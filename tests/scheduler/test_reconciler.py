@@ -7,10 +7,14 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import select
 
 from gridfleet.scheduler.fleet import reconciler as module
 from gridfleet.scheduler.fleet.reconciler import Reconciler
+from gridfleet.storage import passes, searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.schema import Event
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from gridfleet.worker.broker.publisher import Publisher
@@ -35,6 +39,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def reconciler(database_settings: Settings, database: Database, clock: list[float]) -> Iterator[Reconciler]:
     with closing(Publisher(database_settings, KEYS)) as publisher:
         yield Reconciler(database_settings, database, publisher)
+
+
+@pytest.mark.parametrize(
+    ("told", "kinds"), [({}, []), ({"webhook_url": SecretStr("https://hooks.example.org/a-token")}, ["ended"])]
+)
+def test_events_are_written_once_a_reconciler_with_somebody_to_tell_was_there(
+    told: dict[str, SecretStr], kinds: list[str], search: StoredSearch, database_settings: Settings
+) -> None:
+    database = search.database
+    # of a scheduler that was there before, and told somebody
+    passes.note_notifies(database, True)
+    with closing(Publisher(database_settings, KEYS)) as publisher:
+        Reconciler(database_settings.replace(**told), database, publisher).once()
+    searches.cancel_search(database, search.id)
+
+    with database.read() as connection:
+        assert connection.execute(select(Event.kind)).scalars().all() == kinds
 
 
 def lose(search: StoredSearch, number: int = 0) -> None:

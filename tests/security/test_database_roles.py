@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK
-from gridfleet.storage import migrations, models, searches, workers
+from gridfleet.storage import events, migrations, models, passes, searches, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Trial
@@ -125,7 +125,8 @@ CHANGED_BY_WORKERS = {
     "attempts": {"ended_at", "outcome", "error", "peak_memory_mb"},
     "leases": {"expires_at", "memory_mb"},
     "workers": {"last_seen_at", "ended_at", "stopped_reason"},
-    "reconciler": {"hostname", "pid", "last_pass_at"},
+    "reconciler": {"hostname", "pid", "last_pass_at", "notifies"},
+    "events": {"n_tries", "tried_at", "not_before", "sent_at", "error"},
 }
 TO_REPORTERS = (
     "SELECT * FROM payloads",
@@ -554,6 +555,21 @@ def test_a_worker_role_evaluates_reconciles_pauses_resumes_and_cancels(deployed:
         assert searches.pause_search(worker, second)
         assert searches.resume_search(worker, second)
         assert searches.cancel_search(worker, second)
+
+
+def test_a_worker_role_writes_marks_and_removes_what_people_are_told(deployed: DeployedFleet) -> None:
+    with closing(Database(deployed.owner)) as owner, closing(Database(deployed.worker)) as worker:
+        passes.note_pass(worker, notifies=True)
+        told = store_search(deployed.owner, owner, "told", [{"C": 1}])
+        record(worker, claim(worker, told, 0, WORKERS[0]), (0.5, 0.5))
+
+        event = events.take_due(worker)
+        assert event is not None
+        assert (event.search_id, event.kind) == (told, "ended")
+        events.note_error(worker, event, "it is down")
+        events.mark_sent(worker, event)
+        assert events.take_due(worker) is None
+        assert events.prune(worker) == 0
 
 
 def test_a_worker_role_lets_refits_go_ends_and_records_them_and_opens_none_again(deployed: DeployedFleet) -> None:

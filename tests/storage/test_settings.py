@@ -54,6 +54,9 @@ VALUES = {
     "page_address": ("192.0.2.7", "192.0.2.7"),
     "page_password": (PASSWORD, PASSWORD),
     "page_names": ("grid.example, other.example", "grid.example, other.example"),
+    "webhook_url": ("https://hooks.example.org/a-token", "https://hooks.example.org/a-token"),
+    "notify_urls": ("tgram://a-token/1", "tgram://a-token/1"),
+    "webhook_allow_http": ("true", True),
     "allow_root": ("true", True),
 }
 NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float)) and value is not True]

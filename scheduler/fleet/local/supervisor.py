@@ -26,8 +26,9 @@ from gridfleet.scheduler.fleet.local.children import dies_with_us
 from gridfleet.scheduler.fleet.local.client import ALREADY_RUNNING, WITHOUT_TENSORFLOW
 from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.scheduler.fleet.local.variables import variables_of_libraries
+from gridfleet.scheduler.fleet.notifier import Notifier
 from gridfleet.scheduler.fleet.reconciler import Reconciler
-from gridfleet.storage import migrations
+from gridfleet.storage import events, migrations, passes
 from gridfleet.storage import workers as stored_workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, LocalFleetError, UnfitWorkerError
@@ -90,6 +91,7 @@ class _Supervisor:
         self._worker_again_at = -math.inf
         self._pause_s = FIRST_PAUSE_S
         self._database: Database | None = None
+        self._notifier: Notifier | None = None
         self._settings = settings
         #: When the fleet was last used, as far as it was looked; None: its owner lives.
         self._used_at: float | None = None
@@ -117,6 +119,10 @@ class _Supervisor:
         # whoever held trials died with the last fleet of this folder
         _release_all(database)
         stored_workers.prune(database)
+        events.prune(database)
+        notifier = self._notifier = Notifier(self._settings, database)
+        passes.note_notifies(database, self._settings.tells_anybody())
+        notifier.start()
         self._worker = self._start_worker()
         self._folder.forget_wanted_workers()
         self._announce(broker)
@@ -228,6 +234,8 @@ class _Supervisor:
             self._end_orphans()
         if self._broker is not None:
             self._broker.stop()
+        if self._notifier is not None:
+            self._notifier.finish()
         if self._database is not None:
             with suppress(SQLAlchemyError):  # the next fleet of this folder does it
                 _release_all(self._database)
