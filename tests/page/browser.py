@@ -66,7 +66,8 @@ class Visit:
     def go(self, path: str) -> None:
         """Open a page of the server."""
         answer = self.page.goto(self.address + path)
-        assert answer is not None and answer.status == 200, path
+        assert answer is not None
+        assert answer.status == 200, path
 
     def figure(self, name: str) -> Locator:
         """Return a figure by a part of its address."""
@@ -110,7 +111,8 @@ class Visit:
                  if (document.documentElement.scrollWidth <= width) return [];
                  const isWide = (one) => one.getBoundingClientRect().right > width + 1
                    && !one.parentElement.closest(".scrolls, .parallel, .code");
-                 return [...document.querySelectorAll("main *")].filter(isWide).map((one) => one.outerHTML.slice(0, 120));
+                 const wide = [...document.querySelectorAll("main *")].filter(isWide);
+                 return wide.map((one) => one.outerHTML.slice(0, 120));
                }"""
         )
 

@@ -27,7 +27,7 @@ PICTURES = {
     "searches": ("/", "header", "light", 480),
     "search": ("/searches/digits", "header", "light", 760),
     "figures": ("/searches/digits", "#figures", "light", 480),
-    "parallel": ("/searches/wide", "#parallel-title", "dark", 560),
+    "parallel": ("/searches/wide", "#parallel-title", "dark", 530),
     "trials": ("/searches/digits?sort=mean_test_score&order=down", "#trials", "light", 620),
     "trial": ("/searches/digits/trials/17", "header", "dark", 760),
     "compare": ("/compare?s=wide&s=deep", "#compared", "light", 800),
@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with _page() as page, chromium_started() as browser:
         for name, (path, at, scheme, height) in PICTURES.items():
-            size = {"width": 1200 if name != "parallel" else 720, "height": height}  # its lines are large in a PNG
+            size = {"width": 1200 if name != "parallel" else 620, "height": height}  # its lines are large in a PNG
             _take(browser, page, folder / f"{name}.png", path, at, color_scheme=scheme, viewport=size)
         _take(browser, page, folder / "phone.png", "/searches/digits", "header", viewport=PHONE)
 
