@@ -11,10 +11,10 @@ JOBS ?= 3
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-sklearn lint format compose-test simulate soak mutants bench bench-training bench-scale bench-fleet bench-data lock secrets clean
+.PHONY: help venv demo test test-all test-sklearn page-test page-screenshots lint format compose-test simulate soak mutants bench bench-training bench-scale bench-fleet bench-data bench-page lock secrets clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{printf "make %-13s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{printf "make %-16s %s\n", $$1, $$2}'
 
 # Two stamps: a changed lock file makes the environment anew, a changed pyproject.toml takes two seconds.
 $(VENV)/.dependencies: requirements.lock
@@ -54,6 +54,12 @@ test-all: $(VENV)/.estimators ## the tests, full products, 2,000 simulations, mu
 test-sklearn: venv ## scikit-learn's own tests of its searches, with our classes in place
 	$(BIN)/python -m pytest --complete tests/scikit_learn $(ARGS)
 
+page-test: venv ## the tests of the page, those in a browser with the Chromium of this machine
+	$(BIN)/python -m pytest tests/page $(ARGS)
+
+page-screenshots: venv ## the pictures of docs/page.md anew, into docs/images
+	$(BIN)/python -m tests.page.screenshots docs/images
+
 lint: venv ## ruff's rules and format, mypy's types, the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -90,6 +96,9 @@ bench-fleet: venv ## 10 to 5,000 worker processes that fit nothing, for two minu
 
 bench-data: venv ## what data cost on their way to the workers, beside loky: ARGS="--megabytes 10 100"
 	$(BIN)/python benchmarks/data.py $(ARGS)
+
+bench-page: venv ## how long the page's answers take with a million trials, and what 200 onlookers cost: ARGS="--trials 100000"
+	$(BIN)/python benchmarks/page.py $(ARGS)
 
 lock: venv ## make the lock files anew (newest versions: make lock ARGS=--upgrade)
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) $(ARGS) -o requirements.lock

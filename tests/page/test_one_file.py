@@ -6,18 +6,18 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from gridfleet.scheduler.page.one_file import search_file
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
 from tests.figures.searches import HOSTILE, kinds_of_searches, store
+from tests.page.browser import chromium_started, needs_chromium
 from tests.scheduler.conftest import fleet, gridfleet, pima  # noqa: F401 - fixtures
 
 #: Figures of a search with Keras models, by the ends of their addresses.
@@ -116,7 +116,7 @@ def test_the_command_writes_a_new_file_and_no_other(
     assert gridfleet("report", "pima", "--html", str(tmp_path / "b"), "--json")[0] == 2
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@needs_chromium
 def test_a_browser_draws_the_file_and_asks_nobody(
     database_settings: Settings, database: Database, tmp_path: Path
 ) -> None:
@@ -126,8 +126,7 @@ def test_a_browser_draws_the_file_and_asks_nobody(
     asked: list[str] = []
     said: list[str] = []
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+    with chromium_started() as browser:
         page = browser.new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
@@ -140,7 +139,6 @@ def test_a_browser_draws_the_file_and_asks_nobody(
             expect(figure).not_to_be_empty(timeout=60_000)
         assert page.locator(".main-svg").count() > 0
         assert not page.locator("form.filter:visible").count()
-        browser.close()
 
     assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
     assert said == []

@@ -1,0 +1,231 @@
+"""How long the page's answers take in a database of a million trials, how large they are, and what onlookers cost.
+
+    python benchmarks/page.py [--trials 1000000] [--onlookers 200] [--database sqlite] [--json FILE]
+
+Prints the best of some repeats of each page, part and figure, on SQLite and on PostgreSQL; an answer over the aim
+shows the plans of its queries. Then so many readers of the event stream look on while a trial is recorded: what they
+take of memory, and how many queries are asked for all of them. Everything runs on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from overhead import fleet_on
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import event, text
+
+from gridfleet.storage.database.connection import Database
+from tests.page.conftest import Page, served_page
+from tests.page.searches_to_show import store_digits
+from tests.stored_searches import switch_triggers_off
+
+DATABASES = ("sqlite", "postgresql")
+AIM_S, AIM_BYTES, AIM_MB = 0.5, 1_000_000, 150
+REPEATS = 3
+#: Seconds for which statements are counted while readers look on.
+LOOKED_ON_S = 10
+PARTS = ("summary", "winner", "figures", "folds", "time", "failed", "trials")
+FIGURES = ("history", "parallel", "importances", "slices", "heatmap", "curves", "timeline")
+#: Trials whose rows are copied until there are as many as asked for.
+COPIED = 1_000
+#: Trials with curves, of which there are 20 rows a trial; a page reads those of a few trials.
+WITH_CURVES = 20_000
+#: Rows of one statement.
+ROWS = 100_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1_000_000)
+    parser.add_argument("--onlookers", type=int, default=200)
+    parser.add_argument("--database", choices=DATABASES, action="append", help="only this one")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/page.json"), help="where figures go")
+    options = parser.parse_args()
+
+    results = {database: measure(database, options) for database in options.database or DATABASES}
+    show(results, options)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"cores": os.cpu_count(), "trials": options.trials, **results}, indent=2) + "\n")
+
+
+def measure(database: str, options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder, fleet_on(database, Path(folder) / "fleet") as fleet:
+        fill(fleet.database, options.trials)
+        with served_page(fleet.settings) as page:
+            page.get("/fleet")  # templates and connections are made at the first request
+            answers = {path: timed(page, path) for path in addresses(options.trials)}
+            return {"answers": answers, "onlookers": looked_on(page, options.onlookers)}
+
+
+def addresses(n_trials: int) -> list[str]:
+    search, table = "/searches/digits", "/searches/digits?part=trials"
+    return [
+        "/",
+        search,
+        *(f"{search}?part={part}" for part in PARTS),
+        f"{table}&sort=mean_test_score&order=down",
+        f"{table}&sort=mean_test_score&order=down&page={n_trials // 100}",
+        f"{table}&page={n_trials // 60}",
+        f"{table}&shown=failed",
+        f"{table}&sort=params.units",
+        f"{table}&column=params.units&is=%E2%89%A5&value=128",
+        f"{search}/trials/{n_trials // 2}",
+        *(f"{search}/figures/{figure}.json" for figure in FIGURES),
+        "/compare?s=digits&s=small",
+        "/compare/figures/trials.json?s=digits&s=small",
+        "/fleet",
+        "/metrics",
+    ]
+
+
+def fill(database: Database, n_trials: int) -> None:
+    """Store a search, and copy its trials with scores, curves and attempts until there are as many as asked for."""
+    store_digits(database, name="small")
+    search_id = store_digits(database, n_trials=min(COPIED, n_trials))
+    for first in range(COPIED, n_trials, ROWS):
+        _copy(database, search_id, first, min(first + ROWS, n_trials))
+    with database.write() as connection:
+        switch_triggers_off(connection)
+        connection.execute(text("UPDATE searches SET n_trials = :n WHERE id = :id"), {"n": n_trials, "id": search_id})
+        if database.dialect == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("ANALYZE"))
+
+
+def _copy(database: Database, search_id: int, first: int, last: int) -> None:
+    """Copy the first trials to the numbers from `first` to before `last`; no two scores are alike."""
+    given = {"search": search_id, "first": first, "last": last, "copied": COPIED}
+    columns, of_old = _columns(database, "trials", "id", "number", "mean_test_score")
+    old = "old.search_id = :search AND old.number = {0} - {0} / :copied * :copied"
+    with database.write() as connection:
+        switch_triggers_off(connection)
+        if database.dialect == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        numbers = (
+            "WITH RECURSIVE n(number) AS "
+            "(SELECT CAST(:first AS integer) UNION ALL SELECT number + 1 FROM n WHERE number + 1 < :last)"
+        )
+        copied = f"SELECT n.number, old.mean_test_score - n.number / 1e9, {of_old}"
+        of_first = f"FROM n JOIN trials old ON {old.format('n.number')}"
+        statements = [f"INSERT INTO trials (number, mean_test_score, {columns}) {numbers} {copied} {of_first}"]
+        for table in ("split_scores", "curves", "attempts"):
+            columns, of_old = _columns(database, table, "trial_id")
+            most = f" AND new.number < {WITH_CURVES}" if table == "curves" else ""
+            statements.append(
+                f"INSERT INTO {table} (trial_id, {columns}) SELECT new.id, {of_old} FROM trials new "
+                "JOIN trials first ON first.search_id = :search "
+                "AND first.number = new.number - new.number / :copied * :copied "
+                f"JOIN {table} old ON old.trial_id = first.id "
+                f"WHERE new.search_id = :search AND new.number >= :first AND new.number < :last{most}"
+            )
+        for statement in statements:
+            names = [name for name in given if f":{name}" in statement]
+            connection.execute(text(statement), {name: given[name] for name in names})
+
+
+def _columns(database: Database, table: str, *left_out: str) -> tuple[str, str]:
+    with database.read() as connection:
+        names = list(connection.execute(text(f"SELECT * FROM {table} LIMIT 0")).keys())
+    found = [name for name in names if name not in left_out]
+    return ", ".join(f'"{name}"' for name in found), ", ".join(f'old."{name}"' for name in found)
+
+
+def timed(page: Page, path: str) -> dict[str, Any]:
+    asked: list[tuple[str, Any]] = []
+    with _listening(page.database, asked):
+        body = page.ask(path)
+    if body.status != 200:
+        raise SystemExit(f"{path}: {body.status} {body.text[:500]}")
+    seconds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        page.ask(path)
+        seconds.append(time.perf_counter() - started)
+    found: dict[str, Any] = {"s": round(min(seconds), 3), "bytes": len(body.body), "queries": len(asked)}
+    if found["s"] > AIM_S:
+        explain = "EXPLAIN QUERY PLAN " if page.database.dialect == "sqlite" else "EXPLAIN (ANALYZE, BUFFERS) "
+        with page.database.read() as connection:
+            found["plan"] = [
+                str(row[-1])
+                for statement, parameters in asked
+                if statement.lstrip().upper().startswith(("SELECT", "WITH"))
+                for row in connection.exec_driver_sql(explain + statement, parameters)
+            ]
+    return found
+
+
+@contextlib.contextmanager
+def _listening(database: Database, asked: list[tuple[str, Any]]) -> Iterator[None]:
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+
+
+def looked_on(page: Page, n_onlookers: int) -> dict[str, Any]:
+    """Return what one reader and what many of them cost."""
+    process = psutil.Process()
+    found: dict[str, Any] = {}
+    with contextlib.ExitStack() as streams:
+        for n_readers in (1, n_onlookers):
+            before = process.memory_info().rss
+            while page.app.state.changes.n_readers < n_readers:
+                streams.enter_context(_stream(page))
+            asked: list[tuple[str, Any]] = []
+            with _listening(page.database, asked):
+                time.sleep(LOOKED_ON_S)
+            found[str(n_readers)] = {
+                "MB more": round((process.memory_info().rss - before) / 1e6, 1),
+                "queries a second": round(len(asked) / LOOKED_ON_S, 1),
+            }
+    return found
+
+
+@contextlib.contextmanager
+def _stream(page: Page) -> Iterator[None]:
+    with socket.create_connection(("127.0.0.1", page.port), timeout=60) as reader:
+        request = f"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {page.token}\r\n\r\n"
+        reader.sendall(request.encode())
+        answer = http.client.HTTPResponse(reader)
+        answer.begin()
+        answer.readline()
+        yield
+
+
+def show(results: dict[str, Any], options: argparse.Namespace) -> None:
+    console = Console(width=140)
+    aims = f"{AIM_S} s, {AIM_BYTES // 1000} kB"
+    title = f"{options.trials:,} trials: the best of {REPEATS}; aims: {aims}"
+    table = Table("address", *(f"{name}, {unit}" for name in results for unit in ("s", "kB", "queries")), title=title)
+    for path in next(iter(results.values()))["answers"]:
+        cells = [of["answers"][path] for of in results.values()]
+        row = [text for cell in cells for text in (str(cell["s"]), f"{cell['bytes'] / 1e3:.0f}", str(cell["queries"]))]
+        table.add_row(path, *row)
+    console.print(table)
+    for database, of in results.items():
+        for n_readers, cost in of["onlookers"].items():
+            console.print(f"{database}, {n_readers} onlookers: {cost} (aim: {AIM_MB} MB, queries as of one)")
+        for path, found in of["answers"].items():
+            for line in found.get("plan", []):
+                console.print(f"{database}, {path}: {line}", highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    main()
