@@ -83,6 +83,7 @@ for name in \
   gridfleet_broker_password \
   gridfleet_database_password \
   gridfleet_database_worker_password \
+  gridfleet_database_scheduler_password \
   gridfleet_database_reporter_password \
   gridfleet_database_superuser_password \
   gridfleet_page_password; do

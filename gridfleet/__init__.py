@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from gridfleet.scheduler.optuna_search_cv import OptunaSearchCV
     from gridfleet.scheduler.results.handle import SearchHandle
     from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
     from gridfleet.scheduler.submission.run import register_joblib_backend
@@ -28,6 +29,7 @@ __all__ = [
     "DataRef",
     "GridSearchCV",
     "GridfleetError",
+    "OptunaSearchCV",
     "RandomizedSearchCV",
     "SearchHandle",
     "__version__",
@@ -40,6 +42,7 @@ __all__ = [
 _HOMES = {
     "DataRef": "gridfleet.storage.references.data_ref",
     "GridSearchCV": "gridfleet.scheduler.search_cv",
+    "OptunaSearchCV": "gridfleet.scheduler.optuna_search_cv",
     "RandomizedSearchCV": "gridfleet.scheduler.search_cv",
     "SearchHandle": "gridfleet.scheduler.results.handle",
     "open_search": "gridfleet.scheduler.submit",

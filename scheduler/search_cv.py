@@ -22,6 +22,7 @@ from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import check_switch, options_of
+from gridfleet.scheduler.submission.request import proposes
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.storage.database.connection import Database
@@ -399,11 +400,11 @@ def _enter_fit(stack: ExitStack, fit_mode: FitMode) -> None:
 
 
 @contextmanager
-def _fits_announced(search: Any, n_candidates: int) -> Iterator[None]:
+def _fits_announced(search: Any, n_candidates: int, *, said: bool = False) -> Iterator[None]:
     """Say how many fits there are where all progress is shown; scikit-learn prints it to standard output."""
     verbose, n_splits = search.verbose, search.n_splits_
     # the one output of a notebook says how many trials there are
-    if verbose > (1 if in_notebook() else 0) and load_settings().progress != "quiet":
+    if verbose > (1 if in_notebook() else 0) and not said and load_settings().progress != "quiet":
         counts = f"{n_splits} folds for each of {n_candidates} candidates, totalling {n_splits * n_candidates} fits"
         print(f"Fitting {counts}", file=sys.stderr)  # noqa: T201 - as all progress
     search.verbose = 0  # the fits' own was read before
@@ -439,6 +440,7 @@ def fit_with(
     if isinstance(search, _FleetSearch):
         fit = super(_FleetSearch, search).fit  # type: ignore[misc] # scikit-learn's, next in the order of bases
     run_search = search._run_search
+    asked: list[int] = []
     with ExitStack() as fleet:
         fleet.enter_context(joblib.parallel_config(backend=backend))
 
@@ -446,7 +448,11 @@ def fit_with(
         def run_search_on_fleet(evaluate_candidates: Any, *args: Any, **keywords: Any) -> None:
             def evaluate(candidate_params: Any, *more: Any, **keys: Any) -> Any:
                 candidates = list(candidate_params)
-                with _fits_announced(search, len(candidates)):
+                # a search that learns asks with an example, and then with all that was proposed and is recorded
+                n_candidates = search.n_trials if proposes(search) else len(candidates)
+                said = proposes(search) and bool(asked)
+                asked.append(n_candidates)
+                with _fits_announced(search, n_candidates, said=said):
                     return evaluate_candidates(candidates, *more, **keys)
 
             run_search(evaluate, *args, **keywords)

@@ -56,6 +56,14 @@ class PayloadSignatureError(PayloadError):
     """A payload or a search was not signed with this process's secret key, or was changed since."""
 
 
+class SampleError(GridfleetError, ValueError):
+    """A sample is no point of the space that it was proposed in."""
+
+
+class ProposalError(GridfleetError, RuntimeError):
+    """What a search evaluates next can't be told from its rows."""
+
+
 class DataNotThereError(GridfleetError):
     """Data by reference are not to be had on this host: no such file, no right to read it, or another content."""
 

@@ -78,6 +78,8 @@ def columns_of(columns: Mapping[str, Any], search_id: int, model_key: str) -> di
         "search_timeout": None,
         "reuse": False,
         "no_reuse": None,
+        **dict.fromkeys(("space", "sampler", "seed", "lookahead", "asks_in_order", "n_asked", "optuna_version")),
+        "is_exhausted": False,
         "refit_of": search_id,
         "model_key": model_key,
         "paused_at": now(),

@@ -34,7 +34,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0021"
+SCHEMA_REVISION = "0022"
 
 #: The views that migrations make; each search has one besides (search_views.py).
 VIEWS = ("best_trials", "epochs", "leaderboard", "search_progress")
@@ -42,6 +42,7 @@ VIEWS = ("best_trials", "epochs", "leaderboard", "search_progress")
 #: SQLite counts rows only in a column that is exactly INTEGER.
 Id = BigInteger().with_variant(Integer(), "sqlite")
 Json = JSON().with_variant(JSONB(), "postgresql")
+JsonOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 #: Floats in their order; SQLite has no arrays.
 Floats = JSON().with_variant(ARRAY(Double), "postgresql")
 
@@ -193,6 +194,22 @@ class Search(Base):
     packages_digest: Mapped[str | None] = mapped_column(
         String(64), comment="texts: the packages that were installed where it was submitted"
     )
+    space: Mapped[str | None] = mapped_column(
+        Text, comment="JSON: what may be proposed; NULL: its trials were stored with it"
+    )
+    sampler: Mapped[str | None] = mapped_column(Text, comment="JSON: what proposes, with its settings")
+    seed: Mapped[int | None] = mapped_column(BigInteger, comment="of its proposals")
+    lookahead: Mapped[int | None] = mapped_column(
+        Integer, comment="proposal n is made when of the trials before it all but the last lookahead - 1 have ended"
+    )
+    asks_in_order: Mapped[bool | None] = mapped_column(
+        comment="whether proposal n knows the results of 0 to n - lookahead and no others; else all that are there"
+    )
+    n_asked: Mapped[int | None] = mapped_column(Integer, comment="trials that were proposed so far")
+    is_exhausted: Mapped[bool] = mapped_column(
+        server_default=false(), comment="whether its space has nothing that was not proposed"
+    )
+    optuna_version: Mapped[str | None] = mapped_column(String(32), comment="where it was submitted")
 
 
 # "Pima" and "pima" would name the same view in SQLite, so names are unique without regard to case
@@ -277,6 +294,13 @@ class Trial(Base):
         BigInteger, comment="set before split 0, of each further split one more; NULL: the estimator has its own"
     )
     environment_digest: Mapped[str | None] = mapped_column(String(64), comment="texts: on what it was evaluated")
+    # none_as_null: a trial of a grid has no sample, and not the sample null
+    sample: Mapped[dict[str, Any] | None] = mapped_column(
+        JsonOrNull, comment="of a proposal: its point in searches.space; NULL: it was stored with its search"
+    )
+    asked_without: Mapped[list[int] | None] = mapped_column(
+        JsonOrNull, comment="of a proposal: numbers of earlier trials whose results it did not know"
+    )
 
 
 # the order of the reporter: best score first, the lower number among equals, as scikit-learn's best_index_

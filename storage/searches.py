@@ -65,7 +65,14 @@ SIGNED_COLUMNS = (
     "splits_digest",
     "candidates_digest",
     "sources_digest",
+    "space",
+    "sampler",
+    "seed",
+    "lookahead",
+    "asks_in_order",
 )
+#: Those of them that only a search has whose trials are proposed; the signatures of others are without them.
+_OF_PROPOSALS = SIGNED_COLUMNS[-5:]
 
 
 def create_search(
@@ -151,7 +158,10 @@ def numbered_name(name: str, number: str) -> str:
 
 
 def _signed_facts(search_id: int, facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    signed = (search_id, *(facts[column] for column in SIGNED_COLUMNS))
+    of_all = (column for column in SIGNED_COLUMNS if column not in _OF_PROPOSALS)
+    signed: tuple[Any, ...] = (search_id, *(facts[column] for column in of_all))
+    if any(facts.get(column) is not None for column in _OF_PROPOSALS):
+        signed = ("proposals", *(facts.get(column) for column in _OF_PROPOSALS), *signed)
     if facts.get("refit_of") is None:
         return ("search", *signed)
     return ("refit", *signed, facts["refit_of"], facts["model_key"])
@@ -211,6 +221,7 @@ def cancel_search(database: Database, search_id: int) -> bool:
     if refit_id is not None:  # all that is left of it
         return cancel_search(database, refit_id)
     if is_open:
+        _cancel_late_proposals(database, search_id)
         finish_search(database, search_id)
     return is_open
 
@@ -229,6 +240,17 @@ def _cancel_trials(connection: Connection, search_id: int) -> None:
             cancel_requested=True,
         )
     )
+
+
+def _cancel_late_proposals(database: Database, search_id: int) -> None:
+    """Cancel trials that were proposed while their search was being ended: nothing is proposed once that is known."""
+    proposes = select(Search.id).where(Search.id == search_id, Search.n_asked.is_not(None))
+    with database.read() as connection:
+        if connection.execute(proposes).first() is None:
+            return
+    # in a transaction of its own, for a claim locks a trial before its search
+    with database.write() as connection:
+        _cancel_trials(connection, search_id)
 
 
 @retried
@@ -388,6 +410,8 @@ def open_again(database: Database, search_id: int) -> None:
             literal(bool(queued or kept)),
             Search.state == SearchState.CANCELLED,
             and_(Search.finished_at.is_(None), or_(Search.paused_at.is_not(None), is_over_time)),
+            # stopped before all was proposed
+            and_(Search.error.is_not(None), Search.n_asked < Search.n_trials, ~Search.is_exhausted),
         )
         opened = connection.execute(
             update(Search)
@@ -443,6 +467,7 @@ def stop_search(database: Database, search_id: int) -> bool:
         if not changed(stopped):
             connection.rollback()
             return False
+    _cancel_late_proposals(database, search_id)
     finish_search(database, search_id)
     return True
 
@@ -456,10 +481,23 @@ _OPEN_TRIAL = (
     .order_by(Trial.state.desc())
     .limit(1)
 )
+#: Whether nothing is proposed any more of a search: all that it asks for is there, or it was told to end.
+NOTHING_TO_ASK = or_(
+    Search.n_asked.is_(None),
+    Search.n_asked >= Search.n_trials,
+    Search.is_exhausted,
+    Search.state == SearchState.CANCELLED,
+    Search.error.is_not(None),
+)
 _LOCK_SEARCH = select(Search.id).where(Search.id == bindparam("wanted_id")).with_for_update()
 _FINISH_SEARCH = (
     update(Search)
-    .where(Search.id == bindparam("wanted_id"), Search.finished_at.is_(None), _OPEN_TRIAL.scalar_subquery().is_(None))
+    .where(
+        Search.id == bindparam("wanted_id"),
+        Search.finished_at.is_(None),
+        _OPEN_TRIAL.scalar_subquery().is_(None),
+        NOTHING_TO_ASK,
+    )
     .values(
         state=case((Search.state == SearchState.CANCELLED, SearchState.CANCELLED), else_=SearchState.COMPLETED),
         finished_at=now(),
@@ -469,7 +507,10 @@ _FINISH_SEARCH = (
 
 
 def finish_search(database: Database, search_id: int) -> bool:
-    """Finish a search if all its trials are final, and let its refit go; returns whether this call did it."""
+    """Finish a search if all its trials are final, and let its refit go; returns whether this call did it.
+
+    One of which trials are still to be proposed is not finished.
+    """
     # transactions of their own: of two workers that record the last two trials at once, each sees the
     # other's as open until both have committed
     with database.read() as connection:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CursorResult, Integer, String, and_, insert, literal_column, or_, select
+from sqlalchemy import CursorResult, Integer, String, and_, case, func, insert, literal_column, or_, select
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.times import now
@@ -27,6 +27,9 @@ NOT_PUBLISHED: dict[str, Any] = {"published_at": None, "publish_count": 0}
 #: to plan takes longer than to run.
 ONE = literal_column("1", Integer)
 QUEUED = literal_column(f"'{TrialState.QUEUED}'", String)
+#: How many trials of a search are there, and how many there will be: two numbers while they are proposed.
+N_STORED = func.coalesce(Search.n_asked, Search.n_trials)
+N_TO_EVALUATE = case((Search.is_exhausted, Search.n_asked), else_=Search.n_trials)
 #: Whether a trial is of a paused search.
 IS_PAUSED = Trial.search_id.in_(select(Search.id).where(Search.paused_at.is_not(None)))
 #: Whether nothing but its state can keep a trial from being claimed.

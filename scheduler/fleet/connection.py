@@ -86,6 +86,20 @@ class Fleet:
             queue.mark_published(self.database, trial_ids)
         return True
 
+    def tell(self) -> bool:
+        """Tell whoever proposes trials that there may be something to propose.
+
+        Returns
+        -------
+        bool
+            Whether the broker took it; they look by themselves as well.
+        """
+        try:
+            self.publisher.tell()
+        except RedisError:
+            return False
+        return True
+
     def reconciler(self) -> Reconciler:
         """Return what puts this fleet right."""
         return Reconciler(self.settings, self.database, self.publisher)

@@ -27,6 +27,7 @@ from gridfleet.storage.schema import (
 )
 from gridfleet.storage.search_states import IS_PAUSED, SEEN_S, STATE, ShownState, described, is_in, with_fleet
 from gridfleet.storage.searches import may_be_numbered
+from gridfleet.storage.statements import N_STORED, N_TO_EVALUATE
 from gridfleet.storage.suggestion import nearest
 from gridfleet.storage.tags import has_tag
 from gridfleet.storage.versions import minor_version
@@ -173,7 +174,7 @@ _SUMMARY = (
     STATE.label("state"),
     Search.scoring,
     Search.refit_metric,
-    Search.n_trials,
+    N_TO_EVALUATE.label("n_trials"),
     Search.n_splits,
     Search.estimator,
     Search.evaluation_digest,
@@ -389,8 +390,8 @@ def count_trials(database: Database, search_ids: Sequence[int]) -> dict[int, Tri
     is_open, failed = _count_of(OPEN_STATES), _count_of((TrialState.FAILED,))
     query = select(
         Search.id,
-        (Search.n_trials - is_open).label("done"),
-        (Search.n_trials - is_open - failed - _count_of((TrialState.PRUNED, TrialState.CANCELLED))).label("scored"),
+        (N_STORED - is_open).label("done"),
+        (N_STORED - is_open - failed - _count_of((TrialState.PRUNED, TrialState.CANCELLED))).label("scored"),
         failed.label("failed"),
         best_first(Search.id).with_only_columns(Trial.mean_test_score).limit(1).scalar_subquery().label("best_score"),
     ).where(Search.id.in_(search_ids))
@@ -412,7 +413,8 @@ def _search_times(dialect: str) -> Select[Any]:
         seconds_running.label("seconds_running"),
         Search.finished_at,
         Search.needs_python,
-        Search.n_trials,
+        N_TO_EVALUATE.label("n_trials"),
+        N_STORED.label("n_stored"),
         IS_PAUSED.label("is_paused"),
         STATE.label("state"),
         Search.refit_metric,
@@ -441,7 +443,7 @@ def progress(database: Database, search_id: int) -> Progress:
         if search is None:
             raise SearchNotFoundError(f"search {search_id} is not there any more: it was deleted")
         counts = {str(row.state): int(row.n) for row in connection.execute(_COUNTS, of_search)}
-        counts[TrialState.COMPLETED] = search.n_trials - sum(counts.values())
+        counts[TrialState.COMPLETED] = search.n_stored - sum(counts.values())
         best = connection.execute(_BEST, of_search).first()
         # of one that is being evaluated, there are workers
         may_wait = counts.get(TrialState.QUEUED, 0) and not counts.get(TrialState.RUNNING, 0)

@@ -11,6 +11,7 @@ from joblib.logger import short_format_time
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.progress import Showing
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.trials.proposed import samples
 from gridfleet.storage.trials.recorded import trial_rows
 from gridfleet.worker.trial.cross_validation import Candidates
 from gridfleet.worker.trial.scores import recorded_splits
@@ -59,6 +60,8 @@ class FitLines:
             for row in trial_rows(self._database, self._search_id, finished_since=since)
             if row.finished_at is not None and row.number not in self._printed
         ]
+        if self._candidates.space is not None:
+            self._candidates = self._candidates.proposed(samples(self._database, self._search_id))
         for (number, split), row in recorded_splits(rows, self._candidates).items():
             for line in self._lines(number, split, row):
                 print(line, flush=True)  # noqa: T201 - to standard output, as scikit-learn does

@@ -29,6 +29,7 @@ from gridfleet.storage.plain import plain
 from gridfleet.storage.refits import Refit, find_refit
 from gridfleet.storage.search_states import ShownState, described
 from gridfleet.storage.trials import queue
+from gridfleet.storage.trials.proposed import samples
 from gridfleet.worker.trial import scores
 from gridfleet.worker.trial.sources import ScriptModules
 
@@ -371,6 +372,10 @@ class SearchHandle(Plots):
     def _stored_search(self) -> tuple[Database, int]:
         return self._fleet.database, self.id
 
+    def _proposed_params(self) -> list[dict[str, Any]]:
+        """Return the hyperparameters of its trials, by number."""
+        return list(self._candidates(self._summary()).params)
+
     def __repr__(self) -> str:
         return f"<SearchHandle {self.name!r} (id {self.id}): {self._described()}>"
 
@@ -525,7 +530,9 @@ class SearchHandle(Plots):
 
     def _candidates(self, summary: reader.SearchSummary) -> Candidates:
         candidates: Candidates = self._payload(summary, "candidates", summary.candidates_digest)
-        return candidates
+        if candidates.space is None:
+            return candidates
+        return candidates.proposed(samples(self._fleet.database, self.id))
 
     def _payload(self, summary: reader.SearchSummary, kind: str, digest: str) -> Any:
         payloads = self._fleet.payloads

@@ -97,6 +97,7 @@ class RecordedTrial:
     number: int
     trial_id: int
     params: Mapping[str, Any]
+    sample: Any
     seed: int | None
     fit_mode: str | None
     environment: Mapping[str, Any] | None
@@ -152,6 +153,7 @@ def recorded_trial(fleet: Fleet, search_id: int, number: int) -> RecordedTrial:
         number=number,
         trial_id=trial.id,
         params=trial.params,
+        sample=trial.sample,
         seed=trial.seed,
         fit_mode=trial.fit_mode,
         environment=known,
@@ -238,7 +240,12 @@ def _loaded(fleet: Fleet, trial: RecordedTrial) -> Iterator[tuple[Any, dict[str,
         evaluation = load("evaluation", trial.search["evaluation_digest"])
         if evaluation.keras_objects is not None:
             evaluation.keras_objects.register()
-        params = evaluation.params or load("candidates", trial.search["candidates_digest"]).params
+        all_params = evaluation.params
+        if all_params is None:
+            candidates = load("candidates", trial.search["candidates_digest"])
+            all_params = candidates.params
+            if candidates.space is not None:
+                all_params = {trial.number: candidates.space.params(trial.sample)}
         if "tensorflow" in sys.modules:  # as workers do, for their programs and for the generators in them
             from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 
@@ -247,7 +254,7 @@ def _loaded(fleet: Fleet, trial: RecordedTrial) -> Iterator[tuple[Any, dict[str,
         threads = {name: int(value) for name, value in trial.thread_variables().items()}
         limits = {"openmp": threads.get("OMP_NUM_THREADS"), "blas": threads.get("OPENBLAS_NUM_THREADS")}
         stack.enter_context(threadpool_limits({name: most for name, most in limits.items() if most is not None}))
-        yield evaluation, params[trial.number]
+        yield evaluation, all_params[trial.number]
 
 
 def _submit_again(fleet: Fleet, trial: RecordedTrial) -> SearchHandle:
@@ -257,7 +264,7 @@ def _submit_again(fleet: Fleet, trial: RecordedTrial) -> SearchHandle:
         only = [params] if evaluation.params is not None else None
         prepared = [
             fleet.payloads.prepare("evaluation", replace(evaluation, params=only, seed=trial.seed), what="the trial"),
-            fleet.payloads.prepare("candidates", replace(candidates, params=[params]), what="the trial"),
+            fleet.payloads.prepare("candidates", replace(candidates, params=[params], space=None), what="the trial"),
         ]
     columns = {name: trial.search[name] for name in _COPIED}
     columns |= {"n_trials": 1, "session": this_session()}

@@ -119,10 +119,21 @@ class SearchFile(BaseModel):
     )
     wrapper: Literal["classifier", "regressor"] | None = Field(None, description="scikeras' wrapper of the function.")
     fit: dict[str, Any] = Field(default_factory=dict, description="Settings of the wrapper or of the estimator.")
-    random_state: StrictInt | None = Field(None, description="Of the estimator, and of the draws of a random search.")
+    random_state: StrictInt | None = Field(
+        None, description="Of the estimator, of the draws of a random search, and of proposals."
+    )
     data: DataFile = Field(description="The data file and its target, as in {file: data.csv, target: column}.")
-    strategy: Literal["grid", "random"] = "grid"
+    strategy: Literal["grid", "random", "optuna"] = "grid"
     n_iter: Annotated[StrictInt, Field(ge=1)] | None = Field(None, description="Draws of a random search; default 10.")
+    n_trials: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="Trials of a search that learns; default 50."
+    )
+    sampler: StrictStr | dict[str, Any] | None = Field(
+        None, description="What proposes them, as in tpe or {name: tpe, n_startup_trials: 20}; default tpe."
+    )
+    lookahead: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="How many of them may be open beside each other; default 16."
+    )
     space: Annotated[
         list[dict[str, Annotated[Any, AfterValidator(parse_values)]]],
         BeforeValidator(lambda raw: [raw] if isinstance(raw, Mapping) else raw),
@@ -160,16 +171,29 @@ class SearchFile(BaseModel):
             for name, values in space.items():
                 if self.strategy == "grid" and is_distribution(values):
                     raise _problem(
-                        ("space", index, name), "is a distribution; a grid needs lists, or `strategy: random`"
+                        ("space", index, name),
+                        "is a distribution; a grid needs lists, or `strategy: random` or `optuna`",
                     )
         if self.strategy == "grid" and self.n_iter is not None:
             raise _problem(("n_iter",), "is for `strategy: random`; a grid tries every combination")
+        self._check_proposals()
         if type(self.cv).__name__ in GROUP_SPLITTERS and self.data.groups is None:
             raise _problem(("cv",), f"is a {type(self.cv).__name__}, which needs `data.groups`, a reference")
         scorers = [self.scoring] if isinstance(self.scoring, str) else self.scoring or []
         if isinstance(self.refit, str) and self.refit not in scorers:
             raise _problem(("refit",), f"is {self.refit!r}, which `scoring` does not list")
         return self
+
+    def _check_proposals(self) -> None:
+        if self.strategy != "optuna":
+            for key in ("n_trials", "sampler", "lookahead"):
+                if getattr(self, key) is not None:
+                    raise _problem((key,), "is for `strategy: optuna`")
+            return
+        if self.n_iter is not None:
+            raise _problem(("n_iter",), "is for `strategy: random`; write `n_trials`")
+        if self.reuse:
+            raise _problem(("reuse",), "is not for `strategy: optuna`: who proposes trials sees none of their values")
 
 
 def parse(document: Document) -> SearchFile:

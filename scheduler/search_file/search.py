@@ -10,6 +10,7 @@ from typing import Any
 
 from sklearn.base import is_regressor
 
+from gridfleet.scheduler.optuna_search_cv import OptunaSearchCV
 from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
 from gridfleet.scheduler.search_file.data import DataFile, read_data
 from gridfleet.scheduler.search_file.description import SearchFile
@@ -26,7 +27,7 @@ WRAPPER_PREFIXES = ("model", "fit", "compile", "predict", "optimizer", "loss", "
 class FileSearch:
     """What a search file describes, ready for `submit`."""
 
-    search: GridSearchCV | RandomizedSearchCV
+    search: GridSearchCV | RandomizedSearchCV | OptunaSearchCV
     X: Any
     y: Any
     params: dict[str, Any] = field(default_factory=dict)
@@ -173,7 +174,7 @@ def _check_target(estimator: Any, y: Any) -> None:
         raise InvalidSearchError(f"`data.target`: {type(estimator).__name__} needs numbers, y has {str(y.flat[0])!r}")
 
 
-def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedSearchCV:
+def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedSearchCV | OptunaSearchCV:
     several = isinstance(described.scoring, list)
     refit = described.refit if described.refit is not None else described.scoring[0] if several else True  # type: ignore[index]
     spaces = described.space if len(described.space) > 1 else described.space[0]
@@ -193,6 +194,11 @@ def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedS
     }
     if described.strategy == "grid":
         return GridSearchCV(estimator, spaces, **common)
+    if described.strategy == "optuna":
+        del common["reuse"]
+        given = {"n_trials": described.n_trials, "sampler": described.sampler, "lookahead": described.lookahead}
+        common |= {name: value for name, value in given.items() if value is not None}
+        return OptunaSearchCV(estimator, spaces, random_state=described.random_state, **common)
     return RandomizedSearchCV(
         estimator, spaces, n_iter=described.n_iter or 10, random_state=described.random_state, **common
     )

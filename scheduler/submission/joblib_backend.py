@@ -20,7 +20,7 @@ from sklearn.model_selection._validation import _fit_and_score
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
-from gridfleet.scheduler.submission.request import Evaluate, SearchRequest
+from gridfleet.scheduler.submission.request import Evaluate, SearchRequest, proposes
 
 #: Arguments of ``_fit_and_score`` that differ from call to call, or have no meaning on a worker.
 PER_CALL = ("train", "test", "parameters", "split_progress", "candidate_progress", "caller", "callback_ctx")
@@ -153,13 +153,19 @@ def _request(calls: Sequence[_Call], *, n_jobs: int | None) -> SearchRequest:
     estimator, X, y = first.args
     n_splits = first.keywords["split_progress"][1]
     of_first_candidate = calls[:n_splits]
+    caller: Any = first.keywords.get("caller")
+    proposals = caller.proposals() if proposes(caller) else None
+    candidates = [call.keywords["parameters"] for call in calls[::n_splits]]
+    if proposals is not None:
+        candidates = [proposals.given.params(sample) for sample in proposals.examples]
     return SearchRequest(
-        caller=first.keywords.get("caller"),
+        caller=caller,
         estimator=estimator,
         X=X,
         y=y,
         splits=[(call.keywords["train"], call.keywords["test"]) for call in of_first_candidate],
-        candidates=[call.keywords["parameters"] for call in calls[::n_splits]],
+        candidates=candidates,
+        proposals=proposals,
         arguments={
             name: value for name, value in first.keywords.items() if name not in PER_CALL and name not in SET_BY_WORKER
         },

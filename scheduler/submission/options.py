@@ -101,7 +101,16 @@ def check_switch(name: str, value: Any) -> bool:
 
 def options_of(search: Any) -> SearchOptions:
     """Return the options of a search, as `check_options`; scikit-learn's own classes have the defaults."""
-    return check_options(*(getattr(search, name, None) for name in SearchOptions.__slots__))
+    given = {name: getattr(search, name, None) for name in SearchOptions.__slots__}
+    timeout = getattr(search, "timeout", None)
+    if timeout is not None and given["search_timeout"] is not None:
+        raise InvalidSearchError(
+            f"timeout={timeout!r} and search_timeout={given['search_timeout']!r} are one thing; give one of them"
+        )
+    if timeout is not None:
+        _seconds("timeout", timeout)
+        given["search_timeout"] = timeout
+    return check_options(**given)
 
 
 def _keep_curves(value: Any) -> bool:

@@ -15,7 +15,9 @@ def publish(fleet: Fleet, search_id: int) -> None:
     Those that the queue has no room for are sent later (`gridfleet.worker.broker.top_up`). A broker that does not
     answer is no error: the reconciler sends them when it does.
     """
-    if not fleet.publish(queue.in_turn(fleet.database, search_id, limit=MAX_MESSAGES)):
+    trial_ids = queue.in_turn(fleet.database, search_id, limit=MAX_MESSAGES)
+    # of a search without trials these are still to be proposed
+    if not fleet.publish(trial_ids) or not (trial_ids or fleet.tell()):
         print(  # noqa: T201 - for whoever waits at the terminal
             "gridfleet: the broker does not answer; the search is stored and starts as soon as it does",
             file=sys.stderr,

@@ -4,9 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
+from gridfleet.scheduler.proposals.samplers import Sampler
+from gridfleet.scheduler.proposals.spaces import examples
 from gridfleet.scheduler.submission.by_reference import References
+from gridfleet.storage.params import params_to_json
+from gridfleet.storage.spaces import GivenSpace
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """How the trials of a search are proposed that learns.
+
+    Parameters
+    ----------
+    given : GivenSpace
+        Of what.
+    sampler : Sampler
+        By what.
+    n_trials : int
+        How many at most.
+    seed : int
+        Of all of them.
+    asks_in_order : bool
+        Whether proposal n knows exactly the results of 0 to n - lookahead.
+    lookahead : int
+        How many may be open beside each other.
+    """
+
+    given: GivenSpace
+    sampler: Sampler
+    n_trials: int
+    seed: int
+    asks_in_order: bool
+    lookahead: int
+
+    @property
+    def examples(self) -> list[Any]:
+        """Samples in which all values of lists are met, and the ends of all distributions."""
+        return examples(self.given)
+
+    def columns(self) -> dict[str, Any]:
+        """Return what the table ``searches`` says of it."""
+        return {
+            "space": self.given.space.to_json(),
+            "sampler": self.sampler.to_json(),
+            "n_trials": self.n_trials,
+            "seed": self.seed,
+            "asks_in_order": self.asks_in_order,
+            "lookahead": self.lookahead,
+            "n_asked": 0,
+            "optuna_version": metadata.version("optuna"),
+        }
 
 
 @dataclass(frozen=True)
@@ -35,6 +86,9 @@ class SearchRequest:
         The search's own, for an embedded fleet that has to be started.
     references : References, default=None
         Which of the data travel by reference; None: none of them.
+    proposals : Proposals, default=None
+        How trials are proposed while the search goes on; `candidates` are examples of them then. None: they are all
+        known.
     refits_on_fleet : bool, default=False
         Whether the best combination is fitted on all data on the fleet, when all trials are done.
     """
@@ -50,7 +104,15 @@ class SearchRequest:
     warning_filters: list[Any]
     n_jobs: int | None = None
     references: References | None = None
+    proposals: Proposals | None = None
     refits_on_fleet: bool = False
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        """The candidates as ``trials.params`` has them."""
+        if self.proposals is None:
+            return [params_to_json(params) for params in self.candidates]
+        return [self.proposals.given.space.shown(sample) for sample in self.proposals.examples]
 
     def sent(self, value: Any) -> Any:
         """Return what travels to the workers in place of X, y or a value of the arguments."""
@@ -77,3 +139,8 @@ class SearchRequest:
 
 #: Evaluates a request; returns the rows of ``_fit_and_score``, candidate by candidate, split by split.
 Evaluate = Callable[[SearchRequest], Sequence[dict[str, Any]]]
+
+
+def proposes(search: Any) -> bool:
+    """Whether the trials of a search are proposed while it goes on."""
+    return hasattr(type(search), "proposals")

@@ -30,6 +30,17 @@ from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.searches import numbered_name
 
 
+class Proposed(BaseException):
+    """Leaves scikit-learn's ``evaluate_candidates`` once the trials of a search are there that learns.
+
+    It is called again with what was proposed, and then returns what was recorded.
+    """
+
+    def __init__(self, params: list[dict[str, Any]]) -> None:
+        super().__init__(f"{len(params)} trials")
+        self.params = params
+
+
 class SearchRun:
     """Evaluates what a search asks for, round by round: most have one, halving searches several.
 
@@ -70,9 +81,13 @@ class SearchRun:
         self._caller: Any = None
         self._rounds = 0
         self._first_name = ""
+        self._of_proposals: list[dict[str, Any]] | None = None
 
     def __call__(self, request: SearchRequest) -> Sequence[dict[str, Any]]:
         """Return the rows of ``_fit_and_score``."""
+        if self._of_proposals is not None:
+            rows, self._of_proposals = self._of_proposals, None
+            return rows
         if request.caller is not self._caller:
             self._caller, self._rounds = request.caller, 0
         self._rounds += 1
@@ -86,6 +101,9 @@ class SearchRun:
         )
         if self._rounds == 1:
             self._first_name = self._handle.name
+        if request.proposals is not None:
+            self._of_proposals = rows
+            raise Proposed(self._handle._proposed_params())
         return rows
 
     def stored(self) -> tuple[str, int] | None:

@@ -134,6 +134,7 @@ class _Comparison:
         for kind in ("X", "y"):
             self._compare_data(kind)
         splits_are_stored = self._compare_splits()
+        self._compare_proposals()
         params = self._compare_candidates()
         for column in ("fit_mode", "trial_timeout", "search_timeout"):
             self._compare_column(column, column)
@@ -196,6 +197,20 @@ class _Comparison:
         if len(set(splitters)) > 1:
             raise _DifferenceError("cv", *map(_Shown, splitters))
         raise _DifferenceError("splits")
+
+    def _compare_proposals(self) -> None:
+        if self._asked.columns.get("space") is None:
+            return
+        if not self._is_equal("candidates"):
+            spaces = (found.space for found in (self._load("candidates", "combinations"), self._asked.candidates))
+            there, here = ((one.space.to_json(), list(one.objects)) for one in spaces if one is not None)
+            _compare("param_distributions", there, here, values=(_Shown("…"), _Shown("…")))
+        for column in ("sampler", "n_trials", "lookahead"):
+            self._compare_column(column, column)
+        # without a seed one was drawn for it, and another one now
+        if self._stored.asks_in_order or self._asked.columns["asks_in_order"]:
+            self._compare_column("asks_in_order", "whether random_state is given")
+            self._compare_column("seed", "random_state")
 
     def _compare_candidates(self) -> list[dict[str, Any]] | None:
         if self._is_equal("candidates"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Any
 
+from gridfleet.scheduler.submission.request import proposes
 from gridfleet.storage.errors import InvalidSearchError
 
 #: Combinations of one search: each is a row, a message and, while they are made, some kilobytes of memory per split.
@@ -27,6 +28,9 @@ def check_space(search: Any) -> None:
     InvalidSearchError
         Naming the argument that is empty or too large.
     """
+    if proposes(search):
+        search.proposals()  # says it
+        return
     for argument in ("param_grid", "param_distributions"):
         space = getattr(search, argument, None)
         if isinstance(space, (list, tuple)) and not space:
@@ -105,7 +109,7 @@ def _count_rows(X: Any) -> int:
 
 
 def _count_combinations(search: Any) -> int:
-    grid, draws = getattr(search, "param_grid", None), getattr(search, "n_iter", None)
+    grid, draws = getattr(search, "param_grid", None), getattr(search, "n_iter", getattr(search, "n_trials", None))
     if grid is not None:
         return _grid_size(grid)
     return draws if isinstance(draws, int) else 0

@@ -34,7 +34,7 @@ from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage import refits as refit_searches
 from gridfleet.storage import searches
 from gridfleet.storage.errors import PayloadGoneError
-from gridfleet.storage.params import column_kinds, params_to_json
+from gridfleet.storage.params import Kind, column_kinds
 from gridfleet.storage.payloads.format import size_of
 from gridfleet.storage.payloads.source_texts import source_texts
 from gridfleet.storage.payloads.store import PreparedPayload
@@ -63,6 +63,8 @@ OF_ONE_SEARCH = {
     *("id", "name", "state", "created_at", "started_at", "finished_at", "paused_at", "error"),
     *("signature", "refit_of", "model_key"),
 }
+#: Why trials that are proposed have no key by which their results are found again.
+NOT_REUSED = "trials that are proposed: who proposes them does not see into their values"
 #: Types of values that are equal wherever they are unpickled.
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
@@ -75,6 +77,7 @@ class _Prepared:
     candidates: Candidates
     archive: bytes | None
     payloads: list[PreparedPayload]
+    kinds: dict[str, Kind]
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ def store(
     columns = _columns(request, candidates, options, _digests(prepared.payloads, fleet.payloads.insert))
     columns["needs_python"] = _needs_python(prepared.payloads)
     keys = reuse_keys(prepared.evaluation, candidates, columns, prepared.archive)
-    columns |= {"reuse": reuse, "no_reuse": keys.no_reuse}
+    no_reuse = keys.no_reuse if request.proposals is None else NOT_REUSED
+    columns |= {"reuse": reuse, "no_reuse": no_reuse}
     what_ran = _WhatRan(source_texts(prepared.evaluation), commit_of_script(), options.tags)
     insert = functools.partial(
         _insert_with_payloads,
@@ -164,7 +168,7 @@ def store(
             handle, n_taken = insert(name)
     if reuse:
         _say_what_is_reused(n_taken, len(candidates.params), keys.no_reuse)
-    if n_taken == len(candidates.params):
+    if n_taken and n_taken == len(candidates.params):
         searches.finish_search(fleet.database, handle.id)
     return handle
 
@@ -192,12 +196,13 @@ def find_same(
 def candidates_of(request: SearchRequest) -> Candidates:
     """Return the combinations of a request, and how the best is chosen, as they are stored."""
     return Candidates(
-        params=list(request.candidates),
+        params=list(request.candidates) if request.proposals is None else [],
         refit=request.refit,
         refit_metric=request.refit_metric,
         return_train_score=bool(request.arguments.get("return_train_score")),
         error_score=request.arguments.get("error_score"),
         metrics=request.metrics,
+        space=None if request.proposals is None else request.proposals.given,
     )
 
 
@@ -231,7 +236,7 @@ def _prepare(fleet: Fleet, request: SearchRequest) -> _Prepared:
         what = "the archive of the script's modules"
         payloads.append(fleet.payloads.prepare(SOURCES, (archive, sources.folders), what=what))
         _say_size(payloads[-1], len(sources.files))
-    return _Prepared(evaluation, candidates, archive, payloads)
+    return _Prepared(evaluation, candidates, archive, payloads, column_kinds(request.shown))
 
 
 def _sent_arguments(request: SearchRequest) -> dict[str, Any]:
@@ -274,7 +279,7 @@ def _insert_with_payloads(
                 fleet,
                 gone,
                 columns,
-                prepared.candidates,
+                prepared,
                 what_ran,
                 keys,
                 name,
@@ -291,7 +296,7 @@ def _insert(
     fleet: Fleet,
     gone: Sequence[PreparedPayload],
     columns: dict[str, Any],
-    candidates: Candidates,
+    prepared: _Prepared,
     what_ran: _WhatRan,
     keys: Sequence[str | None],
     name: str | None,
@@ -301,7 +306,7 @@ def _insert(
     refits: bool,
 ) -> tuple[SearchHandle, int]:
     """Insert a search with its trials, its view and its refit, in one transaction; return how many took a result."""
-    kinds = column_kinds(map(params_to_json, candidates.params))
+    kinds = prepared.kinds
     first, pointed, n_taken = None, True, 0
     with fleet.database.write() as connection:
         fleet.payloads.insert_again(connection, gone)
@@ -313,7 +318,7 @@ def _insert(
         add_tags(connection, search_id, what_ran.tags)
         add_sources(connection, search_id, what_ran.sources)
         taken = find_results(connection, {key for key in keys if key is not None}) if reuse else {}
-        queue.create_trials(connection, search_id, candidates.params, queue.Reuse(keys, taken))
+        queue.create_trials(connection, search_id, prepared.candidates.params, queue.Reuse(keys, taken))
         if taken:
             n_taken = take_results(connection, search_id)
         create_search_view(connection, search_id, name, kinds)
@@ -415,6 +420,7 @@ def _columns(
         "session": this_session(),
         **digests,
         **installed_versions(),
+        **({} if request.proposals is None else request.proposals.columns()),
     }
 
 

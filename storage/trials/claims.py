@@ -36,7 +36,7 @@ def _taking(found: Update) -> Any:
         deadline_at=now(_RUNTIME_S + bindparam("grace_s", type_=Double)),
         started_at=now(),
         peak_memory_mb=bindparam("memory_mb", type_=Integer),
-    ).returning(Trial.id, Trial.search_id, Trial.number, Trial.attempt, Trial.structure_digest)
+    ).returning(Trial.id, Trial.search_id, Trial.number, Trial.attempt, Trial.structure_digest, Trial.sample)
 
 
 _CLAIM = _taking(update(Trial).where(Trial.id == bindparam("wanted_id"), WAITS)).where(queue.IS_FOR_PYTHON)
@@ -222,6 +222,7 @@ def claim_next(
         attempt=row.attempt,
         token=holder["holder_token"],
         structure_digest=row.structure_digest,
+        sample=row.sample,
     )
 
 
@@ -243,6 +244,7 @@ def _claim(database: Database, statement: Any, wanted: dict[str, Any], worker_id
         token=holder["holder_token"],
         search_id=row.search_id,
         structure_digest=row.structure_digest,
+        sample=row.sample,
         **{name: facts[name] for name in facts if name != "state"},
     )
 

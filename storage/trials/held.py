@@ -43,6 +43,12 @@ class Claim:
     keep_curves: bool
     refit_of: int | None = None
     model_key: str | None = None
+    space: str | None = None
+    sampler: str | None = None
+    seed: int | None = None
+    lookahead: int | None = None
+    asks_in_order: bool | None = None
+    sample: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ def create_trials(
     """Insert the trials of a search, all queued, in the transaction that inserts the search."""
     for start in range(0, len(candidates), ROWS_PER_STATEMENT):
         shown = [params_to_json(params) for params in candidates[start : start + ROWS_PER_STATEMENT]]
-        rows = [_new_row(number, params) for number, params in enumerate(shown, start)]
+        rows = [new_row(number, params) for number, params in enumerate(shown, start)]
         if reuse is not None:
             for row in rows:
                 row["reuse_key"] = key = reuse.keys[row["number"]]
@@ -178,7 +178,8 @@ def create_trials(
             connection.execute(create, {"of_search": search_id, "rows_as_json": f"[{','.join(map(_as_json, rows))}]"})
 
 
-def _new_row(number: int, shown: dict[str, Any]) -> dict[str, Any]:
+def new_row(number: int, shown: dict[str, Any]) -> dict[str, Any]:
+    """Return what differs between the new trials of a search; ``params`` are canonical JSON."""
     structural, params = structural_params(shown), canonical(shown)
     digest = digest_of(params)
     return {

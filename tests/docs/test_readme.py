@@ -37,7 +37,11 @@ def _run_as_a_script(page: str, name: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_no_page_but_these_has_python() -> None:
-    assert [page for page in PAGES if blocks(page, "python")] == ["README.md", "docs/scikit-learn.md"]
+    assert [page for page in PAGES if blocks(page, "python")] == [
+        "README.md",
+        "docs/scikit-learn.md",
+        "docs/searches.md",
+    ]
 
 
 def test_the_readme_s_script_and_its_commands_work(embedded_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,6 +63,11 @@ def test_the_readme_s_script_and_its_commands_work(embedded_home: Path, capsys: 
         answer, errors = capsys.readouterr()
         assert not left.value.code, f"{command}: {errors}"
         assert "first" in answer or command.split()[1] in ("sql", "doctor", "export")
+
+
+@pytest.mark.complete  # as the one of the README
+def test_the_block_of_the_page_on_searches_works(embedded_home: Path) -> None:
+    assert "'C':" in _run_as_a_script("docs/searches.md", "learned").stdout
 
 
 @pytest.mark.complete  # its two searches are like those of other tests

@@ -13,6 +13,7 @@ import pytest
 
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.storage.settings import Settings
+from tests.warm_scripts import WarmScript, warm_scripts
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -55,16 +56,22 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
     return run
 
 
-def start_script(folder: Path, code: str, **variables: str) -> subprocess.Popen[str]:
-    """Start a user's script in a folder, with nothing of the tests in its path."""
+def start_script(folder: Path, code: str, **variables: str) -> subprocess.Popen[str] | WarmScript:
+    """Start a user's script in a folder, with nothing of the tests in its path.
+
+    It is run by an interpreter of its own if that has to heed a variable as it starts.
+    """
     script = folder / "script.py"
     # a shell's background jobs ignore Ctrl-C, which children inherit; the scripts of a terminal do not
     heeds_ctrl_c = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     script.write_text(heeds_ctrl_c + textwrap.dedent(code))
+    environment = {**os.environ, **variables}
+    if not any(name.startswith("PYTHON") for name in variables):
+        return warm_scripts().start(script, cwd=folder, env=environment)
     return subprocess.Popen(
         [sys.executable, str(script)],
         cwd=folder,
-        env={**os.environ, **variables},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

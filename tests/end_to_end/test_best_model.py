@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from gridfleet import GridSearchCV, open_search, submit
+from gridfleet.scheduler.cli import main
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.errors import BestModelError, SearchNotFinishedError
 from gridfleet.storage.settings import Settings
@@ -212,6 +213,7 @@ def test_a_model_is_opened_and_saved_where_its_script_is_not(
     start_worker: Callable[..., Any],
     run_script: Callable[..., Any],
     tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     start_worker(configured)
     folder = tmp_path / "of_the_script"
@@ -223,10 +225,9 @@ def test_a_model_is_opened_and_saved_where_its_script_is_not(
 
     np.testing.assert_array_equal(open_search("own").predict(rows), predicted)
     saved = tmp_path / "saved"
-    command = subprocess.run(
-        [sys.executable, "-m", "gridfleet", "best", "own", "--save", str(saved)], capture_output=True, text=True
-    )
-    assert command.returncode == 0, command.stderr
+    with pytest.raises(SystemExit) as left:  # of the command, in this process: it has the script's modules no more
+        main.main(["best", "own", "--save", str(saved)])
+    assert not left.value.code, capsys.readouterr().err
     assert {file.name for file in saved.iterdir()} == {"MODEL.md", "estimator.joblib", "model.keras", "predict.py"}
     told = (saved / "MODEL.md").read_text()
     for part in ("kerasclassifier__model__units=2", "| Keras | 3.", "python predict.py rows.csv", "model.keras"):

@@ -25,6 +25,7 @@ from gridfleet.scheduler.submission.this_process import warn_of_other_variables
 from gridfleet.storage.settings import Settings
 from tests.end_to_end.conftest import REPOSITORY, start_script
 from tests.end_to_end.models import Touching
+from tests.warm_scripts import COMMAND, warm_scripts
 
 #: A fleet that starts on a machine with eight times as much to do as it can.
 PATIENCE_S = 180
@@ -162,8 +163,7 @@ def test_two_scripts_of_a_folder_share_one_fleet_which_goes_on_with_another_numb
         with pytest.warns(UserWarning, match="OMP_DYNAMIC is not set here and 'false' there"):
             warn_of_other_variables(connect())
 
-        up = [sys.executable, "-m", "gridfleet", "up", "--workers", "1"]
-        changed = subprocess.run(up, capture_output=True, text=True, cwd=embedded_home)
+        changed = warm_scripts().run(COMMAND, "up", "--workers", "1", cwd=embedded_home)
 
         assert changed.returncode == 0
         assert changed.stderr.startswith(f"gridfleet: the fleet in {home} goes on with 1 worker process; what runs ")
@@ -228,7 +228,7 @@ for verbose in (0, 1):
 """
     (embedded_home / "script.py").write_text(code)
     ours, theirs = pty.openpty()
-    with subprocess.Popen([sys.executable, "script.py"], stdout=theirs, stderr=theirs, cwd=embedded_home) as script:
+    with warm_scripts().start(embedded_home / "script.py", terminal=theirs, cwd=embedded_home) as script:
         os.close(theirs)
         shown = b""
         while True:
@@ -305,8 +305,9 @@ def test_a_fleet_lingers_for_the_next_script_and_is_ended_by_down(
     assert json.loads((home / "fleet.json").read_text()) == fleet
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "gridfleet", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=embedded_home)
+        done = warm_scripts().run(COMMAND, *arguments, cwd=embedded_home)
+        assert done.returncode == 0, done.stderr
+        return done
 
     (shown,) = [one for one in json.loads(run("ps", "--json").stdout) if one["folder"] == str(home)]
     assert (shown["pid"], shown["n_workers"], shown["searches"]) == (fleet["pid"], 1, [])

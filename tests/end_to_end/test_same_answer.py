@@ -69,26 +69,26 @@ class TwoInputs(KerasClassifier):
         return FunctionTransformer(lambda X: {"left": X[:, :3], "right": X[:, 3:]})
 
 
-def test_a_keras_model_of_two_inputs_scores_as_in_scikit_learn(module_fleet: None, no_variables: None) -> None:
+def test_a_keras_model_of_two_inputs_scores_as_in_scikit_learn(module_fleet: Settings) -> None:
     model = TwoInputs(model=create_model_of_two_inputs, epochs=2, batch_size=16, verbose=0, random_state=42)
     options = {"cv": 2, "scoring": "neg_log_loss", "error_score": "raise", "refit": False}
     space = {"model__units": [2]}
     theirs = model_selection.GridSearchCV(model, space, **options).fit(*PIMA)
 
-    ours = gridfleet.GridSearchCV(model, space, **options, verbose=0, n_jobs=2).fit(*PIMA)
+    ours = gridfleet.GridSearchCV(model, space, **options, verbose=0).fit(*PIMA)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 
 
 @pytest.mark.complete
-def test_keras_scores_in_floats_of_64_bits_equal_those_of_scikit_learn(module_fleet: None, no_variables: None) -> None:
+def test_keras_scores_in_floats_of_64_bits_equal_those_of_scikit_learn(module_fleet: Settings) -> None:
     from keras import config
 
     options = {"cv": 2, "scoring": "neg_log_loss"}
     config.set_floatx("float64")
     try:
         theirs = model_selection.GridSearchCV(keras_classifier(), {"epochs": [2]}, **options).fit(*PIMA)
-        ours = gridfleet.GridSearchCV(keras_classifier(), {"epochs": [2]}, **options, verbose=0, n_jobs=2).fit(*PIMA)
+        ours = gridfleet.GridSearchCV(keras_classifier(), {"epochs": [2]}, **options, verbose=0).fit(*PIMA)
     finally:
         config.set_floatx("float32")
 
@@ -111,19 +111,19 @@ def own_loss(y_true, y_pred):
 
 # Keras, of the optimizer of each copy
 @pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer:UserWarning")
-def test_a_model_with_a_layer_of_the_script_scores_as_in_scikit_learn(module_fleet: None, no_variables: None) -> None:
+def test_a_model_with_a_layer_of_the_script_scores_as_in_scikit_learn(module_fleet: Settings) -> None:
     built = keras.Sequential([keras.Input((8,)), Doubling(), keras.layers.Dense(1, activation="sigmoid")])
     built.compile(loss=own_loss, optimizer="sgd")
     model, space = KerasClassifier(model=built, verbose=0, random_state=42), {"epochs": [3]}
     options = {"cv": 2, "error_score": "raise", "refit": False}
     theirs = model_selection.GridSearchCV(model, space, **options).fit(*PIMA)
 
-    ours = gridfleet.GridSearchCV(model, space, **options, verbose=0, n_jobs=2).fit(*PIMA)
+    ours = gridfleet.GridSearchCV(model, space, **options, verbose=0).fit(*PIMA)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 
 
-def test_the_refit_stops_where_trials_do_whatever_was_made_before(module_fleet: None, no_variables: None) -> None:
+def test_the_refit_stops_where_trials_do_whatever_was_made_before(module_fleet: Settings) -> None:
     from keras.callbacks import EarlyStopping
     from keras.metrics import AUC
 
@@ -134,7 +134,7 @@ def test_the_refit_stops_where_trials_do_whatever_was_made_before(module_fleet: 
         model=create_model_with_auc, epochs=6, validation_split=0.2, callbacks=[stop], verbose=0, random_state=1
     )
 
-    search = gridfleet.GridSearchCV(model, {"batch_size": [64]}, cv=2, verbose=0, n_jobs=2).fit(*PIMA)
+    search = gridfleet.GridSearchCV(model, {"batch_size": [64]}, cv=2, verbose=0).fit(*PIMA)
 
     assert len(search.best_estimator_.history_["loss"]) == 3
     assert AUC().name not in {*before, "auc"}
@@ -181,14 +181,14 @@ LET_OUT: dict[str, tuple[Complains, Any]] = {
 
 
 @pytest.mark.parametrize("case", LET_OUT)
-def test_what_scikit_learn_lets_out_of_fit_arrives_as_itself(module_fleet: None, no_variables: None, case: str) -> None:
+def test_what_scikit_learn_lets_out_of_fit_arrives_as_itself(module_fleet: Settings, case: str) -> None:
     estimator, error_score = LET_OUT[case]
     options = {"param_grid": {"c": [0, 1]}, "cv": 2, "error_score": error_score}
     with pytest.raises(Exception, match=r".") as theirs:
         model_selection.GridSearchCV(estimator, **options).fit(*IRIS)
 
     with pytest.raises(type(theirs.value)) as ours:
-        gridfleet.GridSearchCV(estimator, **options, verbose=0, n_jobs=2).fit(*IRIS)
+        gridfleet.GridSearchCV(estimator, **options, verbose=0).fit(*IRIS)
 
     def without_address(text: str) -> str:
         return re.sub("0x[0-9a-f]+", "", text)
@@ -200,7 +200,7 @@ def test_what_scikit_learn_lets_out_of_fit_arrives_as_itself(module_fleet: None,
 
 
 @pytest.mark.parametrize("action", ["error", "ignore", "always"])
-def test_warning_filters_of_the_script_hold_on_the_workers(module_fleet: None, no_variables: None, action: str) -> None:
+def test_warning_filters_of_the_script_hold_on_the_workers(module_fleet: Settings, action: str) -> None:
     space = {"c": [2, 1]}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
@@ -209,7 +209,7 @@ def test_warning_filters_of_the_script_hold_on_the_workers(module_fleet: None, n
         n_theirs = len(caught)
         caught.clear()
 
-        ours = gridfleet.GridSearchCV(Complains(), space, cv=2, refit=False, verbose=0, n_jobs=2).fit(*IRIS)
+        ours = gridfleet.GridSearchCV(Complains(), space, cv=2, refit=False, verbose=0).fit(*IRIS)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert ours.best_params_ == {"c": 1 if action == "error" else 2}
@@ -218,8 +218,8 @@ def test_warning_filters_of_the_script_hold_on_the_workers(module_fleet: None, n
     assert texts == ([(FutureWarning, "two is much (in 2 of 4 fits)")] if action == "always" else [])
 
 
-def test_verbose_prints_the_lines_of_each_fit(module_fleet: None, no_variables: None, capsys: Any) -> None:
-    gridfleet.GridSearchCV(Complains(), {"c": [0, 1]}, cv=2, refit=False, verbose=3, n_jobs=2).fit(*IRIS)
+def test_verbose_prints_the_lines_of_each_fit(module_fleet: Settings, capsys: Any) -> None:
+    gridfleet.GridSearchCV(Complains(), {"c": [0, 1]}, cv=2, refit=False, verbose=3).fit(*IRIS)
 
     out, err = capsys.readouterr()
     assert len(re.findall(r"^\[CV [12]/2\] END \.+c=[01];, score=0\.500 total time= +[\d.]+s$", out, re.M)) == 4
@@ -266,37 +266,28 @@ SEARCHES: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def module_fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Start one embedded fleet for the searches that need no Keras."""
-    patch = pytest.MonkeyPatch()
-    patch.chdir(tmp_path_factory.mktemp("same-answer"))
-    yield
-    patch.undo()
-
-
 @pytest.mark.parametrize("case", SEARCHES)
-def test_scores_equal_those_of_scikit_learn(module_fleet: None, no_variables: None, case: str) -> None:
+def test_scores_equal_those_of_scikit_learn(module_fleet: Settings, case: str) -> None:
     estimator, space, (X, y), options, fit_params = SEARCHES[case]
     options = {"cv": 2, **options, "refit": False}
     theirs = model_selection.GridSearchCV(estimator, space, **options).fit(X, y, **fit_params)
 
-    ours = gridfleet.GridSearchCV(estimator, space, **options, verbose=0, n_jobs=2).fit(X, y, **fit_params)
+    ours = gridfleet.GridSearchCV(estimator, space, **options, verbose=0).fit(X, y, **fit_params)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 
 
-def test_a_randomized_search_draws_the_same_combinations(module_fleet: None, no_variables: None) -> None:
+def test_a_randomized_search_draws_the_same_combinations(module_fleet: Settings) -> None:
     arguments: dict[str, Any] = {"n_iter": 4, "random_state": 7, "return_train_score": True, "cv": 2, "refit": False}
     space = {"C": scipy.stats.loguniform(1e-2, 1e2), "kernel": ["rbf", "linear"]}
     theirs = model_selection.RandomizedSearchCV(SVC(), space, **arguments).fit(*IRIS)
 
-    ours = gridfleet.RandomizedSearchCV(SVC(), space, **arguments, verbose=0, n_jobs=2).fit(*IRIS)
+    ours = gridfleet.RandomizedSearchCV(SVC(), space, **arguments, verbose=0).fit(*IRIS)
 
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 
 
-def test_scikit_learns_own_classes_run_on_the_fleet(module_fleet: None, no_variables: None) -> None:
+def test_scikit_learns_own_classes_run_on_the_fleet(module_fleet: Settings) -> None:
     theirs = model_selection.GridSearchCV(SVC(), {"C": [1, 10]}, refit=False).fit(*IRIS)
     register_joblib_backend()
 
@@ -308,10 +299,10 @@ def test_scikit_learns_own_classes_run_on_the_fleet(module_fleet: None, no_varia
 
 
 def test_a_named_search_in_a_cross_validation_and_fitted_again_scores_as_in_scikit_learn(
-    module_fleet: None, no_variables: None, capsys: pytest.CaptureFixture[str]
+    module_fleet: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = model_selection.GridSearchCV(SVC(), {"C": [0.01, 10]}, cv=2)
-    ours = gridfleet.GridSearchCV(SVC(), {"C": [0.01, 10]}, cv=2, verbose=0, n_jobs=2, name="inner")
+    ours = gridfleet.GridSearchCV(SVC(), {"C": [0.01, 10]}, cv=2, verbose=0, name="inner")
 
     np.testing.assert_array_equal(cross_val_score(ours, *IRIS, cv=2), cross_val_score(theirs, *IRIS, cv=2))
     assert "is taken" not in capsys.readouterr().err
@@ -322,7 +313,7 @@ def test_a_named_search_in_a_cross_validation_and_fitted_again_scores_as_in_scik
     assert gridfleet.open_search("inner").best_score_ == theirs.best_score_
 
 
-def test_the_rounds_of_a_halving_search_run_again_are_named_after_it(module_fleet: None, no_variables: None) -> None:
+def test_the_rounds_of_a_halving_search_run_again_are_named_after_it(module_fleet: Settings) -> None:
     register_joblib_backend()
     search = model_selection.HalvingGridSearchCV(SVC(), {"C": [0.1, 1, 10]}, min_resources=50, refit=False)
     for _ in range(2):
@@ -333,11 +324,11 @@ def test_the_rounds_of_a_halving_search_run_again_are_named_after_it(module_flee
     assert names == ["halving-2", "halving-round-2", "halving-2-round-2"]
 
 
-def test_a_handle_gives_what_fit_gives(module_fleet: None, no_variables: None) -> None:
+def test_a_handle_gives_what_fit_gives(module_fleet: Settings) -> None:
     space = {"C": [0.01, 10, 1]}
     theirs = model_selection.GridSearchCV(SVC(), space, refit=False).fit(*IRIS)
 
-    search = gridfleet.GridSearchCV(SVC(), space, n_jobs=2, refit=False)
+    search = gridfleet.GridSearchCV(SVC(), space, refit=False)
     handle = gridfleet.submit(search, *IRIS, name="handle").wait(120)
 
     assert_same_results(handle.cv_results_, theirs.cv_results_)

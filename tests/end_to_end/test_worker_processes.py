@@ -136,7 +136,7 @@ def test_what_a_models_code_leaves_running_ends_with_its_process(
     assert not left.is_running()
 
 
-@pytest.mark.parametrize("method", ["fork without a template", "spawn"])
+@pytest.mark.parametrize("method", ["spawn", pytest.param("fork without a template", marks=pytest.mark.complete)])
 def test_processes_start_as_fresh_interpreters_too(
     method: str, fleet: Any, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:

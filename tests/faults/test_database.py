@@ -57,7 +57,7 @@ WRITES = 30
 N_RECONCILERS = 4
 LOST = 100
 #: Trials of a search that is killed while it is stored, and how often.
-LARGE = 1_500
+LARGE = 600
 KILLS = 3
 
 

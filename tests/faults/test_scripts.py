@@ -79,34 +79,3 @@ def test_error_score_raise_raises_the_models_own_error(
 
     with pytest.raises(ValueError, match="value=7 does not suit me"):
         search(tmp_path, [7], then="raise", error_score="raise", verbose=0).fit(X, Y)
-
-
-def test_a_script_that_imported_keras_first_may_speak_tls_to_its_database(tmp_path: Path) -> None:
-    # TensorFlow exports symbols of its own TLS library, which crashed psycopg's at the first connection
-    code = """
-import socket, threading
-import keras
-from gridfleet.storage.database.connection import Database
-from gridfleet.storage.settings import Settings
-
-def serve(listener):
-    # as much of PostgreSQL's protocol as it takes to begin TLS
-    connection, _ = listener.accept()
-    connection.recv(8)
-    connection.sendall(b"S")
-    print("TLS began:", connection.recv(1024)[:2] == bytes([22, 3]), flush=True)
-    connection.close()
-
-listener = socket.create_server(("127.0.0.1", 0))
-threading.Thread(target=serve, args=(listener,), daemon=True).start()
-url = f"postgresql+psycopg://u@127.0.0.1:{listener.getsockname()[1]}/d?sslmode=require"
-try:
-    Database(Settings(database_url=url)).check()
-except ConnectionError as error:
-    print("refused:", type(error).__name__)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
-
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "TLS began: True" in done.stdout
-    assert "refused: DatabaseUnreachableError" in done.stdout

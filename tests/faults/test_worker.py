@@ -244,7 +244,9 @@ def test_a_process_that_hangs_with_the_interpreters_lock_is_replaced(
 def test_a_model_that_does_not_stop_by_itself_is_stopped_at_its_time_limit(
     hang: str, fleet: Fleet, configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
-    start_worker(configured.replace(lease_s=3.0, heartbeat_s=0.5))
+    start_worker(
+        configured.replace(lease_s=3.0, heartbeat_s=0.5), **sooner({"gridfleet.worker.trial.interrupter.LEAVE_S": 1})
+    )
     submit(search(tmp_path, [0]), X, Y).wait(90)  # so that the time limit is not spent on imports
 
     handle = submit(search(tmp_path, [1], then=hang, trial_timeout=1), X, Y).wait(90)
@@ -388,11 +390,13 @@ def test_processes_that_end_one_after_the_other_do_not_keep_the_main_process_bus
 
 
 @pytest.mark.parametrize("backend", ["sqlite"])
-def test_a_script_that_used_tensorflow_before_it_submits_is_evaluated(
+def test_a_script_that_used_tensorflow_first_may_speak_tls_to_its_database_and_is_evaluated(
     configured: Settings, start_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
     start_worker(configured)
+    # TensorFlow exports symbols of its own TLS library, which crashed psycopg's at the first connection
     code = textwrap.dedent("""
+        import socket, threading
         import numpy as np
         import tensorflow as tf
 
@@ -400,6 +404,24 @@ def test_a_script_that_used_tensorflow_before_it_submits_is_evaluated(
 
         from scikeras.wrappers import KerasClassifier
         from gridfleet import GridSearchCV
+        from gridfleet.storage.database.connection import Database
+        from gridfleet.storage.settings import Settings
+
+        def serve(listener):
+            # as much of PostgreSQL's protocol as it takes to begin TLS
+            connection, _ = listener.accept()
+            connection.recv(8)
+            connection.sendall(b"S")
+            print("TLS began:", connection.recv(1024)[:2] == bytes([22, 3]), flush=True)
+            connection.close()
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=serve, args=(listener,), daemon=True).start()
+            url = f"postgresql+psycopg://u@127.0.0.1:{listener.getsockname()[1]}/d?sslmode=require"
+            try:
+                Database(Settings(database_url=url)).check()
+            except ConnectionError as error:
+                print("refused:", type(error).__name__)
 
         def create_model(units):
             model = tf.keras.Sequential([tf.keras.Input((3,)), tf.keras.layers.Dense(units)])
@@ -413,10 +435,11 @@ def test_a_script_that_used_tensorflow_before_it_submits_is_evaluated(
         print(float(total), np.isfinite(search.cv_results_["mean_test_score"]).sum())
     """)
 
-    with start_script(tmp_path, code) as script:
+    # an interpreter of its own, for what is imported first is the point
+    with start_script(tmp_path, code, PYTHONUNBUFFERED="1") as script:
         output, errors = script.communicate(timeout=240)
 
-    assert output.splitlines()[-1:] == ["16.0 2"], errors[-2000:]
+    assert output.splitlines() == ["TLS began: True", "refused: DatabaseUnreachableError", "16.0 2"], errors[-2000:]
 
 
 def test_a_worker_refuses_root_outside_a_container_unless_told(

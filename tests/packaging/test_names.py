@@ -24,6 +24,7 @@ PUBLIC_NAMES = {
     "DataRef",
     "GridSearchCV",
     "GridfleetError",
+    "OptunaSearchCV",
     "RandomizedSearchCV",
     "SearchHandle",
     "__version__",

@@ -25,6 +25,7 @@ from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
 from tests.helps import helps
 from tests.stored_searches import WORKERS, claim, record, store_search, switch_triggers_off
+from tests.warm_scripts import COMMAND, warm_scripts
 
 #: pydantic is not among them: typer imports it by itself where it is installed.
 HEAVY = (
@@ -434,7 +435,7 @@ def test_up_is_not_for_a_configured_fleet(gridfleet, fleet):
 
 
 def test_submit_and_wait_on_an_embedded_fleet(embedded_home, search_file, gridfleet):
-    done = subprocess.run(_program("submit", str(search_file), "--wait"), capture_output=True, text=True)
+    done = warm_scripts().run(COMMAND, "submit", search_file, "--wait")
     assert done.returncode == 0, done.stderr
     queued, best = done.stdout.splitlines()
     assert queued == "search trees is queued: 4 trials"

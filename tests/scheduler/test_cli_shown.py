@@ -27,6 +27,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import Attempt, Search
 from gridfleet.storage.settings import Settings
 from tests.stored_searches import WORKERS, claim, record, store_search, switch_triggers_off
+from tests.warm_scripts import COMMAND, warm_scripts
 
 Gridfleet = Callable[..., tuple[int, str, str]]
 
@@ -49,7 +50,7 @@ def at_terminal(*arguments: str, columns: int = 80, kind: str = "dumb") -> list[
     environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")} | {
         "TERM": kind
     }
-    done = subprocess.run([sys.executable, "-P", "-m", "gridfleet", *arguments], stdout=terminal, env=environment)
+    done = warm_scripts().run(COMMAND, *arguments, terminal=terminal, env=environment)
     os.close(terminal)
     reading.join()
     os.close(controller)

@@ -55,45 +55,45 @@ def test_csv_cells_are_no_formulas_and_numbers_stay_numbers(gridfleet, pima, tex
     assert row[1:] == ["-1", "-0.5"]
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "DELETE FROM trials",
-        "UPDATE searches SET name = 'x'",
-        "INSERT INTO curves VALUES (1, 0, 'x', '{0}')",
-        "CREATE TABLE x (y INTEGER)",
-        "DROP VIEW leaderboard",
-        "SELECT 1; DELETE FROM curves",
-        "COMMIT; DELETE FROM curves",
-        "COMMIT",
-        "WITH gone AS (DELETE FROM curves RETURNING *) SELECT * FROM gone",
-        "SET default_transaction_read_only = off",
-        "SET TRANSACTION READ WRITE",
-        "COPY (SELECT 1) TO PROGRAM 'touch stolen'",
-        "COPY (SELECT 1) TO '/tmp/gridfleet-stolen'",
-        "DO $$ BEGIN DELETE FROM curves; END $$",
-        "SELECT lo_from_bytea(0, 'x')",
-        "PRAGMA query_only = OFF",
-        "PRAGMA journal_mode = DELETE",
-        "ATTACH DATABASE 'stolen.db' AS stolen",
-        "VACUUM INTO 'stolen.db'",
-        "SELECT load_extension('x')",
-        "",
-        " ; ",
-        "SELECT * FROM nowhere",
-    ],
+CHANGES = (
+    "DELETE FROM trials",
+    "UPDATE searches SET name = 'x'",
+    "INSERT INTO curves VALUES (1, 0, 'x', '{0}')",
+    "CREATE TABLE x (y INTEGER)",
+    "DROP VIEW leaderboard",
+    "SELECT 1; DELETE FROM curves",
+    "COMMIT; DELETE FROM curves",
+    "COMMIT",
+    "WITH gone AS (DELETE FROM curves RETURNING *) SELECT * FROM gone",
+    "SET default_transaction_read_only = off",
+    "SET TRANSACTION READ WRITE",
+    "COPY (SELECT 1) TO PROGRAM 'touch stolen'",
+    "COPY (SELECT 1) TO '/tmp/gridfleet-stolen'",
+    "DO $$ BEGIN DELETE FROM curves; END $$",
+    "SELECT lo_from_bytea(0, 'x')",
+    "PRAGMA query_only = OFF",
+    "PRAGMA journal_mode = DELETE",
+    "ATTACH DATABASE 'stolen.db' AS stolen",
+    "VACUUM INTO 'stolen.db'",
+    "SELECT load_extension('x')",
+    "",
+    " ; ",
+    "SELECT * FROM nowhere",
 )
-def test_sql_can_change_nothing(gridfleet, pima, database, query, tmp_path, monkeypatch):
+
+
+def test_sql_can_change_nothing(gridfleet, pima, database, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = _everything(database)
 
-    status, shown, said = gridfleet("sql", query)
+    for query in CHANGES:
+        status, shown, said = gridfleet("sql", query)
 
-    assert (status, shown) == (1, "")
-    assert said.startswith("gridfleet: ")
-    assert said.count("\n") == 1
-    assert _everything(database) == before
-    assert not list(tmp_path.glob("stolen*"))
+        assert (status, shown) == (1, ""), query
+        assert said.startswith("gridfleet: ")
+        assert said.count("\n") == 1
+        assert _everything(database) == before, query
+        assert not list(tmp_path.glob("stolen*")), query
 
 
 def _everything(database):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CompletedProcess
 from threading import Barrier
 from typing import Any
 
@@ -31,6 +30,7 @@ from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import SplitResult, TrialResult
 from gridfleet.storage.trials import claims, transitions
 from gridfleet.storage.trials.held import Held
+from tests.warm_scripts import two_hash_seeds
 
 X, Y = np.arange(48.0).reshape(24, 2), np.arange(24) % 2
 
@@ -335,16 +335,16 @@ except NameTakenError as error:
 
 
 def test_a_class_of_the_script_is_the_same_in_another_process(connected: Fleet, tmp_path: Path) -> None:
-    def run(seed: int, *, change: int = 0) -> str:
+    def run(start: Callable[[Path], CompletedProcess[str]], *, change: int = 0) -> str:
         (tmp_path / "script.py").write_text(SCRIPT.replace("CHANGE", str(change)))
-        environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
-        command = [sys.executable, str(tmp_path / "script.py")]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        done = start(tmp_path / "script.py")
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    assert [run(1), run(2)] == ["1", "1"]
-    assert run(3, change=1) == "name='own' is taken by search 1, which differs in code of Own; choose another"
+    with two_hash_seeds() as (first, second):
+        assert [run(first), run(second)] == ["1", "1"]
+        differs = run(second, change=1)
+    assert differs == "name='own' is taken by search 1, which differs in code of Own; choose another"
 
 
 def test_what_can_not_be_seen_into_is_no_reason_to_go_on(connected: Fleet) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from gridfleet.storage.schema import Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.versions import installed_versions
 from tests.scheduler.test_resume import finish, record, trials_of
+from tests.warm_scripts import two_hash_seeds
 
 X, Y = np.arange(48.0).reshape(24, 2), np.arange(24) % 2
 
@@ -225,19 +224,18 @@ print(submit(search, X, y).id)
 def test_code_of_a_script_and_its_modules_is_found_from_another_process(connected: Fleet, tmp_path: Path) -> None:
     module = "from sklearn.preprocessing import StandardScaler\nclass Kept(StandardScaler):\n    pass\n"
 
-    def run(seed: int, factor: int = 3, module: str = module) -> list[bool]:
+    def run(start: Callable[[Path], CompletedProcess[str]], factor: int = 3, module: str = module) -> list[bool]:
         (tmp_path / "script.py").write_text(SCRIPT.replace("FACTOR", str(factor)))
         (tmp_path / "own_models.py").write_text(module)
-        environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
-        command = [sys.executable, str(tmp_path / "script.py")]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        done = start(tmp_path / "script.py")
         assert done.returncode == 0, done.stderr
         handle = SearchHandle(connected, int(done.stdout), "")
         found = [trial is not None for trial in taken(connected, handle)]
         finish(connected, handle.id)
         return found
 
-    assert run(1) == [False, False]
-    assert run(2) == [True, True]
-    assert run(3, factor=4) == [False, False]
-    assert run(4, module=module + "\n    two = 2\n") == [False, False]
+    with two_hash_seeds() as (first, second):
+        assert run(first) == [False, False]
+        assert run(second) == [True, True]
+        assert run(second, factor=4) == [False, False]
+        assert run(first, module=module + "\n    two = 2\n") == [False, False]

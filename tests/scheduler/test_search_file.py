@@ -128,6 +128,21 @@ def test_a_random_search_draws_from_distributions(folder):
     assert space["kernel"] == ["rbf", "no"]
 
 
+def test_a_search_that_learns(folder):
+    file = folder / "learns.yaml"
+    file.write_text(
+        "model: sklearn.svm.SVC\ndata: {file: flowers.csv, target: kind}\nstrategy: optuna\nn_trials: 30\n"
+        "lookahead: 4\nrandom_state: 3\nsampler: {name: tpe, n_startup_trials: 5}\n"
+        "space: {C: {loguniform: [1e-4, 1E3]}, kernel: [rbf]}\n"
+    )
+
+    proposals = _load(file).search.proposals()
+
+    assert (proposals.n_trials, proposals.lookahead, proposals.seed, proposals.asks_in_order) == (30, 4, 3, True)
+    assert proposals.sampler.to_json() == '{"name":"tpe","n_startup_trials":5}'
+    assert list(proposals.given.space.branches[0]) == ["C", "kernel"]
+
+
 def test_several_grids(folder):
     spaces = [{"kernel": ["linear"]}, {"kernel": ["rbf"], "gamma": [0.1, 1]}]
 
@@ -172,7 +187,7 @@ def test_data_files(folder, data):
         ({"model": None}, "`model` is missing; it is: models.py:function"),
         ({"data": {"target": "kind"}}, "line 3: `data.file` is missing"),
         ({"name": 3}, "line 1: `name` is 3; input should be a valid string"),
-        ({"strategy": "gird"}, "`strategy` is 'gird'; input should be 'grid' or 'random'"),
+        ({"strategy": "gird"}, "`strategy` is 'gird'; input should be 'grid', 'random' or 'optuna'"),
         ({"wrapper": "keras"}, "`wrapper` is 'keras'; input should be 'classifier' or 'regressor'"),
         ({"random_state": "x"}, "`random_state` is 'x'"),
         ({"space": {}}, "`space` is empty"),
@@ -185,6 +200,10 @@ def test_data_files(folder, data):
         ({"space": {"C": {"uniform": [0, 1]}}}, "line 7: `space.C` is a distribution; a grid needs lists"),
         ({"n_iter": 3}, "`n_iter` is for `strategy: random`"),
         ({"strategy": "random", "n_iter": 0}, "`n_iter` is 0"),
+        ({"strategy": "optuna", "n_trials": 0}, "`n_trials` is 0"),
+        ({"strategy": "optuna", "n_iter": 3}, "`n_iter` is for `strategy: random`; write `n_trials`"),
+        ({"strategy": "optuna", "reuse": True}, "`reuse` is not for `strategy: optuna`"),
+        ({"sampler": "tpe"}, "`sampler` is for `strategy: optuna`"),
         ({"cv": 1}, "`cv` is 1; it needs at least 2 splits"),
         ({"cv": "three"}, "`cv` is 'three'; write a number of splits"),
         ({"cv": {"splitter": "StratifedKFold"}}, "did you mean 'StratifiedKFold'?"),

@@ -1,12 +1,9 @@
-"""One embedded fleet for all of scikit-learn's tests; what can't hold on a fleet is listed in exceptions.py."""
+"""One fleet for all of scikit-learn's tests; what can't hold on a fleet is listed in exceptions.py."""
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import without_tensorflow
 from tests.scikit_learn.exceptions import COMPLETE, EXCEPTIONS
 
 #: Parameter sets of one test, each of which runs up to ten searches, that every run tries.
@@ -14,14 +11,10 @@ OF_ONE_TEST = 1
 
 
 @pytest.fixture(scope="package", autouse=True)
-def fleet_of_the_session(tmp_path_factory):
-    """Start the fleet in a folder of its own, which ends with this process."""
-    before = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("scikit-learn"))
-    with pytest.MonkeyPatch.context() as patch:
-        without_tensorflow(patch)
+def fleet_of_the_package(fleet_of_many):
+    """Start the fleet."""
+    with fleet_of_many():
         yield
-    os.chdir(before)
 
 
 def pytest_collection_modifyitems(items):

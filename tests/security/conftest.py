@@ -1,4 +1,4 @@
-"""A fleet as deploy/ makes it: its three database roles, its broker's rights, real passwords."""
+"""A fleet as deploy/ makes it: its database roles, its broker's rights, real passwords."""
 
 from __future__ import annotations
 
@@ -31,9 +31,19 @@ __all__ = ["configured", "fleet", "gridfleet", "use_fleet"]
 
 REPOSITORY = Path(__file__).parents[2]
 #: The roles of deploy/database/roles.sh: who submits and migrates, who evaluates and reconciles, who reads.
-ROLES = {"owner": "gridfleet", "worker": "gridfleet_worker", "reporter": "gridfleet_reporter"}
+ROLES = {
+    "owner": "gridfleet",
+    "worker": "gridfleet_worker",
+    "scheduler": "gridfleet_scheduler",
+    "reporter": "gridfleet_reporter",
+}
 #: The secret files that roles.sh reads.
-SECRET_OF = {"owner": "database", "worker": "database_worker", "reporter": "database_reporter"}
+SECRET_OF = {
+    "owner": "database",
+    "worker": "database_worker",
+    "scheduler": "database_scheduler",
+    "reporter": "database_reporter",
+}
 
 
 @dataclass(frozen=True)
@@ -171,10 +181,11 @@ def guarded_broker(tmp_path: Path) -> Iterator[GuardedBroker]:
 
 @dataclass(frozen=True)
 class DeployedFleet:
-    """The settings of the three roles of one fleet."""
+    """The settings of the roles of one fleet."""
 
     owner: Settings
     worker: Settings
+    scheduler: Settings
     reporter: Settings
 
 
@@ -196,7 +207,10 @@ def deployed(roled_database: RoledDatabase, guarded_broker: GuardedBroker, tmp_p
         )
 
     return DeployedFleet(
-        owner=settings("owner"), worker=settings("worker").for_workers(), reporter=settings("reporter").for_workers()
+        owner=settings("owner"),
+        worker=settings("worker").for_workers(),
+        scheduler=settings("scheduler").for_workers(),
+        reporter=settings("reporter").for_workers(),
     )
 
 

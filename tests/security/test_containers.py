@@ -107,7 +107,7 @@ def test_each_service_has_the_secrets_of_its_work_and_no_others() -> None:
         for name, service in SERVICES.items()
     }
 
-    scheduler = {"gridfleet_broker_password", "gridfleet_database_worker_password"}
+    scheduler = {"gridfleet_broker_password", "gridfleet_database_scheduler_password"}
     submitter = {"gridfleet_broker_password", "gridfleet_secret_key", "gridfleet_database_password"}
     assert has == {
         "broker": {"gridfleet_broker_password"},
@@ -115,7 +115,10 @@ def test_each_service_has_the_secrets_of_its_work_and_no_others() -> None:
         "migrate": {"gridfleet_database_password"},
         "scheduler": scheduler,
         # not the secret key: trials run there
-        "worker": {*scheduler, "gridfleet_public_key", "gridfleet_worker_key"},
+        "worker": {
+            *("gridfleet_broker_password", "gridfleet_database_worker_password"),
+            *("gridfleet_public_key", "gridfleet_worker_key"),
+        },
         "reporter": {"gridfleet_database_reporter_password", "gridfleet_page_password"},
         "demo": submitter,
     }

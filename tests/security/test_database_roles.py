@@ -16,8 +16,9 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Trial
 from gridfleet.storage.search_views import point_view
+from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer, Verifier
-from gridfleet.storage.trials import transitions
+from gridfleet.storage.trials import proposed, transitions
 from gridfleet.storage.trials.held import Held
 from tests.security.conftest import ROLES, DeployedFleet, RoledDatabase
 from tests.storage import conftest as stored
@@ -120,7 +121,7 @@ CHANGED_BY_WORKERS = {
     "searches": {"state", "started_at", "finished_at", "paused_at", "error"},
     "trials": {column.name for column in Trial.__table__.columns}
     - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at", "lease_expires_at"}
-    - {"reuse_key", "reused_from"},
+    - {"reuse_key", "reused_from", "sample", "asked_without"},
     "attempts": {"ended_at", "outcome", "error", "peak_memory_mb"},
     "leases": {"expires_at", "memory_mb"},
     "workers": {"last_seen_at", "ended_at", "stopped_reason"},
@@ -154,10 +155,15 @@ TO_REPORTERS = (
 )
 
 
+#: What only the scheduler may, of searches that ask for it.
+TO_ADD_TRIALS = "INSERT INTO trials SELECT * FROM trials"
+
+
 def _refused(role: str) -> list[str]:
     return [
         *TO_ALL,
-        *(TO_WORKERS_AND_REPORTERS if role != "owner" else ()),
+        *(TO_WORKERS_AND_REPORTERS if role in ("worker", "reporter") else ()),
+        *(one for one in TO_WORKERS_AND_REPORTERS if role == "scheduler" and one != TO_ADD_TRIALS),
         *(TO_REPORTERS if role == "reporter" else ()),
     ]
 
@@ -242,6 +248,93 @@ def test_a_worker_changes_only_what_a_worker_finds_out(roled_database: RoledData
         ).fetchall()
 
     assert set(rows) == {(table, column) for table, columns in CHANGED_BY_WORKERS.items() for column in columns}
+
+
+def test_a_scheduler_says_besides_how_many_trials_were_proposed(roled_database: RoledDatabase) -> None:
+    rights = (
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public' "
+        "AND has_column_privilege(%s, format('public.%%I', table_name), column_name::text, 'UPDATE')"
+    )
+    with roled_database.connect("postgres") as connection:
+        of_worker, of_scheduler = (
+            set(connection.execute(rights, [ROLES[role]]).fetchall()) for role in ("worker", "scheduler")
+        )
+
+    assert of_scheduler - of_worker == {("searches", "n_asked"), ("searches", "is_exhausted")}
+
+
+@pytest.fixture(scope="session")
+def asking(roled_database: RoledDatabase) -> int:
+    """Store a search whose trials are proposed, and one trial of it."""
+    settings = Settings(database_url=roled_database.url("owner"), secret_key=roled_database.secret_key)
+    with closing(Database(settings)) as owner:
+        search_id = store_search(settings, owner, "asking", [{"C": 1}])
+    with roled_database.connect("postgres") as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("DELETE FROM trials WHERE search_id = %s", [search_id])
+        connection.execute(
+            'UPDATE searches SET space = %s, sampler = \'{"name":"random"}\', seed = 1, lookahead = 2, n_trials = 9, '
+            "asks_in_order = true, n_asked = 0 WHERE id = %s",
+            [stored.SPACE, search_id],
+        )
+    return search_id
+
+
+NEW_TRIAL = (
+    "INSERT INTO trials (search_id, number, params, params_digest, sample, state, attempt, failures, cancel_requested, "
+    "publish_count, created_at, {columns}) "
+    "VALUES ({of_search}, {number}, '{{}}', 'x', {sample}, '{state}', 0, 0, false, 0, now(), {values})"
+)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"number": 7},
+        {"number": -1},
+        {"sample": "NULL"},
+        {"of_search": "(SELECT id FROM searches WHERE name = 'ended')"},
+        {"of_search": "(SELECT id FROM searches WHERE name = 'waiting')"},
+        {"state": "cancelled", "columns": "finished_at", "values": "now()"},
+        {"columns": "mean_test_score", "values": "1"},
+        {"columns": "reused_from", "values": "1"},
+    ],
+    ids=str,
+)
+def test_a_scheduler_adds_no_trial_that_no_search_asked_for(
+    roled_database: RoledDatabase, asking: int, ended: int, wrong: dict[str, str]
+) -> None:
+    fitting = {"of_search": asking, "number": 0, "sample": "'{}'", "state": "queued"}
+    fitting |= {"columns": "structure_digest", "values": "NULL"}
+    with roled_database.connect(ROLES["scheduler"]) as connection:
+        connection.execute("UPDATE searches SET n_asked = 1 WHERE id = %s", [asking])
+        connection.execute(NEW_TRIAL.format(**fitting))
+        connection.rollback()
+        connection.execute("UPDATE searches SET n_asked = 1 WHERE id = %s", [asking])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied to add trial"):
+            connection.execute(NEW_TRIAL.format(**fitting | wrong))
+
+
+@pytest.mark.parametrize("change", ["n_asked = n_asked - 1", "n_asked = n_trials + 1", "n_asked = NULL"])
+def test_a_scheduler_takes_no_proposal_back_and_makes_no_more_than_were_asked_for(
+    roled_database: RoledDatabase, asking: int, change: str
+) -> None:
+    with roled_database.connect(ROLES["scheduler"]) as connection:
+        connection.execute("UPDATE searches SET n_asked = 1 WHERE id = %s", [asking])
+        fitting = {"of_search": asking, "number": 0, "sample": "'{}'", "state": "queued"}
+        connection.execute(NEW_TRIAL.format(**fitting, columns="structure_digest", values="NULL"))
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="never changes"):
+            connection.execute(f"UPDATE searches SET {change} WHERE id = {asking}")
+
+
+def test_a_scheduler_can_propose_and_a_worker_cannot(deployed: DeployedFleet, asking: int) -> None:
+    one = [proposed.Proposal({"branch": 0, "values": {"a": 1}}, {"a": 1}, [])]
+    with closing(Database(deployed.worker)) as worker, pytest.raises(ProgrammingError, match="permission denied"):
+        proposed.add_proposals(worker, asking, one, n_asked=0)
+
+    with closing(Database(deployed.scheduler)) as scheduler:
+        assert proposed.add_proposals(scheduler, asking, one, n_asked=0) is not None
+        assert [row.sample for row in proposed.proposed(scheduler, asking)] == [{"branch": 0, "values": {"a": 1}}]
 
 
 def test_a_table_of_a_later_migration_is_read_only_until_roles_sh_knows_it(roled_database: RoledDatabase) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from gridfleet import submit
+from gridfleet import OptunaSearchCV, submit
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.scheduler.fleet.local.folder import Folder
 from gridfleet.storage.errors import GridfleetError
 from gridfleet.storage.passes import last_pass
 from gridfleet.storage.settings import PREFIX, Settings
-from tests.faults.support import X, Y, search, wait_for
+from tests.faults.support import Touching, X, Y, search, wait_for
 from tests.security.conftest import DeployedFleet, GuardedBroker, RoledDatabase
 
 #: Nobody listens there.
@@ -93,11 +93,13 @@ def test_a_fleet_with_the_rights_of_deploy_does_its_work_and_shows_no_secret(
         return status
 
     worker = start_worker(deployed.worker)
-    keyless = deployed.worker.replace(public_key=None)
+    keyless = deployed.scheduler.replace(public_key=None)
     with started(tmp_path / "scheduler.log", keyless, "-m", "gridfleet", "scheduler") as scheduler:
         become(deployed.owner)
         handle = submit(search(tmp_path, [1, 2, 3]), X, Y, name="deployed").wait(90)
         assert handle.best_score_ == 3
+        learning = OptunaSearchCV(Touching(str(tmp_path)), {"value": [4, 5]}, cv=2, refit=False)
+        assert submit(learning, X, Y, name="learned").wait(90).best_score_ == 5
         said["handle"] = f"{handle!r}{handle._repr_html_()}{handle._fleet.settings!r}{handle._fleet.database.url!r}"
 
         wait_for(lambda: last_pass(handle._fleet.database), "the scheduler has looked after the fleet")

@@ -12,7 +12,7 @@ from sqlalchemy import insert, update
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import PayloadSignatureError
 from gridfleet.storage.schema import Payload, Search, Trial
-from gridfleet.storage.searches import SIGNED_COLUMNS, check_signature
+from gridfleet.storage.searches import SIGNED_COLUMNS, check_signature, sign_search
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import SIGNATURE_LENGTH, Signer, Verifier
 from gridfleet.storage.trials.uncertain_commits import claim_of
@@ -27,6 +27,18 @@ OTHERS: dict[str, Any] = {
     "n_trials": 4,
     "n_splits": 1,
     "fit_mode": "keras",
+    "seed": 7,
+    "lookahead": 7,
+    "asks_in_order": True,
+}
+
+
+PROPOSED: dict[str, Any] = {
+    "space": "[]",
+    "sampler": "{}",
+    "seed": 3,
+    "lookahead": 2,
+    "asks_in_order": False,
 }
 
 
@@ -73,6 +85,21 @@ def test_a_search_of_which_a_column_was_changed_is_refused(column: str, signed: 
 
     with pytest.raises(PayloadSignatureError, match=f"search {signed.id} was changed after it was submitted"):
         check(signed, signer)
+
+
+@pytest.mark.parametrize("column", PROPOSED)
+def test_what_a_search_proposes_its_trials_by_is_signed(column: str, signed: StoredSearch, signer: Signer) -> None:
+    set_search(signed, **PROPOSED)
+    claim = signed.claim()
+    assert claim is not None
+    with pytest.raises(PayloadSignatureError):
+        check_signature(Verifier(signer.public_key), claim.search_id, asdict(claim))
+    facts = {**asdict(claim), "signature": sign_search(signer, claim.search_id, asdict(claim))}
+    check_signature(Verifier(signer.public_key), claim.search_id, facts)
+
+    for other in (None, OTHERS[column]):
+        with pytest.raises(PayloadSignatureError, match="was changed after it was submitted"):
+            check_signature(Verifier(signer.public_key), claim.search_id, {**facts, column: other})
 
 
 @pytest.mark.parametrize("change", [{"refit_of": None}, {"model_key": "ed25519:" + "0" * 64}, {"refit_of": 2}])

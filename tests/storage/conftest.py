@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from gridfleet.storage import models, refits, searches
 from gridfleet.storage.database.connection import Database
@@ -28,6 +28,7 @@ from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.versions import installed_versions
 from tests.forked import forked
+from tests.stored_searches import switch_triggers_off
 
 #: The digest of a payload that nobody loads.
 DIGEST = "0" * 64
@@ -124,6 +125,30 @@ def store_search(
         queue.create_trials(connection, search_id, candidates)
         ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
         return StoredSearch(database, search_id, name, list(ids))
+
+
+#: What is proposed in `store_asking`.
+SPACE = '[{"a":{"kind":"whole","low":1,"high":9,"step":1,"log":false}}]'
+
+
+def store_asking(database: Database, n_trials: int = 3, **facts: Any) -> StoredSearch:
+    """Store a search whose trials are proposed; it has none yet."""
+    search = store_search(database, 1)
+    columns: dict[str, Any] = {
+        "space": SPACE,
+        "sampler": '{"name":"random"}',
+        "seed": 7,
+        "lookahead": 2,
+        "asks_in_order": True,
+        "n_trials": n_trials,
+        "n_asked": 0,
+        **facts,
+    }
+    with database.write() as connection:
+        switch_triggers_off(connection)
+        connection.execute(delete(Trial).where(Trial.search_id == search.id))
+        connection.execute(update(Search).where(Search.id == search.id).values(columns))
+    return search
 
 
 def store_refit(search: StoredSearch, signer: Signer) -> StoredSearch:

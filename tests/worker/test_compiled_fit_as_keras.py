@@ -44,9 +44,11 @@ def go_on(model: Any) -> None:
     ("act", "method"),
     [
         (freeze, "on_train_begin"),
-        (drop_more, "on_epoch_begin"),
         pytest.param(freeze, "on_epoch_begin", marks=pytest.mark.complete),
-        pytest.param(drop_more, "on_train_begin", marks=pytest.mark.complete),
+        *(
+            pytest.param(drop_more, method, marks=pytest.mark.complete)
+            for method in ("on_train_begin", "on_epoch_begin")
+        ),
     ],
 )
 def test_what_a_callback_changes_before_the_first_batch_counts(act: Callable[[Any], None], method: str) -> None:
@@ -285,9 +287,10 @@ def test_a_layer_that_is_unfrozen_after_the_first_fit_is_not_trained_as_in_keras
     ("by_keras", "activation"),
     [
         ((True, False), "silu"),
-        ((False, True), "tanh"),
-        pytest.param((True, False), "tanh", marks=pytest.mark.complete),
-        pytest.param((False, True), "silu", marks=pytest.mark.complete),
+        *(
+            pytest.param(by_keras, activation, marks=pytest.mark.complete)
+            for by_keras, activation in (((False, True), "tanh"), ((True, False), "tanh"), ((False, True), "silu"))
+        ),
     ],
 )
 def test_a_fit_goes_on_with_the_step_of_the_one_before_whichever_of_them_keras_runs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import keras
@@ -40,8 +41,13 @@ def outcome(mode: FitMode, **arguments: Any) -> tuple[list[Any], FitReport]:
     return values, report
 
 
+@cache
+def by_keras(**arguments: Any) -> list[Any]:
+    return outcome(FitMode.KERAS, **arguments)[0]
+
+
 def assert_as_keras(mode: FitMode = FitMode.EXACT, **arguments: Any) -> FitReport:
-    expected, _ = outcome(FitMode.KERAS, **arguments)
+    expected = by_keras(**arguments)
     found, report = outcome(mode, **arguments)
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -76,8 +76,8 @@ def test_look_alikes_are_not_of_one_structure(difference: str) -> None:
     assert first is None or first != second  # None: no other model shares its programs
 
 
-#: Trained in every run, one of each way to tell look-alikes apart; training each of the others takes seconds.
-TRAINED = ("activation", "a number of a layer", "order of weights", "a method of one model")
+#: Trained in every run, for that all are of different structures is tested above; training each takes seconds.
+TRAINED = ("activation", "a method of one model")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_look_alikes_are_evaluated_by_programs_of_their_own(difference: str) -> 
             (lambda: model_with(layers.Dense(4)), {"rows": 49}),
             (lambda: model_with(layers.Dense(4), optimizer=keras.optimizers.Adam(0.1)), {}),
         ],
-        every=3,
+        every=6,
     ),
 )
 def test_models_of_one_structure_share_their_programs(

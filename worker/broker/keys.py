@@ -34,6 +34,11 @@ class Keys:
         return f"{self.prefix}queue"
 
     @property
+    def told(self) -> str:
+        """The list on which workers tell that a trial has ended, for whoever proposes the next ones."""
+        return f"{self.prefix}told"
+
+    @property
     def dead_letters(self) -> str:
         """The list of what was found in the queue and is not a message."""
         return f"{self.prefix}dead"

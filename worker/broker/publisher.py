@@ -21,6 +21,8 @@ BATCH = 1_000
 MAX_MESSAGES = 8_000
 #: Seconds that the broker may take to answer; with the second try, no call takes longer than twice that.
 ANSWER_S = 3
+#: Seconds for which a hint is waited for at a time; less than the broker may take to answer.
+TELLING_S = 2
 #: Bytes of a dead letter that are worth a line.
 SHOWN = 300
 
@@ -85,6 +87,15 @@ class Publisher:
         for start in range(0, len(trial_ids), BATCH):
             messages = [new_message(trial_id, self._keys.queue) for trial_id in trial_ids[start : start + BATCH]]
             _twice(self._redis.lpush, self._keys.queue, *messages)
+
+    def tell(self) -> None:
+        """Tell whoever proposes trials that there may be something to propose: a hint, which may be lost."""
+        _twice(self._redis.lpush, self._keys.told, b"")
+        _twice(self._redis.ltrim, self._keys.told, 0, 0)
+
+    def wait_until_told(self) -> bool:
+        """Wait a moment until somebody tells; all that was told until then is one hint."""
+        return _twice(self._redis.brpop, [self._keys.told], TELLING_S) is not None
 
     def queue_length(self) -> int:
         """Return how many messages wait."""

@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 
 from gridfleet.storage.exceptions import exception_to_json, qualified_name
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.spaces import GivenSpace
 from gridfleet.storage.trial_results import NON_FINITE, CurveResult, SplitResult, TrialResult
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
 from gridfleet.worker.trial.fit_warnings import WarningFilters, WarningNotes
@@ -98,6 +99,8 @@ class Candidates:
         The score of a fit that raised.
     metrics : list of str or None
         The names of a multimetric scorer; None for a single score, or where a callable decides.
+    space : GivenSpace, default=None
+        Of what trials are proposed; `params` is empty then. None: they were stored with their search.
     """
 
     params: list[dict[str, Any]]
@@ -106,6 +109,17 @@ class Candidates:
     return_train_score: bool
     error_score: Any
     metrics: list[str] | None
+    space: GivenSpace | None = None
+
+    def proposed(self, samples: Sequence[Any]) -> Candidates:
+        """Return these with the combinations of samples, where trials are proposed; else these.
+
+        Raises
+        ------
+        SampleError
+            If one is no point of the space.
+        """
+        return self if self.space is None else replace(self, params=[self.space.params(sample) for sample in samples])
 
 
 def cross_validate_trial(

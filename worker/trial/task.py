@@ -19,7 +19,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.retries import patiently
-from gridfleet.storage.errors import GridfleetError, InvalidDataError, PayloadSignatureError, first_line
+from gridfleet.storage.errors import (
+    GridfleetError,
+    InvalidDataError,
+    PayloadSignatureError,
+    SampleError,
+    first_line,
+)
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.logs import working_on
@@ -27,7 +33,7 @@ from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.searches import check_signature
 from gridfleet.storage.settings import load_settings
 from gridfleet.storage.trial_results import TrialResult
-from gridfleet.storage.trials import claims, handed_back, queue, transitions
+from gridfleet.storage.trials import claims, handed_back, proposed, queue, transitions
 from gridfleet.storage.trials.held import Claim, Held
 from gridfleet.storage.trials.lost_together import runs_alone
 from gridfleet.storage.trials.recorded import SearchGoesOnError
@@ -223,6 +229,7 @@ def _evaluate(process: WorkerProcess, claim: Claim, *, goes_on_until: float = -m
     with working_on(search=claim.name, trial=claim.number, attempt=claim.attempt):
         logger.debug("begins, with the id %d", claim.trial_id)
         following = _evaluate_logged(process, claim, goes_on_until=goes_on_until)
+        _tell(process, claim)
         logger.debug(
             "has ended; %s follows it at the same message", "no trial" if following is None else following.number
         )
@@ -350,10 +357,12 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             evaluation = load("evaluation", claim.evaluation_digest)
             if evaluation.keras_objects is not None:  # unpickled for an earlier trial, it may not be registered now
                 evaluation.keras_objects.register()
-            params = evaluation.params
-            if params is None or claim.refit_of is not None:
+            all_params = evaluation.params
+            if all_params is None or claim.refit_of is not None:
                 candidates = load("candidates", claim.candidates_digest)
-                params = params or candidates.params
+                if claim.refit_of is not None and candidates.space is not None:
+                    candidates = candidates.proposed(_samples(process, claim.refit_of))
+                all_params = all_params or candidates.params
         process.keep_kernels()
         evaluation, X, y = with_data(process.data, evaluation, load("X", claim.x_digest), load("y", claim.y_digest))
         splits = load("splits", claim.splits_digest)
@@ -362,18 +371,46 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
                 return refit(process.settings, process.database, claim, evaluation, candidates, X, y, splits=splits)
             except SearchGoesOnError:
                 raise TrialInterrupted(Outcome.RELEASED) from None
+        params = all_params[claim.number] if claim.space is None else _proposed(claim, candidates)
         result = cross_validate_trial(
             evaluation,
             X,
             y,
             splits,
-            params[claim.number],
+            params,
             number=claim.number,
             n_trials=claim.n_trials,
             refit_metric=claim.refit_metric,
             fit_mode=FitMode(claim.fit_mode),
         )
         return result if claim.keep_curves else replace(result, curves=())
+
+
+def _samples(process: WorkerProcess, search_id: int) -> list[Any]:
+    return patiently(lambda: proposed.samples(process.database, search_id), patience_s=process.settings.max_runtime_s)
+
+
+def _proposed(claim: Claim, candidates: Any) -> dict[str, Any]:
+    """Return the hyperparameters of a proposed trial: a point of the space that was signed, whoever proposed it."""
+    try:
+        params: dict[str, Any] = candidates.space.params(claim.sample)
+    except SampleError as error:
+        raise PayloadSignatureError(
+            f"trial {claim.number} of search {claim.search_id} is no point of the space that was submitted: {error}; "
+            "somebody else than gridfleet wrote it into the database"
+        ) from error
+    return params
+
+
+def _tell(process: WorkerProcess, claim: Claim) -> None:
+    """Let whoever proposes trials know that one has ended; it looks by itself after a while as well."""
+    if claim.space is None:
+        return
+    try:
+        with closing(Publisher(process.settings, Keys(fleet_id(process.database)))) as publisher:
+            publisher.tell()
+    except (SQLAlchemyError, RedisError, GridfleetError) as error:
+        logger.warning("could not tell that a trial of search %d has ended: %s", claim.search_id, first_line(error))
 
 
 def _check_number(claim: Claim) -> None:

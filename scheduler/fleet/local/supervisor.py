@@ -20,6 +20,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from gridfleet.scheduler.fleet import asker
 from gridfleet.scheduler.fleet.local.broker import LocalBroker
 from gridfleet.scheduler.fleet.local.children import dies_with_us
 from gridfleet.scheduler.fleet.local.client import ALREADY_RUNNING, WITHOUT_TENSORFLOW
@@ -149,6 +150,7 @@ class _Supervisor:
         # messages of before died with the last broker, so queued trials are published again at once
         Reconciler(self._settings.replace(republish_s=0), database, publisher).try_once()
         reconciler = Reconciler(self._settings, database, publisher)
+        asker.start(self._settings.replace(reconcile_s=LOOK_S))
         while not self._stop and self._is_wanted():
             if self._broker is not None and (status := self._broker.exit_status()) is not None:
                 raise LocalFleetError(f"the broker ended with status {status}")

@@ -1,9 +1,9 @@
-"""One embedded fleet for all comparisons with scikit-learn's own searches."""
+"""One fleet for all comparisons with scikit-learn's own searches."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -11,27 +11,19 @@ import pytest
 from sklearn import model_selection
 
 import gridfleet
-from gridfleet.storage.settings import PREFIX
-from tests.conftest import stop_embedded_fleet, without_tensorflow
+from gridfleet.storage.settings import Settings
 from tests.same_results import assert_same_results
 
 
 @pytest.fixture(scope="package")
-def fleet_of_a_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Go to a folder whose fleet the first search starts, of two processes; it is stopped at the end."""
-    folder = tmp_path_factory.mktemp("estimators")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(PREFIX):
-                patch.delenv(name)
-        patch.chdir(folder)
-        without_tensorflow(patch)
+def fleet_of_the_package(fleet_of_many: Callable[[], AbstractContextManager[Settings]]) -> Iterator[None]:
+    """Start the fleet."""
+    with fleet_of_many():
         yield
-        stop_embedded_fleet(folder / ".gridfleet")
 
 
 @pytest.fixture
-def compare(fleet_of_a_folder: None) -> Callable[..., Any]:
+def compare(fleet_of_the_package: None) -> Callable[..., Any]:
     """Fit a grid search here and on the fleet, and see that both come to the same; returns the one of the fleet."""
 
     def compare(
@@ -39,7 +31,7 @@ def compare(fleet_of_a_folder: None) -> Callable[..., Any]:
     ) -> Any:
         options = {"cv": 3, **options}
         theirs = model_selection.GridSearchCV(estimator, space, **options).fit(X, y, **(fit or {}))
-        ours = gridfleet.GridSearchCV(estimator, space, **options, verbose=0, n_jobs=2).fit(X, y, **(fit or {}))
+        ours = gridfleet.GridSearchCV(estimator, space, **options, verbose=0).fit(X, y, **(fit or {}))
         means = [value for key, value in theirs.cv_results_.items() if key.startswith("mean_test_")]
         assert np.isfinite(means).all()
         assert_same_results(ours.cv_results_, theirs.cv_results_)

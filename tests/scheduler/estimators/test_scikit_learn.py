@@ -115,7 +115,7 @@ class InParallel(Ridge):
         return super().fit(X, y, sample_weight)
 
 
-def test_a_subclass_with_arguments_and_rounds_of_its_own(fleet_of_a_folder: None) -> None:
+def test_a_subclass_with_arguments_and_rounds_of_its_own(fleet_of_the_package: None) -> None:
     theirs = model_selection.GridSearchCV(InParallel(), {"alpha": [0.1, 10.0, 0.05, 0.2]}, cv=3).fit(*DIABETES)
 
     ours = sklearn.clone(FinerAroundTheBest(InParallel(), [0.1, 10.0])).fit(*DIABETES)
@@ -128,7 +128,7 @@ def test_a_subclass_with_arguments_and_rounds_of_its_own(fleet_of_a_folder: None
 
 
 @pytest.mark.complete
-def test_a_halving_search(fleet_of_a_folder: None) -> None:
+def test_a_halving_search(fleet_of_the_package: None) -> None:
     search = HalvingGridSearchCV(
         LogisticRegression(max_iter=1000), {"C": [0.001, 0.1, 1.0]}, cv=3, min_resources=40, random_state=1
     )

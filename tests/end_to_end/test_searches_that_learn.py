@@ -1,0 +1,201 @@
+"""A search that learns, on real workers: the same trials and scores whatever the fleet, and whatever broke."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import scipy.stats
+from sklearn.datasets import load_iris
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.svm import SVC
+
+import gridfleet
+from gridfleet.scheduler import optuna_search_cv
+from gridfleet.scheduler.results import reproduction
+from gridfleet.storage.errors import InvalidSearchError, NameTakenError, SearchCancelledError
+from gridfleet.storage.settings import Settings
+from tests.conftest import READY_S
+from tests.same_results import assert_same_results
+
+IRIS = load_iris(return_X_y=True)
+SPACE = [
+    {"kernel": ["rbf"], "C": scipy.stats.loguniform(1e-2, 1e2), "gamma": scipy.stats.loguniform(1e-3, 10)},
+    {"kernel": ["linear"], "C": scipy.stats.loguniform(1e-2, 1e2), "class_weight": [None, {0: 1, 1: 2, 2: 1}]},
+]
+
+
+def search(**options: Any) -> gridfleet.OptunaSearchCV:
+    sampler = {"name": "tpe", "n_startup_trials": 4}
+    given = {"n_trials": 10, "lookahead": 3, "cv": 3, "verbose": 0, "random_state": 0, "refit": False, **options}
+    return gridfleet.OptunaSearchCV(SVC(), SPACE, **{"sampler": sampler, **given})
+
+
+def results_of_this_process(**options: Any) -> dict[str, Any]:
+    """Propose and evaluate one trial after the other, without a fleet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna_search_cv, "is_worker_process", lambda: True)
+        alone = search(**options)
+        BaseSearchCV.fit(alone, *IRIS)
+    results: dict[str, Any] = alone.cv_results_
+    return results
+
+
+def test_an_embedded_fleet_gives_what_one_process_gives_trial_after_trial(embedded_home: Path) -> None:
+    ours = search(n_jobs=2, refit=True).fit(*IRIS)
+
+    assert_same_results(ours.cv_results_, results_of_this_process())
+    assert len({str(params) for params in ours.cv_results_["params"]}) == 10
+    assert {params["kernel"] for params in ours.cv_results_["params"]} == {"rbf", "linear"}
+    assert ours.best_score_ == max(ours.cv_results_["mean_test_score"])
+    assert ours.best_estimator_.get_params()["C"] == ours.best_params_["C"]
+    assert ours.to_sklearn().cv_results_ is ours.cv_results_
+
+
+@contextmanager
+def scheduler_of(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    health = folder / "scheduler.health"
+    health.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gridfleet", "scheduler"],
+        env={**os.environ, **settings.replace(health_file=health).as_variables()},
+    )
+    try:
+        until = time.monotonic() + READY_S
+        while not health.exists():
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def wait_for_trials(handle: gridfleet.SearchHandle, n_done: int) -> None:
+    until = time.monotonic() + READY_S
+    while handle.progress().done < n_done:
+        assert time.monotonic() < until, handle
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def quick(make_settings: Callable[..., Settings], backend: str, use_fleet: Callable[[Settings], None]) -> Settings:
+    settings = make_settings(backend, lease_s=4, heartbeat_s=1, reconcile_s=1)
+    use_fleet(settings)
+    return settings
+
+
+@pytest.mark.parametrize(
+    "n_workers", [pytest.param(1, marks=pytest.mark.complete), 2, pytest.param(4, marks=pytest.mark.complete)]
+)
+def test_whatever_breaks_trials_and_scores_are_those_of_one_process(
+    quick: Settings, start_worker: Callable[..., Any], tmp_path: Path, n_workers: int
+) -> None:
+    first = start_worker(quick, concurrency=n_workers)
+    with scheduler_of(quick, tmp_path) as scheduler:
+        handle = gridfleet.submit(search(), *IRIS)
+        wait_for_trials(handle, 2)
+        scheduler.kill()
+        scheduler.wait(30)
+    first.kill()
+    with redis.Redis.from_url(quick.broker()) as broker:
+        broker.flushdb()
+    start_worker(quick, concurrency=n_workers)
+
+    with scheduler_of(quick, tmp_path):
+        handle.wait(READY_S)
+
+    assert_same_results(handle.cv_results_, results_of_this_process())
+
+
+def test_a_search_that_learns_is_kept_as_any_other(embedded_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handle = gridfleet.submit(search(n_jobs=2, refit=True, name="kept"), *IRIS).wait(READY_S)
+
+    expected = results_of_this_process()
+    assert_same_results(handle.cv_results_, expected)
+    assert handle.best_estimator_.get_params()["C"] == handle.best_params_["C"]
+    assert handle.progress().counts == "10/10 scored"
+    assert_same_results(search(name="kept", refit=True, load_if_exists=True).fit(*IRIS).cv_results_, expected)
+    assert "search 'kept' is there: 10 of 10 trials are done" in capsys.readouterr().err
+    for change, sentence in (
+        ({"n_trials": 11}, "n_trials: 10 there, 11 here"),
+        ({"lookahead": 4}, "lookahead: 3 there, 4 here"),
+        ({"random_state": 1}, "random_state: 0 there, 1 here"),
+        ({"sampler": "random"}, "differs in sampler"),
+    ):
+        with pytest.raises(NameTakenError, match=sentence):
+            search(name="kept", refit=True, load_if_exists=True, **change).fit(*IRIS)
+    shown = reproduction.recorded_trial(handle._fleet, handle.id, 3)
+    again = reproduction.reproduce_here(handle._fleet, shown)
+    assert again.is_equal
+
+    handle.delete()
+
+
+def test_a_cancelled_search_goes_on_to_the_same_end(embedded_home: Path) -> None:
+    handle = gridfleet.submit(search(n_jobs=2, n_trials=40, cv=2, name="cancelled"), *IRIS)
+    wait_for_trials(handle, 3)
+    handle.cancel()
+    with pytest.raises(SearchCancelledError):
+        _ = handle.wait(READY_S).cv_results_
+
+    ours = search(n_trials=40, cv=2, name="cancelled", load_if_exists=True).fit(*IRIS)
+
+    assert_same_results(ours.cv_results_, results_of_this_process(n_trials=40, cv=2))
+
+
+def test_a_search_that_is_over_its_time_gives_what_is_there(embedded_home: Path) -> None:
+    handle = gridfleet.submit(search(n_jobs=1, n_trials=100_000, cv=2, timeout=2, random_state=None), *IRIS)
+
+    handle.wait(READY_S)
+
+    assert handle.state == "timed out"
+    results = handle.cv_results_
+    assert 0 < len(results["params"]) < 100_000
+    assert handle.best_score_ > 0
+
+
+def test_a_space_that_ends_ends_the_search(embedded_home: Path) -> None:
+    grid = {"C": [1, 10, 100], "kernel": ["linear", "rbf"]}
+    options = {"n_trials": 50, "cv": 2, "verbose": 0, "n_jobs": 1, "refit": False}
+    for sampler in ("grid", "tpe"):
+        ours = gridfleet.OptunaSearchCV(SVC(), grid, sampler=sampler, **options).fit(*IRIS)
+
+        assert len({str(params) for params in ours.cv_results_["params"]}) == len(ours.cv_results_["params"]) == 6
+    assert ours.cv_results_["params"][0].keys() == {"C", "kernel"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"n_trials": 0}, "n_trials=0 must be a whole number from 1 to 100000"),
+        ({"n_trials": 2.5}, "n_trials=2.5 must be a whole number from 1 to 100000"),
+        ({"lookahead": 0}, "lookahead=0 must be a whole number from 1 to 10000"),
+        ({"sampler": "tpee"}, "sampler='tpee' is unknown; did you mean 'tpe'"),
+        ({"random_state": -1}, "random_state=-1 must be a whole number, 0 or more, or None"),
+        ({"timeout": 3, "search_timeout": 4}, "timeout=3 and search_timeout=4 are one thing; give one of them"),
+        ({"timeout": -3}, "timeout=-3 must be a number of seconds above 0"),
+        ({"param_distributions": {}}, "param_distributions is an empty space"),
+        ({"param_distributions": {"D": [1]}}, "'D' is not a parameter of SVC"),
+        ({"param_distributions": {"C": 3}}, "has no values to propose"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_sentence_before_anything_is_stored(
+    embedded_home: Path, options: dict[str, Any], sentence: str
+) -> None:
+    wrong = search(n_jobs=1).set_params(**options)
+    with pytest.raises(InvalidSearchError, match=sentence):
+        wrong.fit(*IRIS)
+    with pytest.raises(InvalidSearchError, match=sentence):
+        gridfleet.submit(wrong, *IRIS)
