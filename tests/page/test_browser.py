@@ -19,7 +19,6 @@ from tests.stored_searches import WORKERS, claim, record, store_pima, store_sear
 #: Each kind of page, and each kind of figure.
 PAGES = (
     "/",
-    "/searches/pima",
     "/searches/wide",
     "/searches/pima/trials/4",
     "/compare?s=wide&s=deep",
