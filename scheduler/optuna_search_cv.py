@@ -65,7 +65,7 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
     multimetric_, classes_, n_features_in_, feature_names_in_
         As in scikit-learn.
     study_ : optuna.Study
-        The same trials in Optuna's words, for what takes a study; made of the rows each time that it is asked for.
+        The same trials, for what takes a study.
 
     See Also
     --------
@@ -189,6 +189,7 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
 
     @property
     def study_(self) -> optuna.Study:
+        """The same trials in Optuna's words; made of the rows each time that it is asked for."""
         return self.to_optuna()
 
     def to_sklearn(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,10 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 #: How long a busy machine may take to show something.
-SHOWN_MS = 15_000
+SHOWN_MS = 60_000
 #: How long figures may take to fit another window.
 RESIZED_MS = 10_000
 #: Names of Chromium, the first one that is there is taken.
@@ -75,9 +76,16 @@ class Visit:
 
     def draw_all(self) -> None:
         """Bring each figure into sight, and wait until something is in it."""
-        for figure in self.page.locator("[data-figure]").all():
-            figure.scroll_into_view_if_needed()
-            expect(figure).not_to_be_empty(timeout=SHOWN_MS)
+        self.page.wait_for_load_state()
+        for name in self.page.locator("[data-figure]").evaluate_all("all => all.map((each) => each.dataset.figure)"):
+            assert self.sees(name, "figure.getAttribute('aria-busy') === 'false'"), name
+
+    def sees(self, name: str, condition: str) -> bool:
+        """Look at a figure until an expression of it is true; others that are drawn above may push it out of sight."""
+        figure = f"document.querySelector('[data-figure*={json.dumps(name)}]')"
+        return self.until(
+            f"((figure) => {{ figure.scrollIntoView({{block: 'center'}}); return {condition}; }})({figure})"
+        )
 
     def until(self, condition: str, *, at_most_ms: int = SHOWN_MS) -> bool:
         """Wait until an expression of JavaScript is true; Playwright's own way needs eval, which the policy refuses."""

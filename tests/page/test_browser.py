@@ -90,8 +90,8 @@ def test_rows_and_curves_arrive_and_what_was_scrolled_chosen_and_opened_stays(
     expect(window.get_by_role("status").filter(has_text="in all chosen ranges")).to_be_visible()
     window.locator("#value").fill("0.75")
     window.locator("#trials").scroll_into_view_if_needed()
-    position = window.evaluate("window.scrollY")
     table = window.get_by_role("region", name="Table of trials")
+    position = table.evaluate("table => table.getBoundingClientRect().top")
     expect(table.locator("tr", has_text="completed")).to_have_count(4)
 
     runs(3)
@@ -100,12 +100,11 @@ def test_rows_and_curves_arrive_and_what_was_scrolled_chosen_and_opened_stays(
     expect(window.locator("#summary .lead")).to_contain_text("7/60")
     expect(window.locator(".winner a").first).to_have_text("Trial 6")
     assert window.locator("#value").input_value() == "0.75"
-    assert window.evaluate("window.scrollY") == pytest.approx(position, abs=2)
-    for name in ("history", "parallel", "curves"):  # drawn again as soon as it is looked at
-        reader.figure(name).scroll_into_view_if_needed()
-    assert reader.until("""document.querySelector('[data-figure*="history"]').data[0].x.length === 7""")
-    assert reader.until("""document.querySelectorAll(".parallel .lines path").length === 7""")
-    assert reader.until(f"""document.querySelector('[data-figure*="curves"]').data.length > {n_curves}""")
+    assert table.evaluate("table => table.getBoundingClientRect().top") == pytest.approx(position, abs=2)
+    # each is drawn again as soon as it is looked at
+    assert reader.sees("history", "figure.data[0].x.length === 7")
+    assert reader.sees("parallel", "figure.querySelectorAll('.lines path').length === 7")
+    assert reader.sees("curves", f"figure.data.length > {n_curves}")
     expect(window.get_by_role("status").filter(has_text="in all chosen ranges")).to_have_count(1)
     assert window.evaluate("window.wasLoadedOnce")
 
@@ -132,7 +131,7 @@ def test_the_table_is_sorted_filtered_and_paged_and_axes_are_brushed(reader: Vis
     units = table.locator("tbody tr").locator("td.number").filter(has_text="128")
     assert units.count() > 0
 
-    reader.figure("parallel").scroll_into_view_if_needed()
+    assert reader.sees("parallel", "figure.querySelector('[role=slider]')")
     handle = window.get_by_role("slider", name="Range of units")
     handle.wait_for()
     box = handle.bounding_box()

@@ -150,7 +150,7 @@ def test_the_list_is_filtered_sorted_and_cut_in_sql(database: Database, page: Pa
     store_shown(database, "waits", [ShownTrial({})], is_final=False, state="queued")
 
     def shown(query: str) -> list[str]:
-        return re.findall(r'<th scope="row"><a href="/searches/([^"]+)"', page.get(f"/?{query}"))
+        return re.findall(r'<th scope="row"[^>]*><a href="/searches/([^"]+)"', page.get(f"/?{query}"))
 
     assert shown("") == ["waits", "low", "high"]
     assert shown("sort=oldest") == ["high", "low", "waits"]

@@ -7,7 +7,7 @@ const seen = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     if (!entry.isIntersecting) continue;
     seen.unobserve(entry.target);
-    draw(entry.target);
+    drawn(entry.target);
   }
 }, { rootMargin: "300px" });
 
@@ -35,6 +35,12 @@ function note(element, text) {
   const caption = element.closest("figure")?.querySelector("figcaption");
   // the note is HTML to plotly, with what users wrote escaped: here it is only text
   if (caption) caption.textContent = new DOMParser().parseFromString(text ?? "", "text/html").body.textContent;
+}
+
+async function drawn(element) {
+  element.setAttribute("aria-busy", "true");
+  await draw(element);
+  element.setAttribute("aria-busy", "false");
 }
 
 async function draw(element) {

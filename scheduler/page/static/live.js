@@ -36,7 +36,9 @@ function exchange(id, text) {
   const old = document.getElementById(id);
   const part = new DOMParser().parseFromString(text, "text/html").getElementById(id);
   if (!old || !part || old.outerHTML === part.outerHTML) return;
-  const position = [window.scrollX, window.scrollY];
+  // what is at the top of the window stays there, whatever grows or shrinks above it
+  const first = [...document.querySelectorAll("[data-live][id]")].find((at) => at.getBoundingClientRect().bottom > 0);
+  const top = first?.getBoundingClientRect().top;
   const lefts = [...old.querySelectorAll(".scrolls")].map((table) => table.scrollLeft);
   const focused = old.contains(document.activeElement) ? document.activeElement : null;
   for (const details of old.querySelectorAll("details[id]")) {
@@ -56,7 +58,7 @@ function exchange(id, text) {
   if (focused && focused.id) document.getElementById(focused.id)?.focus({ preventScroll: true });
   const scrolled = [...part.querySelectorAll(".scrolls")];
   lefts.forEach((left, place) => scrolled[place]?.scrollTo({ left }));
-  window.scrollTo(...position);
+  if (first) window.scrollBy(0, document.getElementById(first.id).getBoundingClientRect().top - top);
   part.dispatchEvent(new Event("gridfleet:shown", { bubbles: true }));
 }
 
