@@ -43,7 +43,7 @@ def test_a_folder_that_others_could_read_is_closed_and_kept_secrets_are_named(ch
     assert secrets.stat().st_mode & 0o777 == 0o700
     assert (secrets / NAME).read_text() == "k" * 64
     assert f"kept  ./secrets/{NAME}\n      others could read it until now" in done.stdout
-    assert len(list(secrets.iterdir())) == 9
+    assert len(list(secrets.iterdir())) == 10
     assert "others" not in make_secrets(checkout).stdout
 
 

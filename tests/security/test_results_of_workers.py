@@ -121,7 +121,7 @@ def test_a_warning_names_no_file_that_python_would_read_and_show() -> None:
 )
 def test_what_a_worker_says_of_its_threads_sets_no_other_variable(told: str | None) -> None:
     environment = _environment(told)
-    trial = RecordedTrial({}, 0, 1, {}, None, None, environment, None, {})
+    trial = RecordedTrial({}, 0, 1, {}, None, None, None, environment, None, {})
 
     assert trial.thread_variables() == {}
     _differences(trial, {"threads": {}}, "", None)  # and is no error
