@@ -18,9 +18,9 @@ from gridfleet.storage import migrations, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import BackupError
 from gridfleet.storage.schema import Search, Worker
-from gridfleet.storage.settings import without_secrets
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import held_by
+from gridfleet.storage.urls import without_secrets
 
 #: How files begin that hold a database of SQLite, and a dump of PostgreSQL's own format.
 BEGINNINGS = {"sqlite": b"SQLite format 3\0", "postgresql": b"PGDMP"}

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from gridfleet.storage.settings import HOME, PREFIX, Settings, shown_url
+from gridfleet.storage.settings import HOME, PREFIX, Settings
+from gridfleet.storage.urls import shown_url
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from gridfleet.storage.errors import PayloadSignatureError, RekeyError
 from gridfleet.storage.payloads.store import SIGNED_AS
 from gridfleet.storage.schema import Payload, Search, Worker
 from gridfleet.storage.searches import SIGNED_COLUMNS, check_signature, sign_search
-from gridfleet.storage.settings import PREFIX, without_secrets
+from gridfleet.storage.settings import PREFIX
 from gridfleet.storage.signer import Signer, Verifier
+from gridfleet.storage.urls import without_secrets
 
 #: Seconds since which no worker process may have been seen.
 QUIET_S = 60

@@ -8,7 +8,6 @@ import stat
 import sys
 import warnings
 from collections.abc import Collection, Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SettingsSourceError
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
 from gridfleet.storage.errors import SettingsError
@@ -24,16 +23,12 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.private_folder import HEALTH_FILE, make_runtime_folder
 from gridfleet.storage.signer import WORKER_KEY_PREFIX, Signer, Verifier, worker_key_of
 from gridfleet.storage.suggestion import nearest
+from gridfleet.storage.urls import is_loopback, parsed, shown_url, with_absolute_paths, with_password
 
 PREFIX = "GRIDFLEET_"
 #: How the URL of a broker begins that listens at a UNIX socket: kombu's word, redis-py's is "unix".
 SOCKET_SCHEME = "redis+socket"
 
-#: Options of URLs of PostgreSQL and Redis that name files.
-FILE_OPTIONS = (
-    *("sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "passfile"),
-    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"),
-)
 #: Drivers of the databases that gridfleet speaks.
 DRIVERS = ("postgresql+psycopg", "sqlite", "sqlite+pysqlite")
 #: What may stand behind the ``?`` of a broker's URL: the options that redis-py and Celery both know, all for TLS.
@@ -58,24 +53,6 @@ SAME_KEYS = (
 )
 #: How a broker with TLS may be asked for its certificate.
 CERTIFICATES = ("required", "optional", "none")
-
-
-def _with_absolute_paths(text: str) -> str:
-    """Return a URL whose files are the same ones wherever a process goes."""
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        return text  # refused, with the reason, when it is used
-    relative = {
-        name: str(Path(value).absolute())
-        for name, value in url.query.items()
-        if name in FILE_OPTIONS and isinstance(value, str) and value != "system" and not Path(value).is_absolute()
-    }
-    moved = url.update_query_dict(relative) if relative else url
-    file = url.database
-    if url.get_backend_name() == "sqlite" and file and not file.startswith((":", "file:", "/")):
-        moved = moved.set(database=str(Path(file).absolute()))
-    return text if moved is url else moved.render_as_string(hide_password=False)
 
 
 def _upper(value: Any) -> Any:
@@ -108,7 +85,7 @@ def nearest_home() -> Path:
 
 #: A path that stays the same when a process goes to another folder, and a URL that does.
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
-PortableUrl = Annotated[str, AfterValidator(_with_absolute_paths)]
+PortableUrl = Annotated[str, AfterValidator(with_absolute_paths)]
 
 
 class Settings(BaseSettings):
@@ -233,7 +210,7 @@ class Settings(BaseSettings):
                 "for an embedded one"
             )
         try:
-            url = _parsed(self.database_url)
+            url = parsed(self.database_url)
         except (ArgumentError, ValueError):
             raise SettingsError(
                 f"{PREFIX}DATABASE_URL is not a URL; write postgresql+psycopg://user@host:5432/name or "
@@ -253,7 +230,7 @@ class Settings(BaseSettings):
         if backend == "sqlite":
             _refuse_options(url, "DATABASE_URL", allowed=())
         if self.database_password is not None and url.password is None:
-            url = _with_password(url, self.database_password.get_secret_value())
+            url = with_password(url, self.database_password.get_secret_value())
         return url
 
     def broker(self) -> str:
@@ -270,7 +247,7 @@ class Settings(BaseSettings):
                 "for an embedded one"
             )
         try:
-            url = _parsed(self.broker_url)
+            url = parsed(self.broker_url)
         except (ArgumentError, ValueError):
             raise SettingsError(f"{PREFIX}BROKER_URL is not a URL; write redis://host:6379/0") from None
         if url.drivername not in ("redis", "rediss", SOCKET_SCHEME):
@@ -291,7 +268,7 @@ class Settings(BaseSettings):
                 raise SettingsError(f"{PREFIX}BROKER_URL: ssl_cert_reqs is none of {', '.join(CERTIFICATES)}")
             url = url.update_query_dict({"ssl_cert_reqs": requirement})
         if self.broker_password is not None and url.password is None:
-            url = _with_password(url, self.broker_password.get_secret_value())
+            url = with_password(url, self.broker_password.get_secret_value())
         return url.render_as_string(hide_password=False)
 
     def key(self) -> bytes:
@@ -498,16 +475,6 @@ class Settings(BaseSettings):
         return self.model_copy(update=changes)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its name or address, and no other."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _key(name: str, secret: SecretStr) -> bytes:
     # a variable may hold any bytes
     key = secret.get_secret_value().strip().encode(errors="surrogateescape")
@@ -519,25 +486,6 @@ def _key(name: str, secret: SecretStr) -> bytes:
     return key
 
 
-def _parsed(text: str) -> URL:
-    """Parse a URL; a password among its options goes to the place that is a password's.
-
-    Raises
-    ------
-    ArgumentError, ValueError
-        If it is none.
-    """
-    url = make_url(text)
-    has_a_port = url.port is None or 1 <= url.port <= 65_535
-    if not has_a_port or not text.isprintable():
-        raise ValueError("there is no such port, or a character that can't be printed")
-    password = url.query.get("password")
-    if password is None:
-        return url
-    last = password if isinstance(password, str) else password[-1]
-    return _with_password(url.difference_update_query(["password"]), url.password or last)
-
-
 def _refuse_options(url: URL, setting: str, *, allowed: Collection[str]) -> None:
     """Refuse an option that would end a process at its first connection; its value may be a secret."""
     unknown = next((name for name in url.query if name not in allowed), None)
@@ -545,31 +493,6 @@ def _refuse_options(url: URL, setting: str, *, allowed: Collection[str]) -> None
         return
     known = f"a {url.drivername}:// URL may have {', '.join(allowed)}" if allowed else "leave it out"
     raise SettingsError(f"{PREFIX}{setting} has the option {unknown!r}, which has no meaning there; {known}")
-
-
-def without_secrets(url: URL) -> str:
-    """Return user, host, port and database of a URL: a password may stand in any other part."""
-    place = {name: url.query[name] for name in ("host", "port") if name in url.query}
-    database = url.database
-    if database and "@" in database and url.get_backend_name() != "sqlite":
-        database = "***"  # a password, from a URL in which a "/" stands before it
-    shown = URL.create(url.drivername, url.username, None, url.host, url.port, database, place)
-    return shown.render_as_string()
-
-
-def _with_password(url: URL, password: str) -> URL:
-    # SQLAlchemy leaves the password out of a URL that has no user, not even an empty one
-    return url.set(username=url.username or "", password=password)
-
-
-def shown_url(url: str | None) -> str | None:
-    """Return what may be shown of a URL; stars, if it is none."""
-    if url is None:
-        return None
-    try:
-        return without_secrets(make_url(url))
-    except (ArgumentError, ValueError):
-        return "***"
 
 
 def load_settings() -> Settings:

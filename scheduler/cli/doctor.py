@@ -18,7 +18,8 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import BrokerUnreachableError, GridfleetError, first_line
 from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.settings import PREFIX, Settings, load_settings, without_secrets
+from gridfleet.storage.settings import PREFIX, Settings, load_settings
+from gridfleet.storage.urls import without_secrets
 from gridfleet.storage.versions import installed_versions
 
 #: Import packages without which no search of a Keras model can be submitted or evaluated.

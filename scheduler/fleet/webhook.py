@@ -17,7 +17,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from gridfleet.storage.errors import SettingsError, WebhookError
-from gridfleet.storage.settings import PREFIX, Settings, is_loopback
+from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.storage.urls import is_loopback
 
 logger = logging.getLogger(__name__)
 

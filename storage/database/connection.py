@@ -10,7 +10,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gridfleet.storage.database import postgresql, sqlite
 from gridfleet.storage.errors import DatabaseUnreachableError, NoConnectionLeftError, first_line
-from gridfleet.storage.settings import PREFIX, Settings, without_secrets
+from gridfleet.storage.settings import PREFIX, Settings
+from gridfleet.storage.urls import without_secrets
 
 
 class Database:

@@ -16,7 +16,8 @@ from gridfleet.storage.database.retries import retried
 from gridfleet.storage.errors import SchemaVersionError, SettingsError, first_line
 from gridfleet.storage.migrations import learning_curves
 from gridfleet.storage.schema import SCHEMA_REVISION
-from gridfleet.storage.settings import PREFIX, without_secrets
+from gridfleet.storage.settings import PREFIX
+from gridfleet.storage.urls import without_secrets
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from gridfleet.storage.errors import ExportError, first_line
-from gridfleet.storage.settings import without_secrets
+from gridfleet.storage.urls import without_secrets
 
 #: A table that each fleet has, and neither Optuna nor MLflow.
 FLEET_S_TABLE = "searches"
