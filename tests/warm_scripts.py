@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from tests.warm_workers import ONE_THREAD, REQUEST_BYTES, WarmWorker, tell_of_ended
+from tests.warm_workers import ONE_THREAD, WarmWorker, forked
 
 REPOSITORY = Path(__file__).parents[1]
 #: The command, as it is installed: a script.
@@ -123,33 +122,8 @@ def main() -> str:
     import gridfleet.scheduler.submission.run
     import gridfleet.scheduler.submit  # noqa: F401
 
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests end first
-    endings: dict[int, int] = {}
-    while True:
-        readable, _, _ = select.select([connection, woken], [], [])
-        if woken in readable:
-            os.read(woken, 4096)
-            tell_of_ended(endings)
-        if connection in readable:
-            request, fds, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 3)
-            if not request:
-                os._exit(0)
-            output, errors, ending = fds
-            pid = os.fork()
-            if pid == 0:
-                signal.set_wakeup_fd(-1)
-                for fd in (woken, wake, ending, *endings.values()):
-                    os.close(fd)
-                connection.close()
-                return be_interpreter(json.loads(request), output, errors)
-            os.close(output)
-            os.close(errors)
-            endings[pid] = ending
-            connection.send(str(pid).encode())
+    request, (output, errors) = forked(connection, n_outputs=2)
+    return be_interpreter(request, output, errors)
 
 
 def be_interpreter(request: dict[str, Any], output: int, errors: int) -> str:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 #: Variables for linear algebra on one thread, which libraries heed as they are imported: on cores that are busy, the
 #: threads of one product wait for each other. A worker of as many processes as there are cores has that too.
@@ -107,6 +108,12 @@ def main() -> None:
     from gridfleet.worker.main_process import pool, service, template  # noqa: F401
 
     template.import_in_advance(tensorflow=True)
+    request, (log,) = forked(connection, n_outputs=1)
+    be_worker(request, log)
+
+
+def forked(connection: socket.socket, *, n_outputs: int) -> tuple[dict[str, Any], list[int]]:
+    """Fork for as long as the tests ask; returns in the forked processes: what each was asked for, and its outputs."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
@@ -119,24 +126,25 @@ def main() -> None:
             os.read(woken, 4096)
             tell_of_ended(endings)
         if connection in readable:
-            request, fds, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 2)
+            request, fds, _, _ = socket.recv_fds(connection, REQUEST_BYTES, n_outputs + 1)
             if not request:
-                return
-            log, ending = fds
+                os._exit(0)
+            *outputs, ending = fds
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 for fd in (woken, wake, ending, *endings.values()):
                     os.close(fd)
                 connection.close()
-                be_worker(json.loads(request), log)
-            os.close(log)
+                return json.loads(request), outputs
+            for output in outputs:
+                os.close(output)
             endings[pid] = ending
             connection.send(str(pid).encode())
 
 
 def tell_of_ended(endings: dict[int, int]) -> None:
-    """Tell the tests of workers that ended."""
+    """Tell the tests of processes that ended."""
     for pid, ending in list(endings.items()):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
