@@ -10,7 +10,6 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,14 +33,11 @@ from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.storage.sources import collect
 from gridfleet.storage.sources.local import is_installed
 from gridfleet.worker.broker.keys import Keys
-from tests.warm_workers import WarmWorker, WarmWorkers
+from tests.running_worker import STOP_S, RunningWorker, workers_in
+from tests.warm_workers import WarmWorkers
 
 #: What `database_settings` and `database` are parametrised over.
 BACKENDS = ("sqlite", "postgresql")
-#: Seconds that a process may take to come up before a test fails; a busy machine imports TensorFlow in 20 s.
-READY_S = 90
-#: Seconds that a process gets to end before it is killed.
-STOP_S = 30
 #: Bytes that /dev/shm has to have for the databases of tests: a container may have 64 MB.
 ROOM_IN_MEMORY = 2**31
 #: The databases of a Valkey with its default configuration.
@@ -466,35 +462,6 @@ def give_to_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
 
 
-@dataclass(frozen=True)
-class RunningWorker:
-    """A real worker: Celery's main process and its children."""
-
-    process: WarmWorker
-    node: str
-    log: Path
-
-    @property
-    def pid(self) -> int:
-        """The main process."""
-        return self.process.pid
-
-    def stop(self, signal_number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end; returns the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal_number)
-        try:
-            return self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-
-    def kill(self) -> None:
-        """End the main process without notice; its children follow it."""
-        self.stop(signal.SIGKILL)
-
-
 @pytest.fixture(scope="session")
 def warm_workers() -> Iterator[WarmWorkers]:
     """Start the process of which workers are forked."""
@@ -507,39 +474,6 @@ def start_worker(warm_workers: WarmWorkers, tmp_path: Path) -> Iterator[Callable
     """Start real workers, ``start_worker(settings, concurrency=2)``; they are stopped at the end."""
     with workers_in(tmp_path, warm_workers) as start:
         yield start
-
-
-@contextlib.contextmanager
-def workers_in(folder: Path, warm_workers: WarmWorkers) -> Iterator[Callable[..., RunningWorker]]:
-    """Start real workers whose logs are in a folder."""
-    from gridfleet.worker.trial.process import NODE_VARIABLE
-
-    started: list[RunningWorker] = []
-
-    def start(settings: Settings, concurrency: int = 1, **variables: str) -> RunningWorker:
-        node = f"test{len(started)}-{secrets.token_hex(3)}"
-        health = folder / f"{node}.health"
-        environment = {
-            **settings.replace(health_file=health).worker_environment(),
-            NODE_VARIABLE: node,
-            **variables,
-        }
-        log = folder / f"{node}.log"
-        process = warm_workers.start(concurrency, environment, log)
-        worker = RunningWorker(process, node, log)
-        started.append(worker)
-        until = time.monotonic() + READY_S
-        while not health.exists():
-            if process.poll() is not None or time.monotonic() > until:
-                pytest.fail(f"the worker did not become ready:\n{log.read_text(errors='replace')[-4000:]}")
-            time.sleep(0.05)
-        return worker
-
-    try:
-        yield start
-    finally:
-        for worker in started:
-            worker.stop()
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import READY_S, STOP_S, PostgresqlServer
+from tests.conftest import PostgresqlServer
 from tests.docs.pages import blocks
 from tests.faults.support import wait_for
+from tests.running_worker import READY_S, STOP_S
 
 SEARCH = """
 from sklearn.datasets import load_iris

@@ -12,8 +12,9 @@ from gridfleet import GridSearchCV
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.storage.settings import Settings
 from tests import pooler
-from tests.conftest import PostgresqlServer, RunningWorker
+from tests.conftest import PostgresqlServer
 from tests.faults.support import attempts
+from tests.running_worker import RunningWorker
 
 
 @pytest.mark.skipif(pooler.PROGRAM is None, reason=pooler.MISSING)

@@ -21,8 +21,8 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.errors import InvalidSearchError, NameTakenError
 from gridfleet.storage.schema import Attempt, Payload, Trial
 from gridfleet.storage.settings import Settings
-from tests.conftest import RunningWorker
 from tests.faults.support import wait_for
+from tests.running_worker import RunningWorker
 from tests.same_results import assert_same_results
 
 X, Y = load_iris(return_X_y=True)

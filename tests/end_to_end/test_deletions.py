@@ -23,8 +23,8 @@ from gridfleet.storage.payloads.store import PayloadStore, PreparedPayload
 from gridfleet.storage.schema import Curve, Payload, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.broker.keys import Keys
-from tests.conftest import READY_S
 from tests.end_to_end.models import Touching
+from tests.running_worker import READY_S
 
 X, Y = np.zeros((12, 2)), np.arange(12) % 2
 

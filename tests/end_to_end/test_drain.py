@@ -15,8 +15,8 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.scheduler.reports.workers import present_workers
 from gridfleet.storage.schema import Worker
 from gridfleet.storage.settings import Settings
-from tests.conftest import STOP_S
 from tests.faults.support import X, Y, attempts, search, wait_for, wait_for_file
+from tests.running_worker import STOP_S
 from tests.warm_workers import GO_ON_VARIABLE
 
 

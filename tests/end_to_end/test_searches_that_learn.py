@@ -24,7 +24,7 @@ from gridfleet.scheduler import optuna_search_cv
 from gridfleet.scheduler.results import reproduction
 from gridfleet.storage.errors import InvalidSearchError, NameTakenError, SearchCancelledError
 from gridfleet.storage.settings import Settings
-from tests.conftest import READY_S
+from tests.running_worker import READY_S
 from tests.same_results import assert_same_results
 
 IRIS = load_iris(return_X_y=True)

@@ -19,8 +19,8 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.broker.keys import Keys
-from tests.conftest import RunningWorker
 from tests.faults.support import attempts
+from tests.running_worker import RunningWorker
 
 X = np.random.default_rng(0).normal(size=(40, 3))
 VALUES = list(np.logspace(-3, 3, 8))

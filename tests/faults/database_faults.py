@@ -30,7 +30,8 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import Held
-from tests.conftest import PostgresqlServer, RunningWorker
+from tests.conftest import PostgresqlServer
+from tests.running_worker import RunningWorker
 from tests.storage.conftest import result_of
 
 #: Connections that `StoppablePostgresql` takes, so that a test can use them all up.

@@ -28,7 +28,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.broker import publisher
-from tests.conftest import KEYS, RunningWorker, free_port
+from tests.conftest import KEYS, free_port
 from tests.faults.support import (
     RECOVERIES,
     X,
@@ -41,6 +41,7 @@ from tests.faults.support import (
     wait_for,
     wait_for_file,
 )
+from tests.running_worker import RunningWorker
 from tests.warm_workers import GO_ON_VARIABLE
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"])

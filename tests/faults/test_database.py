@@ -31,7 +31,7 @@ from gridfleet.storage.database.times import now
 from gridfleet.storage.schema import Attempt, Lease, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import queue
-from tests.conftest import PostgresqlServer, RunningWorker
+from tests.conftest import PostgresqlServer
 from tests.faults import database_faults
 from tests.faults.database_faults import Proxy, StoppablePostgresql
 from tests.faults.support import (
@@ -47,6 +47,7 @@ from tests.faults.support import (
     wait_for_file,
 )
 from tests.forked import forked
+from tests.running_worker import RunningWorker
 from tests.storage.conftest import race, store_search
 
 SILENCE = "gridfleet.storage.database.silence"

@@ -23,8 +23,9 @@ from gridfleet.storage import workers
 from gridfleet.storage.schema import Attempt, Search, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.versions import THIS_PYTHON
-from tests.conftest import STOP_S, give_to_another_user
+from tests.conftest import give_to_another_user
 from tests.faults.support import X, Y, assert_one_result_each, attempts, search, wait_for
+from tests.running_worker import STOP_S
 
 #: Data that no small disk has room for.
 LARGE_X, LARGE_Y = np.zeros((40_000, 20)), np.arange(40_000) % 2

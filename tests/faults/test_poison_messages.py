@@ -20,9 +20,10 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.broker.transport import MAX_DEAD_LETTERS
-from tests.conftest import KEYS, RunningWorker
+from tests.conftest import KEYS
 from tests.faults.support import X, Y, assert_one_result_each, attempts, search, wait_for
 from tests.malformed_messages import malformed_messages
+from tests.running_worker import RunningWorker
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"])
 

@@ -24,7 +24,6 @@ from gridfleet.storage.errors import SettingsError
 from gridfleet.storage.schema import Lease, Trial, Worker
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.main_process import root, service
-from tests.conftest import RunningWorker
 from tests.end_to_end.conftest import start_script
 from tests.end_to_end.models import Touching
 from tests.faults.support import (
@@ -38,6 +37,7 @@ from tests.faults.support import (
     wait_for,
     wait_for_file,
 )
+from tests.running_worker import RunningWorker
 
 #: A main process that takes one of its processes for dead after a second of silence, if the lease is no longer.
 SOON = sooner({"gridfleet.worker.main_process.watchdog.MIN_SILENCE_S": 1})

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from gridfleet.storage.settings import Settings
-from tests.conftest import STOP_S
 from tests.faults.support import wait_for
+from tests.running_worker import STOP_S
 
 REPOSITORY = Path(__file__).parents[2]
 #: Modules that a worker imports, of the standard library too, but not the dozen that `python -m` itself imports before.

@@ -18,10 +18,10 @@ from gridfleet.storage.schema import Attempt, Trial
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import claims, lost_together, transitions
 from gridfleet.storage.trials.held import Held
-from tests.conftest import RunningWorker
 from tests.end_to_end.models import Touching
 from tests.faults.support import X, Y, wait_for, wait_for_file
 from tests.faults.support import search as waiting_search
+from tests.running_worker import RunningWorker
 from tests.storage.conftest import StoredSearch, ago, attempts_of, set_trial, store_search
 
 

@@ -31,9 +31,10 @@ from gridfleet.storage import migrations
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.worker.guards.quiet_tensorflow import quiet_tensorflow
-from tests.conftest import READY_S, STOP_S, free_port
+from tests.conftest import free_port
 from tests.faults.database_faults import StoppablePostgresql
 from tests.pooler import pgbouncer
+from tests.running_worker import READY_S, STOP_S
 
 #: Recovery is frequent with these: a worker that is killed loses its trials after ten seconds.
 QUICK = {"lease_s": 10, "heartbeat_s": 2, "reconcile_s": 2, "republish_s": 10, "max_runtime_s": 60}

@@ -20,7 +20,8 @@ from gridfleet.storage.errors import NoConnectionLeftError
 from gridfleet.storage.settings import Settings
 from gridfleet.worker.main_process import service
 from gridfleet.worker.main_process.watchdog import Watchdog
-from tests.conftest import PostgresqlServer, RunningWorker
+from tests.conftest import PostgresqlServer
+from tests.running_worker import RunningWorker
 
 #: Seconds in which something has to happen on a busy machine.
 PATIENCE_S = 60
