@@ -12,6 +12,7 @@ from gridfleet.scheduler.cli.output import fail, say
 
 if TYPE_CHECKING:
     import socket
+    from threading import Event
 
     from gridfleet.scheduler.page.server import Server
     from gridfleet.storage.settings import Settings
@@ -36,7 +37,7 @@ def page(
     password GRIDFLEET_PAGE_PASSWORD. It only reads, whatever the database's role may do.
     """
     import secrets
-    from contextlib import closing
+    from contextlib import closing, suppress
 
     fleet = open_results()
     settings, database = fleet.settings, fleet.database
@@ -59,14 +60,13 @@ def page(
         exit_at_sigterm()
         if open_browser:
             _open(address if password else f"{address}?token={token}")
-        if watch:
-            _watch(settings, server)
-        try:
+        has_ended = _watch(settings, server) if watch else None
+        # a script's background process ignores Ctrl-C: uvicorn ends by it, and raises nothing then
+        with suppress(KeyboardInterrupt):
             server.run([listener])
-        except KeyboardInterrupt:
-            say("the page has stopped")
-        else:
+        if has_ended is not None and has_ended.is_set():
             fail("the watcher has stopped, and the page with it")
+        say("the page has stopped")
 
 
 def _without_packages(error: ModuleNotFoundError) -> NoReturn:
@@ -120,21 +120,28 @@ def _open(address: str) -> None:
     Thread(target=show, name="browser", daemon=True).start()
 
 
-def _watch(settings: Settings, server: Server) -> None:
-    """Print lines as searches go on, beside the page, and be a service: with a log, and a sign of life."""
-    from threading import Thread
+def _watch(settings: Settings, server: Server) -> Event:
+    """Print lines as searches go on, beside the page, and be a service: with a log, and a sign of life.
+
+    Returns what is set once the lines have ended.
+    """
+    from threading import Event, Thread
 
     from gridfleet.scheduler.reports import watch
     from gridfleet.storage.database.connection import Database
     from gridfleet.storage.logs import log_to_stderr
     from gridfleet.worker.guards.health_file import touch_for_ever
 
+    has_ended = Event()
+
     def follow() -> None:
         try:
             watch.follow_all(Database(settings, read_only=True))
         finally:  # an error of it is printed, and what is left is no service
+            has_ended.set()
             server.should_exit = True
 
     log_to_stderr(settings.log_level, settings.log_format, service="reporter")
     touch_for_ever(None if settings.is_embedded else settings.health_file)
     Thread(target=follow, name="watch", daemon=True).start()
+    return has_ended

@@ -51,8 +51,15 @@ def start_page(fleet: Settings, database: Database) -> Iterator[Callable[..., su
         process.communicate()
 
 
-def test_it_prints_an_address_with_a_token_and_ends_at_ctrl_c(start_page: Callable[..., subprocess.Popen[str]]) -> None:
-    process = start_page("--port", "0")
+@pytest.mark.parametrize("at_first", [signal.SIG_DFL, signal.SIG_IGN], ids=["a terminal's", "a script's background"])
+def test_it_prints_an_address_with_a_token_and_ends_at_ctrl_c(
+    start_page: Callable[..., subprocess.Popen[str]], at_first: signal.Handlers
+) -> None:
+    before = signal.signal(signal.SIGINT, at_first)  # the command begins with what this process has
+    try:
+        process = start_page("--port", "0")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     address = process.stdout.readline().strip()
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}", address)
