@@ -297,8 +297,10 @@ def show_calls(figures: dict[str, Any]) -> None:
 
 def _lines_for_docs(figures: dict[str, Any]) -> Iterator[str]:
     """Yield the table of docs/training.md: of `exact` and `auto`, those first that gain least."""
-    yield "| call | `exact`: first call | later calls | `auto`: first call | later calls | MB: Keras | `exact` | `auto` |"
-    yield "|---|---|---|---|---|---|---|---|"
+    speed = ("`exact`: first call", "later calls", "`auto`: first call", "later calls")
+    columns = ("call", *speed, "MB: Keras", "`exact`", "`auto`")
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
     rows = []
     for name, modes in figures.items():
         by_keras, ours = modes["keras"], [modes["exact"], modes["auto"]]

@@ -273,9 +273,7 @@ class EpochRunner:
         program.xla_obstacle = obstacle
         return None
 
-    def _run(
-        self, orders: Orders, plan: ValidationPlan, *, use_xla: bool, is_one_by_one: bool = False
-    ) -> Outcome:
+    def _run(self, orders: Orders, plan: ValidationPlan, *, use_xla: bool, is_one_by_one: bool = False) -> Outcome:
         found = self._programs.get(for_xla=use_xla)
         loop = self._loop(use_xla=use_xla, is_one_by_one=is_one_by_one)
         compiles = use_xla and not self._is_compiled
