@@ -9,10 +9,11 @@ and its imports itself. In rows "both warm" and "both again" scikit-learn's ``fi
 joblib workers have imported Keras as well. Every row says whether the scores are equal, split by split, and what both
 took of the processor and of memory, with all processes that they started. Medians of the repeats.
 
-    python benchmarks/training.py --calls [--json FILE]
+    python benchmarks/training.py --calls [--repeats 3] [--case NAME ...] [--json FILE]
 
 measures calls of fit, evaluate and predict against Keras' own, cold and steady, with their memory
-(benchmarks/training_cases.py), and prints those first that gain least.
+(benchmarks/training_cases.py), and prints those first that gain least, also as the table of docs/training.md. Medians
+of the repeats, in each of which Keras and the modes take turns.
 """
 
 from __future__ import annotations
@@ -72,13 +73,16 @@ def main() -> None:
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/training.json"), help="where figures go")
     parser.add_argument("--calls", action="store_true", help="calls of Keras' methods instead of searches")
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help=", ".join(CASES))
     options = parser.parse_args()
+    figures: dict[str, Any] = {}
     if options.calls:
-        write(options.json.with_stem("training-calls"), figures := measure_calls())
+        for case in options.case:
+            figures[case] = measure_call(case, options.repeats)
+            write(options.json.with_stem("training-calls"), figures)
         show_calls(figures)
         return
 
-    figures: dict[str, Any] = {}
     for name in ("pima-2", "pima-16", "digits-mlp", "digits-conv", "digits-lstm"):
         rows = [row for row in options.row if row.split()[0] == name]
         if rows:
@@ -244,17 +248,29 @@ def large_step(repeats: int) -> dict[str, Any]:
     return {"scikit-learn": by_keras, "modes": {"exact": exact}}
 
 
-def measure_calls() -> dict[str, Any]:
-    """Run each case of training_cases.py in each of its modes, in processes of their own with one thread."""
+def measure_call(case: str, repeats: int) -> dict[str, Any]:
+    """Run a case of training_cases.py in its modes, one after the other, in processes of their own with one thread."""
     script = Path(__file__).parent / "training_cases.py"
     threads = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
-    def run(case: str, mode: str) -> Any:
+    def run(mode: str) -> Any:
         command = [sys.executable, str(script), case, mode]
         done = subprocess.run(command, check=True, env=os.environ | threads, stdout=subprocess.PIPE, text=True)
         return json.loads(done.stdout.splitlines()[-1])
 
-    return {name: {mode: run(name, mode) for mode in case.modes} for name, case in CASES.items()}
+    runs = [{mode: run(mode) for mode in CASES[case].modes} for _ in range(repeats)]
+    return {mode: _median_of_calls([one[mode] for one in runs]) for mode in CASES[case].modes}
+
+
+def _median_of_calls(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    names = ("cold, s", "steady, s", "peak, MB", "growth, MB")
+    results = sorted({run["result"] for run in runs})
+    return {
+        **runs[0],
+        **{name: statistics.median(run[name] for run in runs) for name in names},
+        "result": results[0] if len(results) == 1 else results,
+        "runs": runs,
+    }
 
 
 def show_calls(figures: dict[str, Any]) -> None:
@@ -273,7 +289,30 @@ def show_calls(figures: dict[str, Any]) -> None:
             rows.append((min(faster), (name, mode, *seconds, *(f"{one:.2f}x" for one in faster), *memory, equal)))
     for _, row in sorted(rows):
         table.add_row(*row)
-    Console(width=140).print(table)
+    console = Console(width=140)
+    console.print(table)
+    for line in _lines_for_docs(figures):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines_for_docs(figures: dict[str, Any]) -> Iterator[str]:
+    """Yield the table of docs/training.md: of `exact` and `auto`, those first that gain least."""
+    speed = ("`exact`: first call", "later calls", "`auto`: first call", "later calls")
+    columns = ("call", *speed, "MB: Keras", "`exact`", "`auto`")
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    rows = []
+    for name, modes in figures.items():
+        by_keras, ours = modes["keras"], [modes["exact"], modes["auto"]]
+        faster = [by_keras[phase] / one[phase] for one in ours for phase in ("cold, s", "steady, s")]
+        megabytes = [f"{one['peak, MB']:.0f}" for one in (by_keras, *ours)]
+        rows.append((min(faster), [CASES[name].title, *map(_times, faster), *megabytes]))
+    for _, row in sorted(rows):
+        yield f"| {' | '.join(row)} |"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.1f}x" if ratio >= 1.05 else f"{ratio:.2f}x"
 
 
 def show(figures: dict[str, Any], floor: dict[str, float]) -> None:

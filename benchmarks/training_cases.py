@@ -35,17 +35,20 @@ class Case:
 
     Parameters
     ----------
+    title : str
+        What docs/training.md calls it.
     make : callable
         Builds model and data, and returns the call.
     n_steady : int
         How many calls follow the first one.
-    modes : tuple of str, default=("keras", "exact")
+    modes : tuple of str, default=("keras", "exact", "auto")
         In which it is measured.
     """
 
+    title: str
     make: Callable[[], Call]
     n_steady: int
-    modes: tuple[str, ...] = ("keras", "exact")
+    modes: tuple[str, ...] = ("keras", "exact", "auto")
 
 
 def own_loss(y_true: Any, y_pred: Any) -> Any:
@@ -189,17 +192,25 @@ def predict_any_number_of_rows() -> Call:
 #: Cases whose order of rows no seed fixes.
 UNSEEDED = ("20,000 rows, epochs=4000, stopped after 2, no seed",)
 CASES = {
-    "two LSTMs, fit": Case(fit_two_lstms, 40),
-    "two LSTMs, predict one row": Case(predict_with_two_lstms, 40),
-    "stateful LSTM, fit": Case(fit_stateful_lstm, 40),
-    "frozen MobileNetV2, fit": Case(fit_frozen_mobile_net, 4),
-    "frozen MobileNetV2, predict": Case(predict_frozen_mobile_net, 6),
-    "frozen MobileNetV2, evaluate": Case(evaluate_frozen_mobile_net, 6),
-    "MobileNetV2, fit": Case(fit_mobile_net, 3),
-    "two Conv2D, fit": Case(fit_two_convolutions, 4, ("keras", "exact", "xla", "auto")),
-    UNSEEDED[0]: Case(fit_until_it_stops, 3),
-    "18 million parameters, fit": Case(fit_many_parameters, 2),
-    "predict 1 to 32 rows": Case(predict_any_number_of_rows, 64),
+    "two LSTMs, fit": Case("two LSTMs, a loss of one's own: `fit(epochs=1)` again and again", fit_two_lstms, 40),
+    "two LSTMs, predict one row": Case(
+        "two LSTMs, a loss of one's own: `predict` of one row", predict_with_two_lstms, 40
+    ),
+    "stateful LSTM, fit": Case("a stateful LSTM, batches of one row: `fit`", fit_stateful_lstm, 40),
+    "frozen MobileNetV2, fit": Case("MobileNetV2, frozen inside a Functional: `fit`", fit_frozen_mobile_net, 4),
+    "frozen MobileNetV2, predict": Case(
+        "MobileNetV2, frozen inside a Functional: `predict`", predict_frozen_mobile_net, 6
+    ),
+    "frozen MobileNetV2, evaluate": Case(
+        "MobileNetV2, frozen inside a Functional: `evaluate`", evaluate_frozen_mobile_net, 6
+    ),
+    "MobileNetV2, fit": Case("MobileNetV2: `fit`", fit_mobile_net, 3),
+    "two Conv2D, fit": Case(
+        "a CNN of two Conv2D on 32x32 pixels: `fit`", fit_two_convolutions, 4, ("keras", "exact", "xla", "auto")
+    ),
+    UNSEEDED[0]: Case("20,000 rows, `epochs=4000`, stopped after 2, no seed", fit_until_it_stops, 3),
+    "18 million parameters, fit": Case("18 million parameters, Adam: `fit`", fit_many_parameters, 2),
+    "predict 1 to 32 rows": Case("`predict` of 1, 2, … 32 rows", predict_any_number_of_rows, 64),
 }
 
 

@@ -183,6 +183,31 @@ def test_predictions_of_any_number_of_rows_take_as_few_programs_as_keras_takes_g
     assert len(programs) == n_programs
 
 
+@pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.parametrize("epochs", some_of([[1, 3, 1], [3, 1], [1, 1, 12]], every=3))
+def test_fits_of_one_epoch_and_of_more_go_on_from_each_other(
+    epochs: list[int], listens: bool, programs: ProgramCache
+) -> None:
+    def fitted(mode: str) -> list[Any]:
+        keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(1)
+        model = model_with(layers.Dense(4))
+        histories = []
+        with compiled_fit(mode) as report:
+            for number, some in enumerate(epochs):
+                # a callback of the second fit has its epochs run one by one
+                callbacks = [keras.callbacks.EarlyStopping("loss")] if listens and number == 1 else []
+                settings = {"validation_data": (X[40:], Y[40:]), "callbacks": callbacks}
+                histories += model.fit(
+                    X[:40], Y[:40], batch_size=7, epochs=some, verbose=0, **settings
+                ).history.values()
+        assert report.fallback_reason is None
+        return [*model.get_weights(), *histories]
+
+    assert_equal(fitted("exact"), fitted("keras"))
+    assert len(programs) == 1
+
+
 def test_the_longest_unused_program_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ProgramCache(max_programs=2)
     for key in "abac":

@@ -304,16 +304,17 @@ class CompiledCalls:
         def find() -> Found[TrainProgram]:
             structure = structure_of(model, trains=True) if build_variables(model, train, trains=True) else None
             is_known = is_as_it_was_traced(model, train, structure)
-            is_known = is_known and not is_traced_by_keras(model, "test", validation)
+            is_known = structure is not None and is_known and not is_traced_by_keras(model, "test", validation)
+            options = {"for_xla": for_xla, "fixes_size": fixes_size, "is_known": is_known}
             entry = find_or_trace(
                 self._cache,
                 structure=structure if is_known else None,
                 signature=signature,
-                trace=lambda: TrainProgram(model, train, validation, for_xla=for_xla, fixes_size=fixes_size),
+                trace=lambda: TrainProgram(model, train, validation, **options),
             )
             program = entry.program
             stays_in_graph = self.mode is FitMode.EXACT or program.xla_obstacle is not None
-            if is_known and structure is not None and stays_in_graph and not self._untested:
+            if is_known and stays_in_graph and not self._untested:
                 program.update_at_once(model, entry.n_graph_steps + n_epochs * train.n_steps)
             return Found(entry, program.variables_of(model))
 

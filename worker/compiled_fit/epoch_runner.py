@@ -177,7 +177,7 @@ class EpochRunner:
         """
         check_step(self.model, self._train_function, epoch)
 
-    def run(self, orders: Orders, plan: ValidationPlan, *, n_more: int) -> Outcome:
+    def run(self, orders: Orders, plan: ValidationPlan, *, n_more: int, is_one_by_one: bool = False) -> Outcome:
         """Run epochs.
 
         Parameters
@@ -188,6 +188,8 @@ class EpochRunner:
             After which to validate.
         n_more : int
             Epochs that are to come after these, in this fit and in those that follow.
+        is_one_by_one : bool, default=False
+            Whether all runs of the fit are of one epoch.
 
         Returns
         -------
@@ -199,7 +201,7 @@ class EpochRunner:
             outcome = self._try_in_xla(orders, plan)
             if outcome is not None:
                 return outcome
-        outcome = self._run(orders, plan, use_xla=False)
+        outcome = self._run(orders, plan, use_xla=False, is_one_by_one=is_one_by_one)
         self._has_checked_indices = self._has_checked_indices or self._train is self._all_rows
         return outcome
 
@@ -271,8 +273,9 @@ class EpochRunner:
         program.xla_obstacle = obstacle
         return None
 
-    def _run(self, orders: Orders, plan: ValidationPlan, *, use_xla: bool) -> Outcome:
-        found, loop = self._programs.get(for_xla=use_xla), self._loop(use_xla=use_xla)
+    def _run(self, orders: Orders, plan: ValidationPlan, *, use_xla: bool, is_one_by_one: bool = False) -> Outcome:
+        found = self._programs.get(for_xla=use_xla)
+        loop = self._loop(use_xla=use_xla, is_one_by_one=is_one_by_one)
         compiles = use_xla and not self._is_compiled
         started = time.perf_counter()
         with (
@@ -286,10 +289,11 @@ class EpochRunner:
         self._has_run = True
         return outcome
 
-    def _loop(self, *, use_xla: bool) -> Loop:
+    def _loop(self, *, use_xla: bool, is_one_by_one: bool = False) -> Loop:
         options = LoopOptions(
             watches_for_nan=self.watches_for_nan,
             xla_batch_size=self._train.batch_size if use_xla else None,
+            is_one_epoch=is_one_by_one and not use_xla,  # XLA would compile its part of another loop anew
         )
         found = self._programs.get(for_xla=use_xla)
         with self._report.timed("trace"), preparing_a_program():

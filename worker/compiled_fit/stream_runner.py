@@ -69,7 +69,7 @@ class StreamRunner:
         """Make sure that Keras would go on with the step that it began with."""
         check_step(self.model, self._train_function, epoch)
 
-    def run(self, orders: Orders, plan: ValidationPlan, *, n_more: int) -> Outcome:
+    def run(self, orders: Orders, plan: ValidationPlan, *, n_more: int, is_one_by_one: bool = True) -> Outcome:
         """Run an epoch; the orders are those of no rows."""
         stops = bool(self.model.stop_training)  # a callback has stopped it: Keras still runs the first batches
 
@@ -84,7 +84,7 @@ class StreamRunner:
         self._report.modes.append(FitMode.EXACT)
 
     def _run(self, inputs: EpochInputs) -> Outcome:
-        options = LoopOptions(watches_for_nan=self.watches_for_nan, xla_batch_size=None)
+        options = LoopOptions(watches_for_nan=self.watches_for_nan, xla_batch_size=None, is_one_epoch=True)
         with self._report.timed("trace"), preparing_a_program():
             loop = self._found.program.loop(self.model, self._found.variables, options)
         with self._report.timed("train"), running_a_program():

@@ -76,6 +76,7 @@ def train_epochs(
     """
     # where nothing but the History listens, epochs follow each other inside the graph
     returns_each_epoch = validate is not None or has_listeners(container)
+    is_one_by_one = returns_each_epoch or len(schedule.epochs) == 1
     logs: Logs | None = None
     epoch = schedule.epochs.start
     while epoch < schedule.epochs.stop:
@@ -88,7 +89,8 @@ def train_epochs(
         plan = schedule.validation_plan(epoch, n_epochs)
         orders = schedule.next_orders(n_epochs, n_rows=n_rows)
         inside = plan if validate is None else np.zeros_like(plan)
-        results, n_steps = runner.run(orders, inside, n_more=schedule.n_epochs_after(epoch + n_epochs))
+        n_more = schedule.n_epochs_after(epoch + n_epochs)
+        results, n_steps = runner.run(orders, inside, n_more=n_more, is_one_by_one=is_one_by_one)
         after_first_run()
         for place, (row, is_validated) in enumerate(zip(results, plan, strict=True)):
             if place:

@@ -30,10 +30,15 @@ class EpochLoop:
         For the validation.
     train_pass : callable
         Trains one epoch.
+    is_one : bool, default=False
+        Whether a run is one epoch, for which there need be no loop around it.
     """
 
-    def __init__(self, model: Model, train: Step, test: Step | None, train_pass: TrainingPass) -> None:
+    def __init__(
+        self, model: Model, train: Step, test: Step | None, train_pass: TrainingPass, *, is_one: bool = False
+    ) -> None:
         self._model = model
+        self._is_one = is_one
         self._train = train
         self._train_pass = train_pass
         self._validation = None if test is None else _Validation(model, test)
@@ -41,6 +46,9 @@ class EpochLoop:
 
     def run(self, inputs: EpochInputs) -> tuple[Tensor, Tensor]:
         """Return the results, of shape (n_epochs, n_results), and the number of the last epoch's batches."""
+        if self._is_one:
+            n_steps, results = self._train_and_validate(inputs, 0)
+            return results[None], n_steps
         n_epochs = tf.shape(inputs.validates)[0]
         history = tf.TensorArray(RESULT, size=n_epochs, element_shape=(self._n_results,))
         _, n_steps, history = tf.while_loop(
@@ -56,12 +64,16 @@ class EpochLoop:
     ) -> tuple[Tensor, Tensor, TensorArray]:
         # the first one's metrics were reset before its callbacks, which may have used them since
         tf.cond(number > 0, self._reset, lambda: tf.constant(0))
-        n_steps, logs = self._train_pass(inputs, inputs.order_of(number))
+        n_steps, results = self._train_and_validate(inputs, number)
+        return number + 1, n_steps, history.write(number, results)
+
+    def _train_and_validate(self, inputs: EpochInputs, number: Tensor | int) -> tuple[Tensor, Tensor]:
+        n_steps, logs = self._train_pass(inputs, inputs.orders[0] if self._is_one else inputs.order_of(number))
         results = self._train.results(self._model, logs)
         if self._validation is not None:
             validated = self._validation.run_if(inputs.validates[number], inputs.validation)
             results = tf.concat([results, validated], 0)
-        return number + 1, n_steps, history.write(number, results)
+        return n_steps, results
 
     def _reset(self) -> Tensor:
         self._model.reset_metrics()

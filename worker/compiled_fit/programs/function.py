@@ -30,6 +30,8 @@ class SharedFunction(Generic[Inputs]):
         Of the model that it is traced with.
     uses_grappler : bool, default=True
         Whether TensorFlow optimizes the graph.
+    is_checked : bool, default=False
+        Whether it is known to draw no random numbers that depend on their place in the graph.
     """
 
     def __init__(
@@ -39,9 +41,11 @@ class SharedFunction(Generic[Inputs]):
         variables: VariableSet,
         *,
         uses_grappler: bool = True,
+        is_checked: bool = False,
     ) -> None:
         self._traced = tf.function(function, autograph=False, input_signature=[specs]).get_concrete_function()
-        check_random_operations(self._traced)
+        if not is_checked:
+            check_random_operations(self._traced)
         self._types = variables.types
         self._captures = variables.captures_of(self._traced)
         self._uses_grappler = uses_grappler

@@ -37,7 +37,8 @@ class PredictProgram(Program):
         self._structure = steps[0].structured_outputs
         super().__init__(steps, variables, keras.tree.map_structure(lambda _: 0, self._structure))
         loop = _PredictLoop(steps, sizes, keras.tree.flatten(self._structure))
-        self._function = SharedFunction(loop.run, PassInputs.specs(data.specs), variables)
+        # the steps were checked
+        self._function = SharedFunction(loop.run, PassInputs.specs(data.specs), variables, is_checked=True)
 
     def run(self, variables: VariableSet, data: Batches) -> Structure:
         """Return the predictions of a model with these variables, as arrays in the structure of its outputs."""

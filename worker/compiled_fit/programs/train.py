@@ -42,10 +42,13 @@ class LoopOptions(NamedTuple):
         Whether an epoch ends at the first batch after which the loss is not finite.
     xla_batch_size : int or None
         Rows of the batches that XLA is to loop over; None: no XLA.
+    is_one_epoch : bool, default=False
+        Whether a run is one epoch, and none of more is known to come: that loop takes half as long to trace.
     """
 
     watches_for_nan: bool
     xla_batch_size: int | None
+    is_one_epoch: bool = False
 
 
 class TrainProgram(Program):
@@ -63,6 +66,8 @@ class TrainProgram(Program):
         Whether the steps are to be traced so that XLA draws the same random numbers.
     fixes_size : bool, default=False
         Whether XLA's steps are to know the size of batches where Keras' do.
+    is_known : bool, default=False
+        Whether the model's metrics are Keras' own, and determined without looking at what their reset does.
 
     Attributes
     ----------
@@ -90,6 +95,7 @@ class TrainProgram(Program):
         *,
         for_xla: bool,
         fixes_size: bool = False,
+        is_known: bool = False,
     ) -> None:
         knows_size = fixes_size or not for_xla
         with same_random_numbers() if for_xla else nullcontext():
@@ -105,13 +111,14 @@ class TrainProgram(Program):
         self.layout = self._train_step.layout
         self.validation_layout = None if self._test_step is None else self._test_step.layout
         super().__init__(
-            [trace_reset(model), *(step.traced for step in steps)],
+            [*([] if is_known else [trace_reset(model)]), *(step.traced for step in steps)],
             VariableSet.of_training(model),  # only now, for the steps build those that are missing
             (self.layout, self.validation_layout),
         )
         self._train = train.without_rows()  # the program outlives the data
         self._validation = None if validation is None else validation.without_rows()
         self._loops: dict[tuple[LoopOptions, bool, bool], Loop] = {}
+        self._is_known = is_known
         self._look_at_operations(for_xla=for_xla)
         self.may_fail = any(may_fail(step.traced) for step in steps)
         # what fails between two steps would leave the optimizer as it was before the run; a first run is undone
@@ -177,7 +184,11 @@ class TrainProgram(Program):
         SharedFunction
             For `run`.
         """
-        key = options, self.xla_wants_fixed_batches, variables.joint is not None
+        kind = self.xla_wants_fixed_batches, variables.joint is not None
+        of_any_epochs = options._replace(is_one_epoch=False), *kind
+        if of_any_epochs in self._loops:
+            return self._loops[of_any_epochs]
+        key = options, *kind
         if key not in self._loops:
             self._loops[key] = self._trace(model, variables, options)
         return self._loops[key]
@@ -211,13 +222,15 @@ class TrainProgram(Program):
         else:
             train = self._train_step.on(variables, traced_with=self._variables)
         test = None if self._test_step is None else self._test_step.on(variables, traced_with=self._variables)
-        loop = EpochLoop(model, train, test, self._training_pass(model, train, options))
+        epoch = self._training_pass(model, train, options)
+        loop = EpochLoop(model, train, test, epoch, is_one=options.is_one_epoch)
         return SharedFunction(
             loop.run if joint is None else joint.around(loop.run),
             EpochInputs.specs(self._train, self._validation),
             variables,
             # validation stays in the graph, and may be much
             uses_grappler=options.xla_batch_size is None or test is not None,
+            is_checked=self._is_known,  # the steps were
         )
 
     def _training_pass(self, model: Model, step: Step, options: LoopOptions) -> TrainingPass:
