@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from gridfleet.scheduler.page import compare, drawings, events, fleet, metrics, searches, security, sql, trials
 from gridfleet.scheduler.page.templates import render
+from gridfleet.scheduler.reports.durations import EndedAttempts
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, QueryError, SearchNotFoundError, TrialNotFoundError, first_line
 
@@ -67,6 +68,7 @@ def create_app(database: Database, *, token: str, names: Collection[str] = ()) -
     app.router.redirect_slashes = False
     app.state.database = database
     app.state.changes = events.Changes(database)
+    app.state.attempts = EndedAttempts(database)
     return app
 
 
