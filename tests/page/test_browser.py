@@ -10,7 +10,9 @@ from playwright.sync_api import Browser, expect
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.renaming import rename_search
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.tags import change_tags
 from tests.page.browser import PHONE, SHOWN_MS, Visit, chromium_started, needs_chromium, visit
 from tests.page.conftest import Page
 from tests.page.searches_to_show import store_digits, store_pair
@@ -174,6 +176,20 @@ def test_searches_are_compared_and_queries_run_and_refused(reader: Visit, databa
     (line,) = reader.complaints  # Chromium's own, of the answer
     assert "400" in line
     reader.complaints.clear()
+
+
+def test_another_name_and_another_tag_of_a_search_that_ended_show_on_the_open_list(
+    reader: Visit, database: Database, database_settings: Settings
+) -> None:
+    search_id = store_pima(database_settings, database)
+    reader.go("/")
+    row = reader.page.get_by_role("region", name="Table of searches").locator("tbody tr")
+    expect(row).to_contain_text("pima")
+
+    rename_search(database, search_id, "diabetes", signer=database_settings.signer())
+    expect(row).to_contain_text("diabetes")
+    change_tags(database, search_id, {"dataset": "pima"})
+    expect(row.locator(".tag")).to_have_text("dataset=pima")
 
 
 def test_without_the_token_nothing_is_shown(stranger: Visit, page: Page, database: Database) -> None:
