@@ -88,6 +88,7 @@ def _environment() -> Environment:
         state=state,
         params=figures.params,
         plain=plain,
+        sentence=sentence,
         ranges=ranges,
         ago=figures.rounded,
     )
@@ -144,6 +145,14 @@ def time(at: datetime | None) -> Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         f"{utc:%Y-%m-%dT%H:%M:%SZ}", figures.time(at), figures.time(at)
     )
+
+
+def sentence(value: str) -> Markup:
+    """Write a sentence as a terminal gets it, what stands between backticks as code."""
+    parts = plain(value).split("`")
+    if len(parts) % 2 == 0:  # one of them is no pair's
+        return Markup("{}").format(plain(value))
+    return Markup().join(Markup("<code>{}</code>" if place % 2 else "{}").format(part) for place, part in enumerate(parts))
 
 
 def state(value: str) -> Markup:
