@@ -19,6 +19,7 @@ from gridfleet.scheduler.figures.heatmap import heatmap
 from gridfleet.scheduler.figures.history import history
 from gridfleet.scheduler.figures.importances import importances
 from gridfleet.scheduler.figures.parallel import parallel
+from gridfleet.scheduler.figures.rank import rank
 from gridfleet.scheduler.figures.slices import slices
 from gridfleet.scheduler.figures.time_spent import time_spent
 from gridfleet.scheduler.figures.timeline import fleet_timeline, timeline
@@ -34,6 +35,8 @@ OF_SEARCH: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "importances": (importances, ()),
     "slices": (slices, ("name",)),
     "heatmap": (heatmap, ("first", "second")),
+    "rank": (rank, ("first", "second")),
+    "distribution": (lambda database, search_id: distribution(database, [search_id]), ()),
     "curves": (curves, ("number",)),
     "folds": (folds, ("metric", "number")),
     "time": (time_spent, ("number",)),
