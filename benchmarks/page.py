@@ -237,7 +237,9 @@ def show(results: dict[str, Any], options: argparse.Namespace) -> None:
             for answer in answers
         ]
         print(f"| `{path}` | {' | '.join(cells)} |")
-    print("\n| database | filled in, s | size, MB | onlookers | MB more | queries a second |\n|---|--:|--:|--:|--:|--:|")
+    print(
+        "\n| database | filled in, s | size, MB | onlookers | MB more | queries a second |\n|---|--:|--:|--:|--:|--:|"
+    )
     for name, of in zip(names, results.values(), strict=True):
         for n_readers, cost in of["onlookers"].items():
             filled = f"{of['fill s']:.0f} | {of['MB']:,.0f}"

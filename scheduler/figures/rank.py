@@ -52,13 +52,18 @@ def rank(
         If fewer than two trials have a score, or the search has not two such hyperparameters.
     """
     found = drawn(database, search_id, most)
-    scored = sorted(found.require_scored(2), key=lambda trial: (trial.mean_test_score or 0.0, -trial.number))
-    x, y = chosen(found, axes([trial.params for trial in scored]), first, second)
+    by_number = found.require_scored(2)
+    x, y = chosen(found, axes([trial.params for trial in by_number]), first, second)
+    # the best are drawn last, above the others
+    order = sorted(
+        range(len(by_number)), key=lambda place: (by_number[place].mean_test_score or 0.0, -by_number[place].number)
+    )
+    scored = [by_number[place] for place in order]
     scores = np.array([trial.mean_test_score for trial in scored])
     # equal scores share the best of their ranks
     ranks = 1 + len(scores) - np.searchsorted(scores, scores, side="right")
     chance = random.Random(search_id)  # noqa: S311 - a figure, and the same one each time
-    x_values, y_values = _spread(x, chance), _spread(y, chance)
+    x_values, y_values = _spread(x, chance)[order], _spread(y, chance)[order]
     go = graph_objects()
     figure = go.Figure(
         go.Scatter(

@@ -152,7 +152,9 @@ def sentence(value: str) -> Markup:
     parts = plain(value).split("`")
     if len(parts) % 2 == 0:  # one of them is no pair's
         return Markup("{}").format(plain(value))
-    return Markup().join(Markup("<code>{}</code>" if place % 2 else "{}").format(part) for place, part in enumerate(parts))
+    return Markup().join(
+        Markup("<code>{}</code>" if place % 2 else "{}").format(part) for place, part in enumerate(parts)
+    )
 
 
 def state(value: str) -> Markup:

@@ -48,7 +48,7 @@ class Look:
 
 
 def look(database: Database) -> Look:
-    """Look at the searches that have not ended, or just have, their trials that run, names and tags, and the workers."""
+    """Look at the searches that have not ended, or just have, their trials that run, and names, tags and workers."""
     with database.read() as connection:
         seen, ended = _searches(connection), _ended(connection)
         for search_id, *facts in (*_running(connection), *ended, *_named(connection)):

@@ -92,11 +92,13 @@ def test_the_histogram_counts_each_attempt_once_and_never_falls(
     monkeypatch.setattr(durations, "FIRST_S", 60.0)
     pima = store_pima(database_settings, database)
     search_id = store_search(database_settings, database, "more", [{"C": 1}, {"C": 2}])
-    histogram = {
-        key: value for key, value in read(page).items() if key[0].startswith("gridfleet_trial_seconds_")
-    }
+    histogram = {key: value for key, value in read(page).items() if key[0].startswith("gridfleet_trial_seconds_")}
     of = ("outcome", "completed")
-    assert histogram["gridfleet_trial_seconds_count", of] == histogram["gridfleet_trial_seconds_bucket", ("le", "+Inf"), of] == 4
+    assert (
+        histogram["gridfleet_trial_seconds_count", of]
+        == histogram["gridfleet_trial_seconds_bucket", ("le", "+Inf"), of]
+        == 4
+    )
 
     for number in range(2):
         record(database, claim(database, search_id, number, WORKERS[0]), (0.5, 0.5))
