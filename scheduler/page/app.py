@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -75,6 +76,7 @@ def create_app(database: Database, *, token: str, names: Collection[str] = ()) -
 @asynccontextmanager
 async def _with_few_threads(_app: Starlette) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = N_THREADS
+    threading.Thread(target=drawings.prepare, name="prepare", daemon=True).start()
     yield
 
 

@@ -6,6 +6,8 @@ import getpass
 import socket
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.conftest import start_script
 from tests.faults.support import wait_for
 from tests.receiver import receiving
@@ -21,6 +23,7 @@ CODE = """
 """
 
 
+@pytest.mark.complete
 def test_a_fleet_posts_a_new_best_while_its_search_runs_and_then_the_end(embedded_home: Path) -> None:
     (embedded_home / "models.py").write_text((Path(__file__).parent / "models.py").read_text())
     code = CODE.format(folder=str(embedded_home))
