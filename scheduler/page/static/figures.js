@@ -95,12 +95,21 @@ function toPaper() {
     element.onScreen ??= { width: null, height: element.layout.height ?? null, autosize: true };
     Plotly.relayout(element, { width: PAPER.width, height: element.clientHeight, "font.color": PAPER.colour });
   }
+  drawParallelAgain(`${PAPER.width}px`);
 }
 
 function toScreen() {
   for (const element of document.querySelectorAll(".js-plotly-plot")) {
     Plotly.relayout(element, { ...element.onScreen, "font.color": getComputedStyle(document.body).color });
     delete element.onScreen;
+  }
+  drawParallelAgain("");
+}
+
+function drawParallelAgain(width) {
+  for (const element of document.querySelectorAll(".parallel")) {
+    element.style.width = width;
+    drawParallel(element, element.trace);
   }
 }
 

@@ -65,7 +65,7 @@ function drawParallel(element, trace) {
   const drawing = svg("svg", { width, height: bottom + 24, viewBox: `0 0 ${width} ${bottom + 24}` }, element);
   const lines = svg("g", { class: "lines", "aria-hidden": "true" }, drawing);
   const count = document.createElement("p");
-  count.className = "hint";
+  count.className = "hint count";
   count.setAttribute("role", "status");
   element.append(count);
   const paths = colours(trace.line).map((colour, row) => {
