@@ -195,6 +195,28 @@ def test_another_name_and_another_tag_of_a_search_that_ended_show_on_the_open_li
     expect(row.locator(".tag")).to_have_text("dataset=pima")
 
 
+def test_on_paper_figures_are_light_and_no_wider_than_the_sheet(reader: Visit, database: Database) -> None:
+    store_pair(database)
+    window = reader.page
+    window.emulate_media(color_scheme="dark")
+    reader.go("/searches/wide")
+    # all are drawn, without being looked at
+    assert reader.until("[...document.querySelectorAll('[data-figure]')].every((one) => one.ariaBusy === 'false')")
+    look = """() => [...document.querySelectorAll(".js-plotly-plot")].map((one) => [one.layout.width, one.layout.font.color])"""
+    window.evaluate(f"addEventListener('beforeprint', () => {{ window.onPaper = ({look})(); }})")
+    before = window.evaluate(look)
+
+    window.pdf(format="A4")
+
+    assert {tuple(one) for one in window.evaluate("window.onPaper")} == {(660, "#1b1f24")}
+    assert window.evaluate(look) == before
+    assert {colour for _, colour in before} == {"rgb(230, 232, 235)"}
+    window.emulate_media(media="print")
+    window.evaluate("dispatchEvent(new Event('beforeprint'))")
+    window.set_viewport_size({"width": 703, "height": 1000})  # a sheet of A4 without its margins
+    assert reader.too_wide() == []
+
+
 def test_without_the_token_nothing_is_shown(stranger: Visit, page: Page, database: Database) -> None:
     store_pair(database)
     window = stranger.page
