@@ -95,7 +95,7 @@ class EndedAttempts:
                 until = _late(connection)
                 first, last = connection.execute(select(func.min(Attempt.trial_id), func.max(Attempt.trial_id))).one()
             parts = []
-            for trial_id in range(first, last + 1, TRIALS) if first is not None else ():
+            for trial_id in range(first or 0, (last or 0) + 1, TRIALS):  # None: there are none
                 with self._database.read() as connection:
                     of_part = Attempt.trial_id.between(trial_id, trial_id + TRIALS - 1)
                     parts.append(_count(connection, of_part, Attempt.ended_at <= until))

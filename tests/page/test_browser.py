@@ -202,7 +202,8 @@ def test_on_paper_figures_are_light_and_no_wider_than_the_sheet(reader: Visit, d
     reader.go("/searches/wide")
     # all are drawn, without being looked at
     assert reader.until("[...document.querySelectorAll('[data-figure]')].every((one) => one.ariaBusy === 'false')")
-    look = """() => [...document.querySelectorAll(".js-plotly-plot")].map((one) => [one.layout.width, one.layout.font.color])"""
+    sizes = "(one) => [one.layout.width, one.layout.font.color]"
+    look = f"() => [...document.querySelectorAll('.js-plotly-plot')].map({sizes})"
     window.evaluate(f"addEventListener('beforeprint', () => {{ window.onPaper = ({look})(); }})")
     before = window.evaluate(look)
 
