@@ -50,7 +50,7 @@ def heatmap(
     """
     found = drawn(database, search_id, most)
     scored = found.require_scored(2)
-    x, y = _chosen(found, axes([trial.params for trial in scored]), first, second)
+    x, y = chosen(found, axes([trial.params for trial in scored]), first, second)
     if x.is_numeric and y.is_numeric and min(x.n_values, y.n_values) > MOST_CELLS:
         figure = _contour(found, x, y)
     else:
@@ -75,7 +75,14 @@ def _is_continuous(axis: Axis) -> bool:
     return axis.is_numeric and axis.n_values > MOST_CELLS
 
 
-def _chosen(found: Drawn, varied: Sequence[Axis], first: str | None, second: str | None) -> tuple[Axis, Axis]:
+def chosen(found: Drawn, varied: Sequence[Axis], first: str | None, second: str | None) -> tuple[Axis, Axis]:
+    """Return two of a search's hyperparameters: those with these names, else the first ones.
+
+    Raises
+    ------
+    NothingToDrawError
+        If there are not two, or none has such a name.
+    """
     by_name = {axis.name: axis for axis in varied}
     for name in (first, second):
         if name is not None and name not in by_name:

@@ -85,13 +85,10 @@ def _dimension(axis: Axis) -> dict[str, Any]:
     if not axis.is_log:
         return {"label": axis.title, "values": axis.values}
     # plotly has no logarithmic axes here: the values are the powers, and the texts the numbers
-    powers = [math.log10(value) for value in axis.values]
-    ticks = sorted(set(powers))
-    if len(ticks) > MOST_LABELS:
-        ticks = [float(power) for power in range(math.floor(ticks[0]), math.ceil(ticks[-1]) + 1)]
+    ticks = axis.log_ticks()
     return {
         "label": axis.title,
-        "values": powers,
-        "tickvals": ticks,
-        "ticktext": [f"{10**power:.3g}" for power in ticks],
+        "values": [math.log10(value) for value in axis.values],
+        "tickvals": [math.log10(tick) for tick in ticks],
+        "ticktext": [f"{tick:.6g}" for tick in ticks],
     }

@@ -10,10 +10,9 @@ from gridfleet.scheduler.reports.figures import with_deviation
 MOST_PARAMS = 6
 
 
-def trial(one: DrawnTrial, *, with_params: bool = True) -> str:
+def trial(one: DrawnTrial) -> str:
     """Return a trial's number, score and hyperparameters, as plotly may show them."""
     lines = [f"trial {one.number}: {with_deviation(one.mean_test_score, one.std_test_score) or one.state}"]
-    if with_params:
-        lines += [f"{text(name, 30)}={text(value, 30)}" for name, value in list(one.params.items())[:MOST_PARAMS]]
-        lines += ["…"] if len(one.params) > MOST_PARAMS else []
+    lines += [f"{text(name, 30)}={text(value, 30)}" for name, value in list(one.params.items())[:MOST_PARAMS]]
+    lines += ["…"] if len(one.params) > MOST_PARAMS else []
     return "<br>".join(lines)

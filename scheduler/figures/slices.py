@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gridfleet.scheduler.figures import shown
 from gridfleet.scheduler.figures.style import SCALE, SECOND, graph_objects, text, titled
 from gridfleet.scheduler.figures.trials import MOST, drawn
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 MOST_PANELS = 12
 #: Panels beside each other, and the height of a row of them.
 COLUMNS, ROW_HEIGHT = 3, 300
+#: What hovering over a trial says, in each panel; texts of their own would be most of what is sent.
+HOVER = "trial %{customdata}: %{y:.4~g}<extra></extra>"
 
 
 def slices(
@@ -63,31 +67,33 @@ def slices(
     figure = make_subplots(
         rows=n_rows, cols=n_columns, shared_yaxes="all", horizontal_spacing=0.04, vertical_spacing=0.28 / n_rows
     )
-    scores = [trial.mean_test_score for trial in scored]
-    texts = [shown.trial(trial, with_params=False) for trial in scored]
+    # arrays, which plotly checks and writes as a whole: of lists it looks at each value, of each panel again
+    scores = np.array([trial.mean_test_score for trial in scored])
+    numbers = np.array([trial.number for trial in scored], dtype="int32")
     best = scored.index(max(scored, key=lambda trial: (trial.mean_test_score or 0.0, -trial.number)))
     for place, axis in enumerate(panels):
         row, column = place // n_columns + 1, place % n_columns + 1
+        values = np.array(axis.values, dtype="float64" if axis.is_numeric else "int16")
         trace = go.Scatter(
-            x=axis.values,
+            x=values,
             y=scores,
             mode="markers",
             marker={
-                "color": scores,
+                "color": scores.astype("float32"),
                 "colorscale": SCALE,
                 "opacity": 0.75,
                 "size": 7,
             },
-            hovertext=texts,
-            hoverinfo="text",
+            customdata=numbers,
+            hovertemplate=HOVER,
             showlegend=False,
         )
         winner = go.Scatter(
             x=[axis.values[best]],
-            y=[scores[best]],
+            y=[scored[best].mean_test_score],
             mode="markers",
             marker={"symbol": "star", "size": 13, "color": SECOND, "line": {"width": 1, "color": "white"}},
-            hovertext=[texts[best]],
+            hovertext=[shown.trial(scored[best])],
             hoverinfo="text",
             showlegend=False,
         )

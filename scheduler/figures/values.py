@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Final
 
 from gridfleet.scheduler.figures.style import MAX_TEXT, shortened, text
@@ -13,8 +14,11 @@ from gridfleet.scheduler.reports.plain import plain
 
 #: The value of a hyperparameter in a combination that has it not, as of one grid of several.
 MISSING: Final = object()
-#: An axis is logarithmic from this ratio of the largest value to the smallest on.
-LOG_FROM = 50.0
+#: An axis is logarithmic from this ratio of the largest value to the smallest on, and from the lesser one on if its
+#: values lie evenly as powers rather than as numbers, as 16, 32, 64, 128, 256 do.
+LOG_FROM, POWERS_FROM = 50.0, 10.0
+#: Values of a logarithmic axis up to which each is a tick.
+MOST_TICKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +52,14 @@ class Axis:
     @property
     def is_log(self) -> bool:
         """Whether it is better read as powers: positive numbers of several sizes."""
-        if not self.is_numeric or self.n_values < 3 or min(self.values) <= 0:
+        different = sorted(set(self.values))
+        if not self.is_numeric or len(different) < 3 or different[0] <= 0:
             return False
-        return max(self.values) / min(self.values) >= LOG_FROM
+        low, middle, high = different[0], median(different), different[-1]
+        if high / low >= LOG_FROM:
+            return True
+        of_powers = math.log(middle / low) / math.log(high / low)
+        return high / low >= POWERS_FROM and abs(of_powers - 0.5) < abs((middle - low) / (high - low) - 0.5)
 
     @property
     def title(self) -> str:
@@ -64,8 +73,12 @@ class Axis:
 
     def layout(self) -> dict[str, Any]:
         """Return what plotly is told of an axis with these values."""
+        if self.is_log:
+            # whole numbers at all ticks, where plotly would write some of their digits only
+            shown: dict[str, Any] = {"title": {"text": self.title}, "type": "log", "tickformat": "~g"}
+            return shown | ({"tickvals": self.log_ticks()} if self.n_values <= MOST_TICKS else {})
         if self.is_numeric:
-            return {"title": {"text": self.title}, "type": "log" if self.is_log else "linear"}
+            return {"title": {"text": self.title}, "type": "linear"}
         # as numbers with texts, for plotly takes a category "10" for a number, and two equal texts for one category
         return {
             "title": {"text": self.title},
@@ -74,6 +87,19 @@ class Axis:
             "ticktext": list(self.shown),
             "range": [-0.5, len(self.labels) - 0.5],
         }
+
+    def log_ticks(self) -> list[float]:
+        """Return where a logarithmic axis has ticks: at its values where they are few, else at round numbers."""
+        different = sorted(set(self.values))
+        if len(different) <= MOST_TICKS:
+            return different
+        low, high = different[0], different[-1]
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for factors in ((1, 2, 5), (1, 3), (1,)):
+            ticks = [float(f"{factor}e{power}") for power in powers for factor in factors]
+            if len(shown := [tick for tick in ticks if low <= tick <= high]) <= MOST_TICKS:
+                break
+        return shown[:: -(-len(shown) // MOST_TICKS)]
 
     def texts(self) -> list[str]:
         """Return each trial's value as a figure may show it."""

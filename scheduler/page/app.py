@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 
 from gridfleet.scheduler.page import compare, drawings, events, fleet, metrics, searches, security, sql, trials
 from gridfleet.scheduler.page.templates import render
+from gridfleet.scheduler.reports.durations import EndedAttempts
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, QueryError, SearchNotFoundError, TrialNotFoundError, first_line
 
@@ -67,12 +69,14 @@ def create_app(database: Database, *, token: str, names: Collection[str] = ()) -
     app.router.redirect_slashes = False
     app.state.database = database
     app.state.changes = events.Changes(database)
+    app.state.attempts = EndedAttempts(database)
     return app
 
 
 @asynccontextmanager
 async def _with_few_threads(_app: Starlette) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = N_THREADS
+    threading.Thread(target=drawings.prepare, name="prepare", daemon=True).start()
     yield
 
 

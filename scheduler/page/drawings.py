@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,13 +20,15 @@ from gridfleet.scheduler.figures.heatmap import heatmap
 from gridfleet.scheduler.figures.history import history
 from gridfleet.scheduler.figures.importances import importances
 from gridfleet.scheduler.figures.parallel import parallel
+from gridfleet.scheduler.figures.rank import rank
 from gridfleet.scheduler.figures.slices import slices
+from gridfleet.scheduler.figures.style import optuna_module, titled
 from gridfleet.scheduler.figures.time_spent import time_spent
 from gridfleet.scheduler.figures.timeline import fleet_timeline, timeline
 from gridfleet.scheduler.page.addresses import MAX_NUMBER, SearchRoute, asked_search
 from gridfleet.scheduler.page.compare import compared_searches
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import InvalidSearchError, NothingToDrawError
+from gridfleet.storage.errors import InvalidSearchError, MissingPackageError, NothingToDrawError
 
 #: The figures of a search by the name in their address, and what of the address they take.
 OF_SEARCH: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
@@ -34,6 +37,8 @@ OF_SEARCH: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "importances": (importances, ()),
     "slices": (slices, ("name",)),
     "heatmap": (heatmap, ("first", "second")),
+    "rank": (rank, ("first", "second")),
+    "distribution": (lambda database, search_id: distribution(database, [search_id]), ()),
     "curves": (curves, ("number",)),
     "folds": (folds, ("metric", "number")),
     "time": (time_spent, ("number",)),
@@ -76,6 +81,15 @@ def of_search(database: Database, search_id: int, kind: str, asked: Mapping[str,
             raise HTTPException(404, "a trial's number is a whole one")
         given["number"] = min(int(number), MAX_NUMBER)
     return _drawn(lambda: draw(database, search_id, **given))
+
+
+def prepare() -> None:
+    """Import what figures are drawn with, which takes a second: not while somebody waits for the first one."""
+    from plotly.subplots import make_subplots
+
+    titled(make_subplots().add_scatter(x=[0], y=[0]), "").to_json()
+    with contextlib.suppress(MissingPackageError):
+        optuna_module().importance.PedAnovaImportanceEvaluator()
 
 
 def _compared(request: Request) -> Response:

@@ -7,20 +7,22 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from gridfleet.scheduler.reports.numbers import ATTEMPTS_S, BUCKETS_S, Numbers, read_numbers
+from gridfleet.scheduler.reports.durations import BUCKETS_S, Durations
+from gridfleet.scheduler.reports.numbers import Numbers, read_numbers
 from gridfleet.scheduler.reports.plain import plain
 
 
 class _Collected:
     """What a registry asks for."""
 
-    def __init__(self, numbers: Numbers) -> None:
+    def __init__(self, numbers: Numbers, durations: Mapping[str, Durations] | None) -> None:
         self._numbers = numbers
+        self._durations = durations
 
     def collect(self) -> Iterable[Metric]:
         """Yield all metrics."""
@@ -34,15 +36,17 @@ class _Collected:
         yield _gauge("queued_trials", "Trials that wait for a worker.", {(): numbers.n_queued})
         yield _gauge("oldest_queued_trial_seconds", "For how long the first waits.", {(): numbers.oldest_queued_s})
         yield _gauge("workers", "Worker processes that were seen in the last minute.", {(): numbers.n_workers})
-        yield self._durations()
+        if self._durations is not None:
+            yield _histogram(self._durations)
 
-    def _durations(self) -> Metric:
-        text = f"Seconds of the attempts that ended in the last {ATTEMPTS_S:,} s, by their outcome."
-        metric = GaugeHistogramMetricFamily("gridfleet_trial_seconds", text, labels=["outcome"])
-        for outcome, durations in self._numbers.durations.items():
-            counts = [(str(float(bound)), n) for bound, n in zip(BUCKETS_S, durations.up_to, strict=True)]
-            metric.add_metric([outcome], [*counts, ("+Inf", durations.n)], durations.seconds)
-        return metric
+
+def _histogram(by_outcome: Mapping[str, Durations]) -> Metric:
+    text = "Seconds of the attempts that ended, by their outcome."
+    metric = HistogramMetricFamily("gridfleet_trial_seconds", text, labels=["outcome"])
+    for outcome, durations in by_outcome.items():
+        counts = [(str(float(bound)), n) for bound, n in zip(BUCKETS_S, durations.up_to, strict=True)]
+        metric.add_metric([outcome], [*counts, ("+Inf", durations.n)], durations.seconds)
+    return metric
 
 
 def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> Metric:
@@ -54,7 +58,8 @@ def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> M
 
 def _metrics(request: Request) -> Response:
     registry = CollectorRegistry()
-    registry.register(_Collected(read_numbers(request.app.state.database)))
+    state = request.app.state
+    registry.register(_Collected(read_numbers(state.database), state.attempts.durations()))
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(registry), media_type=content_type)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -88,6 +88,7 @@ def _environment() -> Environment:
         state=state,
         params=figures.params,
         plain=plain,
+        sentence=sentence,
         ranges=ranges,
         ago=figures.rounded,
     )
@@ -144,6 +145,15 @@ def time(at: datetime | None) -> Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         f"{utc:%Y-%m-%dT%H:%M:%SZ}", figures.time(at), figures.time(at)
     )
+
+
+def sentence(value: str) -> Markup:
+    """Write a sentence as a terminal gets it, what stands between backticks as code."""
+    parts = plain(value).split("`")
+    if len(parts) % 2 == 0:  # one of them is no pair's
+        return escape(plain(value))
+    code = Markup("<code>{}</code>")
+    return Markup().join(code.format(part) if place % 2 else part for place, part in enumerate(parts))
 
 
 def state(value: str) -> Markup:

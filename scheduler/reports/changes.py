@@ -9,12 +9,14 @@ from sqlalchemy import Connection, func, or_, select, true
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now
-from gridfleet.storage.schema import Attempt, Lease, Search, Trial, Worker
+from gridfleet.storage.schema import Attempt, Lease, Search, Tag, Trial, Worker
 from gridfleet.storage.search_states import has_fleet
 from gridfleet.storage.workers import IS_OF_HOST
 
 #: Seconds for which what has just ended is looked at again: its transaction may be committed later than it says.
 RECENT_S = 5
+#: The newest searches of which it is seen, ended or not, that they get another name or other tags.
+MOST_NAMED = 500
 #: What stands for the workers among the searches' ids.
 FLEET = 0
 
@@ -46,10 +48,10 @@ class Look:
 
 
 def look(database: Database) -> Look:
-    """Look at the searches that have not ended, or just have, their trials that run, and the workers."""
+    """Look at the searches that have not ended, or just have, their trials that run, and names, tags and workers."""
     with database.read() as connection:
         seen, ended = _searches(connection), _ended(connection)
-        for search_id, *facts in (*_running(connection), *ended):
+        for search_id, *facts in (*_running(connection), *ended, *_named(connection)):
             seen[search_id] = (*seen.get(search_id, ()), *facts)
         seen[FLEET] = _fleet(connection)
     return Look(seen, {search_id for search_id, *_ in ended})
@@ -65,6 +67,22 @@ def _searches(connection: Connection) -> Seen:
         of = refit_of or search_id
         seen[of] = (*seen.get(of, ()), *facts)
     return seen
+
+
+def _named(connection: Connection) -> list[Any]:
+    newest = (
+        select(Search.id, Search.name)
+        .where(Search.deleted_at.is_(None), Search.refit_of.is_(None))
+        .order_by(Search.id.desc())
+        .limit(MOST_NAMED)
+        .subquery()
+    )
+    query = (
+        select(newest.c.id, newest.c.name, Tag.key, Tag.value)
+        .outerjoin(Tag, Tag.search_id == newest.c.id)
+        .order_by(newest.c.id, Tag.key)
+    )
+    return list(connection.execute(query))
 
 
 def _running(connection: Connection) -> list[Any]:

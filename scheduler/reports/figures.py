@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 DIGITS = 4
 #: Outside of these, a score is written with an exponent.
 SMALLEST, LARGEST = 1e-4, 1e6
+#: How Python writes the name of a scorer; what else a search may be scored by shows itself in words of its own.
+_NAME = re.compile(r"(['\"])([^'\"\\]+)\1")
 
 
 def score(value: float | None) -> str:
@@ -81,7 +83,21 @@ def params(values: Mapping[str, Any]) -> str:
 
 
 def metric(refit_metric: str, scoring: str | None) -> str:
-    """Return the name of the metric that ranks trials, as scikit-learn's users give it."""
-    if refit_metric != "score" or scoring is None:
+    """Return the name of the metric that ranks trials, as scikit-learn's users give it.
+
+    Parameters
+    ----------
+    refit_metric : str
+        As stored; ``score`` where there is one metric only.
+    scoring : str or None
+        As stored: its `repr`, maybe shortened; None: the estimator's own score.
+
+    Examples
+    --------
+    >>> metric("score", "'roc_auc'"), metric("score", "make_scorer(f1_score)"), metric("f1", "['f1', 'accuracy']")
+    ('roc_auc', 'make_scorer(f1_score)', 'f1')
+    """
+    if refit_metric != "score" or not scoring:
         return refit_metric
-    return str(ast.literal_eval(scoring)) if scoring[0] in "'\"" else scoring  # as Python writes it
+    name = _NAME.fullmatch(scoring)
+    return scoring if name is None else name[2]

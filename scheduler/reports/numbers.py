@@ -6,32 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, and_, func, or_, select
 
 from gridfleet.scheduler.reports.trial_reader import best_first
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.database.times import now, seconds_between
-from gridfleet.storage.schema import Attempt, Search, Trial, TrialState, Worker
+from gridfleet.storage.schema import Search, Trial, TrialState, Worker
 from gridfleet.storage.search_states import SEEN_S, STATE, with_fleet
 from gridfleet.storage.workers import IS_OF_HOST, was_seen
 
 #: Seconds for which a search is counted by its name after its end, and how many are so at most, the newest.
 NAMED_S, MAX_NAMED = 24 * 3_600, 1_000
-#: Seconds of attempts that have ended, whose durations are shown.
-ATTEMPTS_S = 3_600
 #: The states of trials that are counted; the others are those of which there are the most.
 NOT_SCORED = [state for state in TrialState if state != TrialState.COMPLETED]
-#: Upper bounds of their durations, in seconds.
-BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600, 14_400)
-
-
-@dataclass(frozen=True)
-class Durations:
-    """How many attempts of one outcome took at most so long, by `BUCKETS_S`; all of them, and their seconds."""
-
-    up_to: Sequence[int]
-    n: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -44,7 +31,6 @@ class Numbers:
     n_queued: int
     oldest_queued_s: float
     n_workers: int
-    durations: dict[str, Durations]
 
 
 def read_numbers(database: Database) -> Numbers:
@@ -61,7 +47,6 @@ def read_numbers(database: Database) -> Numbers:
             n_queued=sum(trials[search.name, str(TrialState.QUEUED)] for search in waiting),
             oldest_queued_s=_oldest_queued_s(connection, [search.id for search in waiting]),
             n_workers=connection.execute(workers).scalar_one(),
-            durations=_durations(connection),
         )
 
 
@@ -112,16 +97,3 @@ def _oldest_queued_s(connection: Connection, search_ids: Sequence[int]) -> float
     age = seconds_between(connection.dialect.name, first, now())
     ages = connection.execute(select(age).where(Search.id.in_(search_ids))).scalars()
     return max([0.0, *(float(age) for age in ages if age is not None)])
-
-
-def _durations(connection: Connection) -> dict[str, Durations]:
-    seconds = seconds_between(connection.dialect.name, Attempt.started_at, Attempt.ended_at)
-    up_to = [func.sum(case((seconds <= bound, 1), else_=0)) for bound in BUCKETS_S]
-    query = (
-        select(Attempt.outcome, func.count(), func.sum(seconds), *up_to)
-        .where(Attempt.ended_at.is_not(None), Attempt.ended_at > now(-ATTEMPTS_S))
-        .group_by(Attempt.outcome)
-        .order_by(Attempt.outcome)
-    )
-    rows = connection.execute(query).all()
-    return {str(outcome): Durations([int(n) for n in counts], n, float(s)) for outcome, n, s, *counts in rows}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from gridfleet.scheduler.figures import rank as ranks
+from gridfleet.scheduler.figures import slices as slicing
 from gridfleet.scheduler.figures import trials as drawn_trials
 from gridfleet.scheduler.figures.best_so_far import best_so_far
 from gridfleet.scheduler.figures.curves import curves
@@ -33,6 +35,7 @@ FIGURES: dict[str, Callable[[Database, int], Any]] = {
     "parallel": parallel,
     "slices": slices,
     "heatmap": heatmap,
+    "rank": ranks.rank,
     "importances": importances,
     "curves": curves,
     "folds": folds,
@@ -42,13 +45,15 @@ FIGURES: dict[str, Callable[[Database, int], Any]] = {
     "best over trials": lambda database, search_id: best_so_far(database, [search_id]),
     "best over time": lambda database, search_id: best_so_far(database, [search_id], over="time"),
 }
+#: What plotly fills in, which nothing of a user's is part of.
+TEMPLATES = {"%{text}", slicing.HOVER, ranks.HOVER}
 #: Who draws something of which kind of search.
 DRAWN = {
     "one-trial": {"history", "folds", "time_spent", "distribution", "best over trials", "best over time"},
     "failed": set(),
     "two-continuous": set(FIGURES) - {"curves", "timeline"},
     "some-failed": set(FIGURES) - {"curves", "timeline"},
-    "one-hyperparameter": set(FIGURES) - {"curves", "timeline", "importances", "heatmap"},
+    "one-hyperparameter": set(FIGURES) - {"curves", "timeline", "importances", "heatmap", "rank"},
     "keras": set(FIGURES) - {"timeline"},
     "forty": set(FIGURES) - {"curves", "timeline"},
     "odd-values": set(FIGURES) - {"curves", "timeline"},
@@ -96,8 +101,9 @@ def test_each_figure_draws_each_kind_of_search_or_says_why_not(database_settings
             assert shown["layout"]["title"]["text"], (kind, name)
             assert len(figure.to_json()) < 400_000, (kind, name)
             # plotly takes these for HTML, and in its templates what is in braces for values
-            assert not [text for _, text in texts_of(shown) if re.search("<(?!br>)", text)], (kind, name)
-            assert {text for key, text in texts_of(shown) if key.endswith("template")} <= {"%{text}"}, (kind, name)
+            texts = [(key, text) for key, text in texts_of(shown) if text not in TEMPLATES]
+            assert not [text for _, text in texts if re.search("<(?!br>)", text)], (kind, name)
+            assert not [text for key, text in texts if key.endswith("template")], (kind, name)
 
 
 def test_a_search_of_storages_own_code_is_drawn(database_settings: Settings, database: Database) -> None:
@@ -204,9 +210,45 @@ def test_values_that_differ_have_texts_that_differ(values: list[Any], labels: li
 
 def test_powers_are_on_a_logarithmic_axis() -> None:
     assert axis("C", [{"C": value} for value in (0.01, 1, 100)]).is_log
+    assert axis("units", [{"units": value} for value in (16, 32, 64, 128, 256)]).is_log
+    assert axis("rate", [{"rate": value} for value in (0.0003, 0.001, 0.003, 0.01)]).is_log
     assert not axis("C", [{"C": value} for value in (1, 2, 3)]).is_log
+    assert not axis("C", [{"C": value} for value in range(1, 41)]).is_log
     assert not axis("C", [{"C": value} for value in (0, 1, 1_000)]).is_log
     assert not axis("C", [{"C": value} for value in (1, 10, "x")]).is_numeric
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((0.0003, 0.01, 0.001, 0.003), ["0.0003", "0.001", "0.003", "0.01"]),
+        ([0.0007 * 1.1**n for n in range(35)], ["0.001", "0.002", "0.005", "0.01"]),
+        ([1e-6 * 2**n for n in range(24)], ["1e-06", "1e-05", "0.0001", "0.001", "0.01", "0.1", "1"]),
+        ([10.0**n for n in range(-15, 16)], ["1e-15", "1e-11", "1e-07", "0.001", "10", "100000", "1e+09", "1e+13"]),
+    ],
+)
+def test_ticks_of_powers_are_values_or_round_numbers_and_few(
+    database_settings: Settings, database: Database, values: Sequence[float], texts: list[str]
+) -> None:
+    trials = [({"rate": value, "k": number % 2}, number / 99) for number, value in enumerate(values)]
+    search_id = store(database_settings, database, "rates", trials)
+
+    (rate,) = [one for one in parallel(database, search_id).data[0].dimensions if one.label == "rate"]
+
+    assert list(rate.ticktext) == texts
+    assert [10**tick for tick in rate.tickvals] == pytest.approx([float(text) for text in texts])
+    assert slices(database, search_id, name="rate").layout.xaxis.type == "log"
+
+
+def test_ranks_go_by_scores_and_equal_scores_share_one(database_settings: Settings, database: Database) -> None:
+    trials = [({"C": number % 3, "k": "ab"[number % 2]}, score) for number, score in enumerate((0.5, 0.25, 0.5, 0.75))]
+
+    points, best = ranks.rank(database, store(database_settings, database, "svc", trials), "k", "C").data
+
+    assert dict(points.customdata.tolist()) == {3: 1, 0: 2, 2: 2, 1: 4}
+    assert {round(x) for x in points.x} == {0, 1}
+    assert (round(best.x[0]), round(best.y[0])) == (1, 0)  # k="b", C=0
+    assert "trial 3" in best.hovertext[0]
 
 
 def test_hostile_texts_are_shown_as_they_are() -> None:

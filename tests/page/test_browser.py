@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect
+from sqlalchemy import update
 
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.schema import Search
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.tags import change_tags
 from tests.page.browser import PHONE, SHOWN_MS, Visit, chromium_started, needs_chromium, visit
 from tests.page.conftest import Page
 from tests.page.searches_to_show import store_digits, store_pair
-from tests.stored_searches import WORKERS, claim, record, store_pima, store_search
+from tests.stored_searches import WORKERS, claim, record, store_pima, store_search, switch_triggers_off
 
 #: Each kind of page, and each kind of figure.
 PAGES = (
@@ -174,6 +177,45 @@ def test_searches_are_compared_and_queries_run_and_refused(reader: Visit, databa
     (line,) = reader.complaints  # Chromium's own, of the answer
     assert "400" in line
     reader.complaints.clear()
+
+
+def test_another_name_and_another_tag_of_a_search_that_ended_show_on_the_open_list(
+    reader: Visit, database: Database, database_settings: Settings
+) -> None:
+    search_id = store_pima(database_settings, database)
+    reader.go("/")
+    row = reader.page.get_by_role("region", name="Table of searches").locator("tbody tr")
+    expect(row).to_contain_text("pima")
+
+    with database.write() as connection:
+        switch_triggers_off(connection)
+        connection.execute(update(Search).values(name="diabetes"))
+    expect(row).to_contain_text("diabetes")
+    change_tags(database, search_id, {"dataset": "pima"})
+    expect(row.locator(".tag")).to_have_text("dataset=pima")
+
+
+def test_on_paper_figures_are_light_and_no_wider_than_the_sheet(reader: Visit, database: Database) -> None:
+    store_pair(database)
+    window = reader.page
+    window.emulate_media(color_scheme="dark")
+    reader.go("/searches/wide")
+    # all are drawn, without being looked at
+    assert reader.until("[...document.querySelectorAll('[data-figure]')].every((one) => one.ariaBusy === 'false')")
+    sizes = "(one) => [one.layout.width, one.layout.font.color]"
+    look = f"() => [...document.querySelectorAll('.js-plotly-plot')].map({sizes})"
+    window.evaluate(f"addEventListener('beforeprint', () => {{ window.onPaper = ({look})(); }})")
+    before = window.evaluate(look)
+
+    window.pdf(format="A4")
+
+    assert {tuple(one) for one in window.evaluate("window.onPaper")} == {(660, "#1b1f24")}
+    assert window.evaluate(look) == before
+    assert {colour for _, colour in before} == {"rgb(230, 232, 235)"}
+    window.emulate_media(media="print")
+    window.evaluate("dispatchEvent(new Event('beforeprint'))")
+    window.set_viewport_size({"width": 703, "height": 1000})  # a sheet of A4 without its margins
+    assert reader.too_wide() == []
 
 
 def test_without_the_token_nothing_is_shown(stranger: Visit, page: Page, database: Database) -> None:

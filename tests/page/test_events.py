@@ -7,18 +7,21 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import psutil
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, text, update
 
 from gridfleet.scheduler.reports import changes
 from gridfleet.storage import searches, workers
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.schema import Attempt, Search
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.tags import change_tags
 from tests.faults.support import wait_for
 from tests.page.conftest import Page
-from tests.stored_searches import PIMA, WORKERS, claim, record, store_search
+from tests.stored_searches import PIMA, WORKERS, claim, record, store_pima, store_search, switch_triggers_off
 
 
 class Stream:
@@ -92,11 +95,33 @@ def test_each_change_is_seen_and_a_look_without_one_sees_none(database_settings,
         (lambda: workers.register(database, WORKERS[0], hostname="host-a", pid=101), {changes.FLEET}),
         (lambda: store_search(database_settings, database, "b", [{"C": 1}]), {search_id + 1, changes.FLEET}),
         (lambda: searches.cancel_search(database, search_id), {search_id}),
+        (lambda: change_tags(database, search_id, {"dataset": "pima", "kept": "1"}), {search_id}),
+        (lambda: change_tags(database, search_id, {"dataset": "iris"}), {search_id}),
+        (lambda: change_tags(database, search_id, {"dataset": None}), {search_id}),
     ):
         what()
         after = changes.look(database)
         assert after.changed_since(before) == expected
         before = after
+
+
+def test_another_name_or_tag_of_a_search_that_ended_is_told_to_who_looks_on(
+    database_settings, database, page, open_stream
+) -> None:
+    search_id = store_pima(database_settings, database)
+    with database.write() as connection:
+        switch_triggers_off(connection)
+        connection.execute(update(Search).values(finished_at=datetime(2026, 1, 1, tzinfo=UTC)))
+        connection.execute(update(Attempt).values(ended_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    stream = open_stream()
+    wait_for(lambda: page.app.state.changes.n_looks, "a look")
+
+    with database.write() as connection:
+        switch_triggers_off(connection)
+        connection.execute(update(Search).values(name="diabetes"))
+    assert stream.changed() == [search_id]
+    change_tags(database, search_id, {"dataset": "pima"})
+    assert stream.changed() == [search_id]
 
 
 def test_many_readers_cost_no_more_sql_and_little_more_memory_than_one(

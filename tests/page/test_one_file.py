@@ -21,7 +21,7 @@ from tests.page.browser import chromium_started, needs_chromium
 from tests.scheduler.conftest import fleet, gridfleet, pima  # noqa: F401 - fixtures
 
 #: Figures of a search with Keras models, by the ends of their addresses.
-FIGURES = {"history", "importances", "parallel", "slices", "heatmap", "curves", "timeline"}
+FIGURES = {"history", "importances", "parallel", "slices", "heatmap", "rank", "distribution", "curves", "timeline"}
 
 
 class Read(HTMLParser):

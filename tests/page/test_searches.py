@@ -230,6 +230,7 @@ def test_the_fleet_shows_its_workers_and_what_doctor_would_warn_of(database: Dat
     assert "host-a host-a 8 cores, 4,096 MB a process" in found
     assert "101 idle" in found
     assert "scheduler none has run yet" in found
+    assert "start one with <code>gridfleet scheduler</code></p>" in page.get("/fleet")
     assert "nothing" in json.loads(page.get("/fleet/figures/timeline.json"))
 
 

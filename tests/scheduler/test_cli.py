@@ -175,7 +175,14 @@ def test_a_report_of_one_trial_has_its_scores_by_split_its_attempts_and_its_whol
 
 
 def test_the_metric_of_the_best_score_is_what_scoring_named(gridfleet, fleet, database, pima):
-    for scoring, shown in (("'f1'", "f1"), ("make_scorer(f1_score)", "make_scorer(f1_score)"), (None, "score")):
+    for scoring, shown in (
+        ("'f1'", "f1"),
+        ("make_scorer(f1_score)", "make_scorer(f1_score)"),
+        (None, "score"),
+        ("", "score"),  # what its own __repr__ says of a scorer: any text, and a long one is shortened
+        ("'is it' + 'code'", "'is it' + 'code'"),
+        ("'cut of…", "'cut of…"),
+    ):
         with database.write() as connection:
             switch_triggers_off(connection)
             connection.execute(update(Search).values(scoring=scoring))

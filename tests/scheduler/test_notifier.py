@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
-import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -21,50 +16,8 @@ from gridfleet.storage.schema import Event
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trials import transitions
 from tests.conftest import KEYS
+from tests.receiver import Receiver, receiving
 from tests.storage.conftest import StoredSearch, ago, result_of, store_search
-
-
-@dataclass
-class Receiver:
-    """A server on loopback that keeps what was sent, and answers with a status."""
-
-    server: http.server.HTTPServer
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    got: list[dict[str, Any]] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    seen: list[Any] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/hook/a-token"
-
-
-@contextmanager
-def receiving(port: int = 0) -> Iterator[Receiver]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            one = receiver
-            one.seen.append(self.headers)
-            one.paths.append(self.path)
-            one.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(one.status)
-            for name, value in one.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-
-        do_GET = do_POST  # noqa: N815 - the library's name
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
-        receiver = Receiver(server)
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield receiver
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ function axisOf(dimension) {
   if (!(high > low)) [low, high] = [low - 1, high + 1];
   const given = dimension.tickvals?.map((at, place) => ({ at, text: plain(dimension.ticktext?.[place] ?? at) }));
   const ticks = given ?? (new Set(values).size === 1 ? [{ at: values[0], text: String(values[0]) }] : numbers(low, high));
-  return { label: plain(dimension.label), values, low, high, ticks };
+  const isLog = given?.length > 1 && given.every(({ at, text }) => Math.abs(10 ** at / Number(text) - 1) < 1e-4); // of powers
+  return { label: plain(dimension.label), values, low, high, ticks, isLog };
 }
 
 function colours(line) {
@@ -61,10 +62,10 @@ function drawParallel(element, trace) {
   const y = (axis, value) => bottom - ((value - axis.low) / (axis.high - axis.low)) * (bottom - top);
   element.textContent = "";
   element.classList.add("parallel");
-  const drawing = svg("svg", { width, height: bottom + 24 }, element);
+  const drawing = svg("svg", { width, height: bottom + 24, viewBox: `0 0 ${width} ${bottom + 24}` }, element);
   const lines = svg("g", { class: "lines", "aria-hidden": "true" }, drawing);
   const count = document.createElement("p");
-  count.className = "hint";
+  count.className = "hint count";
   count.setAttribute("role", "status");
   element.append(count);
   const paths = colours(trace.line).map((colour, row) => {
@@ -98,7 +99,7 @@ function drawParallel(element, trace) {
     const handle = svg("rect", { x: -16, y: top - 6, width: 32, height: bottom - top + 12, class: "handle", tabindex: 0, role: "slider",
       "aria-orientation": "vertical", "aria-label": `Range of ${axis.label}`, "aria-valuemin": axis.low, "aria-valuemax": axis.high }, group);
     const value = (at) => axis.low + ((bottom - Math.min(Math.max(at, top), bottom)) / (bottom - top)) * (axis.high - axis.low);
-    const text = (number) => axis.ticks.find((tick) => tick.at === number)?.text ?? String(Number(number.toPrecision(4)));
+    const text = (number) => axis.ticks.find((tick) => tick.at === number)?.text ?? String(Number((axis.isLog ? 10 ** number : number).toPrecision(4)));
     axis.show = () => {
       const [low, high] = chosen.get(axis.label) ?? [axis.low, axis.high];
       range.setAttribute("y", y(axis, high));
