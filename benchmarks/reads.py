@@ -84,20 +84,24 @@ def main() -> None:
     show(results, options)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     sizes = {name: getattr(options, name) for name in ("searches", "trials", "large", "workers")}
-    options.json.write_text(json.dumps({"cores": os.cpu_count(), "aim, ms": AIM_MS, **sizes, **results}, indent=2) + "\n")
+    options.json.write_text(
+        json.dumps({"cores": os.cpu_count(), "aim, ms": AIM_MS, **sizes, **results}, indent=2) + "\n"
+    )
 
 
 def measure(database: str, options: argparse.Namespace) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="gridfleet-reads-") as folder:
-        with fleet_on(database, Path(folder) / "fleet") as fleet:
-            started = time.perf_counter()
-            fill_all(fleet.database, options)
-            print(f"{database}: filled in {time.perf_counter() - started:.0f} s", flush=True)
-            return {
-                name: timed(fleet.database, read)
-                for name, read in reads(fleet.database, options).items()
-                if not options.only or any(part in name for part in options.only)
-            }
+    with (
+        tempfile.TemporaryDirectory(prefix="gridfleet-reads-") as folder,
+        fleet_on(database, Path(folder) / "fleet") as fleet,
+    ):
+        started = time.perf_counter()
+        fill_all(fleet.database, options)
+        print(f"{database}: filled in {time.perf_counter() - started:.0f} s", flush=True)
+        return {
+            name: timed(fleet.database, read)
+            for name, read in reads(fleet.database, options).items()
+            if not options.only or any(part in name for part in options.only)
+        }
 
 
 def fill_all(database: Database, options: argparse.Namespace) -> None:
@@ -115,9 +119,7 @@ def fill_all(database: Database, options: argparse.Namespace) -> None:
             ),
             {"most": options.searches, "large": large},
         )
-        connection.execute(
-            text("UPDATE searches SET n_trials = :n WHERE name LIKE 'search-%'"), {"n": options.trials}
-        )
+        connection.execute(text("UPDATE searches SET n_trials = :n WHERE name LIKE 'search-%'"), {"n": options.trials})
         others = connection.execute(select(Search.id).where(Search.name.like("search-%")).order_by(Search.id))
         ids = list(others.scalars())
     for place in range(0, len(ids), AT_ONCE):
@@ -173,27 +175,39 @@ def tell_more(connection: Connection, large: int, ids: list[int], options: argpa
     of_large = {"large": large}
     for statement in (
         f"UPDATE trials SET reused_from = {other} WHERE search_id = :large AND number % {EACH_REUSED} = 0",
-        "UPDATE trials SET fit_mode = 'keras', fit_fallback_reason = 'a callback: EarlyStopping with a baseline' "
-        f"WHERE search_id = :large AND number % {EACH_FALLBACK} = 0",
-        "INSERT INTO trial_warnings (trial_id, position, category, message, module, n_fits) SELECT id, 0, "
-        "'sklearn.exceptions.ConvergenceWarning', 'lbfgs failed to converge after 100 iterations', 'model', 5 "
-        f"FROM trials WHERE search_id = :large AND number % {EACH_WARNED} = 0",
+        (
+            "UPDATE trials SET fit_mode = 'keras', fit_fallback_reason = 'a callback: EarlyStopping with a baseline' "
+            f"WHERE search_id = :large AND number % {EACH_FALLBACK} = 0"
+        ),
+        (
+            "INSERT INTO trial_warnings (trial_id, position, category, message, module, n_fits) SELECT id, 0, "
+            "'sklearn.exceptions.ConvergenceWarning', 'lbfgs failed to converge after 100 iterations', 'model', 5 "
+            f"FROM trials WHERE search_id = :large AND number % {EACH_WARNED} = 0"
+        ),
     ):
         connection.execute(text(statement), of_large)
     opened = {"first": ids[-OPEN:][0], "waits": options.trials - WAITING}
     not_run = "mean_test_score = NULL, std_test_score = NULL, finished_at = NULL, error = NULL, error_type = NULL"
     for statement in (
         "UPDATE searches SET state = 'running', finished_at = NULL WHERE id >= :first",
-        f"UPDATE trials SET state = 'queued', started_at = NULL, {not_run} WHERE search_id >= :first "
-        "AND number >= :waits",
-        f"UPDATE trials SET state = 'running', token = 't', {not_run} WHERE search_id >= :first "
-        "AND number = :waits - 1",
-        "INSERT INTO leases (trial_id, token, worker_id, expires_at, search_id) SELECT id, 't', 'host-1/2', "
-        f"{clock(connection, 3_600)}, search_id FROM trials WHERE search_id >= :first AND state = 'running'",
+        (
+            f"UPDATE trials SET state = 'queued', started_at = NULL, {not_run} WHERE search_id >= :first "
+            "AND number >= :waits"
+        ),
+        (
+            f"UPDATE trials SET state = 'running', token = 't', {not_run} WHERE search_id >= :first "
+            "AND number = :waits - 1"
+        ),
+        (
+            "INSERT INTO leases (trial_id, token, worker_id, expires_at, search_id) SELECT id, 't', 'host-1/2', "
+            f"{clock(connection, 3_600)}, search_id FROM trials WHERE search_id >= :first AND state = 'running'"
+        ),
         # what ended in the last hour: a trial of each worker process
-        f"UPDATE attempts SET ended_at = {clock(connection)} WHERE trial_id IN (SELECT id FROM trials "
-        f"WHERE search_id = :first OR search_id >= :first - {max(options.workers // options.trials - 1, 0)} "
-        "AND search_id < :first) AND ended_at IS NOT NULL",
+        (
+            f"UPDATE attempts SET ended_at = {clock(connection)} WHERE trial_id IN (SELECT id FROM trials "
+            f"WHERE search_id = :first OR search_id >= :first - {max(options.workers // options.trials - 1, 0)} "
+            "AND search_id < :first) AND ended_at IS NOT NULL"
+        ),
     ):
         given = {name: value for name, value in opened.items() if f":{name}" in statement}
         connection.execute(text(statement), given)
@@ -284,7 +298,7 @@ def reads(database: Database, options: argparse.Namespace) -> dict[str, Callable
         "gridfleet report": lambda: silently(lambda: tables.print_report(database, FILLED)),
         "gridfleet report --json": lambda: as_json.report(database, FILLED),
     }
-    views = {view: f"search = '{FILLED}'" for view in VIEWS} | {"epochs": f"trial_id = {trial_of(database, large.id)}"}
+    views = dict.fromkeys(VIEWS, f"search = '{FILLED}'") | {"epochs": f"trial_id = {trial_of(database, large.id)}"}
     for view, condition in sorted(views.items()):
         found[f"view {view}, one of it"] = functools.partial(
             ask, database, f"SELECT * FROM {view} WHERE {condition} LIMIT 10"

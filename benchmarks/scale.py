@@ -1,6 +1,7 @@
 """Many trials: 100,000 in the queue, and 10,000 drained while workers are killed and the broker is flushed.
 
-    python benchmarks/scale.py [--queued 100000] [--drained 10000] [--keras 200] [--seed 1] [--part submit] [--json FILE]
+    python benchmarks/scale.py [--queued 100000] [--drained 10000] [--keras 200] [--part submit]
+                               [--seed 1] [--database sqlite] [--json FILE]
 
 Prints tables and writes JSON: how long it takes to submit while workers are there, and until the first trial has
 ended; how long storing and publishing take, the memory of `gridfleet scheduler` and of the broker, a pass of the

@@ -80,11 +80,7 @@ def present_workers(database: Database) -> list[PresentWorker]:
     """List the workers that are there, by name, with all that they do."""
     since_seen = seconds_between(database.dialect, Worker.last_seen_at, now()).label("seconds_since_seen")
     is_process = (Worker.ended_at.is_(None) & ~IS_OF_HOST).label("is_process")
-    asked = (
-        select(*_COLUMNS, since_seen, is_process)
-        .where(_IS_SHOWN)
-        .order_by(Worker.started_at, Worker.id)
-    )
+    asked = select(*_COLUMNS, since_seen, is_process).where(_IS_SHOWN).order_by(Worker.started_at, Worker.id)
     with database.read() as connection:
         rows = connection.execute(asked).all()
     running, counts = _running(database), _counts(database)

@@ -1,4 +1,4 @@
-"""Data at a URL, by fsspec itself: a real HTTP server on loopback, what a host fetches of it, and what a script reads."""
+"""Data at a URL, by fsspec itself: a real HTTP server on loopback, what a host fetches, what a script reads."""
 
 from __future__ import annotations
 
