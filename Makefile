@@ -11,7 +11,7 @@ JOBS ?= 3
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-sklearn page-test page-screenshots lint format compose-test simulate soak mutants bench bench-training bench-scale bench-fleet bench-data bench-page lock secrets clean
+.PHONY: help venv demo test test-all test-sklearn page-test page-screenshots lint format compose-test simulate soak mutants bench bench-training bench-scale bench-fleet bench-data bench-page bench-reads lock secrets clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -99,6 +99,9 @@ bench-data: venv ## what data cost on their way to the workers, beside loky: ARG
 
 bench-page: venv ## how long the page's answers take with a million trials, and what 200 onlookers cost: ARGS="--trials 100000"
 	$(BIN)/python benchmarks/page.py $(ARGS)
+
+bench-reads: venv ## how long each read of reports takes with a million trials in 1,000 searches: ARGS="--searches 100 --plans"
+	$(BIN)/python benchmarks/reads.py $(ARGS)
 
 lock: venv ## make the lock files anew (newest versions: make lock ARGS=--upgrade)
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) $(ARGS) -o requirements.lock

@@ -44,6 +44,8 @@ COPIED = 1_000
 WITH_CURVES = 20_000
 #: Rows of one statement.
 ROWS = 100_000
+#: What `fill` calls the search.
+FILLED = "digits"
 
 
 def main() -> None:
@@ -96,7 +98,7 @@ def addresses(n_trials: int) -> list[str]:
 def fill(database: Database, n_trials: int) -> None:
     """Store a search, and copy its trials with scores, curves and attempts until there are as many as asked for."""
     store_digits(database, name="small")
-    search_id = store_digits(database, n_trials=min(COPIED, n_trials))
+    search_id = store_digits(database, n_trials=min(COPIED, n_trials), name=FILLED)
     for first in range(COPIED, n_trials, ROWS):
         _copy(database, search_id, first, min(first + ROWS, n_trials))
     with database.write() as connection:
@@ -110,7 +112,7 @@ def fill(database: Database, n_trials: int) -> None:
 def _copy(database: Database, search_id: int, first: int, last: int) -> None:
     """Copy the first trials to the numbers from `first` to before `last`; no two scores are alike."""
     given = {"search": search_id, "first": first, "last": last, "copied": COPIED}
-    columns, of_old = _columns(database, "trials", "id", "number", "mean_test_score")
+    columns, of_old = columns_of(database, "trials", "id", "number", "mean_test_score")
     old = "old.search_id = :search AND old.number = {0} - {0} / :copied * :copied"
     with database.write() as connection:
         switch_triggers_off(connection)
@@ -124,7 +126,7 @@ def _copy(database: Database, search_id: int, first: int, last: int) -> None:
         of_first = f"FROM n JOIN trials old ON {old.format('n.number')}"
         statements = [f"INSERT INTO trials (number, mean_test_score, {columns}) {numbers} {copied} {of_first}"]
         for table in ("split_scores", "curves", "attempts"):
-            columns, of_old = _columns(database, table, "trial_id")
+            columns, of_old = columns_of(database, table, "trial_id")
             most = f" AND new.number < {WITH_CURVES}" if table == "curves" else ""
             statements.append(
                 f"INSERT INTO {table} (trial_id, {columns}) SELECT new.id, {of_old} FROM trials new "
@@ -138,7 +140,7 @@ def _copy(database: Database, search_id: int, first: int, last: int) -> None:
             connection.execute(text(statement), {name: given[name] for name in names})
 
 
-def _columns(database: Database, table: str, *left_out: str) -> tuple[str, str]:
+def columns_of(database: Database, table: str, *left_out: str) -> tuple[str, str]:
     with database.read() as connection:
         names = list(connection.execute(text(f"SELECT * FROM {table} LIMIT 0")).keys())
     found = [name for name in names if name not in left_out]

@@ -1,10 +1,12 @@
 """Many trials: 100,000 in the queue, and 10,000 drained while workers are killed and the broker is flushed.
 
-    python benchmarks/scale.py [--queued 100000] [--drained 10000] [--keras 200] [--seed 1] [--part queue] [--json FILE]
+    python benchmarks/scale.py [--queued 100000] [--drained 10000] [--keras 200] [--part submit]
+                               [--seed 1] [--database sqlite] [--json FILE]
 
-Prints tables and writes JSON: how long storing and publishing take, the memory of `gridfleet scheduler` and of the
-broker, a pass of the reconciler, the plan of every query that runs while trials wait; then what the checker of
-histories says about the drained ones. On SQLite and on PostgreSQL; everything runs on this machine.
+Prints tables and writes JSON: how long it takes to submit while workers are there, and until the first trial has
+ended; how long storing and publishing take, the memory of `gridfleet scheduler` and of the broker, a pass of the
+reconciler, the plan of every query that runs while trials wait; then what the checker of histories says about the
+drained ones. On SQLite and on PostgreSQL; everything runs on this machine.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from overhead import DoNothing, _cell, empty_queue, fleet_on
+from overhead import DoNothing, _cell, empty_queue, fleet_on, workers_of
 from rich.console import Console
 from rich.table import Table
 from sklearn.model_selection import ParameterGrid
@@ -47,6 +49,8 @@ DATABASES = ("sqlite", "postgresql")
 #: Messages that a pass of the reconciler sends where none waits.
 DUE = MAX_MESSAGES
 AIMS = {
+    "submitted, s": 10,
+    "first trial has ended after that, s": 2,
     "scheduler's memory, MB": 300,
     "reconciler's pass, nothing due, s": 1,
     f"reconciler's pass, {DUE:,} never published, s": 1,
@@ -78,22 +82,55 @@ def main() -> None:
     parser.add_argument("--keras", type=int, default=200, help="trials of a Keras model to drain")
     parser.add_argument("--seed", type=int, default=1, help="draws the faults")
     parser.add_argument("--database", choices=DATABASES, action="append", help="only this one")
-    parser.add_argument("--part", choices=("queue", "drain"), help="only this half")
+    parser.add_argument("--part", choices=("submit", "queue", "drain"), help="only this")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/scale.json"), help="where figures go")
     options = parser.parse_args()
 
     be_quiet()
     databases = options.database or DATABASES
     results: dict[str, Any] = {"cores": os.cpu_count(), "aims": AIMS}
-    if options.part != "drain":
+    if options.part in (None, "submit"):
+        results["submitted"] = {database: submit_to_workers(database, options) for database in databases}
+        show(f"{options.queued:,} trials submitted while a worker is there", results["submitted"])
+    if options.part in (None, "queue"):
         results["queued"] = {database: queue(database, options) for database in databases}
         show(f"{options.queued:,} trials queued among {options.ended:,} that ended", results["queued"])
-    if options.part != "queue":
+    if options.part in (None, "drain"):
         results["drained"] = {database: drain(database, options) for database in databases}
         title = f"{options.drained:,} trials of no work and {options.keras:,} of Keras, drained under faults"
         show(title, results["drained"])
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def submit_to_workers(database: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Time a submission, and the wait for its first result, by the database's clock."""
+    with tempfile.TemporaryDirectory() as folder, fleet_on(database, Path(folder) / "fleet") as fleet:
+        use_fleet(fleet.settings)
+        with workers_of(fleet):
+            submit_no_work(100).wait()  # imports done, connections open
+            began = clock(fleet)
+            started = time.perf_counter()
+            search = submit_no_work(options.queued)
+            seconds = time.perf_counter() - started
+            first = select(func.min(Trial.finished_at)).where(Trial.search_id == search.id)
+            while (ended := ask(fleet, first)) is None:
+                time.sleep(0.01)
+            search.cancel()
+        return {
+            "submitted, s": round(seconds, 2),
+            "first trial has ended, s": round((ended - began).total_seconds(), 2),
+            "first trial has ended after that, s": round((ended - began).total_seconds() - seconds, 2),
+        }
+
+
+def clock(fleet: Fleet) -> Any:
+    return ask(fleet, select(now()))
+
+
+def ask(fleet: Fleet, query: Any) -> Any:
+    with fleet.database.read() as connection:
+        return connection.execute(query).scalar_one()
 
 
 def queue(database: str, options: argparse.Namespace) -> dict[str, Any]:

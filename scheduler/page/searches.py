@@ -17,7 +17,7 @@ from gridfleet.scheduler.page.templates import render
 from gridfleet.scheduler.reports import reader, tables, trial_reader, trial_table
 from gridfleet.scheduler.reports.best_so_far import best_so_far
 from gridfleet.scheduler.reports.causes import by_cause
-from gridfleet.scheduler.reports.fair_sample import drawn
+from gridfleet.scheduler.reports.fair_sample import sampled
 from gridfleet.scheduler.reports.fold_scores import fold_scores, lead
 from gridfleet.scheduler.reports.param_values import hyperparameters
 from gridfleet.scheduler.reports.trial_table import Condition, Order, TrialChoice, trial_page
@@ -93,7 +93,7 @@ def _search(request: Request) -> Response:
 def values_of(database: Database, search: reader.SearchSummary, asked: QueryParams) -> dict[str, Any]:
     """Return what the page of a search shows, by the query of its address."""
     choice = _choice(asked)
-    sample = None if search.n_trials <= trial_table.EXAMINED else drawn(search.id, search.n_trials)
+    sample = sampled(search.id, search.n_trials)
 
     ranked = cache(lambda: trial_reader.leaderboard(database, search.id, limit=SHOWN_FOLDS))
     progress = cache(lambda: reader.progress(database, search.id))
@@ -122,10 +122,9 @@ def values_of(database: Database, search: reader.SearchSummary, asked: QueryPara
         "failures": failures,
         "spent": lambda: where_time_went(database, search.id, search.n_trials),
         "training": lambda: tables.training_facts(trial_reader.fit_modes(database, search.id, among=sample)),
-        "reused": lambda: tables.reused_facts(search, trial_reader.reused(database, search.id, among=sample)),
+        "reused": lambda: tables.reused_facts(search, trial_reader.reused(database, search.id)),
         "best_model": lambda: _best_model(database, search.id),
-        # the most of a sample says nothing
-        "peak_memory_mb": lambda: trial_reader.peak_memory_mb(database, search.id) if sample is None else None,
+        "peak_memory_mb": lambda: trial_reader.peak_memory_mb(database, search.id),
         "n_sampled": None if sample is None else len(sample),
         "tags": lambda: tags_of(database, [search.id]).get(search.id, {}),
         "waits": lambda: reader.WaitingForPython(progress().waits_for_python or "", progress().queued),

@@ -11,7 +11,7 @@ from sqlalchemy import and_, or_, select
 from gridfleet.scheduler.reports.fair_sample import drawn
 from gridfleet.scheduler.reports.trial_reader import best_first
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.schema import Trial
+from gridfleet.storage.schema import Search, Trial
 
 #: Trials of a search that are looked at, beside the best.
 LOOKED_AT = 100
@@ -32,26 +32,25 @@ def best_so_far(database: Database, sizes: Mapping[int, int]) -> dict[int, Seque
     dict of int to sequence of float
         By id; searches without a score are left out. The last value is the best score of all.
     """
-    looked_at = [
-        and_(Trial.search_id == search_id, Trial.number.in_(drawn(search_id, n_trials, LOOKED_AT)))
-        for search_id, n_trials in sizes.items()
-    ]
-    if not looked_at:
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for search_id, n_trials in sizes.items():
+        by_size[n_trials].append(search_id)
+    if not by_size:
         return {}
+    # the same numbers for all searches of a size, for each condition of its own takes as long as many rows
+    looked_at = [
+        and_(Trial.search_id.in_(ids), Trial.number.in_(drawn(n_trials, n_trials, LOOKED_AT)))
+        for n_trials, ids in by_size.items()
+    ]
     columns = (Trial.search_id, Trial.number, Trial.mean_test_score)
+    best = best_first(Search.id).with_only_columns(Trial.id).limit(1).correlate(Search).scalar_subquery()
+    sampled = [search_id for search_id, n_trials in sizes.items() if n_trials > LOOKED_AT]
+    bests = select(*columns).join_from(Search, Trial, Trial.id == best).where(Search.id.in_(sampled))
     # not only what is scored: SQLite would go through the whole index of the best
     scored = select(*columns).where(or_(*looked_at))
     found: dict[int, dict[int, float]] = defaultdict(dict)
     with database.read() as connection:
-        rows = [
-            *connection.execute(scored),
-            *(
-                row
-                for search_id, n_trials in sizes.items()
-                if n_trials > LOOKED_AT
-                for row in connection.execute(best_first(search_id).with_only_columns(*columns).limit(1))
-            ),
-        ]
+        rows = [*connection.execute(scored), *connection.execute(bests)]
     for row in rows:
         if row.mean_test_score is not None:
             found[row.search_id][row.number] = row.mean_test_score

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 from gridfleet.scheduler.reports.trial_reader import FailedTrial
@@ -96,8 +97,10 @@ class Failures:
 def by_cause(failed: Iterable[FailedTrial]) -> list[Failures]:
     """Put failures with the same cause together, the most frequent first."""
     found: dict[str, list[FailedTrial]] = {}
+    # most have the same traceback, of some thousand characters, that is looked through once
+    cause_of = lru_cache(maxsize=None)(cause)
     for trial in failed:
-        found.setdefault(cause(trial.error, trial.error_type), []).append(trial)
+        found.setdefault(cause_of(trial.error, trial.error_type), []).append(trial)
     together = [Failures(text, trials) for text, trials in found.items()]
     return sorted(together, key=lambda one: (-len(one.trials), one.trials[0].number))
 

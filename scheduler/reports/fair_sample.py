@@ -8,6 +8,8 @@ from functools import lru_cache
 
 #: Trials of a search that are drawn or added up at most; of more it is the best and a sample.
 LIMIT = 2_000
+#: Trials of a search up to which all are looked at for what reports count in them, without an index that knows it.
+ALL = 10_000
 
 
 @lru_cache(maxsize=256)
@@ -28,3 +30,8 @@ def drawn(search_id: int, n_trials: int, limit: int = LIMIT) -> Sequence[int]:
     if n_trials <= limit:
         return range(n_trials)
     return sorted(random.Random(search_id).sample(range(n_trials), limit))  # noqa: S311 - no secret
+
+
+def sampled(search_id: int, n_trials: int) -> Sequence[int] | None:
+    """Return the numbers of a large search's trials in which reports count; None: in all of them."""
+    return drawn(search_id, n_trials) if n_trials > ALL else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.figures import count
-from gridfleet.scheduler.reports.reader import SeenWorker
+from gridfleet.scheduler.reports.reader import SeenWorkers
 from gridfleet.storage import passes
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.search_states import SEEN_S
@@ -77,18 +77,16 @@ def workers(database: Database, *, heartbeat_s: float, is_embedded: bool, may_be
 
 def _workers(database: Database, within_s: float, *, is_embedded: bool, may_be_there: bool) -> Iterator[Finding]:
     yield from _stopped(database)
-    known = reader.workers_seen(database, within_s=within_s) if may_be_there else []
-    seen = [worker for worker in known if worker.stopped_reason is None]
+    seen = reader.workers_seen(database, within_s=within_s) if may_be_there else None
     n_queued = queue.count_queued(database)
     verb = "waits" if n_queued == 1 else "wait"
     queued = f"{count(n_queued, 'trial')} {'or more ' * (n_queued == queue.COUNTED)}{verb}"
-    if not seen:
+    if seen is None or not seen.n_processes:
         starts = "gridfleet up" if is_embedded else "gridfleet worker"
         sentence = f"none was seen in the last {within_s:g} s, and {queued}"
         yield Finding("workers", f"{sentence}; `{starts}` starts some", ABSENT if is_embedded else WRONG)
         return
-    n_workers = len({worker.id.rpartition("/")[0] for worker in seen})
-    there = f"{count(n_workers, 'worker')} with {count(len(seen), 'process')}"
+    there = f"{count(seen.n_workers, 'worker')} with {count(seen.n_processes, 'process')}"
     yield Finding("workers", f"{there} seen in the last {within_s:g} s; {queued}")
     for waiting in reader.waiting_for_python(database):
         yield Finding("python", f"{waiting}; start one, or submit again with a Python that workers have", WRONG)
@@ -98,15 +96,14 @@ def _workers(database: Database, within_s: float, *, is_embedded: bool, may_be_t
 
 
 def _stopped(database: Database) -> Iterator[Finding]:
-    for worker in reader.workers_seen(database, within_s=STOPPED_S):
-        if worker.stopped_reason is not None:
-            name, _, number = worker.id.rpartition("/")
-            what = "took itself out" if number != "0" else "did not start"
-            yield Finding("workers", f"{name} {what}: {worker.stopped_reason}", WRONG)
+    for worker in reader.workers_stopped(database, within_s=STOPPED_S):
+        name, _, number = worker.id.rpartition("/")
+        what = "took itself out" if number != "0" else "did not start"
+        yield Finding("workers", f"{name} {what}: {worker.reason}", WRONG)
 
 
-def _differences(package: str, here: str | None, seen: Sequence[SeenWorker]) -> Iterator[Finding]:
-    others = {str(version) for worker in seen if (version := getattr(worker, package)) not in (here, None)}
+def _differences(package: str, here: str | None, seen: SeenWorkers) -> Iterator[Finding]:
+    others = seen.versions[package] - {here}
     if others and here is not None:
         name = package.removesuffix("_version").replace("_", "-")
         sentence = f"workers have {name} {', '.join(sorted(others))}, this environment has {here}; install the same"

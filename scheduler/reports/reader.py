@@ -119,16 +119,20 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenWorker:
-    """A worker process and the releases it runs."""
+class SeenWorkers:
+    """How many worker processes were seen, of how many workers, and the releases that they run, by column."""
+
+    n_processes: int
+    n_workers: int
+    versions: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedWorker:
+    """A worker process at which it is noted that its worker took itself out, or did not start, and why."""
 
     id: str
-    python_version: str
-    tensorflow_version: str | None
-    keras_version: str | None
-    scikit_learn_version: str
-    gridfleet_version: str
-    stopped_reason: str | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,19 +489,29 @@ def waiting_for_python(database: Database) -> list[WaitingForPython]:
     return [WaitingForPython(row.needs_python, row.n_trials) for row in rows if row.needs_python not in pythons]
 
 
-def workers_seen(database: Database, *, within_s: float) -> list[SeenWorker]:
-    """List the worker processes that were seen in the last seconds."""
-    columns = (
-        Worker.id,
-        Worker.python_version,
-        Worker.tensorflow_version,
-        Worker.keras_version,
-        Worker.scikit_learn_version,
-        Worker.gridfleet_version,
-        Worker.stopped_reason,
-    )
-    # those that took themselves out have ended, and are to be seen all the same
-    is_known = was_seen(within_s) | (Worker.stopped_reason.is_not(None) & (Worker.last_seen_at > now(-within_s)))
+def workers_seen(database: Database, *, within_s: float) -> SeenWorkers:
+    """Count the worker processes that were seen in the last seconds, without those that took themselves out."""
+    versions = [column for column in Worker.__table__.columns if column.name.endswith("_version")]
+    # `node/process id` without the number: what is counted in SQL need not be told of 10,000 processes one by one
+    n_workers = func.count(func.rtrim(Worker.id, "0123456789").distinct())
+    seen = (was_seen(within_s), Worker.stopped_reason.is_(None))
     with database.read() as connection:
-        rows = connection.execute(select(*columns).where(is_known).order_by(Worker.id))
-        return [SeenWorker(**row._mapping) for row in rows]
+        counted = connection.execute(select(func.count().label("n"), n_workers.label("n_workers")).where(*seen)).one()
+        releases = connection.execute(select(*versions).where(*seen).distinct()).all()
+    return SeenWorkers(
+        counted.n,
+        counted.n_workers,
+        {
+            column.name: frozenset(str(found) for row in releases if (found := row._mapping[column.name]) is not None)
+            for column in versions
+        },
+    )
+
+
+def workers_stopped(database: Database, *, within_s: float) -> list[StoppedWorker]:
+    """List the worker processes that took themselves out in the last seconds, or did not start."""
+    # they have ended, and are to be seen all the same
+    is_known = Worker.stopped_reason.is_not(None) & (Worker.last_seen_at > now(-within_s))
+    query = select(Worker.id, Worker.stopped_reason.label("reason")).where(is_known).order_by(Worker.id)
+    with database.read() as connection:
+        return [StoppedWorker(**row._mapping) for row in connection.execute(query)]

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.reports.causes import by_cause, cause
+from gridfleet.scheduler.reports.fair_sample import sampled
 from gridfleet.scheduler.reports.figures import ago, count, metric, params, rounded, score, time, with_deviation
 from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.scheduler.reports.progress import MIN_NAME_WIDTH, shortened
@@ -100,8 +101,10 @@ def print_report(database: Database, name: str | int) -> None:
         out.print(Text(f"  {'best model':<12} {plain(best_model_fact(refit))}"))
     for fact in reused_facts(search, trial_reader.reused(database, search.id)):
         out.print(Text(f"  {'reused':<12} {plain(fact)}"))
-    for fact in training_facts(trial_reader.fit_modes(database, search.id)):
-        out.print(Text(f"  {'training':<12} {plain(fact)}"))
+    sample = sampled(search.id, search.n_trials)
+    of_sample = "" if sample is None else f" (of {count(len(sample), 'trial')} drawn by lot)"
+    for fact in training_facts(trial_reader.fit_modes(database, search.id, among=sample)):
+        out.print(Text(f"  {'training':<12} {plain(fact)}{of_sample}"))
     if ranked:
         out.print(_leaderboard(ranked))
     if failed:

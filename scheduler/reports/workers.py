@@ -24,6 +24,18 @@ SILENT_S = 60
 VERSIONS = ("gridfleet", "python", "tensorflow", "keras", "scikit_learn")
 
 
+#: What is read of each process, of which there may be 10,000: no time that is not shown.
+_COLUMNS = (
+    Worker.id,
+    Worker.hostname,
+    Worker.pid,
+    Worker.started_at,
+    Worker.draining,
+    Worker.stopped_reason,
+    Worker.n_cores,
+    Worker.memory_limit_mb,
+    *(getattr(Worker, f"{package}_version") for package in VERSIONS),
+)
 #: Whether a row tells of a worker that is there, or that took itself out a short time ago.
 _IS_SHOWN = IS_THERE | (Worker.stopped_reason.is_not(None) & (Worker.last_seen_at > now(-COUNTED_S)))
 
@@ -67,11 +79,8 @@ class PresentWorker:
 def present_workers(database: Database) -> list[PresentWorker]:
     """List the workers that are there, by name, with all that they do."""
     since_seen = seconds_between(database.dialect, Worker.last_seen_at, now()).label("seconds_since_seen")
-    asked = (
-        select(*Worker.__table__.columns, since_seen, IS_OF_HOST.label("is_of_host"))
-        .where(_IS_SHOWN)
-        .order_by(Worker.started_at, Worker.id)
-    )
+    is_process = (Worker.ended_at.is_(None) & ~IS_OF_HOST).label("is_process")
+    asked = select(*_COLUMNS, since_seen, is_process).where(_IS_SHOWN).order_by(Worker.started_at, Worker.id)
     with database.read() as connection:
         rows = connection.execute(asked).all()
     running, counts = _running(database), _counts(database)
@@ -95,7 +104,7 @@ def _worker(name: str, rows: list[Any], running: dict[str, RunningTrial], counts
         processes=[
             PresentProcess(row.pid, row.started_at, float(row.seconds_since_seen), running.get(row.id))
             for row in rows
-            if row.ended_at is None and not row.is_of_host
+            if row.is_process
         ],
         attempts_last_hour=counts,
     )

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, func, select, text, update
 
 from gridfleet.scheduler.page.fleet import findings
-from gridfleet.scheduler.reports import trial_table
+from gridfleet.scheduler.reports import fair_sample, trial_reader, trial_table
 from gridfleet.scheduler.reports.best_so_far import best_so_far
 from gridfleet.scheduler.reports.fair_sample import drawn
 from gridfleet.scheduler.reports.fleet_activity import fleet_activity
 from gridfleet.scheduler.reports.fold_scores import fold_scores, lead
+from gridfleet.scheduler.reports.tables import print_report
 from gridfleet.scheduler.reports.trial_table import Condition, Order, TrialChoice, trial_page
 from gridfleet.scheduler.reports.where_time_went import where_time_went
 from gridfleet.scheduler.reports.workers import present_workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import QueryError
+from gridfleet.storage.schema import Trial
 from tests.shown_searches import ShownTrial, store_shown
+from tests.stored_searches import switch_triggers_off
 
 MIXED = [
     ShownTrial({"units": 8, "act": "relu", "rate": 0.1, "x ->> 'y\"": None}, scores=(0.5, 0.75)),
@@ -126,6 +131,55 @@ def test_no_page_of_a_large_search_reads_all_its_trials(database: Database, monk
     # the index of those that wait has no others
     plans = [plan.replace("SCAN trials USING INDEX ix_trials_queued", "") for plan in plans]
     assert not [plan for plan in plans if "SCAN trials" in plan or "Seq Scan on trials" in plan], plans
+
+
+def test_the_most_memory_and_whose_results_were_taken_are_read_from_indexes(database: Database) -> None:
+    first = store_shown(database, "first", [ShownTrial({"x": x}, scores=(0.5, 1.0)) for x in range(3)])
+    values = [{"peak_memory_mb": 400 + x} if x % 2 else {} for x in range(3_000)]
+    large = store_shown(database, "large", [ShownTrial({}, scores=(0.5, 1.0), values=one) for one in values])
+    with database.write() as connection:
+        switch_triggers_off(connection)
+        of_first = select(func.min(Trial.id)).where(Trial.search_id == first).scalar_subquery()
+        taken = update(Trial).where(Trial.search_id == large)
+        connection.execute(taken.where(Trial.number < 20).values(reused_from=of_first + Trial.number % 3))
+        connection.execute(taken.where(Trial.number == 20).values(reused_from=999_999))
+    if database.dialect == "postgresql":
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE"))
+    asked: list[tuple[str, Any]] = []
+
+    def note(_c: object, _u: object, statement: str, parameters: object, *_: object) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    assert trial_reader.peak_memory_mb(database, large) == 3_399
+    assert trial_reader.peak_memory_mb(database, first) is None
+    assert trial_reader.reused(database, large) == {"first": 20, "": 1}
+    event.remove(database.engine, "before_cursor_execute", note)
+
+    explain = "EXPLAIN QUERY PLAN " if database.dialect == "sqlite" else "EXPLAIN (COSTS OFF) "
+    with database.read() as connection:
+        memory, _, taken_from = [
+            " ".join(str(row[-1]) for row in connection.exec_driver_sql(explain + statement, parameters))
+            for statement, parameters in asked
+            if "trials" in statement
+        ]
+    assert "ix_trials_peak_memory" in memory
+    assert "ix_trials_reused_from" in taken_from
+
+
+def test_a_report_of_a_large_search_says_that_it_counted_in_a_sample(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = [ShownTrial({"x": x}, scores=(0.5, 1.0), values={"fit_mode": "exact"}) for x in range(5)]
+    store_shown(database, "digits", trials)
+    print_report(database, "digits")
+    assert "training     5 trials exact\n" in capsys.readouterr().out
+
+    monkeypatch.setattr(fair_sample, "ALL", 4)
+    monkeypatch.setattr(fair_sample, "drawn", lambda *_: [1, 3])
+    print_report(database, "digits")
+    assert "training     2 trials exact (of 2 trials drawn by lot)\n" in capsys.readouterr().out
 
 
 def test_the_lead_of_the_winner_is_told_against_its_spread_over_the_splits(database: Database) -> None:
