@@ -70,7 +70,7 @@ def submit(fleet: Any, grid: dict[str, list[int]], mode: str) -> None:
     from scikeras.wrappers import KerasClassifier
 
     def store_and_leave(request: Any) -> Any:
-        raise _Submitted(store(fleet, request, name=None, options=check_options(mode)))
+        raise _Submitted(store(fleet, request, name=None, options=check_options(mode)), is_new=True)
 
     model = KerasClassifier(model=create_model, epochs=1, batch_size=32, verbose=0, random_state=1)
     search = GridSearchCV(model, grid, cv=2, verbose=0)

@@ -40,7 +40,7 @@ from gridfleet import GridSearchCV
 from gridfleet.scheduler.fleet.connection import Fleet, connect
 from gridfleet.scheduler.fleet.local.broker import LocalBroker
 from gridfleet.scheduler.fleet.local.folder import Folder
-from gridfleet.scheduler.reports import reader, trial_reader
+from gridfleet.scheduler.reports import trial_reader
 from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.scheduler.search_cv import fit_with
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
@@ -254,7 +254,7 @@ def time_of_storing(fleet: Fleet, n_trials: int) -> tuple[float, float]:
         handle = store(fleet, request, name=None, options=SearchOptions())
         publish(fleet, handle.id)
         storing.append(time.perf_counter() - started)
-        raise _Submitted(handle)
+        raise _Submitted(handle, is_new=True)
 
     started = time.perf_counter()
     handle = collect(store_and_leave, n_trials)
@@ -267,7 +267,7 @@ def submit(fleet: Fleet, n_trials: int) -> SearchHandle:
     def store_and_leave(request: SearchRequest) -> Any:
         handle = store(fleet, request, name=None, options=SearchOptions())
         publish(fleet, handle.id)
-        raise _Submitted(handle)
+        raise _Submitted(handle, is_new=True)
 
     return collect(store_and_leave, n_trials)
 
@@ -324,7 +324,9 @@ def best_score_query(fleet: Fleet, rows: int) -> dict[str, Any]:
         assert trial_reader.best_trial(fleet.database, handle.id) is not None
         times.append((time.perf_counter() - started) * 1000)
     query = (
-        reader._best_first(handle.id).limit(1).compile(fleet.database.engine, compile_kwargs={"literal_binds": True})
+        trial_reader.best_first(handle.id)
+        .limit(1)
+        .compile(fleet.database.engine, compile_kwargs={"literal_binds": True})
     )
     explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
     with fleet.database.read() as connection:
