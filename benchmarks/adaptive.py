@@ -169,7 +169,9 @@ def cv_of(options: argparse.Namespace) -> Any:
 
 def ours_of(name: str, options: argparse.Namespace, *, seed: int, n_trials: int) -> dict[str, Any]:
     learning = {"n_trials": n_trials, "sampler": "tpe", "lookahead": options.lookahead}
-    return fitted(OptunaSearchCV(WORKLOADS[name].estimator(), SPACE, random_state=seed, **learning, **common(options)), name)
+    return fitted(
+        OptunaSearchCV(WORKLOADS[name].estimator(), SPACE, random_state=seed, **learning, **common(options)), name
+    )
 
 
 def random_of(name: str, options: argparse.Namespace, *, seed: int) -> dict[str, Any]:
@@ -221,9 +223,9 @@ def optuna_of(name: str, options: argparse.Namespace, *, seed: int, folder: Path
     ]
     if any(process.wait() for process in processes):
         raise SystemExit("a process of Optuna failed")
-    trials = optuna.load_study(storage=storage, study_name=name).get_trials(
-        states=(optuna.trial.TrialState.COMPLETE,)
-    )[: options.trials]
+    trials = optuna.load_study(storage=storage, study_name=name).get_trials(states=(optuna.trial.TrialState.COMPLETE,))[
+        : options.trials
+    ]
     begun = [trial.datetime_start for trial in trials if trial.datetime_start is not None]
     ended = [trial.datetime_complete for trial in trials if trial.datetime_complete is not None]
     return {

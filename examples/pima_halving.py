@@ -1,4 +1,4 @@
-"""Tune a Keras classifier on the Pima Indians data by successive halving: many candidates get few epochs, the best many."""
+"""Tune a Keras classifier on the Pima Indians data by successive halving: all get few epochs, the best ones many."""
 
 from pathlib import Path
 
@@ -32,11 +32,18 @@ param_grid = dict(
 )
 model = KerasClassifier(model=create_model, verbose=0, random_state=42)
 search = HalvingGridSearchCV(
-    model, param_grid, factor=3, resource="epochs", min_resources=2, max_resources=54, cv=3, n_jobs=-1, name="pima-halved"
+    model,
+    param_grid,
+    factor=3,
+    resource="epochs",
+    min_resources=2,
+    max_resources=54,
+    cv=3,
+    n_jobs=-1,
+    name="pima-halved",
 )
 result = search.fit(X_train, y_train)
 
-for n_candidates, n_epochs in zip(result.n_candidates_, result.n_resources_):
-    print("%d candidates with %d epochs" % (n_candidates, n_epochs))
+print("candidates in each round: %s, their epochs: %s" % (result.n_candidates_, result.n_resources_))
 print("best score: %f, best params: %s" % (result.best_score_, result.best_params_))
 print("score on the held-out part: %f" % result.score(X_test, y_test))

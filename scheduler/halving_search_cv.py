@@ -1,4 +1,4 @@
-"""HalvingGridSearchCV and HalvingRandomSearchCV: scikit-learn's classes, all of whose rounds are one search of the fleet."""
+"""HalvingGridSearchCV and HalvingRandomSearchCV: scikit-learn's classes, whose rounds are one search of the fleet."""
 
 from __future__ import annotations
 
@@ -104,13 +104,14 @@ class _HalvingSearch(_FleetSearch):
     @contextmanager
     def _drawn_once(self) -> Iterator[None]:
         """Let all that asks for the candidates of the first round get the same ones."""
-        candidates = list(self._generate_candidate_params())  # type: ignore[attr-defined]
+        search: Any = self
+        candidates = list(search._generate_candidate_params())
         # copies, for a round may set its resource
-        self._generate_candidate_params = lambda: [dict(one) for one in candidates]
+        search._generate_candidate_params = lambda: [dict(one) for one in candidates]
         try:
             yield
         finally:
-            del self._generate_candidate_params
+            del search._generate_candidate_params
 
     def _class_of_sklearn(self) -> Any:
         grid = isinstance(self, sklearns.HalvingGridSearchCV)

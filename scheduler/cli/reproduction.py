@@ -67,8 +67,8 @@ def verify(
 ) -> None:
     """Evaluate some trials once more, and give a verdict.
 
-    Of a search that learns, or halves, all proposals are computed once more from its rows and its seed. The exit status is
-    1 if a trial is not equal to the last bit, or a proposal is another one.
+    Of a search that learns, or halves, all proposals are computed once more from its rows and its seed. The exit
+    status is 1 if a trial is not equal to the last bit, or a proposal is another one.
     """
     from gridfleet.scheduler.cli.sql import json_line
     from gridfleet.scheduler.results import reproduction

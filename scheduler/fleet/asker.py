@@ -1,4 +1,4 @@
-"""Adds the next trials of searches that learn or halve, as results come in: by rows alone, so that any process goes on."""
+"""Adds the next trials of searches that learn or halve, as results come in: by rows alone, so any process can go on."""
 
 from __future__ import annotations
 

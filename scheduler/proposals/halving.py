@@ -39,7 +39,9 @@ def has_raised(trials: Sequence[RoundTrial], halving: Halving) -> bool:
     return any(trial.is_let_out or (halving.error_score == RAISE and trial.has_raised) for trial in trials)
 
 
-def next_round(trials: Sequence[RoundTrial], halving: Halving, index: int, n_splits: int) -> list[tuple[int, Mapping[str, Any]]]:
+def next_round(
+    trials: Sequence[RoundTrial], halving: Halving, index: int, n_splits: int
+) -> list[tuple[int, Mapping[str, Any]]]:
     """Return the candidates of a round, with their hyperparameters as ``trials.params`` has them.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The proposals of a search, computed once more from its rows and its seed: anybody can see that nothing else decided."""
+"""The proposals of a search, computed once more from its rows and its seed: that nothing else decided can be seen."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Recomputed:
             return f"all {self.n_proposals} {noun} from the {of_what}"
         one = self.difference
         said = (
-            f"proposal {one.number} does NOT follow from the {of_what}: {one.recorded!r} was recorded, and {one.again!r} "
-            "comes out now; rows were changed, or a trial before it was retried after it"
+            f"proposal {one.number} does NOT follow from the {of_what}: {one.recorded!r} was recorded, and "
+            f"{one.again!r} comes out now; rows were changed, or a trial before it was retried after it"
         )
         if self.optuna_then != self.optuna_now:
             said += f", or it is the release of Optuna, which was {self.optuna_then} and is {self.optuna_now} here"

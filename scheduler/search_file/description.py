@@ -125,7 +125,8 @@ class SearchFile(BaseModel):
     wrapper: Literal["classifier", "regressor"] | None = Field(None, description="scikeras' wrapper of the function.")
     fit: dict[str, Any] = Field(default_factory=dict, description="Settings of the wrapper or of the estimator.")
     random_state: StrictInt | None = Field(
-        None, description="Of the estimator, of the draws of a random search, of proposals, and of the samples of rounds."
+        None,
+        description="Of the estimator, of the draws of a random search, of proposals, and of the samples of rounds.",
     )
     data: DataFile = Field(description="The data file and its target, as in {file: data.csv, target: column}.")
     strategy: Literal["grid", "random", "optuna", "halving-grid", "halving-random"] = "grid"
@@ -146,7 +147,8 @@ class SearchFile(BaseModel):
         None, description="By which a halving search has fewer candidates in each round, which get more; default 3."
     )
     resource: StrictStr | None = Field(
-        None, description="What candidates get more of: n_samples, or a hyperparameter, as in epochs; default n_samples."
+        None,
+        description="What candidates get more of: n_samples, or a hyperparameter, as in epochs; default n_samples.",
     )
     min_resources: Annotated[StrictInt, Field(ge=1)] | Literal["exhaust", "smallest"] | None = Field(
         None, description="What they get in the first round; default as in scikit-learn."
@@ -219,7 +221,10 @@ class SearchFile(BaseModel):
         if self.n_iter is not None:
             raise _problem(("n_iter",), "is for `strategy: random`; write `n_candidates`")
         if self.reuse:
-            raise _problem(("reuse",), f"is not for `strategy: {self.strategy}`: who adds the trials of a round sees none of their values")
+            raise _problem(
+                ("reuse",),
+                f"is not for `strategy: {self.strategy}`: who adds the trials of a round sees none of their values",
+            )
         if isinstance(self.scoring, list):
             raise _problem(("scoring",), "is a list; a halving search goes by one score")
 

@@ -32,7 +32,6 @@ from gridfleet.storage.plain import plain
 from gridfleet.storage.search_states import STOPPED
 from gridfleet.storage.searches import numbered_name
 
-
 #: Why a search that was stopped has no result at all.
 NOTHING_EVALUATED = "the search was stopped before its first trial; give it more time"
 

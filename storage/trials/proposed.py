@@ -126,11 +126,7 @@ _TAKE_NUMBERS = (
     .where(Search.id == bindparam("wanted_id"), Search.n_asked == bindparam("known_n_asked"), _ASKS)
     .values(n_asked=Search.n_asked + bindparam("n_more"))
 )
-_FAIL = (
-    update(Search)
-    .where(Search.id == bindparam("wanted_id"), _ASKS)
-    .values(error=bindparam("why"))
-)
+_FAIL = update(Search).where(Search.id == bindparam("wanted_id"), _ASKS).values(error=bindparam("why"))
 _END = (
     update(Search)
     .where(Search.id == bindparam("wanted_id"), Search.n_asked == bindparam("known_n_asked"), _ASKS)
@@ -154,7 +150,7 @@ def proposed(database: Database, search_id: int, *, first: int = 0) -> Sequence[
 
 
 def samples(database: Database, search_id: int) -> list[Any]:
-    """Return the samples of a search's trials, by number; without rounds that were stopped before their first result."""
+    """Return the samples of a search's trials, by number; without rounds that were stopped before they began."""
     with database.read() as connection:
         rows = connection.execute(_SAMPLES, {"wanted_id": search_id}).all()
     begun = {row.iter for row in rows if row.iter is None or row.state != TrialState.CANCELLED}

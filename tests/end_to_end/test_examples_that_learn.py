@@ -21,7 +21,9 @@ def shortened(name: str, folder: Path, changes: dict[str, str]) -> str:
     return code
 
 
-def test_the_example_of_optuna(embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_the_example_of_optuna(
+    embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     changes = {"epochs=20": "epochs=1", "n_trials=20": "n_trials=5", "cv=3": "cv=2"}
 
     done = run_script(embedded_home, shortened("pima_optuna.py", embedded_home, changes))
@@ -34,7 +36,9 @@ def test_the_example_of_optuna(embedded_home: Path, run_script: Callable[..., su
     assert {"optimizer", "optimizer__learning_rate", "model__units"} == set(handle.best_params_)
 
 
-def test_the_example_of_halving(embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_the_example_of_halving(
+    embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     changes = {
         "max_resources=54": "max_resources=2",
         "min_resources=2": "min_resources=1",
@@ -47,5 +51,5 @@ def test_the_example_of_halving(embedded_home: Path, run_script: Callable[..., s
     done = run_script(embedded_home, shortened("pima_halving.py", embedded_home, changes))
 
     assert done.returncode == 0, done.stderr
-    assert "3 candidates with 1 epochs\n2 candidates with 2 epochs\nbest score: 0." in done.stdout
+    assert "candidates in each round: [3, 2], their epochs: [1, 2]\nbest score: 0." in done.stdout
     assert gridfleet.open_search("pima-halved").best_params_["epochs"] == 2

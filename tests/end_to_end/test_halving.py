@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +27,7 @@ from gridfleet.scheduler.results import reproduction
 from gridfleet.scheduler.results.recomputed import recomputed
 from gridfleet.storage.errors import InvalidSearchError, NameTakenError
 from gridfleet.storage.settings import Settings
+from tests.running_scheduler import scheduler_of
 from tests.running_worker import READY_S
 from tests.same_results import assert_same_results
 
@@ -120,7 +116,7 @@ def test_a_hyperparameter_is_the_resource_of_a_random_search(embedded_home: Path
     assert_same_search(ours, theirs)
     assert ours.best_estimator_.n_estimators == theirs.best_estimator_.n_estimators
     with gridfleet.open_search(ours._ran_as[1])._fleet.database.read() as connection:
-        columns = "SELECT n_estimators, count(*) FROM \"search-%d\" GROUP BY 1 ORDER BY 1"
+        columns = 'SELECT n_estimators, count(*) FROM "search-%d" GROUP BY 1 ORDER BY 1'
         shown = connection.exec_driver_sql(columns % ours._ran_as[1]).all()
     assert shown == list(zip(ours.n_resources_, ours.n_candidates_, strict=True))
 
@@ -138,26 +134,6 @@ def test_a_seed_that_nobody_gave_is_drawn_once(embedded_home: Path) -> None:
     ours = gridfleet.HalvingRandomSearchCV(SVC(), distributions, **generator).fit(*IRIS)
     theirs_options = {**OPTIONS, "random_state": np.random.RandomState(3), "n_candidates": 8}
     assert_same_search(ours, sklearns.HalvingRandomSearchCV(SVC(), distributions, **theirs_options).fit(*IRIS))
-
-
-@contextmanager
-def scheduler_of(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    health = folder / "scheduler.health"
-    health.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gridfleet", "scheduler"],
-        env={**os.environ, **settings.replace(health_file=health).as_variables()},
-    )
-    try:
-        until = time.monotonic() + READY_S
-        while not health.exists():
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
 
 
 def wait_for_trials(handle: gridfleet.SearchHandle, n_done: int) -> None:
@@ -208,9 +184,9 @@ def test_a_cancelled_search_goes_on_to_the_same_end(embedded_home: Path) -> None
 
     theirs = sklearns.HalvingGridSearchCV(SVC(), GRID, return_train_score=False, **OPTIONS).fit(*IRIS)
     assert_same_search(ours, theirs)
+    other = gridfleet.HalvingGridSearchCV(SVC(), GRID, load_if_exists=True, **{**options, "factor": 3})
     with pytest.raises(NameTakenError, match="differs in rounds"):
-        other = {**options, "factor": 3}
-        gridfleet.HalvingGridSearchCV(SVC(), GRID, load_if_exists=True, **other).fit(*IRIS)
+        other.fit(*IRIS)
 
 
 def test_a_search_that_is_over_its_time_has_the_rounds_that_were_begun(embedded_home: Path) -> None:
