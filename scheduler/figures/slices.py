@@ -65,7 +65,7 @@ def slices(
     )
     scores = [trial.mean_test_score for trial in scored]
     texts = [shown.trial(trial, with_params=False) for trial in scored]
-    best = scored.index(max(scored, key=lambda trial: (trial.mean_test_score or 0.0, -trial.number)))
+    best = scored.index(max(scored, key=lambda trial: trial.place))
     for place, axis in enumerate(panels):
         row, column = place // n_columns + 1, place % n_columns + 1
         trace = go.Scatter(

@@ -121,7 +121,7 @@ CHANGED_BY_WORKERS = {
     "searches": {"state", "started_at", "finished_at", "paused_at", "error"},
     "trials": {column.name for column in Trial.__table__.columns}
     - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at", "lease_expires_at"}
-    - {"reuse_key", "reused_from", "sample", "asked_without"},
+    - {"reuse_key", "reused_from", "sample", "asked_without", "iter", "n_resources"},
     "attempts": {"ended_at", "outcome", "error", "peak_memory_mb"},
     "leases": {"expires_at", "memory_mb"},
     "workers": {"last_seen_at", "ended_at", "stopped_reason"},
