@@ -96,6 +96,9 @@ def test_all_rounds_are_one_search_with_scikit_learns_results(
         assert rows == [(0, 30, 12), (1, 60, 6), (2, 120, 3)]
         in_view = connection.exec_driver_sql("SELECT number FROM best_trials WHERE search = 'halved'").scalar()
     assert in_view == ours.best_index_
+    with pytest.raises(SystemExit):
+        main(["report", "halved"])
+    assert "12, 6, 3 candidates with 30, 60, 120 of n_samples" in capfd.readouterr().out
     so_far = handle.to_frame(partial=True)
     assert list(so_far.sort_index()["n_resources"]) == list(theirs.cv_results_["n_resources"])
     shown = reproduction.recorded_trial(handle._fleet, handle.id, 19)
