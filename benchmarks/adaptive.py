@@ -36,7 +36,7 @@ from sqlalchemy import text
 
 from gridfleet import OptunaSearchCV, RandomizedSearchCV, open_search
 from gridfleet.scheduler.fleet.local import client
-from gridfleet.storage.settings import Settings
+from gridfleet.storage.settings import load_settings
 
 #: Worker processes of each, as many as the machine that the aims are set for has cores.
 PROCESSES = 2
@@ -160,7 +160,7 @@ def fleet_in(home: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        client.stop(Settings(home=home))
+        client.stop(load_settings())
 
 
 def cv_of(options: argparse.Namespace) -> Any:
