@@ -133,17 +133,15 @@ def test_sixty_trials_are_the_same_bit_for_bit_on_one_two_and_four_processes(
         found = of_bits(handle.cv_results_)
         digest = hashlib.sha256(repr(found).encode()).hexdigest()
         print(
-            f"{backend}, processes: {n_processes}, trials: {len(found)}, done when the worker was killed and the broker "
-            f"emptied: {n_done}, SHA-256 of params and scores: {digest[:16]}"
+            f"{backend}, processes: {n_processes}, trials: {len(found)}, done when the worker was killed and "
+            f"the broker emptied: {n_done}, SHA-256 of params and scores: {digest[:16]}"
         )
         assert n_done < 60
         assert found == expected
         assert str(recomputed(handle._fleet, handle.id)) == "all 60 proposals follow from the rows and the seed 0"
 
 
-def test_an_error_of_optuna_ends_fit_with_its_sentence(
-    embedded_home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_of_optuna_ends_fit_with_its_sentence(embedded_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # asked for from the third trial on
     wrong = search(n_jobs=1, sampler={"name": "tpe", "n_startup_trials": 2, "n_ei_candidates": 0}, name="broken")
 
