@@ -38,6 +38,8 @@ from gridfleet import OptunaSearchCV, RandomizedSearchCV, open_search
 from gridfleet.scheduler.fleet.local import client
 from gridfleet.storage.settings import load_settings
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 #: Worker processes of each, as many as the machine that the aims are set for has cores.
 PROCESSES = 2
 PIMA = Path(__file__).parent.parent / "data" / "pima-indians-diabetes.csv"

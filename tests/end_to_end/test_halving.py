@@ -257,6 +257,7 @@ def test_bad_input_is_one_sentence_before_anything_is_stored(
         gridfleet.submit(wrong, *IRIS)
 
 
+@pytest.mark.usefixtures("own_environment")
 def test_verify_names_the_first_candidate_that_should_not_have_gone_on(
     embedded_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

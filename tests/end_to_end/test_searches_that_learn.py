@@ -155,11 +155,14 @@ def test_an_error_of_optuna_ends_fit_with_its_sentence(embedded_home: Path, caps
     assert "no more trials could be proposed: ValueError" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.usefixtures("own_environment")
 def test_verify_names_the_first_proposal_that_does_not_follow(
     embedded_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, options in {"in order": {}, "as it comes": {"random_state": None}}.items():
+    searches = {"in order": {}, "as it comes": {"random_state": None}}
+    for name, options in searches.items():
         search(n_jobs=2, name=name, **options).fit(*IRIS)
+    for name in searches:
         with pytest.raises(SystemExit) as ended:
             main(["verify", name, "--sample", "1"])
         assert ended.value.code == 0
