@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import gridfleet
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,6 +38,7 @@ def test_the_example_of_optuna(
     assert {"optimizer", "optimizer__learning_rate", "model__units"} == set(handle.best_params_)
 
 
+@pytest.mark.complete  # test_halving.py has such a search in every run
 def test_the_example_of_halving(
     embedded_home: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -146,6 +146,7 @@ def wait_for_trials(handle: gridfleet.SearchHandle, n_done: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.complete  # test_searches_that_learn.py has the same of proposals in every run
 def test_a_submitted_search_goes_on_without_its_script_whatever_breaks(
     make_settings: Callable[..., Settings],
     backend: str,
