@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,13 @@ class Picky(ClassifierMixin, BaseEstimator):
         return np.where(np.arange(len(X)) % 10 < self.value, self.classes_[0], self.classes_[1])
 
 
+@pytest.fixture(scope="module")
+def halving_fleet(module_fleet: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Use one fleet with a scheduler for the tests that do not disturb each other."""
+    with scheduler_of(module_fleet, tmp_path_factory.mktemp("scheduler")):
+        yield
+
+
 def assert_same_search(ours: Any, theirs: Any) -> None:
     assert_same_results(ours.cv_results_, theirs.cv_results_)
     assert {name: getattr(ours, name) for name in OF_ROUNDS} == {name: getattr(theirs, name) for name in OF_ROUNDS}
@@ -107,7 +114,7 @@ def test_all_rounds_are_one_search_with_scikit_learns_results(
     assert str(recomputed(handle._fleet, handle.id)) == "all 9 proposals follow from the scores of the rounds before"
 
 
-def test_a_hyperparameter_is_the_resource_of_a_random_search(embedded_home: Path) -> None:
+def test_a_hyperparameter_is_the_resource_of_a_random_search(halving_fleet: None) -> None:
     distributions = {"max_depth": [2, 3, None], "min_samples_split": scipy.stats.randint(2, 11)}
     options = {"resource": "n_estimators", "max_resources": 12, "n_candidates": 6, "cv": 2, "random_state": 1}
     forest = RandomForestClassifier(random_state=0)
@@ -124,7 +131,7 @@ def test_a_hyperparameter_is_the_resource_of_a_random_search(embedded_home: Path
     assert shown == list(zip(ours.n_resources_, ours.n_candidates_, strict=True))
 
 
-def test_a_seed_that_nobody_gave_is_drawn_once(embedded_home: Path) -> None:
+def test_a_seed_that_nobody_gave_is_drawn_once(halving_fleet: None) -> None:
     distributions = {"C": scipy.stats.loguniform(1e-2, 1e2), "gamma": scipy.stats.loguniform(1e-3, 10)}
     options = {**OPTIONS, "random_state": None, "n_candidates": 8, "verbose": 0, "name": "drawn"}
 
@@ -177,7 +184,7 @@ def test_a_submitted_search_goes_on_without_its_script_whatever_breaks(
     assert handle.best_estimator_.get_params()["C"] == theirs.best_params_["C"]
 
 
-def test_a_cancelled_search_goes_on_to_the_same_end(embedded_home: Path) -> None:
+def test_a_cancelled_search_goes_on_to_the_same_end(halving_fleet: None) -> None:
     options = {**OPTIONS, "return_train_score": False, "verbose": 0, "name": "cancelled"}
     handle = gridfleet.submit(gridfleet.HalvingGridSearchCV(SVC(), GRID, n_jobs=2, **options), *IRIS)
     wait_for_trials(handle, 13)
@@ -193,7 +200,7 @@ def test_a_cancelled_search_goes_on_to_the_same_end(embedded_home: Path) -> None
         other.fit(*IRIS)
 
 
-def test_a_search_that_is_over_its_time_has_the_rounds_that_were_begun(embedded_home: Path) -> None:
+def test_a_search_that_is_over_its_time_has_the_rounds_that_were_begun(halving_fleet: None) -> None:
     options = {"min_resources": 30, "factor": 2, "cv": 2, "random_state": 0, "n_jobs": 1, "verbose": 0}
     slow = gridfleet.HalvingGridSearchCV(
         Picky(wait_s=60), {"value": [0, 1, 3, 4]}, search_timeout=3, refit=False, name="late", **options
@@ -208,7 +215,7 @@ def test_a_search_that_is_over_its_time_has_the_rounds_that_were_begun(embedded_
     assert_same_results(gridfleet.open_search("late").cv_results_, slow.cv_results_)
 
 
-def test_fits_that_raise_count_as_in_scikit_learn(embedded_home: Path) -> None:
+def test_fits_that_raise_count_as_in_scikit_learn(halving_fleet: None) -> None:
     grid = {"value": [0, 1, 2, 3, 4, 5]}
     for error_score in (np.nan, 0.05):
         options = {**OPTIONS, "error_score": error_score}
@@ -249,7 +256,7 @@ def test_inside_a_trial_it_runs_as_scikit_learns(monkeypatch: pytest.MonkeyPatch
     ids=str,
 )
 def test_bad_input_is_one_sentence_before_anything_is_stored(
-    embedded_home: Path, options: dict[str, Any], error: type[Exception], sentence: str
+    halving_fleet: None, options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     wrong = gridfleet.HalvingGridSearchCV(SVC(), GRID, n_jobs=1, verbose=0).set_params(**options)
     with pytest.raises(error, match=sentence):
@@ -260,7 +267,7 @@ def test_bad_input_is_one_sentence_before_anything_is_stored(
 
 @pytest.mark.usefixtures("own_environment")
 def test_verify_names_the_first_candidate_that_should_not_have_gone_on(
-    embedded_home: Path, capsys: pytest.CaptureFixture[str]
+    halving_fleet: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {**OPTIONS, "refit": False, "verbose": 0, "name": "changed"}
     gridfleet.HalvingGridSearchCV(SVC(), GRID, n_jobs=2, **options).fit(*IRIS)
