@@ -11,7 +11,7 @@ JOBS ?= 3
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-sklearn page-test page-screenshots lint format compose-test simulate soak mutants bench bench-training bench-scale bench-fleet bench-data bench-page bench-reads lock secrets clean
+.PHONY: help venv demo test test-all test-sklearn page-test page-screenshots lint format compose-test simulate soak mutants bench bench-training bench-scale bench-fleet bench-data bench-adaptive bench-page bench-reads lock secrets clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ bench-fleet: venv ## 10 to 5,000 worker processes that fit nothing, for two minu
 
 bench-data: venv ## what data cost on their way to the workers, beside loky: ARGS="--megabytes 10 100"
 	$(BIN)/python benchmarks/data.py $(ARGS)
+
+bench-adaptive: venv ## searches that learn beside Optuna's own and random ones, on Pima and digits (an hour): ARGS="--seeds 2 --trials 10"
+	$(BIN)/python benchmarks/adaptive.py $(ARGS)
 
 bench-page: venv ## how long the page's answers take with a million trials, and what 200 onlookers cost: ARGS="--trials 100000"
 	$(BIN)/python benchmarks/page.py $(ARGS)

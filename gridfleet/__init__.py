@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from gridfleet.scheduler.halving_search_cv import HalvingGridSearchCV, HalvingRandomSearchCV
     from gridfleet.scheduler.optuna_search_cv import OptunaSearchCV
     from gridfleet.scheduler.results.handle import SearchHandle
     from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
@@ -29,6 +30,8 @@ __all__ = [
     "DataRef",
     "GridSearchCV",
     "GridfleetError",
+    "HalvingGridSearchCV",
+    "HalvingRandomSearchCV",
     "OptunaSearchCV",
     "RandomizedSearchCV",
     "SearchHandle",
@@ -42,6 +45,8 @@ __all__ = [
 _HOMES = {
     "DataRef": "gridfleet.storage.references.data_ref",
     "GridSearchCV": "gridfleet.scheduler.search_cv",
+    "HalvingGridSearchCV": "gridfleet.scheduler.halving_search_cv",
+    "HalvingRandomSearchCV": "gridfleet.scheduler.halving_search_cv",
     "OptunaSearchCV": "gridfleet.scheduler.optuna_search_cv",
     "RandomizedSearchCV": "gridfleet.scheduler.search_cv",
     "SearchHandle": "gridfleet.scheduler.results.handle",

@@ -15,7 +15,7 @@ from gridfleet.scheduler.proposals.samplers import given_sampler
 from gridfleet.scheduler.proposals.spaces import given_space
 from gridfleet.scheduler.search_cv import _FleetSearch
 from gridfleet.scheduler.submission.request import Proposals
-from gridfleet.scheduler.submission.run import Proposed
+from gridfleet.scheduler.submission.run import NOTHING_EVALUATED, Proposed
 from gridfleet.scheduler.submission.sizes import MAX_COMBINATIONS
 from gridfleet.storage.errors import InvalidSearchError, SearchNotFinishedError
 from gridfleet.worker.trial.process import is_worker_process
@@ -170,7 +170,7 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
         except Proposed as proposed:
             params = proposed.params
         if not params:
-            raise SearchNotFinishedError("the search was stopped before its first trial; give it more time")
+            raise SearchNotFinishedError(NOTHING_EVALUATED)
         evaluate_candidates(params)
 
     def _run_here(self, proposals: Proposals, evaluate_candidates: Any) -> None:

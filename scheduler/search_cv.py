@@ -22,7 +22,7 @@ from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.scheduler.submission.checks import check_can_travel, check_has_rows
 from gridfleet.scheduler.submission.joblib_backend import FleetBackend
 from gridfleet.scheduler.submission.options import check_switch, options_of
-from gridfleet.scheduler.submission.request import proposes
+from gridfleet.scheduler.submission.request import halves, proposes
 from gridfleet.scheduler.submission.run import SearchRun
 from gridfleet.scheduler.submission.sizes import check_space, check_splits
 from gridfleet.storage.database.connection import Database
@@ -163,7 +163,7 @@ class _FleetSearch(Plots):
 
         Returns
         -------
-        sklearn.model_selection.GridSearchCV or sklearn.model_selection.RandomizedSearchCV
+        sklearn.model_selection.GridSearchCV or another class of sklearn.model_selection
             With scikit-learn's arguments of this search; ``name`` and the other options of gridfleet are left out. The
             best estimator is this one's, not a copy.
 
@@ -173,12 +173,15 @@ class _FleetSearch(Plots):
             If it is not fitted.
         """
         check_is_fitted(self, "cv_results_")
-        grid = isinstance(self, model_selection.GridSearchCV)
-        kind = model_selection.GridSearchCV if grid else model_selection.RandomizedSearchCV
+        kind = self._class_of_sklearn()
         theirs = kind(**{name: getattr(self, name) for name in kind._get_param_names()})
         ours = {*self.get_params(deep=False), "_ran_as"}  # type: ignore[attr-defined]
         vars(theirs).update({name: value for name, value in vars(self).items() if name not in ours})
         return theirs
+
+    def _class_of_sklearn(self) -> Any:
+        grid = isinstance(self, model_selection.GridSearchCV)
+        return model_selection.GridSearchCV if grid else model_selection.RandomizedSearchCV
 
 
 class GridSearchCV(_FleetSearch, model_selection.GridSearchCV):
@@ -449,8 +452,10 @@ def fit_with(
             def evaluate(candidate_params: Any, *more: Any, **keys: Any) -> Any:
                 candidates = list(candidate_params)
                 # a search that learns asks with an example, and then with all that was proposed and is recorded
+                rounds = search.rounds_on_fleet if halves(search) else None
                 n_candidates = search.n_trials if proposes(search) else len(candidates)
-                said = proposes(search) and bool(asked)
+                n_candidates = n_candidates if rounds is None else rounds.halving.n_trials
+                said = bool(asked) and (proposes(search) or rounds is not None)
                 asked.append(n_candidates)
                 with _fits_announced(search, n_candidates, said=said):
                     return evaluate_candidates(candidates, *more, **keys)

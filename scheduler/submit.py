@@ -56,9 +56,9 @@ def submit(
 
     Parameters
     ----------
-    search : GridSearchCV or RandomizedSearchCV
-        gridfleet's or scikit-learn's own; it is not changed. Searches that choose candidates by earlier
-        results (halving) need `fit`.
+    search : GridSearchCV, RandomizedSearchCV, OptunaSearchCV, HalvingGridSearchCV or HalvingRandomSearchCV
+        gridfleet's, or one of the first two of scikit-learn; it is not changed. Others of scikit-learn that choose
+        candidates by earlier results need `fit`.
     X, y : array-like or DataRef
         As for ``fit``.
     name : str, default=None

@@ -38,7 +38,7 @@ NOTIFIES = select(ReconcilerPass.notifies).limit(1).scalar_subquery().label("not
 _BEST_OF_SEARCH = (
     select(Trial.id)
     .where(Trial.search_id == bindparam("wanted_id"), Trial.mean_test_score.is_not(None))
-    .order_by(Trial.mean_test_score.desc(), Trial.number)
+    .order_by(Trial.iter.desc(), Trial.mean_test_score.desc(), Trial.number)
     .limit(1)
 )
 
@@ -150,7 +150,7 @@ def _is_superseded() -> Any:
     best_id = (
         select(best.id)
         .where(best.search_id == Event.search_id, best.mean_test_score.is_not(None))
-        .order_by(best.mean_test_score.desc(), best.number)
+        .order_by(best.iter.desc(), best.mean_test_score.desc(), best.number)
         .limit(1)
         .correlate(Event)
         .scalar_subquery()

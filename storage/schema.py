@@ -34,7 +34,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0024"
+SCHEMA_REVISION = "0025"
 
 #: The views that migrations make; each search has one besides (search_views.py).
 VIEWS = ("best_trials", "epochs", "leaderboard", "search_progress")
@@ -301,12 +301,18 @@ class Trial(Base):
     asked_without: Mapped[list[int] | None] = mapped_column(
         JsonOrNull, comment="of a proposal: numbers of earlier trials whose results it did not know"
     )
+    iter: Mapped[int | None] = mapped_column(
+        Integer, comment="of a halving search: the round, from 0; NULL: its search has none"
+    )
+    n_resources: Mapped[int | None] = mapped_column(Integer, comment="what a candidate gets in that round")
 
 
-# the order of the reporter: best score first, the lower number among equals, as scikit-learn's best_index_
+# the order of the reporter: best score of the last round first, the lower number among equals, as scikit-learn's
+# best_index_
 Index(
     "ix_trials_best",
     Trial.search_id,
+    Trial.iter.desc(),
     Trial.mean_test_score.desc(),
     Trial.number,
     postgresql_where=text("mean_test_score IS NOT NULL"),

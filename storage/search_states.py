@@ -2,7 +2,7 @@
 
 The column ``searches.state`` says only how far a search was driven. Here are told apart a search of which nothing was
 scored, one that its time limit ended, and one that waits without a fleet, for every command, handle and report; the
-views do the same in SQL (migration 0021).
+views do the same in SQL (migration 0025).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, exists, select
+from sqlalchemy import Connection, and_, case, exists, or_, select
 
 from gridfleet.storage.private_folder import is_locked
 from gridfleet.storage.schema import Search, SearchState, Trial, TrialState, Worker
@@ -20,6 +20,8 @@ from gridfleet.storage.workers import IS_OF_HOST, was_seen
 
 #: Seconds for which a worker counts as there that was seen; it is seen every ``heartbeat_s``.
 SEEN_S = 60
+#: How ``searches.error`` begins of a search that its time limit ended; of any other it says why nothing is proposed.
+STOPPED = "stopped after "
 #: The lock in the folder of an embedded fleet, held as long as that runs.
 FLEET_LOCK = "fleet.lock"
 
@@ -32,7 +34,7 @@ class ShownState(enum.StrEnum):
     WAITING = "waiting"  # queued or running, and no fleet is there
     PAUSED = "paused"
     COMPLETED = "completed"
-    FAILED = "failed"  # ended, and nothing was scored
+    FAILED = "failed"  # ended, and nothing was scored, or no more could be proposed
     TIMED_OUT = "timed out"
     CANCELLED = "cancelled"
 
@@ -44,8 +46,8 @@ IS_PAUSED = and_(Search.paused_at.is_not(None), ~_HAS_ENDED, Search.state != Sea
 #: The state of a search as far as its rows say it; `with_fleet` has the rest.
 STATE = case(
     (Search.state == SearchState.CANCELLED, ShownState.CANCELLED),
-    (and_(_HAS_ENDED, Search.error.is_not(None)), ShownState.TIMED_OUT),
-    (and_(_HAS_ENDED, ~_IS_SCORED), ShownState.FAILED),
+    (and_(_HAS_ENDED, Search.error.startswith(STOPPED)), ShownState.TIMED_OUT),
+    (and_(_HAS_ENDED, or_(Search.error.is_not(None), ~_IS_SCORED)), ShownState.FAILED),
     (IS_PAUSED, ShownState.PAUSED),
     else_=Search.state,
 )

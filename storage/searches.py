@@ -26,6 +26,7 @@ from gridfleet.storage.schema import (
     TrialState,
     TrialWarning,
 )
+from gridfleet.storage.search_states import STOPPED
 from gridfleet.storage.settings import SAME_KEYS
 from gridfleet.storage.signer import SIGNATURE_LENGTH, Signer, Verifier
 from gridfleet.storage.statements import IS_PAUSED, NOT_HELD, NOT_PUBLISHED, changed
@@ -462,7 +463,7 @@ def stop_search(database: Database, search_id: int) -> bool:
         stopped = connection.execute(
             update(Search)
             .where(Search.id == search_id, Search.finished_at.is_(None), Search.error.is_(None))
-            .values(error=f"stopped after search_timeout={limit_s:g} s")
+            .values(error=f"{STOPPED}search_timeout={limit_s:g} s")
         )
         if not changed(stopped):
             connection.rollback()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,10 +67,12 @@ def verify(
 ) -> None:
     """Evaluate some trials once more, and give a verdict.
 
-    The exit status is 1 if one is not equal to the last bit.
+    Of a search that learns, or halves, all proposals are computed once more from its rows and its seed. The exit
+    status is 1 if a trial is not equal to the last bit, or a proposal is another one.
     """
     from gridfleet.scheduler.cli.sql import json_line
     from gridfleet.scheduler.results import reproduction
+    from gridfleet.scheduler.results.recomputed import recomputed
     from gridfleet.storage.errors import SearchNotFinishedError
 
     fleet, search = _opened(name, on)
@@ -86,12 +89,16 @@ def verify(
             if not again.is_equal:
                 _explain(again)
     verdict = reproduction.verdict(done, n_completed=len(numbers), on=str(on))
+    proposals = recomputed(fleet, search.id)
     if as_json:
         trials = [reproduction.as_json(one) for one in done]
-        typer.echo(json_line({"verdict": verdict, "n_completed": len(numbers), "trials": trials}))
+        told = {"verdict": verdict, "n_completed": len(numbers), "trials": trials}
+        typer.echo(json_line(told if proposals is None else {**told, "proposals": asdict(proposals)}))
     else:
         show(verdict)
-    if not all(one.is_equal for one in done):
+        if proposals is not None:
+            show(str(proposals))
+    if not all(one.is_equal for one in done) or (proposals is not None and proposals.difference is not None):
         sys.exit(1)
 
 

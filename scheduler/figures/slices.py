@@ -70,7 +70,7 @@ def slices(
     # arrays, which plotly checks and writes as a whole: of lists it looks at each value, of each panel again
     scores = np.array([trial.mean_test_score for trial in scored])
     numbers = np.array([trial.number for trial in scored], dtype="int32")
-    best = scored.index(max(scored, key=lambda trial: (trial.mean_test_score or 0.0, -trial.number)))
+    best = scored.index(max(scored, key=lambda trial: trial.place))
     for place, axis in enumerate(panels):
         row, column = place // n_columns + 1, place % n_columns + 1
         values = np.array(axis.values, dtype="float64" if axis.is_numeric else "int16")

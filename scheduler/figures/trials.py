@@ -31,6 +31,7 @@ _COLUMNS = (
     Trial.mean_fit_time,
     Trial.started_at,
     Trial.finished_at,
+    Trial.iter,
 )
 
 
@@ -47,6 +48,12 @@ class DrawnTrial:
     mean_fit_time: float | None
     started_at: datetime | None
     finished_at: datetime | None
+    iter: int | None = None
+
+    @property
+    def place(self) -> tuple[int, float, int]:
+        """What is greatest of the best: of a halving search one of the last round, the lower number among equals."""
+        return self.iter or 0, self.mean_test_score or 0.0, -self.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ class Drawn:
     @property
     def best(self) -> DrawnTrial | None:
         """The best of the search; the lower number among equals."""
-        return max(self.scored, key=lambda trial: (trial.mean_test_score, -trial.number), default=None)
+        return max(self.scored, key=lambda trial: trial.place, default=None)
 
     @property
     def metric(self) -> str:

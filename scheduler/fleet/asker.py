@@ -1,7 +1,8 @@
-"""Proposes the next trials of searches that learn, as results come in: by rows alone, so that any process can go on."""
+"""Adds the next trials of searches that learn or halve, as results come in: by rows alone, so any process can go on."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -12,10 +13,12 @@ from typing import Any
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from gridfleet.scheduler.proposals import halving as rounds
 from gridfleet.scheduler.proposals.ask import Proposer, Row
 from gridfleet.scheduler.proposals.samplers import Sampler
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, first_line
+from gridfleet.storage.halving import Halving
 from gridfleet.storage.identity import fleet_id
 from gridfleet.storage.schema import FINAL_STATES, TrialState
 from gridfleet.storage.settings import Settings
@@ -51,12 +54,15 @@ class Asker:
         self._database = database
         self._publisher = publisher
         self._proposers: dict[int, Proposer] = {}
+        #: the first trials of each search as far as all are completed: these rows never change
+        self._completed: dict[int, list[Row]] = {}
 
     def ask_all(self) -> int:
         """Add what all searches ask for now; returns how many trials."""
         searches = proposed.asking(self._database)
         ids = {search.id for search in searches}
         self._proposers = {search_id: kept for search_id, kept in self._proposers.items() if search_id in ids}
+        self._completed = {search_id: rows for search_id, rows in self._completed.items() if search_id in ids}
         return sum(map(self._try_ask, searches))
 
     def run_for_ever(self) -> None:
@@ -81,14 +87,36 @@ class Asker:
             self._proposers.pop(search.id, None)
             kind = "" if isinstance(error, GridfleetError) else f"{type(error).__name__}: "
             logger.warning("search %s gets no more trials: %s%s", search.name, kind, first_line(error))
+            said = f"no more trials could be proposed: {kind}{first_line(error)}"
+            proposed.fail_proposals(self._database, search.id, said)
             return 0
 
     def _ask(self, search: Asking) -> int:
-        rows = [_row(row) for row in proposed.proposed(self._database, search.id)]
+        return self._halve(search) if search.space is None else self._propose(search, search.space)
+
+    def _halve(self, search: Asking) -> int:
+        """Add the next round of a halving search when the one before it has ended."""
+        halving = Halving.from_json(search.sampler)
+        index = halving.round_of(search.n_asked)
+        before = proposed.round_trials(self._database, search, index - 1)
+        if not all(trial.is_final for trial in before):
+            return 0
+        if rounds.has_raised(before, halving):
+            proposed.end_proposals(self._database, search.id, n_asked=search.n_asked)
+            return 0
+        chosen = rounds.next_round(before, halving, index, search.n_splits)[search.n_asked - halving.first_of(index) :]
+        proposals = [
+            Proposal({"candidate": candidate}, shown, [], index, halving.n_resources[index])
+            for candidate, shown in chosen[:AT_ONCE]
+        ]
+        return len(proposals) if self._add(search, proposals) else 0
+
+    def _propose(self, search: Asking, described: str) -> int:
+        rows = self._rows(search.id)
         if len(rows) != search.n_asked:  # another process was faster
             return 0
         sampler = Sampler.from_json(search.sampler)
-        space = Space.from_json(search.space)
+        space = Space.from_json(described)
         proposer = self._proposers.setdefault(search.id, Proposer(space, sampler, search.seed))
         proposals: list[Proposal] = []
         is_exhausted = False
@@ -101,12 +129,20 @@ class Asker:
             rows.append(Row(sample, unknown=unknown))
             proposals.append(Proposal(sample, space.shown(sample), unknown))
         if proposals and not self._add(search, proposals):
-            del self._proposers[search.id]
+            self._proposers.pop(search.id, None)
             return 0
         if is_exhausted:
             logger.debug("the space of search %s has nothing new after %d trials", search.name, len(rows))
             proposed.end_proposals(self._database, search.id, n_asked=len(rows))
         return len(proposals)
+
+    def _rows(self, search_id: int) -> list[Row]:
+        """Return all rows of a search; those are read that may have changed."""
+        completed = self._completed.setdefault(search_id, [])
+        others = [row_of(row) for row in proposed.proposed(self._database, search_id, first=len(completed))]
+        rows = [*completed, *others]
+        completed += itertools.takewhile(lambda row: row.score is not None, others)
+        return rows
 
     def _add(self, search: Asking, proposals: Sequence[Proposal]) -> bool:
         trial_ids = proposed.add_proposals(self._database, search.id, proposals, n_asked=search.n_asked)
@@ -164,7 +200,8 @@ def _run(settings: Settings) -> None:
             time.sleep(PAUSE_S)
 
 
-def _row(row: Any) -> Row:
+def row_of(row: Any) -> Row:
+    """Return what a proposal may depend on of a row that `proposed.proposed` read."""
     return Row(
         row.sample,
         is_final=TrialState(row.state) in FINAL_STATES,

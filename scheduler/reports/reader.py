@@ -59,6 +59,7 @@ class SearchSummary:
     error: str | None
     reuse: bool
     no_reuse: str | None
+    sampler: str | None
 
     @property
     def shown_state(self) -> str:
@@ -193,6 +194,7 @@ _SUMMARY = (
     Search.error,
     Search.reuse,
     Search.no_reuse,
+    Search.sampler,
 )
 
 

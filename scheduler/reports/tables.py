@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ from gridfleet.scheduler.reports.figures import ago, count, metric, params, roun
 from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.scheduler.reports.progress import MIN_NAME_WIDTH, shortened
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.halving import NAME as HALVING
+from gridfleet.storage.halving import Halving
 from gridfleet.storage.refits import Refit, find_refit
 from gridfleet.storage.room import SearchRoom
 from gridfleet.storage.search_states import ShownState, described
@@ -236,6 +239,8 @@ def _facts(
         ("submitted", f"{time(search.created_at)} ({ago(search.created_at)}) by {search.submitted_by}"),
         ("trials", progress.counts),
     ]
+    if search.sampler is not None:
+        facts.append(_proposed_by(search.sampler))
     if progress.waits_for_python is not None:
         facts.append(("waits", str(reader.WaitingForPython(progress.waits_for_python, progress.queued))))
     if peak_memory_mb is not None:
@@ -254,6 +259,17 @@ def _facts(
             ("best params", params(best.params)),
         ]
     return facts
+
+
+def _proposed_by(described: str) -> tuple[str, str]:
+    """Say what proposes the trials of a search, or which rounds it has."""
+    settings = json.loads(described)
+    if settings["name"] != HALVING:
+        others = ", ".join(f"{name}={value!r}" for name, value in settings.items() if name != "name")
+        return "proposed", f"by {settings['name']}" + (f" with {others}" if others else "")
+    rounds = Halving.from_json(described)
+    candidates, resources = (", ".join(map(str, of)) for of in (rounds.n_candidates, rounds.n_resources))
+    return "rounds", f"{candidates} candidates with {resources} of {rounds.resource}"
 
 
 def best_model_fact(refit: Refit) -> str:

@@ -107,12 +107,15 @@ def reused(database: Database, search_id: int) -> dict[str, int]:
 
 
 def best_first(search_id: Any) -> Select[Any]:
-    """Return the query of a search's scored trials, the best first, the lower number among equals."""
+    """Return the query of a search's scored trials, the best first, the lower number among equals.
+
+    Of a halving search those of its last round come first, for only they had all its resources.
+    """
     # exactly the order of ix_trials_best, so the best of a million trials is one step in the index
     return (
         select(Trial.number, Trial.mean_test_score, Trial.std_test_score, Trial.params, Trial.mean_fit_time)
         .where(Trial.search_id == search_id, Trial.mean_test_score.is_not(None))
-        .order_by(Trial.mean_test_score.desc(), Trial.number)
+        .order_by(Trial.iter.desc(), Trial.mean_test_score.desc(), Trial.number)
     )
 
 

@@ -173,7 +173,7 @@ def trial_page(
 
 def _best(search_id: int) -> Any:
     """Return the columns of the best trials of a search, as if there were no others."""
-    columns = [getattr(Trial, name) for name in ("search_id", NUMBER, "state", "params", *COLUMNS)]
+    columns = [getattr(Trial, name) for name in ("search_id", NUMBER, "state", "params", "iter", *COLUMNS)]
     return best_first(search_id).with_only_columns(*columns).limit(EXAMINED).subquery().c
 
 
@@ -228,8 +228,8 @@ def _order(columns: Sequence[Any] | None, trials: Any, choice: TrialChoice) -> l
     if columns is None:
         return [trials.number.desc() if is_down else trials.number]
     if choice.sort == SCORE:  # no NULL is among them, and this is the order of ix_trials_best
-        score = trials.mean_test_score
-        return [score.desc(), trials.number] if is_down else [score, trials.number.desc()]
+        best = (trials.iter, trials.mean_test_score)
+        return [*(one.desc() for one in best), trials.number] if is_down else [*best, trials.number.desc()]
     sides = [column.desc() if is_down else column.asc() for column in columns]
     return [*(side.nulls_last() for side in sides), trials.number]
 

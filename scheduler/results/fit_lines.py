@@ -60,8 +60,9 @@ class FitLines:
             for row in trial_rows(self._database, self._search_id, finished_since=since)
             if row.finished_at is not None and row.number not in self._printed
         ]
-        if self._candidates.space is not None:
-            self._candidates = self._candidates.proposed(samples(self._database, self._search_id))
+        if self._candidates.are_proposed:
+            shown = samples(self._database, self._search_id)
+            self._candidates = self._candidates.proposed(shown, self._candidates.params)
         for (number, split), row in recorded_splits(rows, self._candidates).items():
             for line in self._lines(number, split, row):
                 print(line, flush=True)  # noqa: T201 - to standard output, as scikit-learn does

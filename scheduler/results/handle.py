@@ -530,7 +530,7 @@ class SearchHandle(Plots):
 
     def _candidates(self, summary: reader.SearchSummary) -> Candidates:
         candidates: Candidates = self._payload(summary, "candidates", summary.candidates_digest)
-        if candidates.space is None:
+        if not candidates.are_proposed:
             return candidates
         return candidates.proposed(samples(self._fleet.database, self.id))
 
@@ -558,7 +558,7 @@ class SearchHandle(Plots):
             return None
         params = [candidates.params[number] for number in numbers]
         error_score = math.nan if candidates.error_score == "raise" else candidates.error_score
-        candidates = replace(candidates, params=params, error_score=error_score)
+        candidates = replace(candidates, params=params, error_score=error_score, numbers=numbers)
         return _Finished(candidates, scores.cv_results(rows, candidates, summary.n_splits)), numbers
 
     def _finished(self) -> _Finished:

@@ -19,6 +19,7 @@ from gridfleet.scheduler.results.handle import SearchHandle
 from gridfleet.storage import deletions, searches
 from gridfleet.storage.errors import SearchNotFinishedError, SearchNotFoundError
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.halving import Halving
 from gridfleet.storage.schema import Search, SplitScore, Trial, TrialState
 from gridfleet.storage.session import this_session
 from gridfleet.storage.tags import add_tags
@@ -35,7 +36,7 @@ NAMED = 8
 #: What of a search is copied to evaluate one of its trials on the fleet.
 _COPIED = (
     *("strategy", "scoring", "refit_metric", "n_splits", "random_state", "estimator", "fit_mode", "trial_timeout"),
-    *("x_digest", "y_digest", "splits_digest", "sources_digest", "python_version", "needs_python"),
+    *("x_digest", "y_digest", "sources_digest", "python_version", "needs_python"),
     *("tensorflow_version", "keras_version", "scikit_learn_version", "gridfleet_version", "submitted_by"),
 )
 
@@ -193,7 +194,7 @@ def reproduce_here(fleet: Fleet, trial: RecordedTrial) -> Reproduction:
             evaluation,
             X,
             y,
-            load("splits", search["splits_digest"]),
+            _splits_of(fleet, trial),
             params,
             number=trial.number,
             n_trials=search["n_trials"],
@@ -241,11 +242,12 @@ def _loaded(fleet: Fleet, trial: RecordedTrial) -> Iterator[tuple[Any, dict[str,
         if evaluation.keras_objects is not None:
             evaluation.keras_objects.register()
         all_params = evaluation.params
-        if all_params is None:
+        if all_params is None or trial.search["sampler"] is not None:
             candidates = load("candidates", trial.search["candidates_digest"])
-            all_params = candidates.params
-            if candidates.space is not None:
-                all_params = {trial.number: candidates.space.params(trial.sample)}
+            if candidates.are_proposed:
+                all_params = {trial.number: candidates.params_of(trial.number, trial.sample, all_params)}
+            else:
+                all_params = candidates.params
         if "tensorflow" in sys.modules:  # as workers do, for their programs and for the generators in them
             from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 
@@ -257,14 +259,24 @@ def _loaded(fleet: Fleet, trial: RecordedTrial) -> Iterator[tuple[Any, dict[str,
         yield evaluation, all_params[trial.number]
 
 
+def _splits_of(fleet: Fleet, trial: RecordedTrial) -> Any:
+    splits = fleet.payloads.get("splits", trial.search["splits_digest"])
+    described = trial.search["sampler"]
+    if described is None or trial.search["space"] is not None:
+        return splits
+    return Halving.from_json(described).splits(splits, trial.number)
+
+
 def _submit_again(fleet: Fleet, trial: RecordedTrial) -> SearchHandle:
     """Store and enqueue a search of one trial: of the same data, splits and code, with the seed that was recorded."""
     with _loaded(fleet, trial) as (evaluation, params):
         candidates = fleet.payloads.get("candidates", trial.search["candidates_digest"])
+        candidates = replace(candidates, params=[params], space=None, halving=None)
         only = [params] if evaluation.params is not None else None
         prepared = [
             fleet.payloads.prepare("evaluation", replace(evaluation, params=only, seed=trial.seed), what="the trial"),
-            fleet.payloads.prepare("candidates", replace(candidates, params=[params], space=None), what="the trial"),
+            fleet.payloads.prepare("candidates", candidates, what="the trial"),
+            fleet.payloads.prepare("splits", _splits_of(fleet, trial), what="the trial"),
         ]
     columns = {name: trial.search[name] for name in _COPIED}
     columns |= {"n_trials": 1, "session": this_session()}

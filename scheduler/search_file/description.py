@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictFloat,
     StrictInt,
     StrictStr,
     ValidationError,
@@ -107,6 +108,10 @@ def _tags(raw: dict[Any, Any]) -> dict[str, str]:
         raise ValueError(f"is refused: {error}") from error
 
 
+#: What only halving searches have, as scikit-learn calls it.
+HALVING_KEYS = ("n_candidates", "factor", "resource", "min_resources", "max_resources", "aggressive_elimination")
+
+
 class SearchFile(BaseModel):
     """The keys of a search file."""
 
@@ -120,10 +125,11 @@ class SearchFile(BaseModel):
     wrapper: Literal["classifier", "regressor"] | None = Field(None, description="scikeras' wrapper of the function.")
     fit: dict[str, Any] = Field(default_factory=dict, description="Settings of the wrapper or of the estimator.")
     random_state: StrictInt | None = Field(
-        None, description="Of the estimator, of the draws of a random search, and of proposals."
+        None,
+        description="Of the estimator, of the draws of a random search, of proposals, and of the samples of rounds.",
     )
     data: DataFile = Field(description="The data file and its target, as in {file: data.csv, target: column}.")
-    strategy: Literal["grid", "random", "optuna"] = "grid"
+    strategy: Literal["grid", "random", "optuna", "halving-grid", "halving-random"] = "grid"
     n_iter: Annotated[StrictInt, Field(ge=1)] | None = Field(None, description="Draws of a random search; default 10.")
     n_trials: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None, description="Trials of a search that learns; default 50."
@@ -133,6 +139,25 @@ class SearchFile(BaseModel):
     )
     lookahead: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None, description="How many of them may be open beside each other; default 16."
+    )
+    n_candidates: Annotated[StrictInt, Field(ge=1)] | Literal["exhaust"] | None = Field(
+        None, description="Candidates of the first round of a random halving search; default exhaust."
+    )
+    factor: Annotated[StrictInt | StrictFloat, Field(gt=1, allow_inf_nan=False)] | None = Field(
+        None, description="By which a halving search has fewer candidates in each round, which get more; default 3."
+    )
+    resource: StrictStr | None = Field(
+        None,
+        description="What candidates get more of: n_samples, or a hyperparameter, as in epochs; default n_samples.",
+    )
+    min_resources: Annotated[StrictInt, Field(ge=1)] | Literal["exhaust", "smallest"] | None = Field(
+        None, description="What they get in the first round; default as in scikit-learn."
+    )
+    max_resources: Annotated[StrictInt, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="What they get at most; default auto, the number of samples."
+    )
+    aggressive_elimination: StrictBool | None = Field(
+        None, description="Whether the first rounds stay small until the last has fewer candidates than factor."
     )
     space: Annotated[
         list[dict[str, Annotated[Any, AfterValidator(parse_values)]]],
@@ -169,7 +194,7 @@ class SearchFile(BaseModel):
             if not space:
                 raise _problem(("space", index), "is empty; give at least one hyperparameter and its values")
             for name, values in space.items():
-                if self.strategy == "grid" and is_distribution(values):
+                if self.strategy in ("grid", "halving-grid") and is_distribution(values):
                     raise _problem(
                         ("space", index, name),
                         "is a distribution; a grid needs lists, or `strategy: random` or `optuna`",
@@ -177,12 +202,31 @@ class SearchFile(BaseModel):
         if self.strategy == "grid" and self.n_iter is not None:
             raise _problem(("n_iter",), "is for `strategy: random`; a grid tries every combination")
         self._check_proposals()
+        self._check_halving()
         if type(self.cv).__name__ in GROUP_SPLITTERS and self.data.groups is None:
             raise _problem(("cv",), f"is a {type(self.cv).__name__}, which needs `data.groups`, a reference")
         scorers = [self.scoring] if isinstance(self.scoring, str) else self.scoring or []
         if isinstance(self.refit, str) and self.refit not in scorers:
             raise _problem(("refit",), f"is {self.refit!r}, which `scoring` does not list")
         return self
+
+    def _check_halving(self) -> None:
+        if self.strategy not in ("halving-grid", "halving-random"):
+            for key in HALVING_KEYS:
+                if getattr(self, key) is not None:
+                    raise _problem((key,), "is for `strategy: halving-grid` or `halving-random`")
+            return
+        if self.strategy == "halving-grid" and self.n_candidates is not None:
+            raise _problem(("n_candidates",), "is for `strategy: halving-random`; a grid begins with every combination")
+        if self.n_iter is not None:
+            raise _problem(("n_iter",), "is for `strategy: random`; write `n_candidates`")
+        if self.reuse:
+            raise _problem(
+                ("reuse",),
+                f"is not for `strategy: {self.strategy}`: who adds the trials of a round sees none of their values",
+            )
+        if isinstance(self.scoring, list):
+            raise _problem(("scoring",), "is a list; a halving search goes by one score")
 
     def _check_proposals(self) -> None:
         if self.strategy != "optuna":

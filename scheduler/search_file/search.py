@@ -10,10 +10,11 @@ from typing import Any
 
 from sklearn.base import is_regressor
 
+from gridfleet.scheduler.halving_search_cv import HalvingGridSearchCV, HalvingRandomSearchCV
 from gridfleet.scheduler.optuna_search_cv import OptunaSearchCV
 from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
 from gridfleet.scheduler.search_file.data import DataFile, read_data
-from gridfleet.scheduler.search_file.description import SearchFile
+from gridfleet.scheduler.search_file.description import HALVING_KEYS, SearchFile
 from gridfleet.scheduler.search_file.model import import_model
 from gridfleet.scheduler.submission.checks import PASSED_BY_WRAPPER, known_names, unknown_argument
 from gridfleet.storage.errors import InvalidSearchError
@@ -23,11 +24,14 @@ from gridfleet.storage.suggestion import did_you_mean
 WRAPPER_PREFIXES = ("model", "fit", "compile", "predict", "optimizer", "loss", "metrics", "callbacks")
 
 
+AnySearch = GridSearchCV | RandomizedSearchCV | OptunaSearchCV | HalvingGridSearchCV | HalvingRandomSearchCV
+
+
 @dataclass(frozen=True)
 class FileSearch:
     """What a search file describes, ready for `submit`."""
 
-    search: GridSearchCV | RandomizedSearchCV | OptunaSearchCV
+    search: AnySearch
     X: Any
     y: Any
     params: dict[str, Any] = field(default_factory=dict)
@@ -174,7 +178,7 @@ def _check_target(estimator: Any, y: Any) -> None:
         raise InvalidSearchError(f"`data.target`: {type(estimator).__name__} needs numbers, y has {str(y.flat[0])!r}")
 
 
-def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedSearchCV | OptunaSearchCV:
+def _search(described: SearchFile, estimator: Any) -> AnySearch:
     several = isinstance(described.scoring, list)
     refit = described.refit if described.refit is not None else described.scoring[0] if several else True  # type: ignore[index]
     spaces = described.space if len(described.space) > 1 else described.space[0]
@@ -199,6 +203,12 @@ def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedS
         given = {"n_trials": described.n_trials, "sampler": described.sampler, "lookahead": described.lookahead}
         common |= {name: value for name, value in given.items() if value is not None}
         return OptunaSearchCV(estimator, spaces, random_state=described.random_state, **common)
+    if described.strategy.startswith("halving"):
+        del common["reuse"]
+        given = {key: getattr(described, key) for key in HALVING_KEYS}
+        common |= {name: value for name, value in given.items() if value is not None}
+        kind = HalvingGridSearchCV if described.strategy == "halving-grid" else HalvingRandomSearchCV
+        return kind(estimator, spaces, random_state=described.random_state, return_train_score=False, **common)
     return RandomizedSearchCV(
         estimator, spaces, n_iter=described.n_iter or 10, random_state=described.random_state, **common
     )

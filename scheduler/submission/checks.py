@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
 from gridfleet.scheduler.submission.keras_models import check_keras_models
-from gridfleet.scheduler.submission.request import SearchRequest, proposes
+from gridfleet.scheduler.submission.request import SearchRequest, halves, proposes
 from gridfleet.scheduler.submission.users_line import users_stacklevel
 from gridfleet.storage.errors import InvalidSearchError, first_line
 from gridfleet.storage.payloads.culprit import check_can_be_copied
@@ -350,11 +350,12 @@ def check_can_be_submitted(search: Any) -> None:
     InvalidSearchError
         For searches that choose candidates by earlier results, such as halving ones, and for what is no search.
     """
-    if not isinstance(search, (GridSearchCV, RandomizedSearchCV)) and not proposes(search):
+    known = isinstance(search, (GridSearchCV, RandomizedSearchCV)) or proposes(search) or halves(search)
+    if not known:
         raise InvalidSearchError(
             f"search is a {_name(search)}, whose combinations are not all known when it is submitted; submit takes "
-            "GridSearchCV, RandomizedSearchCV and OptunaSearchCV, others run by `fit` inside "
-            'joblib.parallel_config(backend="gridfleet")'
+            "GridSearchCV and RandomizedSearchCV, and OptunaSearchCV, HalvingGridSearchCV and HalvingRandomSearchCV "
+            'of gridfleet; others run by `fit` inside joblib.parallel_config(backend="gridfleet")'
         )
 
 

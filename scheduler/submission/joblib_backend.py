@@ -20,7 +20,7 @@ from sklearn.model_selection._validation import _fit_and_score
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
-from gridfleet.scheduler.submission.request import Evaluate, SearchRequest, proposes
+from gridfleet.scheduler.submission.request import Evaluate, SearchRequest, halves, proposes
 
 #: Arguments of ``_fit_and_score`` that differ from call to call, or have no meaning on a worker.
 PER_CALL = ("train", "test", "parameters", "split_progress", "candidate_progress", "caller", "callback_ctx")
@@ -158,14 +158,19 @@ def _request(calls: Sequence[_Call], *, n_jobs: int | None) -> SearchRequest:
     candidates = [call.keywords["parameters"] for call in calls[::n_splits]]
     if proposals is not None:
         candidates = [proposals.given.params(sample) for sample in proposals.examples]
+    splits = [(call.keywords["train"], call.keywords["test"]) for call in of_first_candidate]
+    rounds = caller.rounds_on_fleet if halves(caller) else None
+    if rounds is not None:
+        splits = [split for of_round in rounds.splits for split in of_round]
     return SearchRequest(
         caller=caller,
         estimator=estimator,
         X=X,
         y=y,
-        splits=[(call.keywords["train"], call.keywords["test"]) for call in of_first_candidate],
+        splits=splits,
         candidates=candidates,
         proposals=proposals,
+        rounds=rounds,
         arguments={
             name: value for name, value in first.keywords.items() if name not in PER_CALL and name not in SET_BY_WORKER
         },

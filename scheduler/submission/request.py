@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
 from gridfleet.scheduler.proposals.samplers import Sampler
 from gridfleet.scheduler.proposals.spaces import examples
 from gridfleet.scheduler.submission.by_reference import References
+from gridfleet.storage.halving import Halving
 from gridfleet.storage.params import params_to_json
 from gridfleet.storage.spaces import GivenSpace
 
@@ -60,6 +61,48 @@ class Proposals:
         }
 
 
+@dataclass
+class Rounds:
+    """The rounds of a halving search that is being run.
+
+    Parameters
+    ----------
+    halving : Halving
+        How many candidates each has, and what they get.
+    splits : list of list of (train, test)
+        Those of each round, from the moment on at which the first is asked for.
+    params : list of list of dict
+        The candidates of each round that was evaluated, when all have ended.
+    rows : list of list of dict
+        What ``_fit_and_score`` returned for them.
+    """
+
+    halving: Halving
+    splits: list[list[tuple[Any, Any]]] = field(default_factory=list)
+    params: list[list[dict[str, Any]]] = field(default_factory=list)
+    rows: list[list[dict[str, Any]]] = field(default_factory=list)
+    #: Rounds that were given back to scikit-learn.
+    n_returned: int = 0
+
+    def take(self, params: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+        """Note what became of all trials, by number."""
+        n_splits = len(self.splits[0])
+        for index, n_candidates in enumerate(self.halving.n_candidates):
+            first = self.halving.first_of(index)
+            mine = slice(first, first + n_candidates)
+            if params[mine]:
+                self.params.append(list(params[mine]))
+                self.rows.append(list(rows[n_splits * mine.start : n_splits * mine.stop]))
+
+    def columns(self) -> dict[str, Any]:
+        """Return what the table ``searches`` says of it."""
+        return {
+            "sampler": self.halving.to_json(),
+            "n_trials": self.halving.n_trials,
+            "n_asked": self.halving.n_candidates[0],
+        }
+
+
 @dataclass(frozen=True)
 class SearchRequest:
     """What scikit-learn handed to joblib: the fits of some candidates on some splits.
@@ -89,6 +132,8 @@ class SearchRequest:
     proposals : Proposals, default=None
         How trials are proposed while the search goes on; `candidates` are examples of them then. None: they are all
         known.
+    rounds : Rounds, default=None
+        Of a halving search, whose first round's candidates are `candidates`, and of all of whose rounds `splits` are.
     refits_on_fleet : bool, default=False
         Whether the best combination is fitted on all data on the fleet, when all trials are done.
     """
@@ -105,7 +150,19 @@ class SearchRequest:
     n_jobs: int | None = None
     references: References | None = None
     proposals: Proposals | None = None
+    rounds: Rounds | None = None
     refits_on_fleet: bool = False
+
+    @property
+    def n_splits(self) -> int:
+        """Splits of each trial."""
+        return len(self.splits) if self.rounds is None else len(self.rounds.splits[0])
+
+    @property
+    def columns_of_proposals(self) -> dict[str, Any]:
+        """What the table ``searches`` says of trials that are added while the search goes on."""
+        added = self.proposals or self.rounds
+        return {} if added is None else added.columns()
 
     @property
     def shown(self) -> list[dict[str, Any]]:
@@ -139,6 +196,11 @@ class SearchRequest:
 
 #: Evaluates a request; returns the rows of ``_fit_and_score``, candidate by candidate, split by split.
 Evaluate = Callable[[SearchRequest], Sequence[dict[str, Any]]]
+
+
+def halves(search: Any) -> bool:
+    """Whether the trials of a search are in rounds, of which each has the best of the one before it."""
+    return hasattr(type(search), "rounds_on_fleet")
 
 
 def proposes(search: Any) -> bool:

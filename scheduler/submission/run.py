@@ -26,8 +26,14 @@ from gridfleet.scheduler.submission.publish import publish
 from gridfleet.scheduler.submission.request import SearchRequest
 from gridfleet.scheduler.submission.resume import resume_or_store_in_turn
 from gridfleet.scheduler.submission.store import candidates_of, store
+from gridfleet.storage.errors import ProposalError, SearchNotFinishedError
 from gridfleet.storage.identity import fleet_id
+from gridfleet.storage.plain import plain
+from gridfleet.storage.search_states import STOPPED
 from gridfleet.storage.searches import numbered_name
+
+#: Why a search that was stopped has no result at all.
+NOTHING_EVALUATED = "the search was stopped before its first trial; give it more time"
 
 
 class Proposed(BaseException):
@@ -42,7 +48,7 @@ class Proposed(BaseException):
 
 
 class SearchRun:
-    """Evaluates what a search asks for, round by round: most have one, halving searches several.
+    """Evaluates what a search asks for, round by round: most have one, scikit-learn's own halving searches several.
 
     Parameters
     ----------
@@ -88,11 +94,14 @@ class SearchRun:
         if self._of_proposals is not None:
             rows, self._of_proposals = self._of_proposals, None
             return rows
+        if request.rounds is not None and request.rounds.rows:  # all were evaluated with the first
+            request.rounds.n_returned += 1
+            return request.rounds.rows[request.rounds.n_returned - 1]
         if request.caller is not self._caller:
             self._caller, self._rounds = request.caller, 0
         self._rounds += 1
         name = self._name
-        # a halving search asks again with fewer candidates and more data: a search of its own in SQL
+        # scikit-learn's own halving search asks again with fewer candidates and more data: a search of its own in SQL
         if name is not None and self._rounds > 1:
             name = numbered_name(self._first_name, f"-round-{self._rounds}")
         request = replace(request, references=self._references, refits_on_fleet=self.refits)
@@ -104,6 +113,12 @@ class SearchRun:
         if request.proposals is not None:
             self._of_proposals = rows
             raise Proposed(self._handle._proposed_params())
+        if request.rounds is not None:
+            request.rounds.take(self._handle._proposed_params(), rows)
+            if not request.rounds.rows:
+                raise SearchNotFinishedError(NOTHING_EVALUATED)
+            request.rounds.n_returned = 1
+            return request.rounds.rows[0]
         return rows
 
     def stored(self) -> tuple[str, int] | None:
@@ -164,7 +179,7 @@ def run_search(
         name_the_page_at_a_terminal(verbose=verbose, how=fleet.settings.progress)
         with display(handle.name, verbose=verbose, how=fleet.settings.progress) as shown:
             lines = FitLines(
-                shown, fleet.database, handle.id, candidates_of(request), len(request.splits), verbose=verbose
+                shown, fleet.database, handle.id, candidates_of(request), request.n_splits, verbose=verbose
             )
             progress = handle._wait(
                 None,
@@ -176,9 +191,20 @@ def run_search(
     if not progress.is_finished:
         handle.cancel()
     handle._give_warnings()
+    _require_proposals(handle)
     if fleet.is_embedded and fleet.settings.linger_s and verbose and fleet.settings.progress != "quiet":
         _say_that_it_lingers(fleet.settings.home, fleet.settings.linger_s)
     return handle, handle.rows()
+
+
+def _require_proposals(handle: SearchHandle) -> None:
+    """Make sure that a search did not end because nothing could be proposed any more."""
+    error = handle._summary().error
+    if error is not None and not error.startswith(STOPPED):
+        raise ProposalError(
+            f"search {handle.name!r} ended early, as {plain(error)}; what was scored until then is in its view, and "
+            "load_if_exists=True goes on with it"
+        )
 
 
 def register_joblib_backend() -> None:

@@ -133,6 +133,8 @@ class _Comparison:
         self._compare_sources()
         for kind in ("X", "y"):
             self._compare_data(kind)
+        if self._asked.request.rounds is not None:  # which depend on the rows, and decide the splits
+            self._compare_column("sampler", "rounds")
         splits_are_stored = self._compare_splits()
         self._compare_proposals()
         params = self._compare_candidates()

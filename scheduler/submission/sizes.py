@@ -64,16 +64,32 @@ def check_splits(search: Any, X: Any, y: Any, groups: Any = None) -> None:
         # a number of a million digits can't be shown
         asked = n_splits if n_splits < MAX_COUNTED else f"more than {MAX_COUNTED}"
         raise InvalidSearchError(f"cv asks for {asked} splits; a search may have {MAX_SPLITS}")
-    n_rows, n_combinations = _count_rows(X), _count_combinations(search)
-    if n_splits * n_combinations > MAX_FITS:
-        raise InvalidSearchError(
-            f"{n_combinations} combinations on {n_splits} splits are {n_splits * n_combinations} fits; a search may "
-            f"have {MAX_FITS}, so give fewer of either"
-        )
+    n_rows = _count_rows(X)
+    check_size(_count_combinations(search), n_splits)
     if n_splits * n_rows > MAX_INDICES:
         raise InvalidSearchError(
             f"cv asks for {n_splits} splits of {n_rows} rows, and each names all rows; a search may have "
             f"{MAX_INDICES} of these indices, so give fewer splits"
+        )
+
+
+def check_size(n_combinations: int, n_splits: int) -> None:
+    """Make sure that a search has not more trials and fits than a fleet can take.
+
+    Raises
+    ------
+    InvalidSearchError
+        With both numbers and the bound.
+    """
+    if n_combinations > MAX_COMBINATIONS:
+        raise InvalidSearchError(
+            f"all rounds together have {n_combinations} trials; a search may have {MAX_COMBINATIONS}, so give fewer "
+            "candidates"
+        )
+    if n_splits * n_combinations > MAX_FITS:
+        raise InvalidSearchError(
+            f"{n_combinations} combinations on {n_splits} splits are {n_splits * n_combinations} fits; a search may "
+            f"have {MAX_FITS}, so give fewer of either"
         )
 
 

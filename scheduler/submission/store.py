@@ -27,7 +27,7 @@ from gridfleet.scheduler.submission.names import check_name_is_free
 from gridfleet.scheduler.submission.options import SearchOptions
 from gridfleet.scheduler.submission.repository import Commit, commit_of_script
 from gridfleet.scheduler.submission.request import SearchRequest
-from gridfleet.scheduler.submission.reuse import reuse_keys
+from gridfleet.scheduler.submission.reuse import ReuseKeys, reuse_keys
 from gridfleet.scheduler.submission.same_search import Asked, Same, require_same
 from gridfleet.scheduler.submission.this_process import warn_of_other_variables, warn_of_seed
 from gridfleet.scheduler.submission.users_line import users_stacklevel
@@ -64,7 +64,7 @@ OF_ONE_SEARCH = {
     *("signature", "refit_of", "model_key"),
 }
 #: Why trials that are proposed have no key by which their results are found again.
-NOT_REUSED = "trials that are proposed: who proposes them does not see into their values"
+NOT_REUSED = "trials that are added while their search goes on: who adds them does not see into their values"
 #: Types of values that are equal wherever they are unpickled.
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
@@ -147,8 +147,9 @@ def store(
     columns = _columns(request, candidates, options, _digests(prepared.payloads, fleet.payloads.insert))
     columns["needs_python"] = _needs_python(prepared.payloads)
     keys = reuse_keys(prepared.evaluation, candidates, columns, prepared.archive)
-    no_reuse = keys.no_reuse if request.proposals is None else NOT_REUSED
-    columns |= {"reuse": reuse, "no_reuse": no_reuse}
+    if candidates.are_proposed:
+        keys = ReuseKeys([None] * len(candidates.params), NOT_REUSED)
+    columns |= {"reuse": reuse, "no_reuse": keys.no_reuse}
     what_ran = _WhatRan(source_texts(prepared.evaluation), commit_of_script(), options.tags)
     insert = functools.partial(
         _insert_with_payloads,
@@ -203,6 +204,7 @@ def candidates_of(request: SearchRequest) -> Candidates:
         error_score=request.arguments.get("error_score"),
         metrics=request.metrics,
         space=None if request.proposals is None else request.proposals.given,
+        halving=None if request.rounds is None else request.rounds.halving,
     )
 
 
@@ -318,7 +320,14 @@ def _insert(
         add_tags(connection, search_id, what_ran.tags)
         add_sources(connection, search_id, what_ran.sources)
         taken = find_results(connection, {key for key in keys if key is not None}) if reuse else {}
-        queue.create_trials(connection, search_id, prepared.candidates.params, queue.Reuse(keys, taken))
+        halving = prepared.candidates.halving
+        queue.create_trials(
+            connection,
+            search_id,
+            prepared.candidates.params,
+            queue.Reuse(keys, taken) if halving is None else None,
+            n_resources=None if halving is None else halving.n_resources[0],
+        )
         if taken:
             n_taken = take_results(connection, search_id)
         create_search_view(connection, search_id, name, kinds)
@@ -412,7 +421,7 @@ def _columns(
         "splitter": splitter_of(request.caller),
         "space_digest": space_digest(request.caller),
         "n_trials": len(candidates.params),
-        "n_splits": len(request.splits),
+        "n_splits": request.n_splits,
         "random_state": None if random_state is None else shown(random_state),
         **{name: value for name, value in asdict(options).items() if name != "tags"},
         "estimator": estimator_text(request.estimator),
@@ -420,7 +429,7 @@ def _columns(
         "session": this_session(),
         **digests,
         **installed_versions(),
-        **({} if request.proposals is None else request.proposals.columns()),
+        **request.columns_of_proposals,
     }
 
 

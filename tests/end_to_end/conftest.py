@@ -13,6 +13,7 @@ import pytest
 
 from gridfleet.scheduler.fleet import connection as fleets
 from gridfleet.storage.settings import Settings
+from gridfleet.worker.guards.memory import THREAD_VARIABLES
 from tests.warm_scripts import WarmScript, warm_scripts
 
 REPOSITORY = Path(__file__).parents[2]
@@ -42,6 +43,14 @@ def configured(database_settings: Settings, use_fleet: Callable[[Settings], None
 def fleet(configured: Settings) -> fleets.Fleet:
     """Connect to the configured fleet."""
     return fleets.connect()
+
+
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the variables of libraries be as before after a test that calls `gridfleet verify`, which sets them."""
+    for name in (*THREAD_VARIABLES, "TF_CPP_MIN_LOG_LEVEL"):
+        monkeypatch.setenv(name, "1")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

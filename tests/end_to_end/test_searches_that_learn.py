@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,12 @@ from sklearn.svm import SVC
 
 import gridfleet
 from gridfleet.scheduler import optuna_search_cv
+from gridfleet.scheduler.cli.main import main
 from gridfleet.scheduler.results import reproduction
-from gridfleet.storage.errors import InvalidSearchError, NameTakenError, SearchCancelledError
+from gridfleet.scheduler.results.recomputed import recomputed
+from gridfleet.storage.errors import InvalidSearchError, NameTakenError, ProposalError, SearchCancelledError
 from gridfleet.storage.settings import Settings
+from tests.running_scheduler import scheduler_of
 from tests.running_worker import READY_S
 from tests.same_results import assert_same_results
 
@@ -63,26 +63,6 @@ def test_an_embedded_fleet_gives_what_one_process_gives_trial_after_trial(embedd
     assert ours.to_sklearn().cv_results_ is ours.cv_results_
 
 
-@contextmanager
-def scheduler_of(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    health = folder / "scheduler.health"
-    health.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gridfleet", "scheduler"],
-        env={**os.environ, **settings.replace(health_file=health).as_variables()},
-    )
-    try:
-        until = time.monotonic() + READY_S
-        while not health.exists():
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
 def wait_for_trials(handle: gridfleet.SearchHandle, n_done: int) -> None:
     until = time.monotonic() + READY_S
     while handle.progress().done < n_done:
@@ -118,6 +98,88 @@ def test_whatever_breaks_trials_and_scores_are_those_of_one_process(
         handle.wait(READY_S)
 
     assert_same_results(handle.cv_results_, results_of_this_process())
+
+
+def of_bits(results: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Return all trials of a search, with each score as its 64 bits."""
+    scores = [key for key in results if key.startswith("split") and key.endswith("_test_score")]
+    assert len(scores) == 3
+    return [
+        (repr(params), *(results[key][number].tobytes().hex() for key in scores))
+        for number, params in enumerate(results["params"])
+    ]
+
+
+@pytest.mark.complete
+def test_sixty_trials_are_the_same_bit_for_bit_on_one_two_and_four_processes(
+    quick: Settings, backend: str, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A worker is killed and the broker emptied in each; `pytest -s` shows what came out, on which database."""
+    options = {"n_trials": 60, "lookahead": 8}
+    expected = of_bits(results_of_this_process(**options))
+    for n_processes in (1, 2, 4):
+        first = start_worker(quick, concurrency=n_processes)
+        with scheduler_of(quick, tmp_path):
+            handle = gridfleet.submit(search(**options), *IRIS)
+            wait_for_trials(handle, 20)
+            first.kill()
+            n_done = handle.progress().done
+            with redis.Redis.from_url(quick.broker()) as broker:
+                broker.flushdb()
+            second = start_worker(quick, concurrency=n_processes)
+            handle.wait(READY_S)
+        second.stop()
+
+        found = of_bits(handle.cv_results_)
+        digest = hashlib.sha256(repr(found).encode()).hexdigest()
+        print(
+            f"{backend}, processes: {n_processes}, trials: {len(found)}, done when the worker was killed and "
+            f"the broker emptied: {n_done}, SHA-256 of params and scores: {digest[:16]}"
+        )
+        assert n_done < 60
+        assert found == expected
+        assert str(recomputed(handle._fleet, handle.id)) == "all 60 proposals follow from the rows and the seed 0"
+
+
+def test_an_error_of_optuna_ends_fit_with_its_sentence(embedded_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # asked for from the third trial on
+    wrong = search(n_jobs=1, sampler={"name": "tpe", "n_startup_trials": 2, "n_ei_candidates": 0}, name="broken")
+
+    with pytest.raises(ProposalError, match="search 'broken' ended early, as no more trials could be proposed: Val"):
+        wrong.fit(*IRIS)
+
+    handle = gridfleet.open_search("broken")
+    assert (handle.state, handle.progress().completed > 0) == ("failed", True)
+    with pytest.raises(SystemExit):
+        main(["report", "broken"])
+    assert "no more trials could be proposed: ValueError" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.usefixtures("own_environment")
+def test_verify_names_the_first_proposal_that_does_not_follow(
+    embedded_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searches = {"in order": {}, "as it comes": {"random_state": None}}
+    for name, options in searches.items():
+        search(n_jobs=2, name=name, **options).fit(*IRIS)
+    for name in searches:
+        with pytest.raises(SystemExit) as ended:
+            main(["verify", name, "--sample", "1"])
+        assert ended.value.code == 0
+        assert "all 10 proposals follow from the rows and the seed " in capsys.readouterr().out
+    handle = gridfleet.open_search("in order")
+    with handle._fleet.database.write() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE trials SET mean_test_score = -mean_test_score WHERE search_id = {handle.id} AND number < 4"
+        )
+
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "in order", "--sample", "1", "--json"])
+
+    assert ended.value.code == 1
+    told = json.loads(capsys.readouterr().out)["proposals"]
+    assert told["difference"]["number"] >= 6
+    assert told["difference"]["recorded"] != told["difference"]["again"]
 
 
 def test_a_search_that_learns_is_kept_as_any_other(embedded_home: Path, capsys: pytest.CaptureFixture[str]) -> None:

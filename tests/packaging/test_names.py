@@ -24,6 +24,8 @@ PUBLIC_NAMES = {
     "DataRef",
     "GridSearchCV",
     "GridfleetError",
+    "HalvingGridSearchCV",
+    "HalvingRandomSearchCV",
     "OptunaSearchCV",
     "RandomizedSearchCV",
     "SearchHandle",

@@ -14,9 +14,12 @@ from redis.exceptions import RedisError
 from gridfleet.scheduler.fleet import asker as module
 from gridfleet.scheduler.fleet.asker import Asker
 from gridfleet.scheduler.fleet.reconciler import Reconciler
+from gridfleet.scheduler.reports import reader, trial_reader
+from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.halving import Halving
 from gridfleet.storage.settings import Settings
-from gridfleet.storage.trials import claims, transitions
+from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import Held
 from gridfleet.storage.trials.proposed import proposed
 from gridfleet.worker.broker.publisher import Publisher
@@ -185,3 +188,111 @@ def test_it_waits_for_hints(publisher: Publisher) -> None:
 
     assert publisher.wait_until_told() is True
     assert publisher.wait_until_told() is False, "all that was told is one hint"
+
+
+def test_an_error_in_a_sampler_ends_its_search_with_the_sentence(
+    database: Database, new_asker: Callable[[], Asker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = learning(database)
+    assert new_asker().ask_all() == 3
+    evaluate_one(database, search)
+
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("no such prior")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("gridfleet.scheduler.proposals.ask.fresh_sampler", fails)
+        assert new_asker().ask_all() == 0
+    assert search.row().finished_at is None, "two trials are open"
+    assert new_asker().ask_all() == 0, "it is not asked again"
+    while evaluate_one(database, search):
+        pass
+
+    assert search.row().error == "no more trials could be proposed: ValueError: no such prior"
+    summary = reader.find_search(database, search.id)
+    assert (summary.state, summary.is_finished) == ("failed", True)
+    with database.read() as connection:
+        views = "SELECT state FROM %s WHERE search_id = %d"
+        for view in ("search_progress", "best_trials"):
+            assert connection.exec_driver_sql(views % (view, search.id)).scalar() == "failed"
+    searches.open_again(database, search.id)
+    assert new_asker().ask_all() == 3, "somebody goes on with it"
+
+
+def test_only_what_may_have_changed_is_read_again(
+    database: Database, new_asker: Callable[[], Asker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, read = learning(database), []
+    asker = new_asker()
+
+    def noted(*arguments: Any, **keywords: Any) -> Any:
+        rows = proposed(*arguments, **keywords)
+        read.append([row.number for row in rows])
+        return rows
+
+    monkeypatch.setattr(module.proposed, "proposed", noted)
+    run(database, search, lambda: asker)
+
+    assert read[:4] == [[], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
+
+
+ROUNDS = Halving("n_samples", [6, 3, 2], [10, 20, 40], "nan")
+
+
+def halved(database: Database, halving: Halving = ROUNDS) -> StoredSearch:
+    """Store a halving search with its first round."""
+    facts = {"space": None, "seed": None, "lookahead": None, "asks_in_order": None, "n_trials": halving.n_trials}
+    search = store_asking(database, sampler=halving.to_json(), **{**facts, "n_asked": halving.n_candidates[0]})
+    with database.write() as connection:
+        candidates = [{"C": number} for number in range(halving.n_candidates[0])]
+        queue.create_trials(connection, search.id, candidates, n_resources=halving.n_resources[0])
+    return search
+
+
+def evaluate_round(database: Database, search: StoredSearch, score_of: Callable[[int], float]) -> list[int]:
+    """Evaluate all that waits, by the value of its hyperparameter; return these values."""
+    with database.read() as connection:
+        query = f"SELECT id FROM trials WHERE search_id = {search.id} AND state = 'queued' ORDER BY id"
+        ids = connection.exec_driver_sql(query).scalars().all()
+    values = []
+    for trial_id in ids:
+        claim = claims.claim(database, trial_id, "worker/1", lease_s=60, max_runtime_s=60)
+        assert claim is not None
+        candidate = claim.number if claim.sample is None else claim.sample["candidate"]
+        values.append(candidate)
+        assert transitions.record(database, Held(claim.trial_id, claim.token), result_of(score_of(candidate)))
+    return values
+
+
+def test_a_round_follows_when_the_one_before_it_has_ended(database: Database, new_asker: Callable[[], Asker]) -> None:
+    search = halved(database)
+    assert new_asker().ask_all() == 0
+    assert evaluate_round(database, search, lambda value: -value) == [0, 1, 2, 3, 4, 5]
+
+    assert new_asker().ask_all() == 3
+    assert new_asker().ask_all() == 0
+    assert sorted(evaluate_round(database, search, lambda value: value)) == [0, 1, 2]
+    assert new_asker().ask_all() == 2
+    assert sorted(evaluate_round(database, search, lambda value: value)) == [1, 2]
+
+    assert search.row().state == "completed"
+    with database.read() as connection:
+        rows = connection.exec_driver_sql(
+            f"SELECT number, iter, n_resources FROM trials WHERE search_id = {search.id} ORDER BY number"
+        ).all()
+    assert rows == [*((n, 0, 10) for n in range(6)), *((n, 1, 20) for n in range(6, 9)), (9, 2, 40), (10, 2, 40)]
+    best = trial_reader.best_trial(database, search.id)
+    assert best is not None
+    assert best.params == {"C": 2}
+
+
+def test_a_large_round_is_added_in_parts(
+    database: Database, new_asker: Callable[[], Asker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    search = halved(database)
+    evaluate_round(database, search, lambda value: value)
+
+    assert [new_asker().ask_all() for _ in range(3)] == [2, 1, 0]
+
+    assert sorted(evaluate_round(database, search, lambda value: value)) == [3, 4, 5]

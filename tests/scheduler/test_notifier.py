@@ -94,7 +94,8 @@ def test_what_came_of_a_search_is_told(end: str, database: Database, notifier: N
         searches.cancel_search(database, search.id)
     else:
         with database.write() as connection:
-            connection.exec_driver_sql(f"UPDATE searches SET error = 'stopped' WHERE id = {search.id}")
+            why = "stopped after search_timeout=1 s"
+            connection.exec_driver_sql(f"UPDATE searches SET error = '{why}' WHERE id = {search.id}")
         record(search, 0, 0.5)
 
     notifier.send_due()

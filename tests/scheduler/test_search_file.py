@@ -143,6 +143,25 @@ def test_a_search_that_learns(folder):
     assert list(proposals.given.space.branches[0]) == ["C", "kernel"]
 
 
+def test_halving_searches(folder):
+    file = folder / "halves.yaml"
+    start = "model: sklearn.ensemble.RandomForestClassifier\ndata: {file: flowers.csv, target: kind}\nrandom_state: 3\n"
+    file.write_text(
+        f"{start}strategy: halving-random\nn_candidates: 8\nresource: n_estimators\nmin_resources: 2\n"
+        "max_resources: 16\nfactor: 2\nspace: {max_depth: {randint: [2, 9]}}\n"
+    )
+
+    search = _load(file).search
+
+    assert type(search).__name__ == "HalvingRandomSearchCV"
+    assert (search.n_candidates, search.resource, search.factor, search.random_state) == (8, "n_estimators", 2, 3)
+    assert (search.min_resources, search.max_resources, search.aggressive_elimination) == (2, 16, False)
+    file.write_text(f"{start}strategy: halving-grid\nspace: {{max_depth: [2, 3, 4]}}\nsearch_timeout: 9\n")
+    search = _load(file).search
+    assert type(search).__name__ == "HalvingGridSearchCV"
+    assert (search.resource, search.min_resources, search.search_timeout) == ("n_samples", "exhaust", 9)
+
+
 def test_several_grids(folder):
     spaces = [{"kernel": ["linear"]}, {"kernel": ["rbf"], "gamma": [0.1, 1]}]
 
@@ -187,7 +206,7 @@ def test_data_files(folder, data):
         ({"model": None}, "`model` is missing; it is: models.py:function"),
         ({"data": {"target": "kind"}}, "line 3: `data.file` is missing"),
         ({"name": 3}, "line 1: `name` is 3; input should be a valid string"),
-        ({"strategy": "gird"}, "`strategy` is 'gird'; input should be 'grid', 'random' or 'optuna'"),
+        ({"strategy": "gird"}, "`strategy` is 'gird'; input should be 'grid', 'random', 'optuna', 'halving-grid' or"),
         ({"wrapper": "keras"}, "`wrapper` is 'keras'; input should be 'classifier' or 'regressor'"),
         ({"random_state": "x"}, "`random_state` is 'x'"),
         ({"space": {}}, "`space` is empty"),
@@ -204,6 +223,12 @@ def test_data_files(folder, data):
         ({"strategy": "optuna", "n_iter": 3}, "`n_iter` is for `strategy: random`; write `n_trials`"),
         ({"strategy": "optuna", "reuse": True}, "`reuse` is not for `strategy: optuna`"),
         ({"sampler": "tpe"}, "`sampler` is for `strategy: optuna`"),
+        ({"factor": 2}, "`factor` is for `strategy: halving-grid` or `halving-random`"),
+        ({"strategy": "halving-grid", "factor": 1}, "`factor`"),
+        ({"strategy": "halving-grid", "n_candidates": 4}, "`n_candidates` is for `strategy: halving-random`"),
+        ({"strategy": "halving-random", "n_iter": 4}, "`n_iter` is for `strategy: random`; write `n_candidates`"),
+        ({"strategy": "halving-grid", "reuse": True}, "`reuse` is not for `strategy: halving-grid`"),
+        ({"strategy": "halving-grid", "scoring": ["accuracy", "f1"]}, "a halving search goes by one score"),
         ({"cv": 1}, "`cv` is 1; it needs at least 2 splits"),
         ({"cv": "three"}, "`cv` is 'three'; write a number of splits"),
         ({"cv": {"splitter": "StratifedKFold"}}, "did you mean 'StratifiedKFold'?"),

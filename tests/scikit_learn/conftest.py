@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from tests.running_scheduler import scheduler_of
 from tests.scikit_learn.exceptions import COMPLETE, EXCEPTIONS
 
 #: Parameter sets of one test, each of which runs up to ten searches, that every run tries.
@@ -11,9 +12,9 @@ OF_ONE_TEST = 1
 
 
 @pytest.fixture(scope="package", autouse=True)
-def fleet_of_the_package(fleet_of_many):
-    """Start the fleet."""
-    with fleet_of_many():
+def fleet_of_the_package(fleet_of_many, tmp_path_factory):
+    """Start the fleet, with a scheduler, which adds the rounds of halving searches."""
+    with fleet_of_many() as settings, scheduler_of(settings, tmp_path_factory.mktemp("scheduler")):
         yield
 
 

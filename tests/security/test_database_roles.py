@@ -121,7 +121,7 @@ CHANGED_BY_WORKERS = {
     "searches": {"state", "started_at", "finished_at", "paused_at", "error"},
     "trials": {column.name for column in Trial.__table__.columns}
     - {"id", "search_id", "number", "params", "params_digest", "structure_digest", "created_at", "lease_expires_at"}
-    - {"reuse_key", "reused_from", "sample", "asked_without"},
+    - {"reuse_key", "reused_from", "sample", "asked_without", "iter", "n_resources"},
     "attempts": {"ended_at", "outcome", "error", "peak_memory_mb"},
     "leases": {"expires_at", "memory_mb"},
     "workers": {"last_seen_at", "ended_at", "stopped_reason"},
@@ -336,6 +336,9 @@ def test_a_scheduler_can_propose_and_a_worker_cannot(deployed: DeployedFleet, as
     with closing(Database(deployed.scheduler)) as scheduler:
         assert proposed.add_proposals(scheduler, asking, one, n_asked=0) is not None
         assert [row.sample for row in proposed.proposed(scheduler, asking)] == [{"branch": 0, "values": {"a": 1}}]
+        (search,) = (one for one in proposed.asking(scheduler) if one.id == asking)
+        assert proposed.round_trials(scheduler, search, 0) == [], "and it reads the scores by which a round is halved"
+        assert proposed.fail_proposals(scheduler, asking, "no more trials could be proposed: ValueError")
 
 
 def test_a_table_of_a_later_migration_is_read_only_until_roles_sh_knows_it(roled_database: RoledDatabase) -> None:

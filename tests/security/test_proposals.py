@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.svm import SVC
 from sqlalchemy import select, update
 
-from gridfleet import OptunaSearchCV, submit
+from gridfleet import HalvingGridSearchCV, OptunaSearchCV, submit
 from gridfleet.scheduler.fleet.asker import Asker
 from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.schema import Trial
@@ -54,6 +55,32 @@ def test_a_worker_evaluates_no_point_outside_of_what_was_signed(
     assert all("is no point of the space that was submitted" in trial.error for trial in trials[:-1])
     began = {file.name.split("-")[1] for file in tmp_path.glob("began-*")}
     assert began == {"2"}, "only the second value, which the right sample names, was ever fitted"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_a_worker_evaluates_no_candidate_that_was_not_in_the_first_round(
+    fleet: Fleet, configured: Settings, start_worker: Callable[..., Any]
+) -> None:
+    grid = {"C": [1, 2, 3, 4]}
+    search = HalvingGridSearchCV(
+        SVC(), grid, resource="cache_size", max_resources=4, factor=2, cv=2, refit=False, verbose=0
+    )
+    handle = submit(search, X, Y)
+    samples: list[Any] = [{"candidate": 4}, None, {"candidate": 0, "then": "exit"}]
+    ids = add_proposals(fleet.database, handle.id, [Proposal({}, {"C": 1}, []) for _ in samples], n_asked=4)
+    assert ids is not None
+    with fleet.database.write() as connection:
+        switch_triggers_off(connection)
+        for trial_id, sample in zip(ids, samples, strict=True):
+            connection.execute(update(Trial).where(Trial.id == trial_id).values(sample=sample))
+    fleet.publish(ids)
+
+    start_worker(configured.replace(max_failures=1))
+
+    assert handle.wait(60).progress().failed == len(samples)
+    with fleet.database.read() as connection:
+        errors = connection.execute(select(Trial.error).where(Trial.state == "failed").order_by(Trial.id)).scalars()
+        assert all("it is none of the candidates of the first round" in error for error in errors)
 
 
 def test_the_scheduler_reads_json_and_unpickles_nothing(

@@ -15,8 +15,10 @@ from sklearn.base import clone
 from sklearn.model_selection import _validation
 from sklearn.pipeline import Pipeline
 
+from gridfleet.storage.errors import SampleError
 from gridfleet.storage.exceptions import exception_to_json, qualified_name
 from gridfleet.storage.fit_mode import FitMode
+from gridfleet.storage.halving import Halving
 from gridfleet.storage.spaces import GivenSpace
 from gridfleet.storage.trial_results import NON_FINITE, CurveResult, SplitResult, TrialResult
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
@@ -101,6 +103,10 @@ class Candidates:
         The names of a multimetric scorer; None for a single score, or where a callable decides.
     space : GivenSpace, default=None
         Of what trials are proposed; `params` is empty then. None: they were stored with their search.
+    halving : Halving, default=None
+        The rounds of a halving search; `params` are the candidates of the first one. None: it has no rounds.
+    numbers : sequence of int, default=None
+        The trials whose `params` these are; None: all, from 0.
     """
 
     params: list[dict[str, Any]]
@@ -110,16 +116,56 @@ class Candidates:
     error_score: Any
     metrics: list[str] | None
     space: GivenSpace | None = None
+    halving: Halving | None = None
+    numbers: Sequence[int] | None = None
 
-    def proposed(self, samples: Sequence[Any]) -> Candidates:
+    @property
+    def are_proposed(self) -> bool:
+        """Whether trials are added while their search goes on."""
+        return self.space is not None or self.halving is not None
+
+    def params_of(self, number: int, sample: Any, params: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """Return the hyperparameters of a trial that was proposed.
+
+        Parameters
+        ----------
+        number : int
+            The trial's.
+        sample : object
+            As it was stored.
+        params : sequence of mapping, default=None
+            To be taken in the place of those of these candidates, which they equal.
+
+        Raises
+        ------
+        SampleError
+            If it is no point of the space, or none of the first round's candidates.
+        """
+        if self.halving is not None:
+            return self.halving.params(params or self.params, number, sample)
+        if self.space is None:
+            raise SampleError("its search proposes nothing")
+        return self.space.params(sample)
+
+    def proposed(self, samples: Sequence[Any], params: Sequence[Mapping[str, Any]] | None = None) -> Candidates:
         """Return these with the combinations of samples, where trials are proposed; else these.
 
         Raises
         ------
         SampleError
-            If one is no point of the space.
+            As `params_of`.
         """
-        return self if self.space is None else replace(self, params=[self.space.params(sample) for sample in samples])
+        if not self.are_proposed:
+            return self
+        return replace(self, params=[self.params_of(number, one, params) for number, one in enumerate(samples)])
+
+    def rounds(self) -> dict[str, list[int]]:
+        """Return what ``cv_results_`` has of the rounds of a halving search, if this is one."""
+        if self.halving is None:
+            return {}
+        numbers = range(len(self.params)) if self.numbers is None else self.numbers
+        of_trials = [self.halving.round_of(number) for number in numbers]
+        return {"iter": of_trials, "n_resources": [self.halving.n_resources[index] for index in of_trials]}
 
 
 def cross_validate_trial(

@@ -82,6 +82,7 @@ def refit(
     notes = WarningNotes()
     process_id = os.getpid()
     fit_mode = FitMode(claim.fit_mode)
+    n_splits = len(splits if candidates.halving is None else candidates.halving.splits(splits, 0))
     recorded, stopped = patiently(
         lambda: recorded_of_ended(database, claim.refit_of), patience_s=settings.max_runtime_s
     )
@@ -89,9 +90,9 @@ def refit(
         try:
             signer = settings.model_signer()
             _require_right(database)
-            rows = scores.fit_and_score_rows_of(recorded, candidates, len(splits), stopped=stopped)
-            number = scores.best_index(scores.cv_results(rows, candidates, len(splits)), candidates)
-            params = (evaluation.params or candidates.params)[number]
+            rows = scores.fit_and_score_rows_of(recorded, candidates, n_splits, stopped=stopped)
+            number = scores.best_index(scores.cv_results(rows, candidates, n_splits), candidates)
+            params = (candidates.params if candidates.are_proposed else evaluation.params or candidates.params)[number]
             estimator, refit_time = _fitted(evaluation, notes, params, X, y)
             model = _packed(estimator, signer, claim, number)
             _require_size(model, settings)

@@ -137,7 +137,7 @@ def cv_results(rows: Sequence[dict[str, Any]], candidates: Candidates, n_splits:
     rows = [dict(row) for row in rows]
     _insert_error_scores(rows, candidates.error_score)
     formatter = GridSearchCV(None, {}, return_train_score=candidates.return_train_score)
-    formatted: dict[str, Any] = formatter._format_results(candidates.params, n_splits, rows)
+    formatted: dict[str, Any] = formatter._format_results(candidates.params, n_splits, rows, candidates.rounds())
     return formatted
 
 
@@ -161,6 +161,10 @@ def best_index(results: dict[str, Any], candidates: Candidates) -> int:
     from sklearn.model_selection._search import BaseSearchCV
 
     metric = metric_of(results, candidates)
+    if candidates.halving is not None:
+        from sklearn.model_selection._search_successive_halving import BaseSuccessiveHalving
+
+        return int(BaseSuccessiveHalving._select_best_index(candidates.refit, metric, results))
     return int(BaseSearchCV._select_best_index(candidates.refit, metric, results))
 
 

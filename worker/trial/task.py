@@ -358,10 +358,10 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             if evaluation.keras_objects is not None:  # unpickled for an earlier trial, it may not be registered now
                 evaluation.keras_objects.register()
             all_params = evaluation.params
-            if all_params is None or claim.refit_of is not None:
+            if all_params is None or claim.refit_of is not None or claim.sampler is not None:
                 candidates = load("candidates", claim.candidates_digest)
-                if claim.refit_of is not None and candidates.space is not None:
-                    candidates = candidates.proposed(_samples(process, claim.refit_of))
+                if claim.refit_of is not None and candidates.are_proposed:
+                    candidates = candidates.proposed(_samples(process, claim.refit_of), all_params)
                 all_params = all_params or candidates.params
         process.keep_kernels()
         evaluation, X, y = with_data(process.data, evaluation, load("X", claim.x_digest), load("y", claim.y_digest))
@@ -371,7 +371,9 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
                 return refit(process.settings, process.database, claim, evaluation, candidates, X, y, splits=splits)
             except SearchGoesOnError:
                 raise TrialInterrupted(Outcome.RELEASED) from None
-        params = all_params[claim.number] if claim.space is None else _proposed(claim, candidates)
+        params = all_params[claim.number] if claim.sampler is None else _proposed(claim, candidates, all_params)
+        if claim.sampler is not None and candidates.halving is not None:
+            splits = candidates.halving.splits(splits, claim.number)
         result = cross_validate_trial(
             evaluation,
             X,
@@ -390,10 +392,10 @@ def _samples(process: WorkerProcess, search_id: int) -> list[Any]:
     return patiently(lambda: proposed.samples(process.database, search_id), patience_s=process.settings.max_runtime_s)
 
 
-def _proposed(claim: Claim, candidates: Any) -> dict[str, Any]:
+def _proposed(claim: Claim, candidates: Any, all_params: Any) -> dict[str, Any]:
     """Return the hyperparameters of a proposed trial: a point of the space that was signed, whoever proposed it."""
     try:
-        params: dict[str, Any] = candidates.space.params(claim.sample)
+        params: dict[str, Any] = candidates.params_of(claim.number, claim.sample, all_params)
     except SampleError as error:
         raise PayloadSignatureError(
             f"trial {claim.number} of search {claim.search_id} is no point of the space that was submitted: {error}; "
@@ -404,7 +406,7 @@ def _proposed(claim: Claim, candidates: Any) -> dict[str, Any]:
 
 def _tell(process: WorkerProcess, claim: Claim) -> None:
     """Let whoever proposes trials know that one has ended; it looks by itself after a while as well."""
-    if claim.space is None:
+    if claim.sampler is None:
         return
     try:
         with closing(Publisher(process.settings, Keys(fleet_id(process.database)))) as publisher:
