@@ -29,7 +29,7 @@ OPTION = {one.name: one for one in (*DATA_OPTIONS, *OTHER_OPTIONS)}
 CASES = [
     Case(FAMILY["mlp"], "adam", OPTION["amsgrad"]),
     Case(FAMILY["mlp"], "nadam", OPTION["gradient_accumulation"]),
-    pytest.param(Case(FAMILY["mlp"], "adamw", OPTION["ema_overwrites"]), marks=pytest.mark.complete, id="mlp-adamw-ema"),
+    pytest.param(Case(FAMILY["mlp"], "adamw", OPTION["ema_overwrites"]), marks=pytest.mark.complete),
 ]
 #: All else that is done around it, and all kinds of models.
 MORE_CASES = [
