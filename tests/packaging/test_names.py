@@ -182,7 +182,7 @@ def test_files_beside_a_script_and_of_the_current_folder_stand_in_for_nothing(ho
 
 
 def assert_no_process_finds_modules_in_the_current_folder(home: Path) -> None:
-    """Look at the fleet that lingers after a script."""
+    """Look at the fleet of a script that has ended."""
     running = Folder(home / ".gridfleet").running()
     assert running is not None
     supervisor = psutil.Process(running["pid"])

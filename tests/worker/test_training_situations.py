@@ -20,7 +20,7 @@ N_SITUATIONS_WITH_DATASETS = 160
 N_SITUATIONS_IN_XLA = 80
 #: Trained in every run, by option: of those that take least, at most 3 s of the processor each, what has between
 #: them most kinds of models and calls, each kind of callback, fits and none, errors, and each optimizer that no other
-#: test of every run compares (test_compiled_fit_equality.py and test_compiled_fit_joint_update.py have Adam and its kin).
+#: test of every run compares (Adam and its kin: test_compiled_fit_equality.py, test_compiled_fit_joint_update.py).
 QUICK_SEEDS = {
     "--mode=exact": (277, 235, 388, 306, 342, 314, 198, 72, 255, 380, 282, 211),
     "--datasets": (25, 36),
