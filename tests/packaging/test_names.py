@@ -175,7 +175,9 @@ def test_files_beside_a_script_and_of_the_current_folder_stand_in_for_nothing(ho
     (scripts / "script.py").write_text(textwrap.dedent(SCRIPT))
     path = os.pathsep.join(["", ".", str(REPOSITORY)])
 
-    assert run(sys.executable, "scripts/script.py", cwd=hostile_home, PYTHONPATH=path).strip() in ("0.1", "1.0")
+    # its fleet stays, for its processes are looked at too
+    variables = {"PYTHONPATH": path, "GRIDFLEET_LINGER_S": "600"}
+    assert run(sys.executable, "scripts/script.py", cwd=hostile_home, **variables).strip() in ("0.1", "1.0")
     assert_no_process_finds_modules_in_the_current_folder(hostile_home)
     (hostile_home / "redis.py").write_text("raise RuntimeError('redis.py of the user was imported')\n")
     assert "search-1" in run(sys.executable, "-m", "gridfleet", "list", cwd=hostile_home)
