@@ -196,5 +196,5 @@ def assert_no_process_finds_modules_in_the_current_folder(home: Path) -> None:
     assert len(interpreters) >= 3
     for command, variables in interpreters:
         assert "-P" in command or variables.get("PYTHONSAFEPATH") == "1", command
-    assert {Path(process.cwd()).name for process in processes} == {"work", "broker"}
-    assert {Path(process.cwd()).parent for process in processes} == {home / ".gridfleet"}
+    folders = {Path(process.cwd()) for process in processes} - {Path("/")}  # where what passes trials' output on runs
+    assert folders == {home / ".gridfleet" / "work", home / ".gridfleet" / "broker"}
