@@ -66,6 +66,7 @@ LONGEST = (
 ON_ONE_DATABASE = (
     "tests/end_to_end",
     "tests/faults",
+    "tests/figures",
     "tests/page",
     "tests/scheduler",
     "tests/security",

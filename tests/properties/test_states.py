@@ -15,7 +15,7 @@ from tests.properties.machine import BACKOFF_S, explore
     ("backend_name", "examples"),
     [
         ("sqlite", 12),
-        ("postgresql", 4),
+        pytest.param("postgresql", 4, marks=pytest.mark.complete),
         pytest.param("sqlite", 300, marks=pytest.mark.complete),
         pytest.param("postgresql", 60, marks=pytest.mark.complete),
     ],

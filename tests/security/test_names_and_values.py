@@ -166,13 +166,13 @@ def test_odd_values_of_hyperparameters_are_shown_as_text(
     _assert_whole(fleet, n_searches=2)
 
 
-@pytest.mark.parametrize("part", some_of([0, 1]))
+@pytest.mark.parametrize("part", some_of([1, 0, 2, 3], every=4))
 def test_odd_names_of_hyperparameters_are_refused_in_a_sentence_or_shown_as_text(
     part: int, fleet: Fleet, configured: Settings, shown: Callable[[SearchHandle], dict[str, str]]
 ) -> None:
     store_pima(configured, fleet.database)
     stored = 0
-    for odd, name in list(ODD.items())[part::2]:
+    for odd, name in list(ODD.items())[part::4]:
         search = GridSearchCV(Anything(**{name: 1}), {name: [1, 2]}, cv=2)
         handle, sentence = _submit(search, odd)
         assert sentence.isprintable()
@@ -181,7 +181,7 @@ def test_odd_names_of_hyperparameters_are_refused_in_a_sentence_or_shown_as_text
             _finish(fleet, handle)
             _assert_only_text(shown(handle))
 
-    assert stored >= 5
+    assert stored >= 2
     _assert_whole(fleet, n_searches=1 + stored)
 
 

@@ -13,8 +13,8 @@ from tests.simulation.simulation import SEED_VARIABLE, SEEDS_VARIABLE, Simulatio
 from tests.simulation.stories import STORIES, ScriptedSimulation
 from tests.simulation.world import World
 
-#: A run of ten minutes has a fault at each sixteenth statement of a story, a complete one at each.
-EVERY = 16
+#: A run of ten minutes has a fault at each thirty-second statement of a story, a complete one at each.
+EVERY = 32
 
 
 def test_nothing_is_lost_and_nothing_twice_whatever_a_seed_draws(

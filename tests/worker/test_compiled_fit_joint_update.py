@@ -25,11 +25,11 @@ X, Y = RNG.normal(size=(50, 6)).astype("float32"), RNG.integers(0, 2, (50, 1)).a
 
 FAMILY = {one.name: one for one in FAMILIES}
 OPTION = {one.name: one for one in (*DATA_OPTIONS, *OTHER_OPTIONS)}
-#: In every run: each optimizer, and what is done to gradients and variables around its update.
+#: In every run: the optimizers that have it, and some of what is done to gradients and variables around its update.
 CASES = [
     Case(FAMILY["mlp"], "adam", OPTION["amsgrad"]),
     Case(FAMILY["mlp"], "nadam", OPTION["gradient_accumulation"]),
-    Case(FAMILY["mlp"], "adamw", OPTION["ema_overwrites"]),
+    pytest.param(Case(FAMILY["mlp"], "adamw", OPTION["ema_overwrites"]), marks=pytest.mark.complete),
 ]
 #: All else that is done around it, and all kinds of models.
 MORE_CASES = [

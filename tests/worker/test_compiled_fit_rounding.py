@@ -112,10 +112,10 @@ def predictions_of_several_sizes() -> Any:
     "situation",
     [
         wide_and_deep,
-        lambda: wide_and_deep(steps_per_execution=2),
+        pytest.param(lambda: wide_and_deep(steps_per_execution=2), marks=pytest.mark.complete),
         swish,
         pytest.param(convolved_swish, marks=pytest.mark.complete),
-        swish_with_muon,
+        pytest.param(swish_with_muon, marks=pytest.mark.complete),
         pytest.param(swish_beside_others, marks=pytest.mark.complete),
         a_constant_that_a_metric_has_too,
         correlations,
