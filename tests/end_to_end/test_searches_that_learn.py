@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from gridfleet.storage.settings import PREFIX, Settings
 from tests.conftest import stop_embedded_fleet, without_tensorflow
 from tests.running_worker import READY_S
 from tests.same_results import assert_same_results
+from tests.warm_scripts import COMMAND, WarmScript, warm_scripts
 
 IRIS = load_iris(return_X_y=True)
 SPACE = [
@@ -80,13 +79,11 @@ def test_an_embedded_fleet_gives_what_one_process_gives_trial_after_trial(embedd
 
 
 @contextmanager
-def scheduler_of(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def scheduler_of(settings: Settings, folder: Path) -> Iterator[WarmScript]:
     health = folder / "scheduler.health"
     health.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gridfleet", "scheduler"],
-        env={**os.environ, **settings.replace(health_file=health).as_variables()},
-    )
+    variables = settings.replace(health_file=health).as_variables()
+    process = warm_scripts().start(COMMAND, "scheduler", env={**os.environ, **variables})
     try:
         until = time.monotonic() + READY_S
         while not health.exists():
