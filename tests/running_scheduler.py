@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,17 +11,16 @@ from pathlib import Path
 
 from gridfleet.storage.settings import Settings
 from tests.running_worker import READY_S
+from tests.warm_scripts import COMMAND, WarmScript, warm_scripts
 
 
 @contextmanager
-def scheduler_of(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def scheduler_of(settings: Settings, folder: Path) -> Iterator[WarmScript]:
     """Run ``gridfleet scheduler`` for a fleet; the folder is for its health file."""
     health = folder / "scheduler.health"
     health.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gridfleet", "scheduler"],
-        env={**os.environ, **settings.replace(health_file=health).as_variables()},
-    )
+    variables = settings.replace(health_file=health).as_variables()
+    process = warm_scripts().start(COMMAND, "scheduler", env={**os.environ, **variables})
     try:
         until = time.monotonic() + READY_S
         while not health.exists():

@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import Any
 
 from gridfleet.storage.payloads.format import _Pickler
+from gridfleet.storage.sources.parsing import parsing
 
 #: Classes and functions of one search whose source is kept.
 MAX_SOURCES = 1_000
@@ -49,6 +50,6 @@ class _NotingPickler(_Pickler):
 
 def _source(obj: Any) -> str | None:
     try:
-        return inspect.getsource(obj)
+        return parsing(inspect.getsource, obj)  # of a class, it parses its file
     except (OSError, TypeError, IndentationError, SyntaxError):  # a console's, or its file changed since
         return None

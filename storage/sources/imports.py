@@ -10,6 +10,8 @@ from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any
 
+from gridfleet.storage.sources.parsing import parse
+
 #: Characters of the name of a file.
 MAX_NAME = 255
 _SPACE = r"(?:[ \t]|\\\r?\n)+"
@@ -34,7 +36,7 @@ def imported_names(source: bytes) -> frozenset[str]:
     are none. A source that can't be parsed imports nothing.
     """
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
     except (SyntaxError, ValueError, RecursionError):  # of another Python, a template: nobody can import it either
         return frozenset()
     names: set[str] = set()
@@ -52,7 +54,7 @@ def texts_beside_file(source: bytes) -> frozenset[str]:
     if b"__file__" not in source:
         return frozenset()
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return frozenset()
     constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))

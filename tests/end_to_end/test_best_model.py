@@ -21,6 +21,7 @@ from gridfleet.scheduler.fleet.connection import Fleet
 from gridfleet.storage.errors import BestModelError, SearchNotFinishedError
 from gridfleet.storage.settings import Settings
 from tests.end_to_end.models import create_model
+from tests.warm_scripts import COMMAND, warm_scripts
 
 RANDOM = np.random.default_rng(7)
 FEATURES = RANDOM.normal(size=(64, 8)).astype("float32")
@@ -222,9 +223,7 @@ def test_a_model_is_opened_and_saved_where_its_script_is_not(
 
     np.testing.assert_array_equal(open_search("own").predict(rows), predicted)
     saved = tmp_path / "saved"
-    command = subprocess.run(
-        [sys.executable, "-m", "gridfleet", "best", "own", "--save", str(saved)], capture_output=True, text=True
-    )
+    command = warm_scripts().run(COMMAND, "best", "own", "--save", saved)
     assert command.returncode == 0, command.stderr
     assert {file.name for file in saved.iterdir()} == {"MODEL.md", "estimator.joblib", "model.keras", "predict.py"}
     told = (saved / "MODEL.md").read_text()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from gridfleet.scheduler.cli.main import main
 from gridfleet.scheduler.results import reproduction
 from gridfleet.scheduler.results.recomputed import recomputed
 from gridfleet.storage.errors import InvalidSearchError, NameTakenError, ProposalError, SearchCancelledError
-from gridfleet.storage.settings import Settings
+from gridfleet.storage.settings import PREFIX, Settings
+from tests.conftest import stop_embedded_fleet, without_tensorflow
 from tests.running_scheduler import scheduler_of
 from tests.running_worker import READY_S
 from tests.same_results import assert_same_results
@@ -40,6 +43,20 @@ def search(**options: Any) -> gridfleet.OptunaSearchCV:
     return gridfleet.OptunaSearchCV(SVC(), SPACE, **{"sampler": sampler, **given})
 
 
+@pytest.fixture(scope="module")
+def embedded_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Go to a folder whose embedded fleet, which the first search starts, is for all tests that ask for it."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(PREFIX)]:
+            patch.delenv(name)
+        patch.chdir(folder)
+        without_tensorflow(patch)
+        yield folder
+        stop_embedded_fleet(folder / ".gridfleet")
+
+
+@cache
 def results_of_this_process(**options: Any) -> dict[str, Any]:
     """Propose and evaluate one trial after the other, without a fleet."""
     with pytest.MonkeyPatch.context() as patch:
@@ -219,7 +236,7 @@ def test_a_cancelled_search_goes_on_to_the_same_end(embedded_home: Path) -> None
 
 
 def test_a_search_that_is_over_its_time_gives_what_is_there(embedded_home: Path) -> None:
-    handle = gridfleet.submit(search(n_jobs=1, n_trials=100_000, cv=2, timeout=2, random_state=None), *IRIS)
+    handle = gridfleet.submit(search(n_jobs=2, n_trials=100_000, cv=2, timeout=2, random_state=None), *IRIS)
 
     handle.wait(READY_S)
 
@@ -231,7 +248,7 @@ def test_a_search_that_is_over_its_time_gives_what_is_there(embedded_home: Path)
 
 def test_a_space_that_ends_ends_the_search(embedded_home: Path) -> None:
     grid = {"C": [1, 10, 100], "kernel": ["linear", "rbf"]}
-    options = {"n_trials": 50, "cv": 2, "verbose": 0, "n_jobs": 1, "refit": False}
+    options = {"n_trials": 50, "cv": 2, "verbose": 0, "n_jobs": 2, "refit": False}
     for sampler in ("grid", "tpe"):
         ours = gridfleet.OptunaSearchCV(SVC(), grid, sampler=sampler, **options).fit(*IRIS)
 
@@ -258,7 +275,7 @@ def test_a_space_that_ends_ends_the_search(embedded_home: Path) -> None:
 def test_bad_input_is_one_sentence_before_anything_is_stored(
     embedded_home: Path, options: dict[str, Any], sentence: str
 ) -> None:
-    wrong = search(n_jobs=1).set_params(**options)
+    wrong = search(n_jobs=2).set_params(**options)
     with pytest.raises(InvalidSearchError, match=sentence):
         wrong.fit(*IRIS)
     with pytest.raises(InvalidSearchError, match=sentence):

@@ -147,6 +147,21 @@ def test_a_search_that_is_gone_on_with_gets_the_refit_that_it_was_stored_without
     check_signature(fleet.settings.verifier(), added.search_id, asdict(of_refit))
 
 
+def test_who_waits_for_a_refit_is_told_that_it_begins_unless_nothing_is_to_be_shown(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handle = submit(GridSearchCV(SVC(), {"C": [1]}, cv=2, verbose=0), X, Y, name="refitted")
+    claimed = claim(fleet.database, handle.id, 0, "node/1")
+    assert transitions.record(fleet.database, Held(claimed.trial_id, claimed.token), result_of(0.5))
+
+    for verbose in (0, 1):
+        capsys.readouterr()
+        with pytest.raises(TimeoutError, match="the best model of search 'refitted' is not fitted yet"):
+            handle.wait(timeout=0, verbose=verbose)  # no worker is there that could be quicker
+        said = capsys.readouterr().err
+        assert said.count("refitted: fitting the best params on all data\n") == verbose
+
+
 @pytest.mark.parametrize("place", ["here", None, True])
 def test_a_refit_is_on_the_script_or_on_the_fleet(fleet: Fleet, place: Any) -> None:
     search = GridSearchCV(SVC(), {"C": [1]}, refit_on=place)

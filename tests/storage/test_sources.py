@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import stat
 import subprocess
 import sys
 import textwrap
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from gridfleet.storage.sources.archive import pack, unpack
 from gridfleet.storage.sources.collect import collect_sources
 from gridfleet.storage.sources.imports import imported_by, imported_names, mentioned_names
 from gridfleet.storage.sources.local import is_installed
+from gridfleet.storage.sources.parsing import parse
 
 Write = Callable[..., Path]
 
@@ -286,3 +290,29 @@ def test_a_damaged_archive_is_refused(damage: Callable[[bytes], bytes]) -> None:
 
     with pytest.raises(PayloadError, match="is damaged"):
         unpack(damage(stream.getvalue()))
+
+
+@pytest.fixture
+def threads_take_turns_within_a_call() -> Iterator[None]:
+    """Let Python run in the middle of what is written in C, where another thread may go on."""
+
+    def take_turns(*_: object) -> None:
+        time.sleep(0)
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(take_turns)
+    gc.set_threshold(20)
+    yield
+    gc.set_threshold(*thresholds)
+    gc.callbacks.remove(take_turns)
+
+
+@pytest.mark.usefixtures("threads_take_turns_within_a_call")
+def test_threads_that_parse_at_once_do_not_mix_up_how_deep_their_trees_are() -> None:
+    function = "def f{0}(a=[1, {{2: (3,)}}]):\n    import m{0}\n    return [x for x in a if (x, [a])]\n"
+    source = "".join(function.format(number) for number in range(50)).encode()
+
+    with ThreadPoolExecutor(8) as threads:
+        trees = list(threads.map(parse, [source] * 40))
+
+    assert {len(tree.body) for tree in trees} == {50}
