@@ -267,9 +267,9 @@ def store_and_tell(variables: dict[str, str], folder: Path, name: str, n_trials:
     os.environ.update(variables)
     create_trials = queue.create_trials
 
-    def tell_and_create(*arguments: Any) -> None:
+    def tell_and_create(*arguments: Any, **options: Any) -> None:
         inserts.set()
-        create_trials(*arguments)
+        create_trials(*arguments, **options)
 
     queue.create_trials = tell_and_create
     submit(search(folder, list(range(n_trials))), X, Y, name=name)
