@@ -107,6 +107,10 @@ def _tags(raw: dict[Any, Any]) -> dict[str, str]:
         raise ValueError(f"is refused: {error}") from error
 
 
+#: Keys that are arguments of `OptunaSearchCV`.
+OF_PROPOSALS = ("n_trials", "sampler", "lookahead", "pruner", "monitor", "min_resource")
+
+
 class SearchFile(BaseModel):
     """The keys of a search file."""
 
@@ -133,6 +137,15 @@ class SearchFile(BaseModel):
     )
     lookahead: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None, description="How many of them may be open beside each other; default 16."
+    )
+    pruner: StrictStr | dict[str, Any] | None = Field(
+        None, description="What stops poor ones, as in asha or {name: asha, reduction_factor: 3}; default: nothing."
+    )
+    monitor: StrictStr | None = Field(
+        None, description="What they are compared by between epochs, as in val_loss; default score."
+    )
+    min_resource: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="Epochs before they are compared first; default 1."
     )
     space: Annotated[
         list[dict[str, Annotated[Any, AfterValidator(parse_values)]]],
@@ -186,7 +199,7 @@ class SearchFile(BaseModel):
 
     def _check_proposals(self) -> None:
         if self.strategy != "optuna":
-            for key in ("n_trials", "sampler", "lookahead"):
+            for key in OF_PROPOSALS:
                 if getattr(self, key) is not None:
                     raise _problem((key,), "is for `strategy: optuna`")
             return

@@ -13,7 +13,7 @@ from sklearn.base import is_regressor
 from gridfleet.scheduler.optuna_search_cv import OptunaSearchCV
 from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
 from gridfleet.scheduler.search_file.data import DataFile, read_data
-from gridfleet.scheduler.search_file.description import SearchFile
+from gridfleet.scheduler.search_file.description import OF_PROPOSALS, SearchFile
 from gridfleet.scheduler.search_file.model import import_model
 from gridfleet.scheduler.submission.checks import PASSED_BY_WRAPPER, known_names, unknown_argument
 from gridfleet.storage.errors import InvalidSearchError
@@ -196,7 +196,7 @@ def _search(described: SearchFile, estimator: Any) -> GridSearchCV | RandomizedS
         return GridSearchCV(estimator, spaces, **common)
     if described.strategy == "optuna":
         del common["reuse"]
-        given = {"n_trials": described.n_trials, "sampler": described.sampler, "lookahead": described.lookahead}
+        given = {name: getattr(described, name) for name in OF_PROPOSALS}
         common |= {name: value for name, value in given.items() if value is not None}
         return OptunaSearchCV(estimator, spaces, random_state=described.random_state, **common)
     return RandomizedSearchCV(

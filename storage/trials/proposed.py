@@ -37,6 +37,7 @@ class Asking:
     asks_in_order: bool
     n_trials: int
     n_asked: int
+    pruner: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,16 @@ class Proposal:
 
 _ASKING = select(*(getattr(Search, name) for name in Asking.__slots__)).order_by(Search.id)
 _PROPOSED = (
-    select(Trial.number, Trial.sample, Trial.state, Trial.mean_test_score, Trial.asked_without)
+    select(
+        Trial.number,
+        Trial.sample,
+        Trial.state,
+        Trial.mean_test_score,
+        Trial.asked_without,
+        Trial.pruned_split,
+        Trial.pruned_epoch,
+        Trial.pruned_value,
+    )
     .where(Trial.search_id == bindparam("wanted_id"))
     .order_by(Trial.number)
 )
@@ -83,7 +93,7 @@ def asking(database: Database) -> list[Asking]:
 
 
 def proposed(database: Database, search_id: int) -> Sequence[Row[Any]]:
-    """Return what proposals depend on: sample, state, score and asked_without of a search's trials, by number."""
+    """Return what proposals depend on, by number: sample, state, score, asked_without and where a trial was pruned."""
     with database.read() as connection:
         return connection.execute(_PROPOSED, {"wanted_id": search_id}).all()
 

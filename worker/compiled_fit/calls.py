@@ -80,6 +80,7 @@ from gridfleet.worker.compiled_fit.types import (
     Shuffle,
     Structure,
 )
+from gridfleet.worker.compiled_fit.watched import Watch, Watching
 from gridfleet.worker.compiled_fit.xla_policy import surely_repays
 
 
@@ -118,10 +119,19 @@ class CompiledCalls:
     untested : str or None, default=None
         The release of Keras or TensorFlow that was not tested; None: both were. Otherwise only fits run compiled, as
         ``exact``, each program once its first batches were equal to Keras' own.
+    watching : callable, default=None
+        Returns who looks at the epochs of a fit; None: nobody does.
     """
 
     def __init__(
-        self, mode: FitMode, cache: ProgramCache, report: FitReport, *, n_fits: int, untested: str | None = None
+        self,
+        mode: FitMode,
+        cache: ProgramCache,
+        report: FitReport,
+        *,
+        n_fits: int,
+        untested: str | None = None,
+        watching: Watching | None = None,
     ) -> None:
         self.mode = FitMode.EXACT if untested and mode in (FitMode.XLA, FitMode.AUTO) else mode
         self._asked_for = mode
@@ -129,6 +139,11 @@ class CompiledCalls:
         self.report = report
         self._cache = cache
         self._n_fits = self._n_fits_to_come = n_fits
+        self._watching = watching
+
+    def watch(self, model: Model) -> Watch | None:
+        """Return who looks at a fit of a model; the same one where Keras takes it over."""
+        return None if self._watching is None else self._watching(model)
 
     @property
     def is_tested(self) -> bool:
@@ -213,6 +228,7 @@ class CompiledCalls:
                 draw_orders=draw_orders,
                 should_validate=_validation_rule(model, validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
+                watch=self.watch(model),
             )
             validate = partial(_validate, model, apart, container) if apart else None
             return self._train(model, prepared, container, schedule, given_callbacks=callbacks, validate=validate)

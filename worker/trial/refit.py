@@ -90,7 +90,8 @@ def refit(
             signer = settings.model_signer()
             _require_right(database)
             rows = scores.fit_and_score_rows_of(recorded, candidates, len(splits), stopped=stopped)
-            number = scores.best_index(scores.cv_results(rows, candidates, len(splits)), candidates)
+            pruned = scores.pruned_numbers(rows, len(splits))
+            number = scores.best_index(scores.cv_results(rows, candidates, len(splits)), candidates, pruned)
             params = (evaluation.params or candidates.params)[number]
             estimator, refit_time = _fitted(evaluation, notes, params, X, y)
             model = _packed(estimator, signer, claim, number)
