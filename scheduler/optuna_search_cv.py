@@ -49,9 +49,9 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
         ``tpe``, ``cmaes``, ``gp`` (needs PyTorch), ``random``, ``qmc`` or ``grid``; or a dict with settings of Optuna's
         class, as ``{"name": "tpe", "n_startup_trials": 20}``.
     pruner : str or dict, default=None
-        What stops poor trials early: ``asha``, ``hyperband``, ``median``, ``percentile`` or ``wilcoxon``; or a dict with
-        settings of Optuna's class, as ``{"name": "asha", "reduction_factor": 3}``. None: every trial is evaluated on
-        all splits.
+        What stops poor trials early: ``asha``, ``hyperband``, ``median``, ``percentile`` or ``wilcoxon``; or a dict
+        with settings of Optuna's class, as ``{"name": "asha", "reduction_factor": 3}``. None: every trial is evaluated
+        on all splits.
     monitor : str, default="score"
         What trials are compared by between epochs of the first split: ``score``, of its test rows, or a learning curve,
         as ``val_loss``. From its end on it is the mean of the scores so far.
@@ -224,7 +224,7 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
         self._pruned = pruned_numbers(out, n_splits)
         return results
 
-    def _select_best_index(self, refit: Any, refit_metric: str, results: Any) -> int:  # type: ignore[override]
+    def _select_best_index(self, refit: Any, refit_metric: str, results: Any) -> int:
         index = int(super()._select_best_index(refit, refit_metric, results))
         require_not_pruned(index, self._pruned)
         return index

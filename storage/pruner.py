@@ -145,7 +145,7 @@ class Pruner:
         return self._power(epoch + 1, bracket + int(settings.get("min_early_stopping_rate", 0)))
 
     def _power(self, at_least: int, exponent: int) -> int:
-        rung = self.min_resource * self.reduction_factor**exponent
+        rung: int = self.min_resource * self.reduction_factor**exponent
         while rung < at_least:
             rung *= self.reduction_factor
         return rung

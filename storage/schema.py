@@ -313,9 +313,7 @@ class Trial(Base):
     pruned_epoch: Mapped[int | None] = mapped_column(
         Integer, comment="epochs of that split after which it was pruned; NULL: at its end"
     )
-    pruned_value: Mapped[float | None] = mapped_column(
-        Double, comment="what it was compared by then; NULL: not finite"
-    )
+    pruned_value: Mapped[float | None] = mapped_column(Double, comment="what it was compared by then; NULL: not finite")
 
 
 # the order of the reporter: best score first, the lower number among equals, as scikit-learn's best_index_
@@ -447,7 +445,9 @@ class Report(Base):
         comment="greater is better: of a loss its negative, of an ended split the mean so far; NULL: not finite",
     )
     n_compared: Mapped[int] = mapped_column(Integer, comment="other trials that it was compared with")
-    rank: Mapped[int | None] = mapped_column(Integer, comment="its place among them, 1 is the best; NULL: value is none")
+    rank: Mapped[int | None] = mapped_column(
+        Integer, comment="its place among them, 1 is the best; NULL: value is none"
+    )
     decision: Mapped[str] = mapped_column(String(8))
     reported_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
 

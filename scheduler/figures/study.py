@@ -118,8 +118,9 @@ def study(database: Database, search_id: int) -> optuna.Study:
     optuna.Study
         Its direction is ``maximize``, as greater scores are better. Trials that are cancelled or failed are ``FAIL``,
         queued ones ``WAITING``. Intermediate values are what was compared where poor trials are pruned: after epochs
-        of the first split, and behind those each split that ended. User attributes of a trial are ``state``, ``std_test_score``, ``split_test_scores``,
-        ``split_train_scores``, ``seed``, ``error``, ``pruned_split``.
+        of the first split, and behind those each split that ended. User attributes of a trial are ``state``,
+        ``std_test_score``, ``split_test_scores``, ``split_train_scores``, ``seed``, ``error``, and of a pruned one
+        ``pruned_split``, ``pruned_epoch``, ``pruned_value``.
 
     Raises
     ------

@@ -95,10 +95,10 @@ def given_pruner(given: Any, *, min_resource: Any, monitor: Any, estimator: Any,
                 f"min_resource={min_resource} and the pruner's min_resource={own} are one thing; give one of them"
             )
         min_resource = own
-    settings = {**DEFAULTS.get(name, {}), **{key: _plain(value) for key, value in settings.items()}}
+    plain: dict[str, Any] = {**DEFAULTS.get(name, {}), **{key: _plain(value) for key, value in settings.items()}}
     if name == "hyperband":
-        settings["max_resource"] = _max_resource(settings.get("max_resource"), estimator, space, int(min_resource))
-    return Pruner(name, int(min_resource), settings)
+        plain["max_resource"] = _max_resource(plain.get("max_resource"), estimator, space, int(min_resource))
+    return Pruner(name, int(min_resource), plain)
 
 
 def check_pruned(pruner: Pruner, monitor: str, *, estimator: Any, names: Sequence[str], n_splits: int) -> None:
@@ -163,9 +163,7 @@ def _losses() -> list[str]:
 def _check_setting(name: str, setting: Any, value: Any) -> None:
     known = SETTINGS[name] if name == WILCOXON else {"min_resource": _whole(1), **SETTINGS[name]}
     if setting not in known:
-        raise InvalidSearchError(
-            f"pruner: {setting!r} is no setting of {name!r}; {did_you_mean(str(setting), known)}"
-        )
+        raise InvalidSearchError(f"pruner: {setting!r} is no setting of {name!r}; {did_you_mean(str(setting), known)}")
     expected, is_right = known[setting]
     if not is_right(value):
         raise InvalidSearchError(f"pruner: {setting}={value!r} must be {expected}")

@@ -83,8 +83,9 @@ def iterate(database: Database, search_id: int) -> Iterator[WholeTrial]:
                 trial.test_scores.setdefault(row.metric, {})[row.split] = row.test_score
                 if row.train_score is not None:
                     trial.train_scores.setdefault(row.metric, {})[row.split] = row.train_score
-            for row in connection.execute(select(*_REPORTS).where(Report.trial_id.in_(by_id)).order_by(*_REPORTS[:3])):
-                by_id[row.trial_id].reports[row.split, row.step] = row.value
+            reports = select(*_REPORTS).where(Report.trial_id.in_(by_id)).order_by(*_REPORTS[:3])
+            for trial_id, split, step, value in connection.execute(reports):
+                by_id[trial_id].reports[split, step] = value
         yield from trials
         if len(trials) < ROWS:
             return

@@ -227,6 +227,6 @@ def _standing(connection: Connection, racer: Racer, place: dict[str, Any]) -> St
     cut = None
     if n_compared:
         n_below, part = place_of_cut(n_compared, racer.pruner.keeps_quantile)
-        around = connection.execute(_AROUND_CUT, {**place, "n_below": n_below}).scalars().all()
+        around: Sequence[Any] = connection.execute(_AROUND_CUT, {**place, "n_below": n_below}).scalars().all()
         cut = cut_between(around[0], around[-1], part)
     return Standing(n_compared, n_better, n_completed, cut)

@@ -47,7 +47,15 @@ def ask(
 
 
 def reports(search: StoredSearch) -> list[tuple[Any, ...]]:
-    columns = (Report.trial_id, Report.split, Report.step, Report.value, Report.n_compared, Report.rank, Report.decision)
+    columns = (
+        Report.trial_id,
+        Report.split,
+        Report.step,
+        Report.value,
+        Report.n_compared,
+        Report.rank,
+        Report.decision,
+    )
     with search.database.read() as connection:
         rows = connection.execute(select(*columns).order_by(Report.trial_id, Report.split, Report.step)).all()
     return [(search.trial_ids.index(row.trial_id), *row[1:]) for row in rows]
@@ -151,9 +159,7 @@ def test_wilcoxon_compares_with_the_best_trial_split_by_split(five: StoredSearch
 
     def beside(number: int, scores: list[float]) -> bool | None:
         racer = Racer(five.id, number, pruner)
-        return report_beside_best(
-            five.database, five.held(number), racer, scores=scores, metric="score", is_first=True
-        )
+        return report_beside_best(five.database, five.held(number), racer, scores=scores, metric="score", is_first=True)
 
     assert beside(2, [0.1, 0.2]) is False
     assert beside(3, [0.95, 0.9]) is True
@@ -242,9 +248,7 @@ def test_a_hundred_drawn_reports_stand_where_they_stand_among_the_others(databas
         held, is_first = search.held(number), True
         for place in ((0, 1), (0, 3), (0, 0)):
             value, newest = round(draw.uniform(0, 1), 1), draw.choice([None, number - 5])
-            others = [
-                other for at, other in known.get(place, {}).items() if newest is None or at <= newest
-            ]
+            others = [other for at, other in known.get(place, {}).items() if newest is None or at <= newest]
             goes_on = ask(
                 search, number, value, held=held, split=place[0], step=place[1], newest=newest, is_first=is_first
             )

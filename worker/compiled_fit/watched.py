@@ -1,7 +1,7 @@
 """A fit that is looked at between epochs, in whichever loop it runs: as each ends, and where somebody wants to act.
 
-A callback would do, but for the graph: a loop inside it is left at every epoch for the sake of a callback, and here only
-where it is wanted.
+A callback would do, but for the graph: a loop inside it is left at every epoch for the sake of a callback, and here
+only where it is wanted.
 """
 
 from __future__ import annotations

@@ -168,16 +168,10 @@ def cross_validate_trial(
         With ``error`` set if a fit or score raised or the mean score is not finite; with ``pruned`` and without a mean
         if others did better.
     """
-    splits_done: list[SplitResult] = []
-    curves: list[CurveResult] = []
-    errors: list[tuple[str, str]] = []
-    exception: str | None = None
+    done = _Done()
     notes = WarningNotes()
     process_id = os.getpid()
-    if not wants_seed(evaluation.estimator, params):
-        seed = None
-    elif seed is None:
-        seed = draw_seed() if evaluation.seed is None else evaluation.seed
+    seed = _seed_of(evaluation, params, seed)
     watching = None if race is None else race.watching
     with compiled_fit(fit_mode, n_fits=len(splits), watching=watching) as report:
         for index, split in enumerate(splits):
@@ -199,50 +193,73 @@ def cross_validate_trial(
                 break
             # under error_score="raise", or what scikit-learn lets out whatever it is: a score that is no number
             except Exception as error:  # noqa: BLE001 - a user's model may raise anything
-                errors.append((qualified_name(type(error)), format_exc()))
-                exception = exception_to_json(error)
+                done.raised(error, format_exc())
                 break
             finally:
                 if os.getpid() != process_id:  # a copy that the model forked, and that returned from its fit too
                     os._exit(0)
                 if report.mode is not None or has_made_models():
                     forget_models(keep_programs=report.mode is not FitMode.KERAS)
-            if row["fit_error"] is not None:
-                errors.append((_raised_in(row["fit_error"]), row["fit_error"]))
-            splits_done += _split_results(index, split, row, score_errors)
-            curves += _learning_curves(index, row["estimator"])
+            done.add(index, split, row, score_errors)
             del row  # with its estimator
-            if _diverged(index, curves):  # a classifier has a finite score all the same
+            if _diverged(index, done.curves):  # a classifier has a finite score all the same
                 notes.note(UserWarning, DIVERGED, None)
-            may_be_raced = race is not None and not errors and index + 1 < len(splits)
-            if may_be_raced and not _goes_on(race, splits_done, refit_metric):
+            if race is not None and not _goes_on(race, done, refit_metric, is_last=index + 1 == len(splits)):
                 break
-    if race is not None and race.error is not None:
-        errors.append((qualified_name(type(race.error)), str(race.error)))
-        exception = exception_to_json(race.error)
-    if race is not None and race.pruned is not None:
-        if len(splits_done) <= race.pruned.split:  # or it ended
-            curves += race.curves()
-    result = _summarise(
-        splits_done,
-        curves,
-        errors,
-        n_splits=len(splits),
-        refit_metric=refit_metric,
-        pruned=None if race is None else race.pruned,
-    )
-    story = _story_of(report, splits_done)
-    return replace(result, exception=exception, warnings=notes.results(), seed=seed, **story)
+    if race is not None:
+        done.take_over(race)
+    result = _summarise(done, n_splits=len(splits), refit_metric=refit_metric)
+    story = _story_of(report, done.splits)
+    return replace(result, exception=done.exception, pruned=done.pruned, warnings=notes.results(), seed=seed, **story)
 
 
-def _goes_on(race: Race | None, splits: Sequence[SplitResult], refit_metric: str) -> bool:
+def _seed_of(evaluation: Evaluation, params: Mapping[str, Any], seed: int | None) -> int | None:
+    """Return what is set before split 0; None: the estimator has seeds of its own."""
+    if not wants_seed(evaluation.estimator, params):
+        return None
+    given = evaluation.seed if seed is None else seed
+    return draw_seed() if given is None else given
+
+
+@dataclass
+class _Done:
+    """What came of the splits so far."""
+
+    splits: list[SplitResult] = field(default_factory=list)
+    curves: list[CurveResult] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    exception: str | None = None
+    pruned: PrunedResult | None = None
+
+    def raised(self, error: Exception, text: str) -> None:
+        """Note what ended the evaluation."""
+        self.errors.append((qualified_name(type(error)), text))
+        self.exception = exception_to_json(error)
+
+    def add(self, index: int, split: Split, row: dict[str, Any], score_errors: ScoreErrors) -> None:
+        """Note what scikit-learn returned of a split."""
+        if row["fit_error"] is not None:
+            self.errors.append((_raised_in(row["fit_error"]), row["fit_error"]))
+        self.splits += _split_results(index, split, row, score_errors)
+        self.curves += _learning_curves(index, row["estimator"])
+
+    def take_over(self, race: Race) -> None:
+        """Note how a race ended, if it did."""
+        if race.error is not None:
+            self.raised(race.error, str(race.error))
+        self.pruned = race.pruned
+        if race.is_over and not self.splits:
+            self.curves += race.curves()
+
+
+def _goes_on(race: Race, done: _Done, refit_metric: str, *, is_last: bool) -> bool:
     """Whether a trial is to be evaluated on its next split."""
-    metric = _ranking(refit_metric, (split.metric for split in splits))
-    ranked = [split for split in splits if split.metric == metric]
+    metric = _ranking(refit_metric, (split.metric for split in done.splits))
+    ranked = [split for split in done.splits if split.metric == metric]
     # one without a finite score fails in the end, and says why
-    if race is None or any(split.score_error or not math.isfinite(split.test_score) for split in ranked):
+    if done.errors or any(split.score_error or not math.isfinite(split.test_score) for split in ranked):
         return True
-    return race.split_ended([split.test_score for split in ranked], metric=metric)
+    return race.split_ended([split.test_score for split in ranked], metric=metric, is_last=is_last)
 
 
 def _ranking(refit_metric: str, metrics: Iterable[str]) -> str:
@@ -313,9 +330,7 @@ def _fit_and_score(
     return row, score_errors
 
 
-def _score_as_it_is(
-    evaluation: Evaluation, estimator: Any, X: Any, y: Any, split: Split, refit_metric: str
-) -> float:
+def _score_as_it_is(evaluation: Evaluation, estimator: Any, X: Any, y: Any, split: Split, refit_metric: str) -> float:
     """Score an estimator in the middle of its fit, on the test rows of its split."""
     train, test = split
     X_test, y_test = _validation._safe_split(estimator, X, y, test, train)
@@ -376,22 +391,15 @@ def _number(value: Any) -> float | None:
     return float(value) if _is_number(value) else None
 
 
-def _summarise(
-    splits: list[SplitResult],
-    curves: list[CurveResult],
-    errors: list[tuple[str, str]],
-    *,
-    n_splits: int,
-    refit_metric: str,
-    pruned: PrunedResult | None,
-) -> TrialResult:
+def _summarise(done: _Done, *, n_splits: int, refit_metric: str) -> TrialResult:
+    splits, curves = done.splits, done.curves
     refit_metric = _ranking(refit_metric, (split.metric for split in splits))
     scores = [split.test_score for split in splits if split.metric == refit_metric]
     # as scikit-learn's _format_results computes them
     mean = float(np.average(scores)) if len(scores) == n_splits else math.nan
     std = float(np.sqrt(np.average((np.asarray(scores) - mean) ** 2))) if math.isfinite(mean) else math.nan
-    error_type, error = errors[0] if errors else (None, None)
-    if error is None and pruned is None:
+    error_type, error = done.errors[0] if done.errors else (None, None)
+    if error is None and done.pruned is None:
         error_type, error = _why_not_scored(splits, curves, mean, refit_metric=refit_metric)
     fit_times = {split.split: split.fit_time for split in splits}
     return TrialResult(
@@ -402,7 +410,6 @@ def _summarise(
         mean_fit_time=float(np.average(list(fit_times.values()))) if fit_times else None,
         error_type=error_type,
         error=error,
-        pruned=pruned,
     )
 
 

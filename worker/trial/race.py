@@ -28,7 +28,7 @@ from gridfleet.storage.trials.reports import AT_THE_END, Racer, report, report_b
 from gridfleet.worker.trial.interrupter import TrialInterrupted
 
 
-class RaceEnded(BaseException):  # noqa: N818 - no error
+class RaceEnded(BaseException):
     """The trial is not to be evaluated any further: it was pruned, or can't be compared.
 
     Not an ``Exception``, for scikit-learn and users' code catch those and would go on.
@@ -97,7 +97,7 @@ class Race:
         history: Mapping[str, list[Any]] = {} if self._split is None else self._split.history
         return [CurveResult(0, name, values) for name, values in history.items()]
 
-    def split_ended(self, scores: Sequence[float], *, metric: str) -> bool:
+    def split_ended(self, scores: Sequence[float], *, metric: str, is_last: bool) -> bool:
         """Report the scores of the splits so far, of which the last has just ended; returns whether the trial goes on.
 
         Parameters
@@ -106,11 +106,13 @@ class Race:
             Finite ones.
         metric : str
             Whose they are.
+        is_last : bool
+            Whether no split follows: there is nothing to decide then.
         """
         if len(scores) == 1 and self._racer.pruner.compares_epochs and self._monitor != SCORE:
             self._require_monitor()
-        if self.error is not None:
-            return False
+        if self.error is not None or is_last:
+            return self.error is None
         split, mean = len(scores) - 1, float(np.average(scores))
         if self._racer.pruner.name == WILCOXON:
             goes_on = self._ask(partial(report_beside_best, scores=list(map(float, scores)), metric=metric))
@@ -208,14 +210,14 @@ class _SplitRace:
 
     def _scored(self) -> tuple[float | None, bool]:
         # whatever the scorer draws: training goes on as if it had not been called
-        drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
+        drawn, drawn_by_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - users' code draws from it
         try:
             value = math.nan if self._score is None else self._score()
         except Exception:  # noqa: BLE001 - the scorer's: it says so when it is called at the end of the fit
             return None, False
         finally:
             random.setstate(drawn)
-            np.random.set_state(drawn_by_numpy)
+            np.random.set_state(drawn_by_numpy)  # noqa: NPY002 - as above
         return (value if math.isfinite(value) else None), True
 
 

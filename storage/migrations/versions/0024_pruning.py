@@ -13,7 +13,7 @@ depends_on = None
 
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 FINITE = "BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308"
-COLUMNS = {
+COLUMNS: dict[str, tuple[sa.Column, ...]] = {
     "searches": (
         sa.Column("pruner", sa.Text(), comment="JSON: what stops poor trials, with its settings; NULL: nothing does"),
         sa.Column("monitor", sa.Text(), comment="what trials are compared by between epochs: score, or a curve"),
