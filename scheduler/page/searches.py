@@ -122,6 +122,7 @@ def values_of(database: Database, search: reader.SearchSummary, asked: QueryPara
         "failures": failures,
         "spent": lambda: where_time_went(database, search.id, search.n_trials),
         "training": lambda: tables.training_facts(trial_reader.fit_modes(database, search.id, among=sample)),
+        "pruned": lambda: pruned_facts(database, search.id, n_pruned=progress().pruned),
         "reused": lambda: tables.reused_facts(search, trial_reader.reused(database, search.id, among=sample)),
         "best_model": lambda: _best_model(database, search.id),
         # the most of a sample says nothing

@@ -17,6 +17,7 @@ from gridfleet.scheduler.reports.causes import by_cause, cause
 from gridfleet.scheduler.reports.figures import ago, count, metric, params, rounded, score, time, with_deviation
 from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.scheduler.reports.progress import MIN_NAME_WIDTH, shortened
+from gridfleet.scheduler.reports.pruning import pruned_facts
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.refits import Refit, find_refit
 from gridfleet.storage.room import SearchRoom
@@ -100,6 +101,8 @@ def print_report(database: Database, name: str | int) -> None:
         out.print(Text(f"  {'best model':<12} {plain(best_model_fact(refit))}"))
     for fact in reused_facts(search, trial_reader.reused(database, search.id)):
         out.print(Text(f"  {'reused':<12} {plain(fact)}"))
+    for fact in pruned_facts(database, search.id, n_pruned=progress.pruned):
+        out.print(Text(f"  {'pruned':<12} {fact}"))
     for fact in training_facts(trial_reader.fit_modes(database, search.id)):
         out.print(Text(f"  {'training':<12} {plain(fact)}"))
     if ranked:

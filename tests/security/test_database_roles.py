@@ -99,6 +99,8 @@ TO_WORKERS_AND_REPORTERS = (
     "UPDATE split_scores SET test_score = 1",
     "UPDATE curves SET values = '{1}'",
     "UPDATE trial_warnings SET n_fits = 1",
+    "UPDATE reports SET decision = 'kept'",
+    "UPDATE searches SET pruner = NULL",
     "UPDATE fleet_identity SET id = 'mine'",
     "UPDATE trials SET params = '{}'",
     "UPDATE trials SET search_id = search_id, state = state",
@@ -146,6 +148,8 @@ TO_REPORTERS = (
     "INSERT INTO trial_warnings SELECT * FROM trial_warnings",
     "DELETE FROM workers",
     "DELETE FROM leases",
+    "DELETE FROM reports",
+    "INSERT INTO reports SELECT * FROM reports",
     "INSERT INTO leases SELECT * FROM leases",
     "UPDATE leases SET expires_at = now()",
     "SELECT * FROM trials FOR UPDATE",
@@ -375,6 +379,8 @@ TOO_LATE = {
     f"VALUES ({A_TRIAL}, 7, 'loss', '{{0}}')": "not being recorded",
     f"INSERT INTO split_scores (trial_id, split, metric, test_score, fit_time, score_time, n_train, n_test) "
     f"SELECT id, 7, 'score', 1, 0, 0, 1, 1 FROM trials WHERE {WAITING}": "not being recorded",
+    f"INSERT INTO reports (trial_id, split, step, value, n_compared, rank, decision, reported_at) "
+    f"VALUES ({A_TRIAL}, 0, 1, 0.5, 0, 1, 'kept', now())": "does not run: it reports nothing",
     f"INSERT INTO trial_warnings (trial_id, position, category, message, n_fits) "
     f"VALUES ({A_TRIAL}, 0, 'UserWarning', 'mind this', 1)": "not being recorded",
     **{

@@ -142,7 +142,7 @@ class Race:
         if not names:
             reason = "this estimator has none, or is not the one whose model trains; give monitor='score'"
         elif self._monitor.startswith("val_") and not any(name.startswith("val_") for name in names):
-            reason = f"these are {', '.join(names)}; set validation_split, or give monitor='score'"
+            reason = f"these are {', '.join(sorted(names))}; set validation_split, or give monitor='score'"
         else:
             reason = did_you_mean(self._monitor, [*names, SCORE])
         self.error = InvalidSearchError(f"monitor={self._monitor!r} is no learning curve of this model; {reason}")

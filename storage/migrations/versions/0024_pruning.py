@@ -1,5 +1,7 @@
 """Trials that are stopped early: how they stood when they were compared, and by what that was decided."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -13,7 +15,7 @@ depends_on = None
 
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 FINITE = "BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308"
-COLUMNS: dict[str, tuple[sa.Column, ...]] = {
+COLUMNS: dict[str, tuple[sa.Column[Any], ...]] = {
     "searches": (
         sa.Column("pruner", sa.Text(), comment="JSON: what stops poor trials, with its settings; NULL: nothing does"),
         sa.Column("monitor", sa.Text(), comment="what trials are compared by between epochs: score, or a curve"),
