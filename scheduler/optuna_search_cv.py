@@ -244,7 +244,7 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
         theirs = RandomizedSearchCV(
             **{name: getattr(self, name) for name in names if hasattr(self, name)}, n_iter=self.n_trials
         )
-        ours = set(self.get_params(deep=False))
+        ours = {*self.get_params(deep=False), "_ran_as", "_pruned"}
         vars(theirs).update({name: value for name, value in vars(self).items() if name not in ours})
         return theirs
 

@@ -171,10 +171,12 @@ class Proposer:
                 self._study.tell(self._in_study[number], row.score)
 
     def _tell_pruned(self, in_study: int, pruned: Pruned) -> None:
-        from optuna.trial import Trial, TrialState
+        from optuna.trial import TrialState
 
-        trial = Trial(self._study, self._study.get_trials(deepcopy=False)[in_study]._trial_id)
-        trial.report(math.nan if pruned.value is None else pruned.value, pruned.step)
+        # of the storage itself: an object for it would ask the sampler for this trial once more
+        trial_id = self._study.get_trials(deepcopy=False)[in_study]._trial_id
+        value = math.nan if pruned.value is None else pruned.value
+        self._study._storage.set_trial_intermediate_value(trial_id, pruned.step, value)
         self._study.tell(in_study, state=TrialState.PRUNED)
 
     def _ask(self, number: int) -> dict[str, Any] | None:

@@ -145,13 +145,13 @@ class WaitingForPython:
 
 @dataclass(frozen=True, slots=True)
 class TrialCounts:
-    """How many trials of a search are in a final state, were scored, failed or were pruned, and the best mean score."""
+    """How many trials of a search are in a final state, were scored, failed or were pruned, and the best score."""
 
     done: int = 0
     scored: int = 0
     failed: int = 0
-    pruned: int = 0
     best_score: float | None = None
+    pruned: int = 0
 
 
 #: Ids are integers of 64 bits in SQL.
@@ -399,7 +399,7 @@ def count_trials(database: Database, search_ids: Sequence[int]) -> dict[int, Tri
     ).where(Search.id.in_(search_ids))
     with database.read() as connection:
         rows = connection.execute(query).all()
-    return {row.id: TrialCounts(row.done, row.scored, row.failed, row.pruned, row.best_score) for row in rows}
+    return {row.id: TrialCounts(row.done, row.scored, row.failed, row.best_score, row.pruned) for row in rows}
 
 
 def _count_of(states: Sequence[TrialState]) -> Any:
