@@ -130,7 +130,7 @@ def _pruned(database: Database, search_id: int) -> Curves:
 
 def _stopped(go: Any, pruned: Curves, metric: str, *, with_legend: bool) -> list[Any]:
     """Draw where trials were pruned: thin lines that end with a cross."""
-    lines = []
+    lines: list[Any] = []
     for number in sorted({number for number, _ in pruned}):
         values = pruned.get((number, VALIDATION + metric)) or pruned.get((number, metric))
         if values:

@@ -20,6 +20,7 @@ from gridfleet.scheduler.reports.causes import by_cause
 from gridfleet.scheduler.reports.fair_sample import drawn
 from gridfleet.scheduler.reports.fold_scores import fold_scores, lead
 from gridfleet.scheduler.reports.param_values import hyperparameters
+from gridfleet.scheduler.reports.pruning import pruned_facts
 from gridfleet.scheduler.reports.trial_table import Condition, Order, TrialChoice, trial_page
 from gridfleet.scheduler.reports.where_time_went import where_time_went
 from gridfleet.storage.database.connection import Database

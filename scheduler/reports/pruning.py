@@ -29,7 +29,7 @@ def place(split: int | None, epoch: int | None) -> str:
     """Say where a trial was compared: in a split after some epochs, or at its end."""
     if not epoch:
         return f"at the end of split {split}"
-    return f"after {count(epoch, 'epoch')} of split {split}"
+    return f"after {epoch:,} {'epoch' if epoch == 1 else 'epochs'} of split {split}"
 
 
 def standing(report: Row[Any]) -> str:

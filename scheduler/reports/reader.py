@@ -388,7 +388,9 @@ def _sorted_by(sort: str) -> list[Any]:
 def count_trials(database: Database, search_ids: Sequence[int]) -> dict[int, TrialCounts]:
     """Count the trials of several searches, by their ids, in one query."""
     # not those that were scored, which are the most: each is one of `n_trials`
-    is_open, failed, pruned = (_count_of(states) for states in (OPEN_STATES, (TrialState.FAILED,), (TrialState.PRUNED,)))
+    is_open, failed, pruned = (
+        _count_of(states) for states in (OPEN_STATES, (TrialState.FAILED,), (TrialState.PRUNED,))
+    )
     query = select(
         Search.id,
         (N_STORED - is_open).label("done"),

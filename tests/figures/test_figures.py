@@ -226,8 +226,8 @@ def test_pruned_trials_have_another_mark(database_settings: Settings, database: 
 
     assert (list(of_history.x), list(of_history.y)) == ([3, 5, 6], [0.2, 0.3, 0.0])
     assert of_history.marker.symbol == "x-thin"
-    assert of_history.hovertext[0].startswith("trial 3: pruned after 3 epochs of split 0, with 0.2")
-    assert of_history.hovertext[1].startswith("trial 5: pruned at the end of split 1, with 0.3")
+    assert of_history.hovertext[0].startswith("trial 3: pruned after 3 epochs of split 0, with 0.2000")
+    assert of_history.hovertext[1].startswith("trial 5: pruned at the end of split 1, with 0.3000")
     assert [list(trace.y) for trace in of_curves] == [[0.9] * 3, [0.9]]
     assert [trace.marker.size[-1] for trace in of_curves] == [7, 7]
     assert "3 pruned" in history(database, search_id).layout.title.text

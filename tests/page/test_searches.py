@@ -220,7 +220,7 @@ def test_pruned_trials_are_counted_and_each_says_where_and_against_how_many(
     assert "5/8 scored, 3 pruned" in of_search
     assert "<dt>Pruned</dt><dd>1 trial after 3 epochs of split 0</dd>" in of_search
     assert "3 pruned" in page.get("/")
-    assert "Pruned after 3 epochs of split 0, with 0.2, place 4 of 6." in of_trial
+    assert "Pruned after 3 epochs of split 0, with 0.2000, place 4 of 6." in of_trial
     assert '<td class="number">4</td><td class="number">6</td><td>pruned</td>' in of_trial
     assert "data-figure" in of_trial
 

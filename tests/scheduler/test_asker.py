@@ -164,7 +164,12 @@ def test_a_sampler_that_learns_nothing_waits_for_nothing(
 def test_with_a_pruner_and_a_seed_trials_wait_for_those_that_they_are_compared_with(
     database: Database, new_asker: Callable[[], Asker]
 ) -> None:
-    facts = {"n_trials": 9, "lookahead": 3, "sampler": '{"name":"random"}', "pruner": '{"name":"asha","min_resource":1}'}
+    facts = {
+        "n_trials": 9,
+        "lookahead": 3,
+        "sampler": '{"name":"random"}',
+        "pruner": '{"name":"asha","min_resource":1}',
+    }
     search = store_asking(database, **facts)
     store_asking(database, **facts, asks_in_order=False)
 

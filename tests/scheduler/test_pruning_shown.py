@@ -57,8 +57,8 @@ def test_a_report_says_where_they_were_pruned(
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (3, "after 3 epochs of split 0, with 0.2, place 4 of 6"),
-        (5, "at the end of split 1, with 0.3, place 4 of 6"),
+        (3, "after 3 epochs of split 0, with 0.2000, place 4 of 6"),
+        (5, "at the end of split 1, with 0.3000, place 4 of 6"),
         (6, "after 1 epoch of split 0, with no finite value, beside 5 others"),
     ],
 )
@@ -80,9 +80,7 @@ def test_a_trial_that_was_kept_shows_its_comparisons(
 ) -> None:
     with database.write() as connection:
         switch_triggers_off(connection)
-        trial_id = connection.execute(
-            select(Trial.id).where(Trial.search_id == pruned, Trial.number == 0)
-        ).scalar_one()
+        trial_id = connection.execute(select(Trial.id).where(Trial.search_id == pruned, Trial.number == 0)).scalar_one()
         rows = [
             {"trial_id": trial_id, "split": split, "step": step, "value": 0.5, "n_compared": 2, "rank": 1}
             for split, step in ((0, 0), (0, 1), (0, 3), (1, 0))
