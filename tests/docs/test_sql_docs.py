@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, inspect, select, text
+from sqlalchemy import inspect, text
 
 from gridfleet.scheduler.cli import sql
 from gridfleet.storage.outcome import Outcome
-from gridfleet.storage.schema import VIEWS, Base, Report, Trial
-from tests.stored_searches import store_pima, switch_triggers_off
+from gridfleet.storage.schema import VIEWS, Base
+from tests.stored_searches import prune_two, store_pima
 
 TEXT = (Path(__file__).parents[2] / "docs" / "sql.md").read_text()
 #: Title, query and output of each example.
@@ -34,7 +34,7 @@ def test_there_are_eleven_queries():
 def test_each_query_runs_and_prints_what_the_docs_show(title, query, output, database, database_settings):
     search_id = store_pima(database_settings, database)
     if "reports" in query:
-        _prune(database, search_id)
+        prune_two(database, search_id)
 
     with sql.run(database, query) as result:
         printed = io.StringIO()
@@ -45,26 +45,6 @@ def test_each_query_runs_and_prints_what_the_docs_show(title, query, output, dat
     # the docs' own database has a second, running search; jsonb orders keys by their length
     documented = [line for line in documented if "pima-wide" not in line]
     assert list(map(_sorted_json, lines)) == list(map(_sorted_json, documented))
-
-
-def _prune(database, search_id):
-    """Let two trials have been pruned, among what the others reported."""
-    with database.write() as connection:
-        ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
-        trial_ids = list(ids)
-        switch_triggers_off(connection)
-        for number, step, value, rank, n_compared, decision in (
-            (0, 1, 0.6, 1, 0, "kept"),
-            (1, 1, 0.7, 1, 1, "kept"),
-            (2, 1, 0.7, 1, 2, "kept"),
-            (0, 3, 0.65, 1, 0, "kept"),
-            (1, 3, 0.75, 1, 1, "kept"),
-            (2, 3, 0.625, 3, 2, "pruned"),
-            (3, 1, 0.5, 4, 3, "pruned"),
-        ):
-            place = {"trial_id": trial_ids[number], "split": 0, "step": step}
-            found = {"value": value, "rank": rank, "n_compared": n_compared, "decision": decision}
-            connection.execute(insert(Report), {**place, **found})
 
 
 def _sorted_json(line: str) -> str:

@@ -230,4 +230,4 @@ def test_pruned_trials_have_another_mark(database_settings: Settings, database: 
     assert of_history.hovertext[1].startswith("trial 5: pruned at the end of split 1, with 0.3000")
     assert [list(trace.y) for trace in of_curves] == [[0.9] * 3, [0.9]]
     assert [trace.marker.size[-1] for trace in of_curves] == [7, 7]
-    assert "3 pruned" in history(database, search_id).layout.title.text
+    assert "3 pruned" in history(database, search_id).layout.title.subtitle.text

@@ -51,7 +51,7 @@ def test_a_report_says_where_they_were_pruned(
         "pruned       1 trial after 3 epochs of split 0",
         "pruned       1 trial at the end of split 1",
     ]
-    assert "5/8 scored, 3 pruned" in describe(reader.progress(database, pruned))
+    assert ", 3 pruned, " in describe(reader.progress(database, pruned))
 
 
 @pytest.mark.parametrize(

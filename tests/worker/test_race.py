@@ -43,6 +43,7 @@ SPLITS = [
     (np.arange(40), np.arange(40, 60)),
 ]
 ASHA = Pruner("asha")
+COMPLETE = pytest.mark.complete
 
 
 @pytest.fixture
@@ -151,7 +152,14 @@ ESTIMATORS = {
 }
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+#: The others take a minute.
+SOME = [
+    name if name in ("in the graph", "batch by batch", "without epochs") else pytest.param(name, marks=COMPLETE)
+    for name in ESTIMATORS
+]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_a_trial_that_is_kept_is_what_it_is_without_a_pruner(database: Database, name: str) -> None:
     estimator, fit_mode = ESTIMATORS[name]
     search = store_search(database, 1)
@@ -164,7 +172,7 @@ def test_a_trial_that_is_kept_is_what_it_is_without_a_pruner(database: Database,
     assert sorted(reported(database, search)) == sorted([*epochs, (0, 0), (1, 0)])
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", SOME)
 def test_a_trial_that_others_beat_ends_between_epochs(database: Database, name: str) -> None:
     estimator, fit_mode = ESTIMATORS[name]
     search = store_search(database, 2)
@@ -202,7 +210,7 @@ def test_what_is_compared_is_the_score_of_the_test_rows_as_the_model_is_then(dat
     assert value == short.splits[0].test_score
 
 
-@pytest.mark.parametrize("fit_mode", [FitMode.EXACT, FitMode.KERAS])
+@pytest.mark.parametrize("fit_mode", [FitMode.EXACT, pytest.param(FitMode.KERAS, marks=COMPLETE)])
 def test_a_curve_is_compared_so_that_less_loss_is_better(database: Database, fit_mode: FitMode) -> None:
     search = store_search(database, 1)
     race = race_of(database, search, 0, ASHA, "val_loss")
