@@ -15,13 +15,17 @@ from gridfleet.storage.suggestion import did_you_mean
 _Rule = tuple[str, Callable[[Any], bool]]
 
 
-def _whole(least: int) -> _Rule:
-    return f"a whole number from {least} on", lambda value: _is_whole(value) and value >= least
+def _whole(least: int, most: int | None = None) -> _Rule:
+    said = f"a whole number from {least} " + ("on" if most is None else f"to {most}")
+    return said, lambda value: _is_whole(value) and value >= least and (most is None or value <= most)
 
 
 def _between(least: float, most: float) -> _Rule:
     return f"a number from {least:g} to {most:g}", lambda value: _is_number(value) and least <= value <= most
 
+
+#: The factor is raised to this power; and epochs of which hyperband makes brackets.
+MAX_RATE, MAX_RESOURCE = 30, 10**9
 
 _OF_HALVING = {"reduction_factor": _whole(2), "bootstrap_count": _whole(0)}
 _OF_QUANTILES = {
@@ -32,8 +36,8 @@ _OF_QUANTILES = {
 }
 #: What may be set of each, as Optuna's class of that pruner calls it; ``min_resource`` of all but ``wilcoxon``.
 SETTINGS: dict[str, dict[str, _Rule]] = {
-    "asha": {**_OF_HALVING, "min_early_stopping_rate": _whole(0)},
-    "hyperband": {**_OF_HALVING, "max_resource": _whole(1)},
+    "asha": {**_OF_HALVING, "min_early_stopping_rate": _whole(0, MAX_RATE)},
+    "hyperband": {**_OF_HALVING, "max_resource": _whole(1, MAX_RESOURCE)},
     "median": _OF_QUANTILES,
     "percentile": {**_OF_QUANTILES, "percentile": _between(0, 100)},
     WILCOXON: {"p_threshold": _between(0, 1), "n_startup_steps": _whole(0)},

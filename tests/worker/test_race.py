@@ -185,6 +185,7 @@ def test_a_trial_that_others_beat_ends_between_epochs(database: Database, name: 
     assert result.pruned is not None
     assert (result.pruned.split, result.pruned.epoch or 0) == place
     assert result.error is None
+    assert (result.fit_mode is None) is (name == "without epochs" or name == "batch by batch")
     if name == "without epochs":
         assert [split.split for split in result.splits] == [0]
     else:

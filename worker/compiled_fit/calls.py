@@ -288,7 +288,7 @@ class CompiledCalls:
         with handing_over_callbacks(container):
             runner = self._runner(model, prepared, flat_callbacks(given_callbacks))
             may_fail = isinstance(prepared.data.train, Stream) or runner.program.may_fail
-            with restored_if_it_fails(model, may_fail=may_fail) as copies:
+            with restored_if_it_fails(model, may_fail=may_fail) as copies, _reporting_if_it_is_stopped(runner):
                 logs = train_epochs(runner, container, schedule, validate, after_first_run=copies.free)
         del model._eval_epoch_iterator
         if isinstance(model.optimizer, keras_optimizers.Optimizer):
@@ -509,6 +509,18 @@ def _validate(model: Model, data: _ValidationData, container: CallbackList) -> L
         _use_cached_eval_dataset=True,
     )
     return logs
+
+
+@contextmanager
+def _reporting_if_it_is_stopped(runner: EpochRunner | StreamRunner) -> Iterator[None]:
+    """Report how a fit was trained that is stopped in its middle, and not by an error."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        runner.report_mode()
+        raise
 
 
 def _draw_orders(train: Batches | Stream, shuffle: Shuffle) -> Callable[[int], Orders]:
