@@ -5,8 +5,9 @@ Whoever holds the trial asks; the report, what it was compared with and the deci
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -26,8 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.pruner import Pruner, Standing, cut_between, place_of_cut
-from gridfleet.storage.schema import Decision, Report, SplitScore, Trial, TrialState
+from gridfleet.storage.pruner import WILCOXON, Pruner, Standing, cut_between, place_of_cut
+from gridfleet.storage.schema import Decision, Report, Search, SplitScore, Trial, TrialState
 from gridfleet.storage.trials.held import LOCK_HELD, Held
 
 #: ``reports.step`` where a split has ended.
@@ -99,6 +100,21 @@ _SCORES_OF_BEST = (
     )
     .order_by(SplitScore.split)
 )
+_REPORTS = (
+    select(
+        Trial.number,
+        Report.trial_id,
+        Report.split,
+        Report.step,
+        Report.value,
+        Report.n_compared,
+        Report.rank,
+        Report.decision,
+    )
+    .join(Trial, Trial.id == Report.trial_id)
+    .where(Trial.search_id == bindparam("of_search"))
+    .order_by(Trial.number, Report.split, Report.step)
+)
 #: What an attempt that was lost left, and what a commit did whose answer was.
 _FORGET_ALL = delete(Report).where(Report.trial_id == bindparam("of_trial"))
 _FORGET_SAME = _FORGET_ALL.where(Report.split == bindparam("at_split"), Report.step == bindparam("at_step"))
@@ -139,13 +155,10 @@ def report(
     bool or None
         Whether the trial goes on; None if it is not held with this token, and nothing was stored.
     """
-
-    def stands(connection: Connection) -> tuple[Standing, bool]:
-        compared = best if racer.pruner.compares_completed else value
-        standing = _standing(connection, racer, {**_place(racer, split, step), "value": compared})
-        return standing, racer.pruner.goes_on(compared, standing)
-
-    return _report(database, held, _place(racer, split, step), value, stands, is_first=is_first)
+    compared = best if racer.pruner.compares_completed else value
+    place = _place(racer, split, step)
+    stands = partial(_among_others, racer=racer, place=place, compared=compared)
+    return _report(database, held, place, value, stands, is_first=is_first)
 
 
 def report_beside_best(
@@ -168,24 +181,117 @@ def report_beside_best(
         As `report`.
     """
     place = _place(racer, len(scores) - 1, AT_THE_END)
-    value = sum(scores) / len(scores)
+    stands = partial(_beside_best, racer=racer, place=place, scores=scores, metric=metric)
+    return _report(database, held, place, sum(scores) / len(scores), stands, is_first=is_first)
 
-    def stands(connection: Connection) -> tuple[Standing, bool]:
-        best = connection.execute(_BEST, place).one_or_none()
-        if best is None:
-            return Standing(0, 0), True
-        found = connection.execute(_SCORES_OF_BEST, {**place, "best_id": best.id, "of_metric": metric}).scalars().all()
-        of_best = [one for one in found if one is not None]
-        if len(of_best) != len(scores):
-            return Standing(0, 0), True
-        standing = Standing(1, int(best.mean_test_score > value))
-        return standing, racer.pruner.goes_on_beside(scores, of_best, best.mean_test_score)
 
-    return _report(database, held, place, value, stands, is_first=is_first)
+@dataclass(frozen=True, slots=True)
+class Redecided:
+    """A report whose decision is another one when it is made again, or which was compared with others.
+
+    Parameters
+    ----------
+    number, split, step : int
+        The trial's, and where it reported.
+    stored, again : tuple of (int, int or None, str)
+        How many it was compared with, its rank and the decision: then, and of the rows of now.
+    """
+
+    number: int
+    split: int
+    step: int
+    stored: tuple[int, int | None, str]
+    again: tuple[int, int | None, str]
+
+
+def decide_again(database: Database, search_id: int) -> tuple[int, list[Redecided]]:
+    """Make all decisions of a search with a seed again, from its rows alone.
+
+    Parameters
+    ----------
+    database : Database
+        Where it is.
+    search_id : int
+        A search with a pruner, whose trials know only of those that had ended before: without a seed it is not recorded
+        what was there.
+
+    Returns
+    -------
+    n_decisions : int
+        How many there are; 0 if this search has none that could be made again.
+    differing : list of Redecided
+        Those that come to something else; all of them also where trials were retried since.
+    """
+    facts = select(Search.pruner, Search.lookahead, Search.asks_in_order, Search.refit_metric)
+    with database.read() as connection:
+        search = connection.execute(facts.where(Search.id == search_id)).one()
+        if search.pruner is None or not search.asks_in_order:
+            return 0, []
+        pruner = Pruner.from_json(search.pruner)
+        reports = connection.execute(_REPORTS, {"of_search": search_id}).all()
+        differing: list[Redecided] = []
+        best: dict[tuple[int, int], float] = {}
+        for row in reports:
+            racer = Racer(search_id, row.number, pruner, row.number - search.lookahead)
+            place = _place(racer, row.split, row.step)
+            if pruner.name == WILCOXON:
+                scores = _scores_of(connection, row.trial_id, row.split, search.refit_metric)
+                standing, goes_on = _beside_best(connection, racer, place, scores, search.refit_metric)
+            else:
+                so_far = _best_of((row.value, best.get((row.number, row.split)))) if row.step else row.value
+                if row.step and so_far is not None:
+                    best[row.number, row.split] = so_far
+                compared = so_far if pruner.compares_completed else row.value
+                standing, goes_on = _among_others(connection, racer, place, compared)
+            stored = (row.n_compared, row.rank, row.decision)
+            again = _decided(standing, row.value, goes_on)
+            if stored != again:
+                differing.append(Redecided(row.number, row.split, row.step, stored, again))
+    return len(reports), differing
+
+
+def _best_of(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _scores_of(connection: Connection, trial_id: int, split: int, metric: str) -> list[float]:
+    found = connection.execute(_SCORES_OF_BEST, {"best_id": trial_id, "of_metric": metric, "at_split": split})
+    return [score for score in found.scalars() if score is not None]
+
+
+def _among_others(
+    connection: Connection, racer: Racer, place: Mapping[str, Any], compared: float | None
+) -> tuple[Standing, bool]:
+    standing = _standing(connection, racer, {**place, "value": compared})
+    return standing, racer.pruner.goes_on(compared, standing)
+
+
+def _beside_best(
+    connection: Connection, racer: Racer, place: Mapping[str, Any], scores: Sequence[float], metric: str
+) -> tuple[Standing, bool]:
+    best = connection.execute(_BEST, dict(place)).one_or_none()
+    if best is None:
+        return Standing(0, 0), True
+    of_best = _scores_of(connection, best.id, place["at_split"], metric)
+    if len(of_best) != len(scores):
+        return Standing(0, 0), True
+    standing = Standing(1, int(best.mean_test_score > sum(scores) / len(scores)))
+    return standing, racer.pruner.goes_on_beside(scores, of_best, best.mean_test_score)
+
+
+def _decided(standing: Standing, value: float | None, goes_on: bool) -> tuple[int, int | None, str]:
+    rank = None if value is None else standing.rank
+    return standing.n_compared, rank, str(Decision.KEPT if goes_on else Decision.PRUNED)
 
 
 def _report(
-    database: Database, held: Held, place: dict[str, Any], value: float | None, stands: Any, *, is_first: bool
+    database: Database,
+    held: Held,
+    place: dict[str, Any],
+    value: float | None,
+    stands: Callable[[Connection], tuple[Standing, bool]],
+    *,
+    is_first: bool,
 ) -> bool | None:
     with database.write() as connection:
         own = {"wanted_id": held.trial_id, "holder_token": held.token}
@@ -194,14 +300,15 @@ def _report(
         forget = _FORGET_ALL if is_first else _FORGET_SAME
         connection.execute(forget, {**place, "of_trial": held.trial_id})
         standing, goes_on = stands(connection)
+        n_compared, rank, decision = _decided(standing, value, goes_on)
         row = {
             "trial_id": held.trial_id,
             "split": place["at_split"],
             "step": place["at_step"],
             "value": value,
-            "n_compared": standing.n_compared,
-            "rank": None if value is None else standing.rank,
-            "decision": Decision.KEPT if goes_on else Decision.PRUNED,
+            "n_compared": n_compared,
+            "rank": rank,
+            "decision": decision,
         }
         connection.execute(insert(Report), [row])
     return bool(goes_on)

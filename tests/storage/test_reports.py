@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from gridfleet.storage.schema import Report, Search
 from gridfleet.storage.trial_results import PrunedResult, TrialResult
 from gridfleet.storage.trials import transitions
 from gridfleet.storage.trials.held import Held
-from gridfleet.storage.trials.reports import AT_THE_END, Racer, report, report_beside_best
+from gridfleet.storage.trials.reports import AT_THE_END, Racer, decide_again, report, report_beside_best
 from tests.storage.conftest import OLD_TOKEN, StoredSearch, attempts_of, reap, result_of, store_search
+from tests.stored_searches import switch_triggers_off
 
 ASHA = Pruner("asha", settings={"reduction_factor": 2})
 
@@ -260,3 +262,75 @@ def test_a_hundred_drawn_reports_stand_where_they_stand_among_the_others(databas
             known.setdefault(place, {})[number] = value
             if not goes_on:
                 break
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        ASHA,
+        Pruner("hyperband", settings={"max_resource": 9}),
+        Pruner("median", settings={"n_startup_trials": 2}),
+        Pruner("wilcoxon", settings={"p_threshold": 0.3}),
+    ],
+    ids=lambda pruner: pruner.name,
+)
+def test_decisions_of_a_search_with_a_seed_can_be_made_again(database: Database, pruner: Pruner) -> None:
+    search, draw = store_search(database, 30), random.Random(2)
+    with database.write() as connection:
+        switch_triggers_off(connection)
+        columns = {"pruner": pruner.to_json(), "monitor": "score", "lookahead": 3, "asks_in_order": True}
+        connection.execute(update(Search).where(Search.id == search.id).values(columns))
+    n_pruned = n_asked = 0
+    for number in range(30):
+        held, racer, goes_on, best, first = (
+            search.held(number),
+            Racer(search.id, number, pruner, number - 3),
+            True,
+            -9.0,
+            True,
+        )
+        scores = [round(draw.uniform(0, 1), 1) for _ in range(2)]
+        for split, step in ((0, 1), (0, 3), (0, AT_THE_END), (1, AT_THE_END)):
+            n_asked += 1
+            if pruner.name == "wilcoxon" and step == AT_THE_END:
+                options: dict[str, Any] = {"scores": scores[: split + 1], "metric": "score"}
+                goes_on = bool(report_beside_best(database, held, racer, **options, is_first=first))
+            elif pruner.name == "wilcoxon":
+                n_asked -= 1
+                continue
+            else:
+                value = round(draw.uniform(0, 1), 1)
+                best = max(best, value) if step else value
+                place = {"split": split, "step": step, "value": value, "best": best}
+                goes_on = bool(report(database, held, racer, **place, is_first=first))
+            first = False
+            if not goes_on:
+                break
+        n_pruned += not goes_on
+        whole = replace(
+            result_of(0.5),
+            splits=[replace(one, test_score=score) for one, score in zip(result_of(0.5).splits, scores, strict=True)],
+            mean_test_score=sum(scores) / 2,
+        )
+        pruned = replace(whole, mean_test_score=None, pruned=PrunedResult(split, step or None, 0.5))
+        transitions.record(database, held, whole if goes_on else pruned)
+
+    assert n_pruned > 2
+    assert decide_again(database, search.id) == (n_asked, [])
+    with database.write() as connection:
+        switch_triggers_off(connection)
+        of_last = select(Report.trial_id).where(Report.decision == "pruned").order_by(Report.trial_id.desc()).limit(1)
+        trial_id = connection.execute(of_last).scalar_one()
+        connection.execute(
+            update(Report).where(Report.trial_id == trial_id, Report.decision == "pruned").values(decision="kept")
+        )
+    _, differing = decide_again(database, search.id)
+    assert [(search.trial_ids[one.number], one.stored[2], one.again[2]) for one in differing] == [
+        (trial_id, "kept", "pruned")
+    ]
+
+
+def test_what_was_decided_without_a_seed_is_not_made_again(five: StoredSearch) -> None:
+    ask(five, 0, 0.5)
+
+    assert decide_again(five.database, five.id) == (0, [])
