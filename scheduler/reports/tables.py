@@ -56,7 +56,7 @@ def print_rooms(rooms: Sequence[SearchRoom]) -> None:
                     room.scores,
                     room.attempts,
                     room.model,
-                    room.trials + room.warnings,
+                    room.trials + room.warnings + room.reports,
                     room.freed,
                 )
             ),
