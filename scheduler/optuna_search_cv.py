@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.model_selection._search import BaseSearchCV
 
 from gridfleet.scheduler.proposals.ask import Proposer, Row
+from gridfleet.scheduler.proposals.pruners import given_pruner
 from gridfleet.scheduler.proposals.samplers import given_sampler
 from gridfleet.scheduler.proposals.spaces import given_space
 from gridfleet.scheduler.search_cv import _FleetSearch
@@ -19,6 +20,7 @@ from gridfleet.scheduler.submission.run import NOTHING_EVALUATED, Proposed
 from gridfleet.scheduler.submission.sizes import MAX_COMBINATIONS
 from gridfleet.storage.errors import InvalidSearchError, SearchNotFinishedError
 from gridfleet.worker.trial.process import is_worker_process
+from gridfleet.worker.trial.scores import pruned_numbers, require_not_pruned, warning_of_pruned_left_out
 
 if TYPE_CHECKING:
     import optuna
@@ -46,6 +48,15 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
     sampler : str or dict, default="tpe"
         ``tpe``, ``cmaes``, ``gp`` (needs PyTorch), ``random``, ``qmc`` or ``grid``; or a dict with settings of Optuna's
         class, as ``{"name": "tpe", "n_startup_trials": 20}``.
+    pruner : str or dict, default=None
+        What stops poor trials early: ``asha``, ``hyperband``, ``median``, ``percentile`` or ``wilcoxon``; or a dict
+        with settings of Optuna's class, as ``{"name": "asha", "reduction_factor": 3}``. None: every trial is evaluated
+        on all splits.
+    monitor : str, default="score"
+        What trials are compared by between epochs of the first split: ``score``, of its test rows, or a learning curve,
+        as ``val_loss``. From its end on it is the mean of the scores so far.
+    min_resource : int, default=1
+        Epochs before the first comparison; then `reduction_factor` times as many, and so on.
     lookahead : int, default=16
         Trials that may be open beside each other. With a seed, proposal n knows the results of 0 to n - lookahead.
     timeout : float, default=None
@@ -94,6 +105,9 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
         *,
         n_trials: int = 50,
         sampler: Any = "tpe",
+        pruner: Any = None,
+        monitor: str = "score",
+        min_resource: int = 1,
         lookahead: int = 16,
         timeout: float | None = None,
         scoring: Any = None,
@@ -127,6 +141,9 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
         self.param_distributions = param_distributions
         self.n_trials = n_trials
         self.sampler = sampler
+        self.pruner = pruner
+        self.monitor = monitor
+        self.min_resource = min_resource
         self.lookahead = lookahead
         self.timeout = timeout
         self.random_state = random_state
@@ -150,6 +167,13 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
         """
         given = given_space(self.param_distributions)
         sampler = given_sampler(self.sampler, given.space)
+        pruner = given_pruner(
+            self.pruner,
+            min_resource=self.min_resource,
+            monitor=self.monitor,
+            estimator=self.estimator,
+            space=given.space,
+        )
         return Proposals(
             given,
             sampler,
@@ -157,6 +181,8 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
             seed=secrets.randbits(32) if self.random_state is None else _seed(self.random_state),
             asks_in_order=self.random_state is not None,
             lookahead=_whole("lookahead", self.lookahead, MAX_LOOKAHEAD),
+            pruner=pruner,
+            monitor=self.monitor,
         )
 
     def _run_search(self, evaluate_candidates: Any) -> None:
@@ -174,7 +200,10 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
         evaluate_candidates(params)
 
     def _run_here(self, proposals: Proposals, evaluate_candidates: Any) -> None:
-        """Propose and evaluate one trial after the other in this process: of a search inside a trial."""
+        """Propose and evaluate one trial after the other in this process: of a search inside a trial.
+
+        Nothing is pruned there: what is compared is in the rows of other searches only.
+        """
         proposer = Proposer(proposals.given.space, proposals.sampler, proposals.seed)
         rows: list[Row] = []
         for number in range(proposals.n_trials):
@@ -186,6 +215,19 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
             metric = self.refit if isinstance(self.refit, str) and self.multimetric_ else "score"
             score = float(results[f"mean_test_{metric}"][number])
             rows.append(Row(sample, is_final=True, score=score if math.isfinite(score) else None))
+
+    def _format_results(
+        self, candidate_params: Any, n_splits: int, out: Any, more_results: Any = None
+    ) -> dict[str, Any]:
+        with warning_of_pruned_left_out(out, n_splits):
+            results: dict[str, Any] = super()._format_results(candidate_params, n_splits, out, more_results)
+        self._pruned = pruned_numbers(out, n_splits)
+        return results
+
+    def _select_best_index(self, refit: Any, refit_metric: str, results: Any) -> int:
+        index = int(super()._select_best_index(refit, refit_metric, results))
+        require_not_pruned(index, self._pruned)
+        return index
 
     @property
     def study_(self) -> optuna.Study:
@@ -202,7 +244,7 @@ class OptunaSearchCV(_FleetSearch, BaseSearchCV):
         theirs = RandomizedSearchCV(
             **{name: getattr(self, name) for name in names if hasattr(self, name)}, n_iter=self.n_trials
         )
-        ours = set(self.get_params(deep=False))
+        ours = {*self.get_params(deep=False), "_ran_as", "_pruned"}
         vars(theirs).update({name: value for name, value in vars(self).items() if name not in ours})
         return theirs
 

@@ -132,6 +132,10 @@ class ExportError(GridfleetError):
     """A search can't be written where somebody wants it."""
 
 
+class NoTrialCompletedError(GridfleetError, ValueError):
+    """Of a search, each trial failed or was pruned, so that there is none to fit."""
+
+
 class TrialFailedError(GridfleetError):
     """A trial failed under ``error_score="raise"`` and its own exception could not travel back."""
 

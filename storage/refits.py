@@ -79,6 +79,7 @@ def columns_of(columns: Mapping[str, Any], search_id: int, model_key: str) -> di
         "reuse": False,
         "no_reuse": None,
         **dict.fromkeys(("space", "sampler", "seed", "lookahead", "asks_in_order", "n_asked", "optuna_version")),
+        **dict.fromkeys(("pruner", "monitor")),
         "is_exhausted": False,
         "refit_of": search_id,
         "model_key": model_key,

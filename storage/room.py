@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Integer, LargeBinary, String, cast, func, lit
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.deletions import NAMING_PAYLOADS
-from gridfleet.storage.schema import Attempt, BestModel, Curve, Payload, Search, SplitScore, Trial, TrialWarning
+from gridfleet.storage.schema import Attempt, BestModel, Curve, Payload, Report, Search, SplitScore, Trial, TrialWarning
 from gridfleet.storage.search_states import STATE, with_fleet
 
 #: Bytes that a row takes beside its values.
@@ -25,6 +25,7 @@ PARTS: Mapping[str, Any] = {
     "attempts": Attempt,
     "trials": Trial,
     "warnings": TrialWarning,
+    "reports": Report,
 }
 
 
@@ -46,7 +47,7 @@ class SearchRoom:
         Of all payloads that it names.
     own_payloads : int
         Of those that no other search names.
-    curves, scores, attempts, trials, warnings : int
+    curves, scores, attempts, trials, warnings, reports : int
         Of the rows of these tables, without their indexes; its refit's are among them. Of more than `READ` trials an
         estimate.
     model : int
@@ -63,12 +64,14 @@ class SearchRoom:
     attempts: int = 0
     trials: int = 0
     warnings: int = 0
+    reports: int = 0
     model: int = 0
 
     @property
     def freed(self) -> int:
         """What its deletion makes room of."""
-        parts = (self.curves, self.scores, self.attempts, self.trials, self.warnings, self.model)
+        rows = (self.curves, self.scores, self.attempts, self.trials, self.warnings, self.reports)
+        parts = (*rows, self.model)
         return self.own_payloads + sum(parts)
 
 

@@ -34,7 +34,7 @@ from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.outcome import Outcome
 
 #: The newest migration; a database of another revision is migrated or refused (storage/migrations).
-SCHEMA_REVISION = "0025"
+SCHEMA_REVISION = "0026"
 
 #: The views that migrations make; each search has one besides (search_views.py).
 VIEWS = ("best_trials", "epochs", "leaderboard", "search_progress")
@@ -210,6 +210,12 @@ class Search(Base):
         server_default=false(), comment="whether its space has nothing that was not proposed"
     )
     optuna_version: Mapped[str | None] = mapped_column(String(32), comment="where it was submitted")
+    pruner: Mapped[str | None] = mapped_column(
+        Text, comment="JSON: what stops poor trials, with its settings; NULL: nothing does"
+    )
+    monitor: Mapped[str | None] = mapped_column(
+        Text, comment="what trials are compared by between epochs: score, or a curve"
+    )
 
 
 # "Pima" and "pima" would name the same view in SQLite, so names are unique without regard to case
@@ -305,6 +311,13 @@ class Trial(Base):
         Integer, comment="of a halving search: the round, from 0; NULL: its search has none"
     )
     n_resources: Mapped[int | None] = mapped_column(Integer, comment="what a candidate gets in that round")
+    pruned_split: Mapped[int | None] = mapped_column(
+        Integer, comment="the split in or after which it was pruned; NULL: it was not"
+    )
+    pruned_epoch: Mapped[int | None] = mapped_column(
+        Integer, comment="epochs of that split after which it was pruned; NULL: at its end"
+    )
+    pruned_value: Mapped[float | None] = mapped_column(Double, comment="what it was compared by then; NULL: not finite")
 
 
 # the order of the reporter: best score of the last round first, the lower number among equals, as scikit-learn's
@@ -426,6 +439,39 @@ class Curve(Base):
     split: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     metric: Mapped[str] = mapped_column(Text, primary_key=True)
     values: Mapped[list[float | None]] = mapped_column(Floats, comment="one an epoch, from 0 on; NULL: not finite")
+
+
+class Decision(enum.StrEnum):
+    """What comes of a trial that was compared with others."""
+
+    KEPT = "kept"
+    PRUNED = "pruned"
+
+
+class Report(Base):
+    """How a trial stood when it was compared with others, and whether it went on: of its last attempt."""
+
+    __tablename__ = "reports"
+    __table_args__ = (
+        CheckConstraint(_one_of("decision", Decision), name="decision"),
+        CheckConstraint(f"value {FINITE}", name="value_finite"),
+    )
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey(Trial.id), primary_key=True, autoincrement=False)
+    split: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    step: Mapped[int] = mapped_column(
+        Integer, primary_key=True, autoincrement=False, comment="epochs trained; 0: the split has ended"
+    )
+    value: Mapped[float | None] = mapped_column(
+        Double,
+        comment="greater is better: of a loss its negative, of an ended split the mean so far; NULL: not finite",
+    )
+    n_compared: Mapped[int] = mapped_column(Integer, comment="other trials that it was compared with")
+    rank: Mapped[int | None] = mapped_column(
+        Integer, comment="its place among them, 1 is the best; NULL: value is none"
+    )
+    decision: Mapped[str] = mapped_column(String(8))
+    reported_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now())
 
 
 class TrialWarning(Base):

@@ -19,6 +19,7 @@ from gridfleet.storage.errors import InvalidSearchError, PayloadSignatureError
 from gridfleet.storage.schema import (
     OPEN_STATES,
     Curve,
+    Report,
     Search,
     SearchState,
     SplitScore,
@@ -71,9 +72,13 @@ SIGNED_COLUMNS = (
     "seed",
     "lookahead",
     "asks_in_order",
+    "pruner",
+    "monitor",
 )
-#: Those of them that only a search has whose trials are proposed; the signatures of others are without them.
-_OF_PROPOSALS = SIGNED_COLUMNS[-5:]
+#: Those of them that only a search has whose trials are proposed, and one that prunes them; the signatures of others
+#: are without them.
+_OF_PROPOSALS = ("space", "sampler", "seed", "lookahead", "asks_in_order")
+_OF_PRUNING = ("pruner", "monitor")
 
 
 def create_search(
@@ -159,10 +164,11 @@ def numbered_name(name: str, number: str) -> str:
 
 
 def _signed_facts(search_id: int, facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    of_all = (column for column in SIGNED_COLUMNS if column not in _OF_PROPOSALS)
+    of_all = (column for column in SIGNED_COLUMNS if column not in (*_OF_PROPOSALS, *_OF_PRUNING))
     signed: tuple[Any, ...] = (search_id, *(facts[column] for column in of_all))
-    if any(facts.get(column) is not None for column in _OF_PROPOSALS):
-        signed = ("proposals", *(facts.get(column) for column in _OF_PROPOSALS), *signed)
+    for kind, columns in (("proposals", _OF_PROPOSALS), ("pruning", _OF_PRUNING)):
+        if any(facts.get(column) is not None for column in columns):
+            signed = (kind, *(facts.get(column) for column in columns), *signed)
     if facts.get("refit_of") is None:
         return ("search", *signed)
     return ("refit", *signed, facts["refit_of"], facts["model_key"])
@@ -366,7 +372,7 @@ def retry_failed(database: Database, search_id: int) -> int:
         )
         if not changed(open_again):  # none of its trials failed, and its refit may have
             return refits.begin_again(connection, search_id, _NEW, state=TrialState.FAILED)
-        for table in (SplitScore, Curve, TrialWarning):
+        for table in (SplitScore, Curve, TrialWarning, Report):
             connection.execute(delete(table).where(table.trial_id.in_(failed)))
         n_trials = connection.execute(
             update(Trial)

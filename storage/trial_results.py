@@ -24,6 +24,9 @@ RESULT_COLUMNS = (
     "peak_memory_mb",
     "seed",
     "environment_digest",
+    "pruned_split",
+    "pruned_epoch",
+    "pruned_value",
     *PHASES,
 )
 #: Warnings of a trial that are stored, and characters of each.
@@ -71,6 +74,15 @@ class WarningResult:
 
 
 @dataclass(frozen=True, slots=True)
+class PrunedResult:
+    """Where a trial was stopped: in a split after an epoch, or at its end (None), and the value that was compared."""
+
+    split: int
+    epoch: int | None
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelResult:
     """A model that a refit fitted, as it is stored: its content in parts, and what is signed of it."""
 
@@ -87,7 +99,8 @@ class TrialResult:
 
     ``error_type`` and ``error`` are those of the first split whose fit raised, or else whose scorer did; the trial
     is then ``failed``, and its scores, if any, are made of ``error_score`` as scikit-learn does it. ``exception``
-    is what scikit-learn lets out of ``fit``, as `storage.exceptions` writes it.
+    is what scikit-learn lets out of ``fit``, as `storage.exceptions` writes it. One with ``pruned`` was stopped, for
+    others did better.
     """
 
     splits: Sequence[SplitResult]
@@ -110,6 +123,7 @@ class TrialResult:
     model: ModelResult | None = None
     seed: int | None = None
     environment_digest: str | None = None
+    pruned: PrunedResult | None = None
 
 
 def shorten(error: str | None, most: int = MAX_ERROR) -> str | None:
@@ -122,6 +136,7 @@ def shorten(error: str | None, most: int = MAX_ERROR) -> str | None:
 
 def result_row(result: TrialResult) -> dict[str, Any]:
     """Return what `RESULT_COLUMNS` of a trial's own row get."""
+    pruned = result.pruned
     return {
         "mean_test_score": _finite(result.mean_test_score),
         "std_test_score": _finite(result.std_test_score),
@@ -134,6 +149,9 @@ def result_row(result: TrialResult) -> dict[str, Any]:
         "peak_memory_mb": result.peak_memory_mb,
         "seed": result.seed,
         "environment_digest": result.environment_digest,
+        "pruned_split": None if pruned is None else pruned.split,
+        "pruned_epoch": None if pruned is None else pruned.epoch,
+        "pruned_value": None if pruned is None else _finite(pruned.value),
         **{name: _finite(getattr(result, name)) for name in PHASES},
     }
 

@@ -13,7 +13,7 @@ from gridfleet.storage.database.connection import Database
 from gridfleet.storage.outcome import Outcome
 from gridfleet.storage.params import column_kinds, params_to_json
 from gridfleet.storage.payloads.store import PayloadStore
-from gridfleet.storage.schema import Search, Trial
+from gridfleet.storage.schema import Report, Search, Trial
 from gridfleet.storage.search_views import create_search_view
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.trial_results import CurveResult, SplitResult, TrialResult
@@ -100,6 +100,26 @@ def reap(database: Database, claimed: Claim, error: str) -> None:
     """Take a trial back from a worker that died."""
     held = Held(claimed.trial_id, claimed.token)
     assert transitions.reap(database, held, outcome=Outcome.WORKER_LOST, error=error, max_failures=3)
+
+
+def prune_two(database: Database, search_id: int) -> None:
+    """Let two trials of ``pima`` have been pruned, among what the others reported."""
+    with database.write() as connection:
+        ids = connection.execute(select(Trial.id).where(Trial.search_id == search_id).order_by(Trial.number)).scalars()
+        trial_ids = list(ids)
+        switch_triggers_off(connection)
+        for number, step, value, rank, n_compared, decision in (
+            (0, 1, 0.6, 1, 0, "kept"),
+            (1, 1, 0.7, 1, 1, "kept"),
+            (2, 1, 0.7, 1, 2, "kept"),
+            (0, 3, 0.65, 1, 0, "kept"),
+            (1, 3, 0.75, 1, 1, "kept"),
+            (2, 3, 0.625, 3, 2, "pruned"),
+            (3, 1, 0.5, 4, 3, "pruned"),
+        ):
+            place = {"trial_id": trial_ids[number], "split": 0, "step": step}
+            found = {"value": value, "rank": rank, "n_compared": n_compared, "decision": decision}
+            connection.execute(insert(Report), {**place, **found})
 
 
 def _scored(scores: tuple[float, float], number: int) -> TrialResult:

@@ -136,7 +136,8 @@ BEGIN
   -- of models only those of a refit that runs, which a trigger sees to (0018_best_models.py)
   IF name IN ('attempts', 'split_scores', 'curves', 'trial_warnings', 'texts', 'best_models', 'best_model_chunks') THEN
     EXECUTE format('GRANT INSERT ON %s TO gridfleet_worker', relation);
-  ELSIF name IN ('leases', 'events') THEN
+  -- of reports only those of a trial that runs, which a trigger sees to (0026_pruning.py)
+  ELSIF name IN ('leases', 'events', 'reports') THEN
     EXECUTE format('GRANT INSERT, DELETE ON %s TO gridfleet_worker', relation);
   ELSIF name = 'workers' THEN
     -- a worker must not let others drain; of rows, a trigger lets it remove those of the long gone (0013_workers.py)
@@ -158,7 +159,7 @@ BEGIN
       state, attempt, worker_id, token, failures, deadline_at, not_before, cancel_requested,
       published_at, publish_count, started_at, finished_at, mean_test_score, std_test_score, mean_fit_time, fit_mode,
       fit_fallback_reason, build_time, trace_time, compile_time, train_time, score_time, record_time, error_type, error, exception,
-      peak_memory_mb, seed, environment_digest
+      peak_memory_mb, seed, environment_digest, pruned_split, pruned_epoch, pruned_value
     }';
   ELSIF name = 'attempts' THEN
     changes := '{ended_at, outcome, error, peak_memory_mb}';

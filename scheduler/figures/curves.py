@@ -23,13 +23,15 @@ from gridfleet.scheduler.reports import reader, trial_reader
 from gridfleet.scheduler.reports.figures import score
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import NothingToDrawError
-from gridfleet.storage.schema import Curve, Trial
+from gridfleet.storage.schema import Curve, Trial, TrialState
 
 if TYPE_CHECKING:
     import plotly.graph_objects
 
 #: The best trials whose curves are drawn, metrics that get a panel, and points of a line.
 MOST_TRIALS, MOST_METRICS, MOST_POINTS = 5, 6, 300
+#: Pruned trials whose curves are drawn behind those.
+MOST_PRUNED = 20
 #: Begins the names of what Keras measures on validation data.
 VALIDATION = "val_"
 
@@ -54,6 +56,7 @@ def curves(database: Database, search_id: int, *, number: int | None = None) -> 
     plotly.graph_objects.Figure
         A panel for each metric. Of the best trial the mean over the splits with its deviation, on training data and,
         dashed, on validation data; of the others the mean on validation data, or on training data where that is all.
+        Those of trials that were pruned between epochs end with a cross.
 
     Raises
     ------
@@ -64,9 +67,10 @@ def curves(database: Database, search_id: int, *, number: int | None = None) -> 
     if number is None:
         trials = trial_reader.leaderboard(database, search_id, limit=MOST_TRIALS)
         numbers = [trial.number for trial in trials]
+        pruned = _pruned(database, search_id)
         scores = {trial.number: trial.mean_test_score for trial in trials}
     else:
-        numbers, scores = [number], {}
+        numbers, scores, pruned = [number], {}, {}
     found = _read(database, search_id, numbers)
     numbers = [one for one in numbers if any(of == one for of, _ in found)]
     if not numbers:
@@ -84,6 +88,8 @@ def curves(database: Database, search_id: int, *, number: int | None = None) -> 
     figure = make_subplots(rows=n_rows, cols=n_columns, horizontal_spacing=0.1, vertical_spacing=0.28 / n_rows)
     for place, metric in enumerate(panels):
         where = {"row": place // n_columns + 1, "col": place % n_columns + 1}
+        for trace in _stopped(go, pruned, metric, with_legend=place == 0):
+            figure.add_trace(trace, **where)
         for trace in _panel(go, found, metric, numbers, scores, with_legend=place == 0):
             figure.add_trace(trace, **where)
         figure.update_xaxes(title_text="epoch", **where)
@@ -107,6 +113,43 @@ def _read(database: Database, search_id: int, numbers: Sequence[int]) -> Curves:
         for number, metric, values in connection.execute(query):
             found[number, metric].append(values)
     return found
+
+
+def _pruned(database: Database, search_id: int) -> Curves:
+    """Read the curves of trials that were pruned in their first split."""
+    with database.read() as connection:
+        numbers = connection.execute(
+            select(Trial.number)
+            .where(Trial.search_id == search_id, Trial.state == TrialState.PRUNED, Trial.pruned_epoch.is_not(None))
+            .order_by(Trial.number)
+            .limit(MOST_PRUNED)
+        ).scalars()
+        found = list(numbers)
+    return _read(database, search_id, found) if found else {}
+
+
+def _stopped(go: Any, pruned: Curves, metric: str, *, with_legend: bool) -> list[Any]:
+    """Draw where trials were pruned: thin lines that end with a cross."""
+    lines: list[Any] = []
+    for number in sorted({number for number, _ in pruned}):
+        values = pruned.get((number, VALIDATION + metric)) or pruned.get((number, metric))
+        if values:
+            epochs, means, _ = _mean(values)
+            lines.append(
+                go.Scatter(
+                    x=epochs,
+                    y=means,
+                    mode="lines+markers",
+                    line={"color": OTHERS, "width": 0.7, "dash": "dot"},
+                    marker={"symbol": "x-thin", "size": [0] * (len(epochs) - 1) + [7], "line": {"width": 1.5}},
+                    name="pruned",
+                    legendgroup="pruned",
+                    showlegend=with_legend and not lines,
+                    hovertext=f"trial {number}: pruned",
+                    hoverinfo="text+x+y",
+                )
+            )
+    return lines
 
 
 def _metrics(found: Curves) -> list[str]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from gridfleet.scheduler.figures import shown
 from gridfleet.scheduler.figures.style import OTHERS, SECOND, WINNER, graph_objects, text, titled
-from gridfleet.scheduler.figures.trials import MOST, drawn
+from gridfleet.scheduler.figures.trials import MOST, Drawn, drawn
+from gridfleet.scheduler.reports.pruning import pruner_of
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.pruner import SCORE
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 def history(database: Database, search_id: int, *, most: int = MOST) -> plotly.graph_objects.Figure:
     """Draw each trial's mean score with the deviation over its splits, and the best score up to each.
+
+    Trials that were pruned have another mark, at the score by which they were, or at the bottom.
 
     Parameters
     ----------
@@ -65,6 +69,16 @@ def history(database: Database, search_id: int, *, most: int = MOST) -> plotly.g
             ),
         ]
     )
+    if found.pruned:
+        figure.add_scatter(
+            x=[trial.number for trial in found.pruned],
+            y=_heights(found, is_score=_compares_scores(database, search_id), least=min(scores)),
+            mode="markers",
+            marker={"symbol": "x-thin", "size": 7, "line": {"color": OTHERS, "width": 1.5}},
+            name="pruned",
+            hovertext=[shown.trial(trial) for trial in found.pruned],
+            hoverinfo="text",
+        )
     if best is not None:
         figure.add_scatter(
             x=[best.number],
@@ -78,3 +92,16 @@ def history(database: Database, search_id: int, *, most: int = MOST) -> plotly.g
     figure.update_xaxes(title_text="trial", rangemode="tozero" if numbers[-1] else "normal")
     figure.update_yaxes(title_text=f"mean test {text(found.metric)}")
     return titled(figure, f"History of {text(found.search.name)}", found.note)
+
+
+def _compares_scores(database: Database, search_id: int) -> bool:
+    pruner = pruner_of(database, search_id)
+    return pruner is None or pruner[1] == SCORE
+
+
+def _heights(found: Drawn, *, is_score: bool, least: float) -> list[float]:
+    """Return where pruned trials are drawn: at the score by which they were, else at the bottom."""
+    return [
+        trial.pruned_value if trial.pruned_value is not None and (is_score or trial.pruned_epoch is None) else least
+        for trial in found.pruned
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from gridfleet.scheduler.figures.trials import Drawn, DrawnTrial
 from gridfleet.scheduler.figures.values import LOG_FROM, is_number, key_of, labels_of
 from gridfleet.scheduler.reports import reader
 from gridfleet.scheduler.reports.tables import metric_of
-from gridfleet.scheduler.reports.whole_trials import WholeTrial, iterate, iterate_params
+from gridfleet.scheduler.reports.whole_trials import WholeTrial, iterate, iterate_params, most_epochs
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.schema import TrialState
 
@@ -116,8 +117,10 @@ def study(database: Database, search_id: int) -> optuna.Study:
     -------
     optuna.Study
         Its direction is ``maximize``, as greater scores are better. Trials that are cancelled or failed are ``FAIL``,
-        queued ones ``WAITING``. User attributes of a trial are ``state``, ``std_test_score``, ``split_test_scores``,
-        ``split_train_scores``, ``seed``, ``error``.
+        queued ones ``WAITING``. Intermediate values are what was compared where poor trials are pruned: after epochs
+        of the first split, and behind those each split that ended. User attributes of a trial are ``state``,
+        ``std_test_score``, ``split_test_scores``, ``split_train_scores``, ``seed``, ``error``, and of a pruned one
+        ``pruned_split``, ``pruned_epoch``, ``pruned_value``.
 
     Raises
     ------
@@ -160,12 +163,25 @@ def frozen_trials(database: Database, search_id: int) -> Iterator[optuna.trial.F
     """Yield the trials of a search as Optuna has them, by number."""
     space = Space.of(lambda: iterate_params(database, search_id))
     distributions = space.distributions()
+    n_epochs = most_epochs(database, search_id)
     for trial in iterate(database, search_id):
-        yield frozen(trial, space, distributions, attributes(trial))
+        yield frozen(trial, space, distributions, attributes(trial), _intermediate_values(trial, n_epochs))
+
+
+def _intermediate_values(trial: WholeTrial, n_epochs: int) -> dict[int, float]:
+    """Return what a trial was compared by: after epochs of its first split, and behind those each split that ended."""
+    return {
+        step or n_epochs + split + 1: math.nan if value is None else value
+        for (split, step), value in trial.reports.items()
+    }
 
 
 def frozen(
-    trial: DrawnTrial | WholeTrial, space: Space, distributions: Mapping[str, Any], user_attrs: Mapping[str, Any]
+    trial: DrawnTrial | WholeTrial,
+    space: Space,
+    distributions: Mapping[str, Any],
+    user_attrs: Mapping[str, Any],
+    intermediate_values: Mapping[int, float] | None = None,
 ) -> optuna.trial.FrozenTrial:
     """Return a trial as Optuna has it."""
     library = optuna_module()
@@ -179,12 +195,17 @@ def frozen(
     if state == states.COMPLETE and trial.mean_test_score is None:
         state = states.FAIL
     params = space.params(trial.params)
+    value = trial.mean_test_score if state == states.COMPLETE else None
+    if state == states.PRUNED and intermediate_values:  # as Optuna itself has it
+        last = intermediate_values[max(intermediate_values)]
+        value = None if math.isnan(last) else last
     made: optuna.trial.FrozenTrial = library.create_trial(
         state=state,
-        value=trial.mean_test_score if state in (states.COMPLETE, states.PRUNED) else None,
+        value=value,
         params=params,
         distributions={name: distributions[name] for name in params},
         user_attrs=dict(user_attrs),
+        intermediate_values=dict(intermediate_values or {}),
     )
     # not Optuna's own time, which is now: and a trial that was cancelled in the queue never started
     started = None if state == states.WAITING else trial.started_at or trial.finished_at
@@ -208,6 +229,9 @@ def attributes(trial: WholeTrial) -> dict[str, Any]:
         "split_train_scores": _in_order(trial.train_scores),
         "mean_fit_time": trial.mean_fit_time,
         "seed": trial.seed,
+        "pruned_split": trial.pruned_split,
+        "pruned_epoch": trial.pruned_epoch,
+        "pruned_value": trial.pruned_value,
         "fit_mode": trial.fit_mode,
         "worker_id": trial.worker_id,
         "error_type": trial.error_type,

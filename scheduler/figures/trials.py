@@ -32,6 +32,9 @@ _COLUMNS = (
     Trial.started_at,
     Trial.finished_at,
     Trial.iter,
+    Trial.pruned_split,
+    Trial.pruned_epoch,
+    Trial.pruned_value,
 )
 
 
@@ -49,6 +52,9 @@ class DrawnTrial:
     started_at: datetime | None
     finished_at: datetime | None
     iter: int | None = None
+    pruned_split: int | None = None
+    pruned_epoch: int | None = None
+    pruned_value: float | None = None
 
     @property
     def place(self) -> tuple[int, float, int]:
@@ -72,6 +78,11 @@ class Drawn:
     def scored(self) -> list[DrawnTrial]:
         """Those with a score, by number."""
         return [trial for trial in self.trials if trial.mean_test_score is not None]
+
+    @property
+    def pruned(self) -> list[DrawnTrial]:
+        """Those that were pruned, by number."""
+        return [trial for trial in self.trials if trial.state == TrialState.PRUNED]
 
     @property
     def is_sample(self) -> bool:
@@ -102,8 +113,10 @@ class Drawn:
         if self.is_sample:
             return f"{len(self.trials):,} of {total}: the best, and a fair sample by number"
         failed = sum(trial.state == TrialState.FAILED for trial in self.trials)
+        pruned = len(self.pruned)
         n_open = sum(trial.finished_at is None for trial in self.trials)
-        facts = [total, f"{failed:,} failed" if failed else "", f"{n_open:,} not done" if n_open else ""]
+        facts = [total, f"{failed:,} failed" if failed else ""]
+        facts += [f"{pruned:,} pruned" if pruned else "", f"{n_open:,} not done" if n_open else ""]
         return ", ".join(filter(None, facts))
 
     def require_scored(self, least: int = 1) -> list[DrawnTrial]:

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from gridfleet.scheduler.proposals import halving as rounds
-from gridfleet.scheduler.proposals.ask import Proposer, Row
+from gridfleet.scheduler.proposals.ask import Proposer, Pruned, Row
 from gridfleet.scheduler.proposals.samplers import Sampler
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import GridfleetError, first_line
@@ -164,7 +164,8 @@ def may_ask(search: Asking, sampler: Sampler, rows: Sequence[Row]) -> bool:
     number = len(rows)
     if number >= search.n_trials:
         return False
-    if not sampler.learns:
+    # a pruner compares with the trials that a proposal may know of, so that they have ended
+    if not sampler.learns and not (search.asks_in_order and search.pruner is not None):
         return True
     if search.asks_in_order:
         return all(row.is_final for row in rows[: max(0, number - search.lookahead + 1)])
@@ -208,4 +209,5 @@ def row_of(row: Any) -> Row:
         # what failed may have a score too, error_score
         score=row.mean_test_score if row.state == TrialState.COMPLETED else None,
         unknown=row.asked_without or (),
+        pruned=Pruned(row.pruned_split, row.pruned_epoch, row.pruned_value) if row.state == TrialState.PRUNED else None,
     )

@@ -107,6 +107,21 @@ SELECT t.number, a.attempt, a.worker_id, a.outcome, a.error
  WHERE s.name = 'pima' AND t.attempt > 1
  ORDER BY t.number, a.attempt;""",
     ),
+    (
+        "Which trials were pruned, when, and against whom",
+        """\
+SELECT t.number, r.split, r.step AS epochs, r.value, r.rank, r.n_compared,
+       (SELECT MAX(o.value)
+          FROM reports o
+          JOIN trials p ON p.id = o.trial_id
+         WHERE p.search_id = t.search_id AND o.split = r.split AND o.step = r.step
+           AND o.reported_at <= r.reported_at) AS best_there
+  FROM reports r
+  JOIN trials t ON t.id = r.trial_id
+  JOIN searches s ON s.id = t.search_id
+ WHERE s.name = 'pima' AND r.decision = 'pruned'
+ ORDER BY t.number;""",
+    ),
 )
 
 

@@ -20,6 +20,7 @@ from gridfleet.scheduler.reports.causes import by_cause
 from gridfleet.scheduler.reports.fair_sample import sampled
 from gridfleet.scheduler.reports.fold_scores import fold_scores, lead
 from gridfleet.scheduler.reports.param_values import hyperparameters
+from gridfleet.scheduler.reports.pruning import pruned_facts
 from gridfleet.scheduler.reports.trial_table import Condition, Order, TrialChoice, trial_page
 from gridfleet.scheduler.reports.where_time_went import where_time_went
 from gridfleet.storage.database.connection import Database
@@ -122,6 +123,7 @@ def values_of(database: Database, search: reader.SearchSummary, asked: QueryPara
         "failures": failures,
         "spent": lambda: where_time_went(database, search.id, search.n_trials),
         "training": lambda: tables.training_facts(trial_reader.fit_modes(database, search.id, among=sample)),
+        "pruned": lambda: pruned_facts(database, search.id, n_pruned=progress().pruned),
         "reused": lambda: tables.reused_facts(search, trial_reader.reused(database, search.id)),
         "best_model": lambda: _best_model(database, search.id),
         "peak_memory_mb": lambda: trial_reader.peak_memory_mb(database, search.id),

@@ -13,6 +13,7 @@ from gridfleet.scheduler.reports import tables, trial_reader
 from gridfleet.scheduler.reports.causes import cause
 from gridfleet.scheduler.reports.fold_scores import fold_scores
 from gridfleet.scheduler.reports.one_trial import trial_and_splits
+from gridfleet.scheduler.reports.pruning import how_pruned, reports_of
 from gridfleet.scheduler.reports.where_time_went import PARTS
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.plain import plain_lines
@@ -30,6 +31,7 @@ def _trial(request: Request) -> Response:
     number = asked_number(request, search)
     trial, splits = trial_and_splits(database, search, number)
     parts = {part: getattr(trial, f"{part}_time") for part in PARTS}
+    reports = reports_of(database, trial.id)
     error = None if trial.error is None else plain_lines(trial.error.strip())
     return render(
         request,
@@ -41,6 +43,8 @@ def _trial(request: Request) -> Response:
         is_best=_is_best(database, search.id, number),
         scores=fold_scores(database, search.id, [number]),
         splits=splits,
+        reports=reports,
+        pruned=how_pruned(trial, reports),
         parts={part: seconds for part, seconds in parts.items() if seconds is not None},
         attempts=trial_reader.attempts(database, search.id, number=number)[-MAX_ATTEMPTS:],
         warnings=_warnings(database, trial.id),

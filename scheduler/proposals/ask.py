@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,23 @@ from gridfleet.storage.spaces import Choice, Dimension, Quantile, Real, Space, W
 MAX_AGAIN = 16
 #: What the choice of a branch is called in a study.
 BRANCH = "(branch)"
+#: More than any split has, so that steps of a study are in their order.
+EPOCHS_OF_A_SPLIT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Where a trial was pruned: in a split after an epoch, or at its end (None), with the value of then."""
+
+    split: int | None
+    epoch: int | None
+    value: float | None
+
+    @property
+    def step(self) -> int:
+        """Return the step of a study: later ones are of trials that came further."""
+        ended = 0 if self.split is None else self.split + (self.epoch is None)
+        return ended * EPOCHS_OF_A_SPLIT + (self.epoch or 0)
 
 
 @dataclass(frozen=True)
@@ -39,12 +57,15 @@ class Row:
         Its mean score; None: it has none.
     unknown : collection of int
         The numbers of earlier trials whose results its proposal did not know.
+    pruned : Pruned or None
+        Where it was pruned; None: it was not.
     """
 
     sample: Mapping[str, Any]
     is_final: bool = False
     score: float | None = None
     unknown: Collection[int] = field(default=())
+    pruned: Pruned | None = None
 
 
 def seed_of(seed: int, number: int, again: int = 0) -> int:
@@ -142,10 +163,21 @@ class Proposer:
             if number in self._told or number in unknown or not row.is_final:
                 continue
             self._told.add(number)
-            if row.score is None:
+            if row.pruned is not None:
+                self._tell_pruned(self._in_study[number], row.pruned)
+            elif row.score is None:
                 self._study.tell(self._in_study[number], state=TrialState.FAIL)
             else:
                 self._study.tell(self._in_study[number], row.score)
+
+    def _tell_pruned(self, in_study: int, pruned: Pruned) -> None:
+        from optuna.trial import TrialState
+
+        # of the storage itself: an object for it would ask the sampler for this trial once more
+        trial_id = self._study.get_trials(deepcopy=False)[in_study]._trial_id
+        value = math.nan if pruned.value is None else pruned.value
+        self._study._storage.set_trial_intermediate_value(trial_id, pruned.step, value)
+        self._study.tell(in_study, state=TrialState.PRUNED)
 
     def _ask(self, number: int) -> dict[str, Any] | None:
         from optuna.trial import TrialState

@@ -29,6 +29,7 @@ def searches(database: Database, *, limit: int, **only: Any) -> list[dict[str, A
                 "total": search.n_trials,
                 "completed": trials.scored,
                 "failed": trials.failed,
+                "pruned": trials.pruned,
                 "done": trials.done,
                 "best_score": trials.best_score,
                 "tags": tags.get(search.id, {}),

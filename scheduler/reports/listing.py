@@ -33,6 +33,10 @@ def print_searches(database: Database, *, limit: int, wide: bool = False, **only
     counts = reader.count_trials(database, ids)
     header = ["search", "state", "scored", "failed", "best", "submitted"]
     rows = [_listed(search, counts.get(search.id, reader.TrialCounts())) for search in searches]
+    if any(trials.pruned for trials in counts.values()):  # few searches have any, and a line has 80 columns
+        header.insert(4, "pruned")
+        for search, row in zip(searches, rows, strict=True):
+            row.insert(4, str(counts.get(search.id, reader.TrialCounts()).pruned))
     if wide:
         tags = tags_of(database, ids)
         header += ["metric", "strategy", "submitted at", "by", "id", "tags"]

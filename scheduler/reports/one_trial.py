@@ -13,6 +13,7 @@ from gridfleet.scheduler.reports.as_json import attempt
 from gridfleet.scheduler.reports.attempts import lines
 from gridfleet.scheduler.reports.figures import score, with_deviation
 from gridfleet.scheduler.reports.plain import plain, plain_lines
+from gridfleet.scheduler.reports.pruning import REPORT_COLUMNS, how_pruned, reports_of
 from gridfleet.scheduler.reports.tables import console, table
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import TrialNotFoundError
@@ -42,8 +43,16 @@ def print_trial(database: Database, name: str | int, number: int) -> None:
     trial, splits = trial_and_splits(database, search, number)
     out = console()
     out.print(Text(f"{plain(search.name)}, trial {number}: {plain(trial.state)}", style="bold"))
-    for label, fact in _facts(trial):
+    reports = reports_of(database, trial.id)
+    pruned = how_pruned(trial, reports)
+    for label, fact in [*_facts(trial), *([] if pruned is None else [("pruned", pruned)])]:
         out.print(Text(f"  {label:<12} {plain(fact)}"))
+    if reports:
+        rows = [
+            [one.split, one.step or "end", score(one.value), one.rank, one.n_compared + 1, one.decision]
+            for one in reports
+        ]
+        out.print(table(["split", "epochs", "value", "rank", "of", "decision"], rows))
     if splits:
         header = ["split", "metric", "test_score", "train_score", "fit_time", "score_time"]
         rows = [
@@ -82,6 +91,9 @@ TRIAL_COLUMNS = (
     "error_type",
     "error",
     "seed",
+    "pruned_split",
+    "pruned_epoch",
+    "pruned_value",
 )
 SPLIT_COLUMNS = (
     "split",
@@ -103,6 +115,9 @@ def trial_as_json(database: Database, name: str | int, number: int) -> dict[str,
         "search": search.name,
         **{column: getattr(trial, column) for column in TRIAL_COLUMNS},
         "split_scores": [{column: getattr(one, column) for column in SPLIT_COLUMNS} for one in splits],
+        "reports": [
+            {column: getattr(one, column) for column in REPORT_COLUMNS} for one in reports_of(database, trial.id)
+        ],
         "attempts": [attempt(one) for one in trial_reader.iterate_attempts(database, search.id, number=number)],
     }
 

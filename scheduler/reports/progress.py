@@ -126,7 +126,12 @@ def describe(progress: Progress, seconds_left: float | None = None) -> str:
 def _counts(progress: Progress) -> list[str]:
     """Return the state where it says more than the counts, and what was not scored."""
     counts = [] if progress.state in USUAL else [described(progress.state)]
-    beside = {"running": progress.running, "failed": progress.failed, "cancelled": progress.cancelled}
+    beside = {
+        "running": progress.running,
+        "failed": progress.failed,
+        "pruned": progress.pruned,
+        "cancelled": progress.cancelled,
+    }
     return counts + [f"{n:,} {state}" for state, n in beside.items() if n]
 
 

@@ -150,12 +150,13 @@ class WaitingForPython:
 
 @dataclass(frozen=True, slots=True)
 class TrialCounts:
-    """How many trials of a search are in a final state, were scored, and failed, and the best mean score."""
+    """How many trials of a search are in a final state, were scored, failed or were pruned, and the best score."""
 
     done: int = 0
     scored: int = 0
     failed: int = 0
     best_score: float | None = None
+    pruned: int = 0
 
 
 #: Ids are integers of 64 bits in SQL.
@@ -393,17 +394,20 @@ def _sorted_by(sort: str) -> list[Any]:
 def count_trials(database: Database, search_ids: Sequence[int]) -> dict[int, TrialCounts]:
     """Count the trials of several searches, by their ids, in one query."""
     # not those that were scored, which are the most: each is one of `n_trials`
-    is_open, failed = _count_of(OPEN_STATES), _count_of((TrialState.FAILED,))
+    is_open, failed, pruned = (
+        _count_of(states) for states in (OPEN_STATES, (TrialState.FAILED,), (TrialState.PRUNED,))
+    )
     query = select(
         Search.id,
         (N_STORED - is_open).label("done"),
-        (N_STORED - is_open - failed - _count_of((TrialState.PRUNED, TrialState.CANCELLED))).label("scored"),
+        (N_STORED - is_open - failed - pruned - _count_of((TrialState.CANCELLED,))).label("scored"),
         failed.label("failed"),
+        pruned.label("pruned"),
         best_first(Search.id).with_only_columns(Trial.mean_test_score).limit(1).scalar_subquery().label("best_score"),
     ).where(Search.id.in_(search_ids))
     with database.read() as connection:
         rows = connection.execute(query).all()
-    return {row.id: TrialCounts(row.done, row.scored, row.failed, row.best_score) for row in rows}
+    return {row.id: TrialCounts(row.done, row.scored, row.failed, row.best_score, row.pruned) for row in rows}
 
 
 def _count_of(states: Sequence[TrialState]) -> Any:

@@ -19,6 +19,7 @@ from gridfleet.scheduler.reports.fair_sample import sampled
 from gridfleet.scheduler.reports.figures import ago, count, metric, params, rounded, score, time, with_deviation
 from gridfleet.scheduler.reports.plain import plain, plain_lines
 from gridfleet.scheduler.reports.progress import MIN_NAME_WIDTH, shortened
+from gridfleet.scheduler.reports.pruning import pruned_facts
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.halving import NAME as HALVING
 from gridfleet.storage.halving import Halving
@@ -59,7 +60,7 @@ def print_rooms(rooms: Sequence[SearchRoom]) -> None:
                     room.scores,
                     room.attempts,
                     room.model,
-                    room.trials + room.warnings,
+                    room.trials + room.warnings + room.reports,
                     room.freed,
                 )
             ),
@@ -104,6 +105,8 @@ def print_report(database: Database, name: str | int) -> None:
         out.print(Text(f"  {'best model':<12} {plain(best_model_fact(refit))}"))
     for fact in reused_facts(search, trial_reader.reused(database, search.id)):
         out.print(Text(f"  {'reused':<12} {plain(fact)}"))
+    for fact in pruned_facts(database, search.id, n_pruned=progress.pruned):
+        out.print(Text(f"  {'pruned':<12} {fact}"))
     sample = sampled(search.id, search.n_trials)
     of_sample = "" if sample is None else f" (of {count(len(sample), 'trial')} drawn by lot)"
     for fact in training_facts(trial_reader.fit_modes(database, search.id, among=sample)):

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.schema import SplitScore, Trial
+from gridfleet.storage.schema import Report, SplitScore, Trial
 
 #: Trials read at once, each time in a transaction of its own: who writes them somewhere may take an hour.
 ROWS = 500
@@ -31,13 +31,20 @@ _COLUMNS = (
     Trial.fit_mode,
     Trial.error_type,
     Trial.error,
+    Trial.pruned_split,
+    Trial.pruned_epoch,
+    Trial.pruned_value,
 )
+_REPORTS = (Report.trial_id, Report.split, Report.step, Report.value)
 _SCORES = (SplitScore.trial_id, SplitScore.split, SplitScore.metric, SplitScore.test_score, SplitScore.train_score)
 
 
 @dataclass(frozen=True, slots=True)
 class WholeTrial:
-    """A trial as the table ``trials`` has it, and its scores: by metric, those of each split."""
+    """A trial as the table ``trials`` has it, its scores by metric and split, and what it was compared by.
+
+    The latter by split and step, as the table ``reports`` has it.
+    """
 
     id: int
     number: int
@@ -54,8 +61,12 @@ class WholeTrial:
     fit_mode: str | None
     error_type: str | None
     error: str | None
+    pruned_split: int | None = None
+    pruned_epoch: int | None = None
+    pruned_value: float | None = None
     test_scores: dict[str, dict[int, float | None]] = field(default_factory=dict)
     train_scores: dict[str, dict[int, float | None]] = field(default_factory=dict)
+    reports: dict[tuple[int, int], float | None] = field(default_factory=dict)
 
 
 def iterate(database: Database, search_id: int) -> Iterator[WholeTrial]:
@@ -72,10 +83,20 @@ def iterate(database: Database, search_id: int) -> Iterator[WholeTrial]:
                 trial.test_scores.setdefault(row.metric, {})[row.split] = row.test_score
                 if row.train_score is not None:
                     trial.train_scores.setdefault(row.metric, {})[row.split] = row.train_score
+            reports = select(*_REPORTS).where(Report.trial_id.in_(by_id)).order_by(*_REPORTS[:3])
+            for trial_id, split, step, value in connection.execute(reports):
+                by_id[trial_id].reports[split, step] = value
         yield from trials
         if len(trials) < ROWS:
             return
         last = trials[-1].number
+
+
+def most_epochs(database: Database, search_id: int) -> int:
+    """Return after how many epochs of a split one of a search's trials was compared, at most; 0: none was."""
+    of_search = select(func.max(Report.step)).join(Trial, Trial.id == Report.trial_id)
+    with database.read() as connection:
+        return connection.execute(of_search.where(Trial.search_id == search_id)).scalar() or 0
 
 
 def iterate_params(database: Database, search_id: int) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,6 +62,8 @@ class _Finished:
 
     candidates: Candidates
     cv_results: dict[str, Any]
+    #: numbers of trials that were pruned
+    pruned: Collection[int] = ()
 
     @property
     def metric(self) -> str:
@@ -232,7 +234,7 @@ class SearchHandle(Plots):
     def best_index_(self) -> int:
         """Number of the best trial."""
         finished = self._finished()
-        return scores.best_index(finished.cv_results, finished.candidates)
+        return scores.best_index(finished.cv_results, finished.candidates, finished.pruned)
 
     @property
     def best_params_(self) -> dict[str, Any]:
@@ -567,7 +569,11 @@ class SearchHandle(Plots):
             self._require_finished(summary)
             candidates = self._candidates(summary)
             rows = self._rows(summary, candidates)
-            self._finished_results = _Finished(candidates, scores.cv_results(rows, candidates, summary.n_splits))
+            self._finished_results = _Finished(
+                candidates,
+                scores.cv_results(rows, candidates, summary.n_splits),
+                scores.pruned_numbers(rows, summary.n_splits),
+            )
         return self._finished_results
 
     def _require_finished(self, summary: reader.SearchSummary) -> None:

@@ -110,6 +110,8 @@ def _tags(raw: dict[Any, Any]) -> dict[str, str]:
 
 #: What only halving searches have, as scikit-learn calls it.
 HALVING_KEYS = ("n_candidates", "factor", "resource", "min_resources", "max_resources", "aggressive_elimination")
+#: Keys that are arguments of `OptunaSearchCV`.
+OF_PROPOSALS = ("n_trials", "sampler", "lookahead", "pruner", "monitor", "min_resource")
 
 
 class SearchFile(BaseModel):
@@ -158,6 +160,15 @@ class SearchFile(BaseModel):
     )
     aggressive_elimination: StrictBool | None = Field(
         None, description="Whether the first rounds stay small until the last has fewer candidates than factor."
+    )
+    pruner: StrictStr | dict[str, Any] | None = Field(
+        None, description="What stops poor ones, as in asha or {name: asha, reduction_factor: 3}; default: nothing."
+    )
+    monitor: StrictStr | None = Field(
+        None, description="What they are compared by between epochs, as in val_loss; default score."
+    )
+    min_resource: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="Epochs before they are compared first; default 1."
     )
     space: Annotated[
         list[dict[str, Annotated[Any, AfterValidator(parse_values)]]],
@@ -230,7 +241,7 @@ class SearchFile(BaseModel):
 
     def _check_proposals(self) -> None:
         if self.strategy != "optuna":
-            for key in ("n_trials", "sampler", "lookahead"):
+            for key in OF_PROPOSALS:
                 if getattr(self, key) is not None:
                     raise _problem((key,), "is for `strategy: optuna`")
             return

@@ -14,7 +14,7 @@ from gridfleet.scheduler.halving_search_cv import HalvingGridSearchCV, HalvingRa
 from gridfleet.scheduler.optuna_search_cv import OptunaSearchCV
 from gridfleet.scheduler.search_cv import GridSearchCV, RandomizedSearchCV
 from gridfleet.scheduler.search_file.data import DataFile, read_data
-from gridfleet.scheduler.search_file.description import HALVING_KEYS, SearchFile
+from gridfleet.scheduler.search_file.description import HALVING_KEYS, OF_PROPOSALS, SearchFile
 from gridfleet.scheduler.search_file.model import import_model
 from gridfleet.scheduler.submission.checks import PASSED_BY_WRAPPER, known_names, unknown_argument
 from gridfleet.storage.errors import InvalidSearchError
@@ -200,7 +200,7 @@ def _search(described: SearchFile, estimator: Any) -> AnySearch:
         return GridSearchCV(estimator, spaces, **common)
     if described.strategy == "optuna":
         del common["reuse"]
-        given = {"n_trials": described.n_trials, "sampler": described.sampler, "lookahead": described.lookahead}
+        given = {name: getattr(described, name) for name in OF_PROPOSALS}
         common |= {name: value for name, value in given.items() if value is not None}
         return OptunaSearchCV(estimator, spaces, random_state=described.random_state, **common)
     if described.strategy.startswith("halving"):

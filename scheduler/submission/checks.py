@@ -14,6 +14,7 @@ import scipy.sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
+from gridfleet.scheduler.proposals.pruners import check_pruned
 from gridfleet.scheduler.submission.keras_models import check_keras_models
 from gridfleet.scheduler.submission.request import SearchRequest, halves, proposes
 from gridfleet.scheduler.submission.users_line import users_stacklevel
@@ -217,6 +218,27 @@ def warn_unused_params(estimator: Any, candidates: Sequence[dict[str, Any]]) -> 
                     UserWarning,
                     stacklevel=users_stacklevel(),
                 )
+
+
+def check_pruning(request: SearchRequest) -> None:
+    """Make sure that a search with a pruner has something that it can compare.
+
+    Raises
+    ------
+    InvalidSearchError
+        As `check_pruned`.
+    """
+    proposals = request.proposals
+    if proposals is None or proposals.pruner is None:
+        return
+    names = [name for branch in proposals.given.space.branches for name in branch]
+    check_pruned(
+        proposals.pruner,
+        proposals.monitor,
+        estimator=request.estimator,
+        names=names,
+        n_splits=len(request.splits),
+    )
 
 
 def check_finite(request: SearchRequest) -> None:

@@ -12,6 +12,7 @@ from gridfleet.scheduler.proposals.spaces import examples
 from gridfleet.scheduler.submission.by_reference import References
 from gridfleet.storage.halving import Halving
 from gridfleet.storage.params import params_to_json
+from gridfleet.storage.pruner import SCORE, Pruner
 from gridfleet.storage.spaces import GivenSpace
 
 
@@ -33,6 +34,10 @@ class Proposals:
         Whether proposal n knows exactly the results of 0 to n - lookahead.
     lookahead : int
         How many may be open beside each other.
+    pruner : Pruner, default=None
+        What stops poor ones; None: nothing.
+    monitor : str, default="score"
+        What they are compared by between epochs.
     """
 
     given: GivenSpace
@@ -41,6 +46,8 @@ class Proposals:
     seed: int
     asks_in_order: bool
     lookahead: int
+    pruner: Pruner | None = None
+    monitor: str = SCORE
 
     @property
     def examples(self) -> list[Any]:
@@ -58,6 +65,8 @@ class Proposals:
             "lookahead": self.lookahead,
             "n_asked": 0,
             "optuna_version": metadata.version("optuna"),
+            "pruner": None if self.pruner is None else self.pruner.to_json(),
+            "monitor": None if self.pruner is None else self.monitor,
         }
 
 

@@ -207,7 +207,7 @@ class _Comparison:
             spaces = (found.space for found in (self._load("candidates", "combinations"), self._asked.candidates))
             there, here = ((one.space.to_json(), list(one.objects)) for one in spaces if one is not None)
             _compare("param_distributions", there, here, values=(_Shown("…"), _Shown("…")))
-        for column in ("sampler", "n_trials", "lookahead"):
+        for column in ("sampler", "n_trials", "lookahead", "pruner", "monitor"):
             self._compare_column(column, column)
         # without a seed one was drawn for it, and another one now
         if self._stored.asks_in_order or self._asked.columns["asks_in_order"]:

@@ -135,6 +135,7 @@ def store(
     checks.check_name(name)
     check_keras_models(request.estimator, request.candidates)
     checks.check_params(request.estimator, request.candidates)
+    checks.check_pruning(request)
     checks.check_finite(request)
     checks.warn_unused_params(request.estimator, request.candidates)
     warn_of_seed(request.estimator, request.candidates)

@@ -48,6 +48,8 @@ class Claim:
     seed: int | None = None
     lookahead: int | None = None
     asks_in_order: bool | None = None
+    pruner: str | None = None
+    monitor: str | None = None
     sample: Any = None
 
 
@@ -68,6 +70,12 @@ _END_LEASE = delete(Lease).where(Lease.trial_id == bindparam("wanted_id"), Lease
 def is_held(trial_id: Any, token: Any) -> Any:
     """Return the condition that a trial is running and held with this token."""
     return and_(Trial.id == trial_id, Trial.state == TrialState.RUNNING, Trial.token == token)
+
+
+#: Finds a trial that is held, and locks it, so that nobody takes it back while something of it is written.
+LOCK_HELD = (
+    select(Trial.id).where(is_held(bindparam("wanted_id"), bindparam("holder_token"))).with_for_update(key_share=True)
+)
 
 
 def update_held(trial_id: Any, token: Any) -> Update:

@@ -41,6 +41,7 @@ class Asking:
     n_asked: int
     n_splits: int
     refit_metric: str
+    pruner: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,16 @@ class RoundTrial:
 
 _ASKING = select(*(getattr(Search, name) for name in Asking.__slots__)).order_by(Search.id)
 _PROPOSED = (
-    select(Trial.number, Trial.sample, Trial.state, Trial.mean_test_score, Trial.asked_without)
+    select(
+        Trial.number,
+        Trial.sample,
+        Trial.state,
+        Trial.mean_test_score,
+        Trial.asked_without,
+        Trial.pruned_split,
+        Trial.pruned_epoch,
+        Trial.pruned_value,
+    )
     .where(Trial.search_id == bindparam("wanted_id"), Trial.number >= bindparam("first_number"))
     .order_by(Trial.number)
 )
@@ -141,7 +151,7 @@ def asking(database: Database) -> list[Asking]:
 
 
 def proposed(database: Database, search_id: int, *, first: int = 0) -> Sequence[Row[Any]]:
-    """Return what proposals depend on: sample, state, score and asked_without of a search's trials, by number.
+    """Return what proposals depend on: sample, state, score, asked_without, where a trial was pruned; by number.
 
     Those before `first` are left out.
     """

@@ -51,7 +51,7 @@ from gridfleet.storage.trial_results import (
     warning_row,
 )
 from gridfleet.storage.trials import claims, handed_back
-from gridfleet.storage.trials.held import Claim, Held, end_lease, is_held, is_still_expired, update_held
+from gridfleet.storage.trials.held import LOCK_HELD, Claim, Held, end_lease, is_still_expired, update_held
 
 #: Seconds before a trial is tried again after its first, second, third … failure: 0, 10, 30, 70 …
 BACKOFF_S = 10
@@ -175,10 +175,6 @@ def put_off_deadlines(database: Database, *, by_s: float) -> None:
         )
 
 
-# locked, so that nobody takes it back while its scores are written
-_IS_HELD = (
-    select(Trial.id).where(is_held(bindparam("wanted_id"), bindparam("holder_token"))).with_for_update(key_share=True)
-)
 _RECORD = (
     update_held(bindparam("wanted_id"), bindparam("holder_token"))
     .values(
@@ -256,10 +252,12 @@ def _record(
     state, outcome = TrialState.COMPLETED, Outcome.COMPLETED
     if result.error is not None:
         state, outcome = TrialState.FAILED, Outcome.FAILED
+    elif result.pruned is not None:
+        state, outcome = TrialState.PRUNED, Outcome.PRUNED
     with database.write() as connection:
         started = time.perf_counter()
         own = {"wanted_id": held.trial_id, "holder_token": held.token}
-        if connection.execute(_IS_HELD, own).first() is None:
+        if connection.execute(LOCK_HELD, own).first() is None:
             return False, None
         end_lease(connection, held)
         insert_all(connection, SplitScore, [split_row(held.trial_id, split) for split in result.splits])

@@ -24,6 +24,7 @@ def _run_as_a_script(page: str, name: str) -> subprocess.CompletedProcess[str]:
     for was, now in (
         ("epochs=100", "epochs=1"),
         ("cv=3", "cv=2"),
+        ("n_trials=30", "n_trials=5"),
         ("n_samples=400", "n_samples=80"),
         ("[8, 12]", "[8]"),
         ("n_jobs=-1", "n_jobs=1"),
@@ -67,7 +68,9 @@ def test_the_readme_s_script_and_its_commands_work(embedded_home: Path, capsys: 
 
 @pytest.mark.complete  # as the one of the README
 def test_the_block_of_the_page_on_searches_works(embedded_home: Path) -> None:
-    assert "'C':" in _run_as_a_script("docs/searches.md", "learned").stdout
+    done = _run_as_a_script("docs/searches.md", "learned")
+    assert "'C':" in done.stdout
+    assert "raced: " in done.stderr
 
 
 @pytest.mark.complete  # its two searches are like those of other tests

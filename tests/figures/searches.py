@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy import insert, update
 
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.params import params_digest, params_to_json
-from gridfleet.storage.schema import Curve, Search, SplitScore, Trial
+from gridfleet.storage.schema import Curve, Report, Search, SplitScore, Trial
 from gridfleet.storage.settings import Settings
 from tests.stored_searches import claim, record, store_search, switch_triggers_off
 
@@ -41,9 +41,13 @@ def store(
     metrics: Sequence[str] = ("score",),
     state: str = "completed",
     with_curves: bool = False,
+    pruned: Mapping[int, tuple[int, int | None, float | None]] | None = None,
     **columns: Any,
 ) -> int:
-    """Store a search whose trials are all in one state, those without a score failed. Returns its id."""
+    """Store a search whose trials are all in one state, those without a score failed. Returns its id.
+
+    Those in `pruned` were: in a split, after epochs of it or at its end, with a value.
+    """
     search_id = store_search(settings, database, name, [{"n": 0}])
     rows: list[dict[str, Any]] = []
     for number, (params, score) in enumerate(trials):
@@ -71,6 +75,11 @@ def store(
                 "error": "ValueError: =cmd <script>alert(1)</script>" if score is None and not is_open else None,
             }
         )
+    for number, (split, epoch, value) in (pruned or {}).items():
+        where = {"pruned_split": split, "pruned_epoch": epoch, "pruned_value": value}
+        rows[number] |= {"state": "pruned", "error": None, "error_type": None, **where}
+    for row in rows:
+        row |= {"pruned_split": None, "pruned_epoch": None, "pruned_value": None, **row}
     with database.write() as connection:
         switch_triggers_off(connection)
         connection.execute(Trial.__table__.delete().where(Trial.search_id == search_id))
@@ -109,6 +118,13 @@ def store(
                     for metric in ("loss", "val_loss", "accuracy")
                 ],
             )
+        for number, (split, epoch, value) in (pruned or {}).items():
+            place = {"trial_id": ids[number], "split": split, "step": epoch or 0}
+            found = {"value": value, "n_compared": 5, "rank": None if value is None else 4, "decision": "pruned"}
+            connection.execute(insert(Report), {**place, **found})
+            if epoch is not None and with_curves:
+                curve = {"trial_id": ids[number], "split": 0, "metric": "loss", "values": [0.9] * epoch}
+                connection.execute(insert(Curve), curve)
         connection.execute(
             update(Search)
             .where(Search.id == search_id)
@@ -174,6 +190,13 @@ def kinds_of_searches() -> dict[str, dict[str, Any]]:
         },
         "equal": {"trials": [({"C": n, "k": n % 2}, 0.5) for n in range(4)]},
         "keras": {"trials": [({"C": n, "k": n % 2}, n / 9) for n in range(8)], "with_curves": True},
+        "pruned": {
+            "trials": [({"C": n, "k": n % 2}, None if n in (3, 5, 6) else n / 9) for n in range(8)],
+            "with_curves": True,
+            "pruned": {3: (0, 3, 0.2), 5: (1, None, 0.3), 6: (0, 1, None)},
+            "pruner": '{"name":"asha","min_resource":1}',
+            "monitor": "score",
+        },
         "running": {"trials": [({"C": n, "k": n % 2}, None) for n in range(4)], "state": "running"},
         "queued": {"trials": [({"C": n}, None) for n in range(4)], "state": "queued"},
         "cancelled": {"trials": [({"C": n}, None) for n in range(4)], "state": "cancelled"},

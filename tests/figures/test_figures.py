@@ -55,6 +55,7 @@ DRAWN = {
     "some-failed": set(FIGURES) - {"curves", "timeline"},
     "one-hyperparameter": set(FIGURES) - {"curves", "timeline", "importances", "heatmap", "rank"},
     "keras": set(FIGURES) - {"timeline"},
+    "pruned": set(FIGURES) - {"timeline"},
     "forty": set(FIGURES) - {"curves", "timeline"},
     "odd-values": set(FIGURES) - {"curves", "timeline"},
     "negative": set(FIGURES) - {"curves", "timeline"},
@@ -257,3 +258,18 @@ def test_hostile_texts_are_shown_as_they_are() -> None:
     assert hostile.title == "&lt;script&gt;alert(1)&lt;/script&gt;"
     assert hostile.shown[1] == "&lt;img src=x onerror=alert(1)&gt;"
     assert hostile.shown[7] == "\\x1b[31mred\\x1b[0m"
+
+
+def test_pruned_trials_have_another_mark(database_settings: Settings, database: Database) -> None:
+    search_id = store(database_settings, database, "pruned", **kinds_of_searches()["pruned"])
+
+    of_history = {trace.name: trace for trace in history(database, search_id).data}["pruned"]
+    of_curves = [trace for trace in curves(database, search_id).data if trace.name == "pruned"]
+
+    assert (list(of_history.x), list(of_history.y)) == ([3, 5, 6], [0.2, 0.3, 0.0])
+    assert of_history.marker.symbol == "x-thin"
+    assert of_history.hovertext[0].startswith("trial 3: pruned after 3 epochs of split 0, with 0.2000")
+    assert of_history.hovertext[1].startswith("trial 5: pruned at the end of split 1, with 0.3000")
+    assert [list(trace.y) for trace in of_curves] == [[0.9] * 3, [0.9]]
+    assert [trace.marker.size[-1] for trace in of_curves] == [7, 7]
+    assert "3 pruned" in history(database, search_id).layout.title.subtitle.text

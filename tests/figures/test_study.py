@@ -49,8 +49,23 @@ def test_each_kind_of_search_becomes_a_study(database_settings: Settings, databa
 
         assert len(made.trials) == len(search["trials"])
         for trial, (params, score) in zip(made.trials, search["trials"], strict=True):
-            assert trial.value == score, kind
+            if trial.state != STATES.PRUNED:
+                assert trial.value == score, kind
             assert trial.params.keys() == params.keys(), kind
+
+
+def test_a_pruned_trial_has_what_it_was_compared_by(database_settings: Settings, database: Database) -> None:
+    search = kinds_of_searches()["pruned"]
+
+    made = study(database, store(database_settings, database, "pruned", **search))
+
+    pruned = {trial.number: trial for trial in made.trials if trial.state == STATES.PRUNED}
+    assert {number: trial.value for number, trial in pruned.items()} == {3: 0.2, 5: 0.3, 6: None}
+    assert pruned[3].intermediate_values == {3: 0.2}
+    assert pruned[5].intermediate_values == {5: 0.3}, "behind the most epochs, 3, and the split before"
+    assert list(pruned[6].intermediate_values) == [1]
+    assert pruned[3].user_attrs["pruned_epoch"] == 3
+    assert made.best_trial.number == 7
 
 
 def test_values_of_hyperparameters_stay_apart(database_settings: Settings, database: Database) -> None:

@@ -13,6 +13,8 @@ import pytest
 from gridfleet.scheduler.page import sparkline
 from gridfleet.storage import workers
 from gridfleet.storage.database.connection import Database
+from gridfleet.storage.settings import Settings
+from tests.figures.searches import kinds_of_searches, store
 from tests.page.conftest import Page
 from tests.shown_searches import ShownTrial, store_shown
 from tests.stored_searches import TRACEBACK, store_pima
@@ -206,6 +208,21 @@ def test_a_trial_shows_its_attempts_its_traceback_and_the_lines_that_build_it(
     assert "signal 9 (SIGKILL)" in tried_twice
     assert "0.7500 ± 0.0156" in tried_twice
     assert "the best of its search" in tried_twice
+
+
+def test_pruned_trials_are_counted_and_each_says_where_and_against_how_many(
+    database_settings: Settings, database: Database, page: Page
+) -> None:
+    store(database_settings, database, "raced", **kinds_of_searches()["pruned"])
+
+    of_search, of_trial = page.get("/searches/raced"), page.get("/searches/raced/trials/3")
+
+    assert "5/8 scored, 3 pruned" in of_search
+    assert "<dt>Pruned</dt><dd>1 trial after 3 epochs of split 0</dd>" in of_search
+    assert "3 pruned" in page.get("/")
+    assert "Pruned after 3 epochs of split 0, with 0.2000, place 4 of 6." in of_trial
+    assert '<td class="number">4</td><td class="number">6</td><td>pruned</td>' in of_trial
+    assert "data-figure" in of_trial
 
 
 def test_a_comparison_shows_what_differs_and_nothing_of_one_search(database: Database, page: Page) -> None:

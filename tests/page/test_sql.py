@@ -14,7 +14,7 @@ import pytest
 from gridfleet.scheduler.page.documented import QUERIES, queries_about
 from tests.docs.test_sql_docs import EXAMPLES
 from tests.faults.support import wait_for
-from tests.stored_searches import store_pima
+from tests.stored_searches import prune_two, store_pima
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c"
 
@@ -26,7 +26,7 @@ def cells(shown: str) -> list[list[str]]:
 
 def test_the_documented_queries_are_those_of_the_docs_and_run(database_settings, database, page) -> None:
     assert list(QUERIES) == [(title, query) for title, query, _ in EXAMPLES]
-    store_pima(database_settings, database)
+    prune_two(database, store_pima(database_settings, database))
 
     links = re.findall(r'<a href="(/sql\?q=[^"]*)"', page.get("/sql"))
 

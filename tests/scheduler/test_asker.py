@@ -19,6 +19,7 @@ from gridfleet.storage import searches
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.halving import Halving
 from gridfleet.storage.settings import Settings
+from gridfleet.storage.trial_results import PrunedResult, TrialResult
 from gridfleet.storage.trials import claims, queue, transitions
 from gridfleet.storage.trials.held import Held
 from gridfleet.storage.trials.proposed import proposed
@@ -161,6 +162,48 @@ def test_a_sampler_that_learns_nothing_waits_for_nothing(
     store_asking(database, n_trials=9, sampler=json.dumps({"name": sampler}))
 
     assert new_asker().ask_all() == 9
+
+
+def test_with_a_pruner_and_a_seed_trials_wait_for_those_that_they_are_compared_with(
+    database: Database, new_asker: Callable[[], Asker]
+) -> None:
+    facts = {
+        "n_trials": 9,
+        "lookahead": 3,
+        "sampler": '{"name":"random"}',
+        "pruner": '{"name":"asha","min_resource":1}',
+    }
+    search = store_asking(database, **facts)
+    store_asking(database, **facts, asks_in_order=False)
+
+    assert new_asker().ask_all() == 3 + 9
+
+    assert [row.asked_without for row in proposed(database, search.id)] == [[], [], []]
+    evaluate_one(database, search, last=True)
+    assert new_asker().ask_all() == 0
+    evaluate_one(database, search)
+    assert new_asker().ask_all() == 1
+
+
+def test_a_sampler_learns_from_where_a_trial_was_pruned(database: Database, new_asker: Callable[[], Asker]) -> None:
+    def pruned_at(epoch: int) -> Any:
+        search = learning(database, n_trials=4, lookahead=1, sampler=json.dumps({"name": "tpe", "n_startup_trials": 1}))
+        for _ in range(3):
+            new_asker().ask_all()
+            with database.read() as connection:
+                query = "SELECT id, number FROM trials WHERE search_id = %d AND state = 'queued'"
+                trial_id, number = connection.exec_driver_sql(query % search.id).one()
+            claim = claims.claim(database, trial_id, "worker/1", lease_s=60, max_runtime_s=60)
+            assert claim is not None
+            at = PrunedResult(0, epoch if number == 1 else 3, 0.5)
+            transitions.record(database, Held(claim.trial_id, claim.token), TrialResult(splits=[], pruned=at))
+        new_asker().ask_all()
+        return [row.sample for row in proposed(database, search.id)]
+
+    samples = pruned_at(27)
+
+    assert samples == pruned_at(27)
+    assert len(samples) == 4
 
 
 def test_a_small_space_ends_the_search(database: Database, new_asker: Callable[[], Asker]) -> None:

@@ -20,6 +20,7 @@ EXPECTED = {
         *("return_train_score", "return_parameters", "return_n_test_samples", "return_times", "return_estimator"),
         *("split_progress", "candidate_progress", "error_score", "caller", "callback_ctx"),
     ],
+    _validation._score: ["estimator", "X_test", "y_test", "scorer", "score_params", "error_score"],
     _validation._insert_error_scores: ["results", "error_score"],
     _search.BaseSearchCV._format_results: ["self", "candidate_params", "n_splits", "out", "more_results"],
     _search.BaseSearchCV._select_best_index: ["refit", "refit_metric", "results"],

@@ -133,6 +133,7 @@ def test_a_search_that_learns(folder):
     file.write_text(
         "model: sklearn.svm.SVC\ndata: {file: flowers.csv, target: kind}\nstrategy: optuna\nn_trials: 30\n"
         "lookahead: 4\nrandom_state: 3\nsampler: {name: tpe, n_startup_trials: 5}\n"
+        "pruner: {name: asha, reduction_factor: 4}\nmonitor: score\nmin_resource: 2\n"
         "space: {C: {loguniform: [1e-4, 1E3]}, kernel: [rbf]}\n"
     )
 
@@ -141,6 +142,8 @@ def test_a_search_that_learns(folder):
     assert (proposals.n_trials, proposals.lookahead, proposals.seed, proposals.asks_in_order) == (30, 4, 3, True)
     assert proposals.sampler.to_json() == '{"name":"tpe","n_startup_trials":5}'
     assert list(proposals.given.space.branches[0]) == ["C", "kernel"]
+    assert proposals.pruner.to_json() == '{"name":"asha","min_resource":2,"reduction_factor":4}'
+    assert proposals.monitor == "score"
 
 
 def test_halving_searches(folder):

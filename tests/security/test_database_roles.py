@@ -14,12 +14,15 @@ from gridfleet.scheduler.fleet.reconciler import RECONCILER_LOCK
 from gridfleet.storage import events, migrations, models, passes, searches, workers
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import SettingsError
+from gridfleet.storage.pruner import Pruner
 from gridfleet.storage.schema import SCHEMA_REVISION, Search, Trial
 from gridfleet.storage.search_views import point_view
 from gridfleet.storage.settings import Settings
 from gridfleet.storage.signer import Signer, Verifier
+from gridfleet.storage.trial_results import PrunedResult, TrialResult
 from gridfleet.storage.trials import proposed, transitions
 from gridfleet.storage.trials.held import Held
+from gridfleet.storage.trials.reports import Racer, report
 from tests.security.conftest import ROLES, DeployedFleet, RoledDatabase
 from tests.storage import conftest as stored
 from tests.stored_searches import WORKERS, claim, reap, record, store_pima, store_search
@@ -99,6 +102,8 @@ TO_WORKERS_AND_REPORTERS = (
     "UPDATE split_scores SET test_score = 1",
     "UPDATE curves SET values = '{1}'",
     "UPDATE trial_warnings SET n_fits = 1",
+    "UPDATE reports SET decision = 'kept'",
+    "UPDATE searches SET pruner = NULL",
     "UPDATE fleet_identity SET id = 'mine'",
     "UPDATE trials SET params = '{}'",
     "UPDATE trials SET search_id = search_id, state = state",
@@ -146,6 +151,8 @@ TO_REPORTERS = (
     "INSERT INTO trial_warnings SELECT * FROM trial_warnings",
     "DELETE FROM workers",
     "DELETE FROM leases",
+    "DELETE FROM reports",
+    "INSERT INTO reports SELECT * FROM reports",
     "INSERT INTO leases SELECT * FROM leases",
     "UPDATE leases SET expires_at = now()",
     "SELECT * FROM trials FOR UPDATE",
@@ -378,6 +385,8 @@ TOO_LATE = {
     f"VALUES ({A_TRIAL}, 7, 'loss', '{{0}}')": "not being recorded",
     f"INSERT INTO split_scores (trial_id, split, metric, test_score, fit_time, score_time, n_train, n_test) "
     f"SELECT id, 7, 'score', 1, 0, 0, 1, 1 FROM trials WHERE {WAITING}": "not being recorded",
+    f"INSERT INTO reports (trial_id, split, step, value, n_compared, rank, decision, reported_at) "
+    f"VALUES ({A_TRIAL}, 0, 1, 0.5, 0, 1, 'kept', now())": "does not run: it reports nothing",
     f"INSERT INTO trial_warnings (trial_id, position, category, message, n_fits) "
     f"VALUES ({A_TRIAL}, 0, 'UserWarning', 'mind this', 1)": "not being recorded",
     **{
@@ -406,6 +415,26 @@ def test_what_has_ended_stays_as_it_is(roled_database: RoledDatabase, ended: int
         pytest.raises(psycopg.errors.IntegrityConstraintViolation, match=TOO_LATE[statement]),
     ):
         connection.execute(statement)
+
+
+def test_a_worker_reports_of_a_trial_that_runs_and_removes_nothing_of_one_that_ended(
+    deployed: DeployedFleet, roled_database: RoledDatabase
+) -> None:
+    with closing(Database(deployed.owner)) as owner, closing(Database(deployed.worker)) as worker:
+        search_id = store_search(deployed.owner, owner, "raced", [{"C": 1}, {"C": 2}])
+        racer = Racer(search_id, 0, Pruner("asha"))
+        claimed = claim(worker, search_id, 0, "node/1")
+        held = Held(claimed.trial_id, claimed.token)
+        for step in (1, 1, 3):
+            place = {"split": 0, "step": step, "value": 0.5, "best": 0.5}
+            assert report(worker, held, racer, **place, is_first=step == 1)
+        transitions.record(worker, held, TrialResult(splits=[], pruned=PrunedResult(0, 3, 0.5)))
+    with roled_database.connect(ROLES["worker"]) as connection:
+        assert connection.execute(
+            "SELECT state, pruned_epoch FROM trials WHERE id = %s", [claimed.trial_id]
+        ).fetchone() == ("pruned", 3)
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="does not run: its reports stay"):
+            connection.execute("DELETE FROM reports WHERE trial_id = %s", [claimed.trial_id])
 
 
 def test_a_worker_removes_no_row_of_one_that_was_seen_this_week_and_undoes_no_drain(

@@ -39,6 +39,8 @@ PROPOSED: dict[str, Any] = {
     "seed": 3,
     "lookahead": 2,
     "asks_in_order": False,
+    "pruner": "{}",
+    "monitor": "score",
 }
 
 

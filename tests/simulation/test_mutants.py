@@ -90,8 +90,8 @@ MUTANTS = {
     ),
     "old scores kept at a retry": (
         gridfleet.storage.searches,
-        "for table in (SplitScore, Curve, TrialWarning):",
-        "for table in (Curve, TrialWarning):",
+        "for table in (SplitScore, Curve, TrialWarning, Report):",
+        "for table in (Curve, TrialWarning, Report):",
     ),
     "published before the commit": (
         gridfleet.scheduler.submission.store,

@@ -80,6 +80,7 @@ from gridfleet.worker.compiled_fit.types import (
     Shuffle,
     Structure,
 )
+from gridfleet.worker.compiled_fit.watched import Watch, Watching
 from gridfleet.worker.compiled_fit.xla_policy import surely_repays
 
 
@@ -118,10 +119,19 @@ class CompiledCalls:
     untested : str or None, default=None
         The release of Keras or TensorFlow that was not tested; None: both were. Otherwise only fits run compiled, as
         ``exact``, each program once its first batches were equal to Keras' own.
+    watching : callable, default=None
+        Returns who looks at the epochs of a fit; None: nobody does.
     """
 
     def __init__(
-        self, mode: FitMode, cache: ProgramCache, report: FitReport, *, n_fits: int, untested: str | None = None
+        self,
+        mode: FitMode,
+        cache: ProgramCache,
+        report: FitReport,
+        *,
+        n_fits: int,
+        untested: str | None = None,
+        watching: Watching | None = None,
     ) -> None:
         self.mode = FitMode.EXACT if untested and mode in (FitMode.XLA, FitMode.AUTO) else mode
         self._asked_for = mode
@@ -129,6 +139,11 @@ class CompiledCalls:
         self.report = report
         self._cache = cache
         self._n_fits = self._n_fits_to_come = n_fits
+        self._watching = watching
+
+    def watch(self, model: Model) -> Watch | None:
+        """Return who looks at a fit of a model; the same one where Keras takes it over."""
+        return None if self._watching is None else self._watching(model)
 
     @property
     def is_tested(self) -> bool:
@@ -213,6 +228,7 @@ class CompiledCalls:
                 draw_orders=draw_orders,
                 should_validate=_validation_rule(model, validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
+                watch=self.watch(model),
             )
             validate = partial(_validate, model, apart, container) if apart else None
             return self._train(model, prepared, container, schedule, given_callbacks=callbacks, validate=validate)
@@ -272,7 +288,7 @@ class CompiledCalls:
         with handing_over_callbacks(container):
             runner = self._runner(model, prepared, flat_callbacks(given_callbacks))
             may_fail = isinstance(prepared.data.train, Stream) or runner.program.may_fail
-            with restored_if_it_fails(model, may_fail=may_fail) as copies:
+            with restored_if_it_fails(model, may_fail=may_fail) as copies, _reporting_if_it_is_stopped(runner):
                 logs = train_epochs(runner, container, schedule, validate, after_first_run=copies.free)
         del model._eval_epoch_iterator
         if isinstance(model.optimizer, keras_optimizers.Optimizer):
@@ -494,6 +510,18 @@ def _validate(model: Model, data: _ValidationData, container: CallbackList) -> L
         _use_cached_eval_dataset=True,
     )
     return logs
+
+
+@contextmanager
+def _reporting_if_it_is_stopped(runner: EpochRunner | StreamRunner) -> Iterator[None]:
+    """Report how a fit was trained that is stopped in its middle, and not by an error."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        runner.report_mode()
+        raise
 
 
 def _draw_orders(train: Batches | Stream, shuffle: Shuffle) -> Callable[[int], Orders]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gridfleet.worker.compiled_fit.calls import CompiledCalls
     from gridfleet.worker.compiled_fit.errors import KerasTakesOverError
     from gridfleet.worker.compiled_fit.types import Model
+    from gridfleet.worker.compiled_fit.watched import Watching
 
 # Imports inside the functions of this file are those that import Keras and TensorFlow, which an estimator of
 # scikit-learn's own does not need: they take seconds.
@@ -38,7 +39,11 @@ _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @contextmanager
 def compiled_fit(
-    mode: FitMode | str = FitMode.EXACT, *, n_fits: int = 1, trusts_any_release: bool = False
+    mode: FitMode | str = FitMode.EXACT,
+    *,
+    n_fits: int = 1,
+    trusts_any_release: bool = False,
+    watching: Watching | None = None,
 ) -> Iterator[FitReport]:
     """Run Keras' loops inside the graph, in this block and this thread.
 
@@ -53,6 +58,8 @@ def compiled_fit(
     trusts_any_release : bool, default=False
         Whether programs run as they are in a release of Keras or TensorFlow that was not tested. Otherwise a fit is
         compared with Keras' own in its first batches, and ``evaluate`` and ``predict`` are Keras'.
+    watching : callable, default=None
+        Is asked at each fit, and returns who looks at its epochs (`Watch`), or None.
 
     Yields
     ------
@@ -81,7 +88,8 @@ def compiled_fit(
     from gridfleet.worker.compiled_fit.patches.kernels import kept_kernels
 
     untested = None if mode is FitMode.KERAS or trusts_any_release else untested_release()
-    token = _calls.set(CompiledCalls(mode, programs, report, n_fits=n_fits, untested=untested))
+    calls = CompiledCalls(mode, programs, report, n_fits=n_fits, untested=untested, watching=watching)
+    token = _calls.set(calls)
     try:
         with _methods.installed(), kept_kernels():
             yield report
@@ -120,8 +128,11 @@ def _compiled_or_keras(original: Callable[..., Any], compiled: Callable[..., Any
             except KerasTakesOverError as error:
                 _report_fallback(error, original.__name__, calls.report)
                 args, keywords = _with_callbacks_of(error, original, model, (args, keywords))
+                args, keywords = _watched(calls, original, model, (args, keywords))
                 if isinstance(error, BatchByBatchError) and calls.is_tested:
                     return run_batch_by_batch(original, model, (args, keywords), cache=programs, report=calls.report)
+        else:
+            args, keywords = _watched(calls, original, model, (args, keywords))
         return _run_by_keras(original, model, (args, keywords), calls.report)
 
     return method
@@ -156,6 +167,22 @@ def _with_callbacks_of(
         call.arguments["initial_epoch"] = error.epoch
         if model._initial_epoch:  # Keras prefers it
             model._initial_epoch = error.epoch
+    return call.args[1:], call.kwargs
+
+
+def _watched(calls: CompiledCalls, original: Callable[..., Any], model: Model, arguments: _Arguments) -> _Arguments:
+    """Return the arguments for Keras' own ``fit``: with a callback for whoever looks at its epochs."""
+    watch = calls.watch(model) if original.__name__ == "fit" else None
+    if watch is None:
+        return arguments
+    from gridfleet.worker.compiled_fit.watched import with_watch
+
+    args, keywords = arguments
+    try:
+        call = inspect.signature(original).bind(model, *args, **keywords)
+    except TypeError:  # Keras says so
+        return arguments
+    call.arguments["callbacks"] = with_watch(call.arguments.get("callbacks"), watch)
     return call.args[1:], call.kwargs
 
 

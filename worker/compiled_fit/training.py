@@ -13,6 +13,7 @@ from gridfleet.worker.compiled_fit.epoch_runner import EpochRunner
 from gridfleet.worker.compiled_fit.programs.train import TrainProgram
 from gridfleet.worker.compiled_fit.stream_runner import StreamRunner
 from gridfleet.worker.compiled_fit.types import CallbackList, Logs, Orders, Results, ValidationPlan
+from gridfleet.worker.compiled_fit.watched import Watch
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,15 @@ class Schedule:
         Whether to validate after an epoch.
     n_fits_to_come : int
         Fits that follow this one, with as many epochs.
+    watch : Watch, default=None
+        Who looks at the epochs.
     """
 
     epochs: range
     draw_orders: Callable[[int], Orders]
     should_validate: Callable[[int], bool]
     n_fits_to_come: int
+    watch: Watch | None = None
 
     def next_orders(self, n_epochs: int, *, n_rows: int) -> Orders:
         """Return the orders of the next epochs, of the first rows alone."""
@@ -43,6 +47,10 @@ class Schedule:
     def validation_plan(self, epoch: int, n_epochs: int) -> ValidationPlan:
         """Return after which of some epochs to validate."""
         return np.array([self.should_validate(number) for number in range(epoch, epoch + n_epochs)])
+
+    def n_epochs_until_stop(self, epoch: int, n_epochs: int) -> int:
+        """Return how many of some epochs come before somebody wants to act."""
+        return n_epochs if self.watch is None else min(n_epochs, self.watch.next_stop(epoch) - epoch)
 
     def n_epochs_after(self, epoch: int) -> int:
         """Return how many are to come from an epoch on, those of the fits that follow included."""
@@ -86,6 +94,7 @@ def train_epochs(
             runner.check_step(epoch)
         n_rows = runner.select_rows()
         n_epochs = 1 if returns_each_epoch else runner.epochs_of_next_run(schedule.epochs.stop - epoch)
+        n_epochs = schedule.n_epochs_until_stop(epoch, n_epochs)
         plan = schedule.validation_plan(epoch, n_epochs)
         orders = schedule.next_orders(n_epochs, n_rows=n_rows)
         inside = plan if validate is None else np.zeros_like(plan)
@@ -101,6 +110,9 @@ def train_epochs(
                 _add_validation(logs, validate(), runner.program)
             container.on_epoch_end(epoch, logs)
             epoch += 1
+            if schedule.watch is not None:
+                goes_on = epoch < schedule.epochs.stop and not container.model.stop_training
+                schedule.watch.epoch_ended(epoch, logs, goes_on=goes_on)
         if container.model.stop_training:
             break
     return logs

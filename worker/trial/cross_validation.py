@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from traceback import format_exc
 from typing import Any
 
@@ -13,20 +15,20 @@ import numpy as np
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import _validation
-from sklearn.pipeline import Pipeline
 
 from gridfleet.storage.errors import SampleError
 from gridfleet.storage.exceptions import exception_to_json, qualified_name
 from gridfleet.storage.fit_mode import FitMode
 from gridfleet.storage.halving import Halving
 from gridfleet.storage.spaces import GivenSpace
-from gridfleet.storage.trial_results import NON_FINITE, CurveResult, SplitResult, TrialResult
+from gridfleet.storage.trial_results import NON_FINITE, CurveResult, PrunedResult, SplitResult, TrialResult
 from gridfleet.worker.compiled_fit import FitReport, compiled_fit
 from gridfleet.worker.trial.fit_warnings import WarningFilters, WarningNotes
 from gridfleet.worker.trial.keras_objects import KerasObjects
 from gridfleet.worker.trial.keras_state import has_made_models, keras_configured
 from gridfleet.worker.trial.model_memory import forget_models
 from gridfleet.worker.trial.noting_scorer import ScoreErrors, noting
+from gridfleet.worker.trial.race import Race, RaceEnded, final_step
 from gridfleet.worker.trial.seeds import draw_seed, has_seeded_keras_model, set_seeds, wants_seed
 
 #: Name of the only metric of a search with one, as in scikit-learn's ``mean_test_score``.
@@ -180,6 +182,7 @@ def cross_validate_trial(
     refit_metric: str,
     fit_mode: FitMode = FitMode.EXACT,
     seed: int | None = None,
+    race: Race | None = None,
 ) -> TrialResult:
     """Fit and score one combination on every split, in order.
 
@@ -202,23 +205,21 @@ def cross_validate_trial(
     seed : int, default=None
         Set before split 0 where the estimator has no seed of its own, and one more before each further one; None:
         that of the evaluation, or one is drawn.
+    race : Race, default=None
+        How it stands against others, by which it may be pruned; None: all splits are evaluated.
 
     Returns
     -------
     TrialResult
-        With ``error`` set if a fit or score raised or the mean score is not finite.
+        With ``error`` set if a fit or score raised or the mean score is not finite; with ``pruned`` and without a mean
+        if others did better.
     """
-    splits_done: list[SplitResult] = []
-    curves: list[CurveResult] = []
-    errors: list[tuple[str, str]] = []
-    exception: str | None = None
+    done = _Done()
     notes = WarningNotes()
     process_id = os.getpid()
-    if not wants_seed(evaluation.estimator, params):
-        seed = None
-    elif seed is None:
-        seed = draw_seed() if evaluation.seed is None else evaluation.seed
-    with compiled_fit(fit_mode, n_fits=len(splits)) as report:
+    seed = _seed_of(evaluation, params, seed)
+    watching = None if race is None else race.watching
+    with compiled_fit(fit_mode, n_fits=len(splits), watching=watching) as report:
         for index, split in enumerate(splits):
             try:
                 row, score_errors = _fit_and_score(
@@ -229,29 +230,88 @@ def cross_validate_trial(
                     split,
                     params,
                     seed=None if seed is None else seed + index,
+                    race=race,
+                    refit_metric=refit_metric,
                     split_progress=(index, len(splits)),
                     candidate_progress=(number, n_trials),
                 )
+            except RaceEnded:
+                break
             # under error_score="raise", or what scikit-learn lets out whatever it is: a score that is no number
             except Exception as error:  # noqa: BLE001 - a user's model may raise anything
-                errors.append((qualified_name(type(error)), format_exc()))
-                exception = exception_to_json(error)
+                done.raised(error, format_exc())
                 break
             finally:
                 if os.getpid() != process_id:  # a copy that the model forked, and that returned from its fit too
                     os._exit(0)
                 if report.mode is not None or has_made_models():
                     forget_models(keep_programs=report.mode is not FitMode.KERAS)
-            if row["fit_error"] is not None:
-                errors.append((_raised_in(row["fit_error"]), row["fit_error"]))
-            splits_done += _split_results(index, split, row, score_errors)
-            curves += _learning_curves(index, row["estimator"])
+            done.add(index, split, row, score_errors)
             del row  # with its estimator
-            if _diverged(index, curves):  # a classifier has a finite score all the same
+            if _diverged(index, done.curves):  # a classifier has a finite score all the same
                 notes.note(UserWarning, DIVERGED, None)
-    result = _summarise(splits_done, curves, errors, n_splits=len(splits), refit_metric=refit_metric)
-    story = _story_of(report, splits_done)
-    return replace(result, exception=exception, warnings=notes.results(), seed=seed, **story)
+            if race is not None and not _goes_on(race, done, refit_metric, is_last=index + 1 == len(splits)):
+                break
+    if race is not None:
+        done.take_over(race)
+    result = _summarise(done, n_splits=len(splits), refit_metric=refit_metric)
+    story = _story_of(report, done.splits)
+    return replace(result, exception=done.exception, pruned=done.pruned, warnings=notes.results(), seed=seed, **story)
+
+
+def _seed_of(evaluation: Evaluation, params: Mapping[str, Any], seed: int | None) -> int | None:
+    """Return what is set before split 0; None: the estimator has seeds of its own."""
+    if not wants_seed(evaluation.estimator, params):
+        return None
+    given = evaluation.seed if seed is None else seed
+    return draw_seed() if given is None else given
+
+
+@dataclass
+class _Done:
+    """What came of the splits so far."""
+
+    splits: list[SplitResult] = field(default_factory=list)
+    curves: list[CurveResult] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    exception: str | None = None
+    pruned: PrunedResult | None = None
+
+    def raised(self, error: Exception, text: str) -> None:
+        """Note what ended the evaluation."""
+        self.errors.append((qualified_name(type(error)), text))
+        self.exception = exception_to_json(error)
+
+    def add(self, index: int, split: Split, row: dict[str, Any], score_errors: ScoreErrors) -> None:
+        """Note what scikit-learn returned of a split."""
+        if row["fit_error"] is not None:
+            self.errors.append((_raised_in(row["fit_error"]), row["fit_error"]))
+        self.splits += _split_results(index, split, row, score_errors)
+        self.curves += _learning_curves(index, row["estimator"])
+
+    def take_over(self, race: Race) -> None:
+        """Note how a race ended, if it did."""
+        if race.error is not None:
+            self.raised(race.error, str(race.error))
+        self.pruned = race.pruned
+        if race.is_over and not self.splits:
+            self.curves += race.curves()
+
+
+def _goes_on(race: Race, done: _Done, refit_metric: str, *, is_last: bool) -> bool:
+    """Whether a trial is to be evaluated on its next split."""
+    metric = _ranking(refit_metric, (split.metric for split in done.splits))
+    ranked = [split for split in done.splits if split.metric == metric]
+    # one without a finite score fails in the end, and says why
+    if done.errors or any(split.score_error or not math.isfinite(split.test_score) for split in ranked):
+        return True
+    return race.split_ended([split.test_score for split in ranked], metric=metric, is_last=is_last)
+
+
+def _ranking(refit_metric: str, metrics: Iterable[str]) -> str:
+    """Return the metric that ranks trials: a callable names its own."""
+    there = set(metrics)
+    return refit_metric if refit_metric in there or not there else min(there)
 
 
 def _story_of(report: FitReport, splits: Sequence[SplitResult]) -> dict[str, Any]:
@@ -281,6 +341,8 @@ def _fit_and_score(
     params: Mapping[str, Any],
     *,
     seed: int | None,
+    race: Race | None,
+    refit_metric: str,
     **progress: tuple[int, int],
 ) -> tuple[dict[str, Any], ScoreErrors]:
     train, test = split
@@ -290,11 +352,16 @@ def _fit_and_score(
         keras_configured(evaluation.keras_config),
         config_context(**evaluation.config),
         notes.of_a_fit(evaluation.warning_filters),
+        ExitStack() as stack,
     ):
         if seed is not None:
             set_seeds(seed, tensorflow=not has_seeded_keras_model(evaluation.estimator, params))
+        estimator = clone(evaluation.estimator)
+        if race is not None:
+            score = partial(_score_as_it_is, evaluation, estimator, X, y, split, refit_metric)
+            stack.enter_context(race.on_split(progress["split_progress"][0], estimator, score))
         row: dict[str, Any] = _validation._fit_and_score(
-            clone(evaluation.estimator),
+            estimator,
             X,
             y,
             train=train,
@@ -307,6 +374,17 @@ def _fit_and_score(
             **arguments,
         )
     return row, score_errors
+
+
+def _score_as_it_is(evaluation: Evaluation, estimator: Any, X: Any, y: Any, split: Split, refit_metric: str) -> float:
+    """Score an estimator in the middle of its fit, on the test rows of its split."""
+    train, test = split
+    X_test, y_test = _validation._safe_split(estimator, X, y, test, train)
+    score_params = _validation._check_method_params(X, evaluation.arguments.get("score_params") or {}, indices=test)
+    scores = _by_metric(
+        _validation._score(estimator, X_test, y_test, evaluation.arguments["scorer"], score_params, "raise")
+    )
+    return float(scores[_ranking(refit_metric, scores)])
 
 
 def _split_results(index: int, split: Split, row: dict[str, Any], score_errors: ScoreErrors) -> list[SplitResult]:
@@ -341,8 +419,7 @@ def _length(indices: Any) -> int:
 
 def _learning_curves(index: int, estimator: Any) -> list[CurveResult]:
     """Read Keras' History off a fitted estimator, or off the last step of a pipeline."""
-    final = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
-    history = getattr(final, "history_", None)
+    history = getattr(final_step(estimator), "history_", None)
     if not isinstance(history, dict):
         return []
     return [
@@ -360,22 +437,15 @@ def _number(value: Any) -> float | None:
     return float(value) if _is_number(value) else None
 
 
-def _summarise(
-    splits: list[SplitResult],
-    curves: list[CurveResult],
-    errors: list[tuple[str, str]],
-    *,
-    n_splits: int,
-    refit_metric: str,
-) -> TrialResult:
-    if splits and refit_metric not in {split.metric for split in splits}:  # a callable named its own metrics
-        refit_metric = min(split.metric for split in splits)
+def _summarise(done: _Done, *, n_splits: int, refit_metric: str) -> TrialResult:
+    splits, curves = done.splits, done.curves
+    refit_metric = _ranking(refit_metric, (split.metric for split in splits))
     scores = [split.test_score for split in splits if split.metric == refit_metric]
     # as scikit-learn's _format_results computes them
     mean = float(np.average(scores)) if len(scores) == n_splits else math.nan
     std = float(np.sqrt(np.average((np.asarray(scores) - mean) ** 2))) if math.isfinite(mean) else math.nan
-    error_type, error = errors[0] if errors else (None, None)
-    if error is None:
+    error_type, error = done.errors[0] if done.errors else (None, None)
+    if error is None and done.pruned is None:
         error_type, error = _why_not_scored(splits, curves, mean, refit_metric=refit_metric)
     fit_times = {split.split: split.fit_time for split in splits}
     return TrialResult(

@@ -91,7 +91,8 @@ def refit(
             signer = settings.model_signer()
             _require_right(database)
             rows = scores.fit_and_score_rows_of(recorded, candidates, n_splits, stopped=stopped)
-            number = scores.best_index(scores.cv_results(rows, candidates, n_splits), candidates)
+            pruned = scores.pruned_numbers(rows, n_splits)
+            number = scores.best_index(scores.cv_results(rows, candidates, n_splits), candidates, pruned)
             params = (candidates.params if candidates.are_proposed else evaluation.params or candidates.params)[number]
             estimator, refit_time = _fitted(evaluation, notes, params, X, y)
             model = _packed(estimator, signer, claim, number)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gridfleet.storage.database.connection import Database
-from gridfleet.storage.errors import SearchCancelledError, TrialFailedError
+from gridfleet.storage.errors import NoTrialCompletedError, SearchCancelledError, TrialFailedError
 from gridfleet.storage.exceptions import exception_from_json, imported_class_of, rebuild
 from gridfleet.storage.plain import plain, plain_lines
 from gridfleet.storage.schema import TrialState
@@ -40,7 +43,8 @@ def fit_and_score_rows(
     -------
     list of dict
         As scikit-learn's ``_fit_and_score`` returned them on the workers. A trial that was lost for good
-        counts as a fit that raised, and so does one that a stopped search did not come to.
+        counts as a fit that raised, and so does one that a stopped search did not come to. Splits to which a trial that
+        was pruned did not come have NaN as their score, and did not raise.
 
     Raises
     ------
@@ -57,6 +61,7 @@ def fit_and_score_rows_of(
 ) -> list[dict[str, Any]]:
     """As `fit_and_score_rows`, of what `trial_rows` returned."""
     lost: dict[int, str] = {}
+    pruned = {row.number for row in rows if row.state == TrialState.PRUNED}
     _raise_first_error(rows, any_error=candidates.error_score == "raise")
     for row in rows:
         if row.state == TrialState.CANCELLED:
@@ -69,6 +74,8 @@ def fit_and_score_rows_of(
     return [
         recorded[number, split]
         if (number, split) in recorded
+        else _not_run(candidates, recorded)
+        if number in pruned
         else _lost(lost.get(number, "the trial has no result"), candidates)
         for number in range(len(candidates.params))
         for split in range(n_splits)
@@ -83,15 +90,21 @@ def rows_by_now(
     Returns
     -------
     numbers : list of int
-        Of the trials that were scored or failed.
+        Of the trials that were scored, failed or were pruned.
     rows : list of dict
         Theirs, as `fit_and_score_rows` has them.
     """
     found = trial_rows(database, search_id)
-    ended = {row.number: row.trial_error for row in found if row.state in (TrialState.COMPLETED, TrialState.FAILED)}
+    states = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED)
+    ended = {row.number: row.trial_error for row in found if row.state in states}
+    pruned = {row.number for row in found if row.state == TrialState.PRUNED}
     recorded = recorded_splits(found, candidates)
     rows = [
-        recorded[number, split] if (number, split) in recorded else _lost(error or "", candidates)
+        recorded[number, split]
+        if (number, split) in recorded
+        else _not_run(candidates, recorded)
+        if number in pruned
+        else _lost(error or "", candidates)
         for number, error in ended.items()
         for split in range(n_splits)
     ]
@@ -137,8 +150,42 @@ def cv_results(rows: Sequence[dict[str, Any]], candidates: Candidates, n_splits:
     rows = [dict(row) for row in rows]
     _insert_error_scores(rows, candidates.error_score)
     formatter = GridSearchCV(None, {}, return_train_score=candidates.return_train_score)
-    formatted: dict[str, Any] = formatter._format_results(candidates.params, n_splits, rows, candidates.rounds())
+    with warning_of_pruned_left_out(rows, n_splits):
+        formatted: dict[str, Any] = formatter._format_results(candidates.params, n_splits, rows, candidates.rounds())
     return formatted
+
+
+def pruned_numbers(rows: Sequence[dict[str, Any]], n_splits: int) -> set[int]:
+    """Return the numbers of the trials that were pruned, by the rows of their splits."""
+    return {place // n_splits for place, row in enumerate(rows) if _is_not_run(row)}
+
+
+def require_not_pruned(index: int, pruned: Collection[int]) -> None:
+    """Make sure that a best trial is none that was pruned: there is no other where all others failed.
+
+    Raises
+    ------
+    NoTrialCompletedError
+        If it is one.
+    """
+    if index in pruned:
+        raise NoTrialCompletedError(
+            f"trial {index} would be the best one, and was pruned: no trial was evaluated on all splits with a score; "
+            "see `gridfleet report` for those that failed, or give a pruner that stops fewer"
+        )
+
+
+@contextmanager
+def warning_of_pruned_left_out(rows: Sequence[dict[str, Any]], n_splits: int) -> Iterator[None]:
+    """Leave out what scikit-learn warns of means that are not finite, where only those of pruned trials are."""
+    pruned = pruned_numbers(rows, n_splits)
+    others = (row for place, row in enumerate(rows) if place // n_splits not in pruned)
+    if not pruned or not all(map(_is_finite, others)):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="One or more of the (test|train) scores are non-finite")
+        yield
 
 
 def metric_of(results: dict[str, Any], candidates: Candidates) -> str:
@@ -148,7 +195,7 @@ def metric_of(results: dict[str, Any], candidates: Candidates) -> str:
     return next(key.removeprefix("mean_test_") for key in results if key.startswith("mean_test_"))
 
 
-def best_index(results: dict[str, Any], candidates: Candidates) -> int:
+def best_index(results: dict[str, Any], candidates: Candidates, pruned: Collection[int] = ()) -> int:
     """Return the number of the best trial, as scikit-learn chooses it.
 
     Parameters
@@ -157,6 +204,8 @@ def best_index(results: dict[str, Any], candidates: Candidates) -> int:
         From `cv_results`.
     candidates : Candidates
         How it is chosen: a function of the script may do it.
+    pruned : collection of int, default=()
+        From `pruned_numbers`; none of these is fitted again.
     """
     from sklearn.model_selection._search import BaseSearchCV
 
@@ -165,7 +214,9 @@ def best_index(results: dict[str, Any], candidates: Candidates) -> int:
         from sklearn.model_selection._search_successive_halving import BaseSuccessiveHalving
 
         return int(BaseSuccessiveHalving._select_best_index(candidates.refit, metric, results))
-    return int(BaseSearchCV._select_best_index(candidates.refit, metric, results))
+    index = int(BaseSearchCV._select_best_index(candidates.refit, metric, results))
+    require_not_pruned(index, pruned)
+    return index
 
 
 def rebuild_exception(error_type: str | None, error: str | None, described: str | None = None) -> Exception:
@@ -245,6 +296,29 @@ def _scores(metrics: Sequence[Any], column: str, candidates: Candidates) -> Any:
 
 def _number(metric: Any, column: str) -> float:
     return score_of(getattr(metric, column), getattr(metric, f"{column}_reason"))
+
+
+def _not_run(candidates: Candidates, recorded: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of a split to which a trial that was pruned did not come."""
+    # with the metrics that others have: a callable names its own
+    like = next(iter(recorded.values()), None) or _lost("", replace(candidates, error_score=math.nan))
+    scores = {
+        name: dict.fromkeys(value, math.nan) if isinstance(value, dict) else math.nan
+        for name, value in like.items()
+        if name in ("test_scores", "train_scores")
+    }
+    return {"fit_error": None, "n_test_samples": 0, "fit_time": 0.0, "score_time": 0.0, **scores}
+
+
+def _is_not_run(row: dict[str, Any]) -> bool:
+    return row["fit_error"] is None and row["n_test_samples"] == 0
+
+
+def _is_finite(row: dict[str, Any]) -> bool:
+    scores = (row["test_scores"], row.get("train_scores", 0.0))
+    return all(
+        math.isfinite(value) for each in scores for value in (each.values() if isinstance(each, dict) else [each])
+    )
 
 
 def _lost(error: str, candidates: Candidates) -> dict[str, Any]:

@@ -384,8 +384,18 @@ def _cross_validate(process: WorkerProcess, claim: Claim) -> TrialResult:
             n_trials=claim.n_trials,
             refit_metric=claim.refit_metric,
             fit_mode=FitMode(claim.fit_mode),
+            race=_race(process, claim),
         )
         return result if claim.keep_curves else replace(result, curves=())
+
+
+def _race(process: WorkerProcess, claim: Claim) -> Any:
+    """Return how a trial stands against others, where poor ones are pruned; else None."""
+    if claim.pruner is None:
+        return None
+    from gridfleet.worker.trial.race import Race  # imports scikit-learn
+
+    return Race(process.database, claim, patience_s=process.settings.max_runtime_s)
 
 
 def _samples(process: WorkerProcess, search_id: int) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -9,7 +10,7 @@ import optuna
 import pytest
 from scipy import stats
 
-from gridfleet.scheduler.proposals.ask import Proposer, Row, propose, seed_of
+from gridfleet.scheduler.proposals.ask import Proposer, Pruned, Row, propose, seed_of
 from gridfleet.scheduler.proposals.samplers import Sampler, fresh_sampler, given_sampler
 from gridfleet.scheduler.proposals.spaces import given_space
 from gridfleet.storage.errors import InvalidSearchError
@@ -132,6 +133,31 @@ def test_a_discrete_distribution_ends_when_nothing_new_comes() -> None:
     rows = run(space, given_sampler("random", space), 50, kept=True)
 
     assert sorted(space.shown(row.sample)["a"] for row in rows) == [0, 1]
+
+
+def test_pruned_trials_are_in_the_study_as_optuna_has_them() -> None:
+    """The proposals are those of a live study whose trials were reported and pruned at the same places."""
+    space = given_space({"a": stats.uniform(0, 1)}).space
+    sampler = Sampler("tpe", {"n_startup_trials": 2, "constant_liar": False})
+    places = {1: Pruned(0, 3, 0.5), 2: Pruned(0, 9, 0.1), 4: Pruned(1, None, None), 5: Pruned(0, None, 0.3)}
+    live = optuna.create_study(direction="maximize")
+    rows: list[Row] = []
+    for number in range(12):
+        expected = propose(space, sampler, 7, rows)
+        live.sampler = fresh_sampler(sampler, seed=seed_of(7, number), number=number, distributions={})
+        trial = live.ask()
+        assert expected is not None
+        assert trial.suggest_float("a", 0, 1) == expected["values"]["a"]
+        if number in places:
+            pruned = places[number]
+            trial.report(math.nan if pruned.value is None else pruned.value, pruned.step)
+            live.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            rows.append(Row(expected, is_final=True, pruned=pruned))
+        else:
+            score = -abs(expected["values"]["a"] - 0.4)
+            live.tell(trial, score)
+            rows.append(Row(expected, is_final=True, score=score))
+    assert [place.step for place in places.values()] == [3, 9, 2_000_000, 1_000_000]
 
 
 def test_a_grid_has_scikit_learns_order() -> None:
