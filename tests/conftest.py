@@ -384,7 +384,7 @@ def _nothing_of_another_test() -> Iterator[None]:
     modules that were imported here: they would be read for each search from then on.
     """
     was_deterministic = _is_deterministic()
-    registered = set(_registered_with_keras())
+    registered = dict(_registered_with_keras())
     imported = set(sys.modules)
     yield
     for name in sys.modules.keys() - imported:
@@ -398,10 +398,22 @@ def _nothing_of_another_test() -> Iterator[None]:
         tensorflow.context_safe()._seed = None
     if _is_deterministic() and not was_deterministic:
         sys.modules["tensorflow.python.framework.config"].disable_op_determinism()
+    _unregister_from_keras(registered)
+
+
+def _unregister_from_keras(registered: dict[str, Any]) -> None:
+    """Take back what a test registered; the copy of a class that came out of a pickle has the name of that class."""
     found = _registered_with_keras()
-    for name in found.keys() - registered:
-        if not hasattr(sys.modules.get(found[name].__module__), found[name].__qualname__):
-            sys.modules["keras.src.saving.object_registration"].GLOBAL_CUSTOM_NAMES.pop(found.pop(name), None)
+    for name in [name for name, obj in found.items() if obj is not registered.get(name)]:
+        names = sys.modules["keras.src.saving.object_registration"].GLOBAL_CUSTOM_NAMES
+        module = sys.modules.get(found[name].__module__)
+        if name in registered:
+            names.pop(found[name], None)
+            found[name] = registered[name]
+            if ">" in name:  # that of a decorator, and not one that somebody gave the object
+                names[registered[name]] = name
+        elif getattr(module, getattr(found[name], "__qualname__", ""), None) is not found[name]:
+            names.pop(found.pop(name), None)
 
 
 def _is_a_users(name: str) -> bool:

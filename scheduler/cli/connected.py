@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gridfleet.scheduler.cli.output import say
+
+#: Seconds that a service has to end after SIGTERM; container engines kill after ten.
+STOP_S = 8.0
 
 
 class ShownProgress(StrEnum):
@@ -123,9 +127,14 @@ def note_missing_fleet(fleet: Fleet) -> None:
 
 
 def exit_at_sigterm() -> None:
-    """Let SIGTERM end this process with status 0, as a container engine expects."""
+    """Let SIGTERM end this process with status 0, as a container engine expects.
+
+    What does not end in `STOP_S`, since something hangs or took the exit for an error, says where it is and ends too.
+    """
 
     def leave(*_: Any) -> None:
+        if sys.__stderr__ is not None:
+            faulthandler.dump_traceback_later(STOP_S, exit=True, file=sys.__stderr__)
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, leave)

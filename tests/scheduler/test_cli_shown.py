@@ -320,3 +320,27 @@ def test_bash_is_offered_what_the_command_knows(gridfleet: Gridfleet, pima: int,
     for shell in ("zsh", "fish"):
         assert "gridfleet __complete" in gridfleet("completion", shell)[1]
     assert gridfleet("completion", "csh")[0] == 2
+
+
+def test_a_service_that_does_not_end_at_sigterm_says_where_it_is_and_ends() -> None:
+    program = """
+import time
+from gridfleet.scheduler.cli import connected
+connected.STOP_S = 0.5
+connected.exit_at_sigterm()
+print("ready", flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except SystemExit:
+        pass
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "Timeout" in said
+    assert 'File "<string>", line 9 in <module>' in said

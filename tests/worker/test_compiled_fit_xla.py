@@ -115,6 +115,19 @@ def test_auto_compiles_a_long_training_and_not_a_short_one(monkeypatch: pytest.M
     assert len(scope.programs) == n_programs + 1  # none for the graph, where it is sure
 
 
+def test_auto_does_not_compile_for_epochs_that_are_planned_and_never_come() -> None:
+    x, y = np.ones((512, 4)), np.ones(512)
+    with compiled_fit(FitMode.AUTO) as report:
+        for _ in range(3):
+            model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+            model.compile("sgd", "mse")
+            stop = keras.callbacks.EarlyStopping("loss", patience=0, min_delta=1e9)
+            model.fit(x, y, epochs=4000, batch_size=16, verbose=0, callbacks=[stop])
+
+    assert report.modes == [FitMode.EXACT] * 3
+    assert report.compile_time == 0
+
+
 @pytest.mark.skipif(
     not tf.__version__.startswith(HAVE_OLDER_CODE_GENERATOR), reason="this TensorFlow's flags are not known"
 )

@@ -83,6 +83,13 @@ def _is_users_own(callback: Callback, hook: str) -> bool:
     return hook in vars(callback) or not str(getattr(method, "__module__", "")).startswith("keras.src.")
 
 
+def may_stop(callbacks: Iterable[Callback]) -> bool:
+    """Whether a callback may end the fit before its last epoch: Keras' own that do, and any with code of the user."""
+    return acts_between_epochs(callbacks) or any(
+        isinstance(callback, (keras_callbacks.EarlyStopping, keras_callbacks.LambdaCallback)) for callback in callbacks
+    )
+
+
 def has_listeners(container: CallbackList) -> bool:
     """Whether a callback other than the History is to be called at each epoch, for which the graph has to be left."""
     return any(type(callback) is not keras_callbacks.History for callback in container.callbacks)

@@ -26,6 +26,7 @@ from gridfleet.worker.compiled_fit.callbacks import (
     callback_list,
     flat_callbacks,
     handing_over_callbacks,
+    may_stop,
     training_callback_list,
 )
 from gridfleet.worker.compiled_fit.data.batches import Batches, make_batches
@@ -228,6 +229,7 @@ class CompiledCalls:
                 draw_orders=draw_orders,
                 should_validate=_validation_rule(model, validation, validation_freq),
                 n_fits_to_come=self._n_fits_to_come,
+                may_stop=may_stop(flat_callbacks(callbacks)),
                 watch=self.watch(model),
             )
             validate = partial(_validate, model, apart, container) if apart else None

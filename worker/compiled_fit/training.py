@@ -30,6 +30,8 @@ class Schedule:
         Whether to validate after an epoch.
     n_fits_to_come : int
         Fits that follow this one, with as many epochs.
+    may_stop : bool, default=False
+        Whether a callback may end the fit early.
     watch : Watch, default=None
         Who looks at the epochs.
     """
@@ -38,6 +40,7 @@ class Schedule:
     draw_orders: Callable[[int], Orders]
     should_validate: Callable[[int], bool]
     n_fits_to_come: int
+    may_stop: bool = False
     watch: Watch | None = None
 
     def next_orders(self, n_epochs: int, *, n_rows: int) -> Orders:
@@ -53,8 +56,12 @@ class Schedule:
         return n_epochs if self.watch is None else min(n_epochs, self.watch.next_stop(epoch) - epoch)
 
     def n_epochs_after(self, epoch: int) -> int:
-        """Return how many are to come from an epoch on, those of the fits that follow included."""
-        return self.epochs.stop - epoch + len(self.epochs) * self.n_fits_to_come
+        """Return how many are to come from an epoch on, those of the fits that follow included.
+
+        Of a fit that may end early those are as many as came, for which a compilation is paid at most twice too early.
+        """
+        stop = min(self.epochs.stop, 2 * epoch - self.epochs.start) if self.may_stop else self.epochs.stop
+        return stop - epoch + (stop - self.epochs.start) * self.n_fits_to_come
 
 
 def train_epochs(
