@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 from psycopg.abc import RV, PQGen
+from psycopg.pq import TransactionStatus
 
 #: Seconds without a byte after which a connection is doubted. TCP's own time-outs see a network that loses
 #: packets, not a proxy, a router or a frozen host that goes on acknowledging them.
@@ -25,8 +26,18 @@ class Connection(psycopg.Connection[Any]):
     is_pooled = False
 
     def wait(self, gen: PQGen[RV], *arguments: Any, **options: Any) -> RV:
-        """Run a statement, as psycopg does it."""
-        return super().wait(self._while_heard(gen), *arguments, **options)
+        """Run a statement, as psycopg does it.
+
+        An exit or Ctrl-C that comes while `_while_heard` itself runs ends that, and psycopg has nothing left by which
+        to wait for the end of the statement. Whoever then puts the connection back as it was, as SQLAlchemy's ping
+        does, would get an error in the exit's place; so it is closed.
+        """
+        try:
+            return super().wait(self._while_heard(gen), *arguments, **options)
+        except BaseException as error:
+            if not isinstance(error, Exception) and self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()
+            raise
 
     def _while_heard(self, steps: PQGen[RV]) -> PQGen[RV]:
         """Pass on the steps of a statement; psycopg asks for the next one ten times a second."""

@@ -6,11 +6,14 @@ import socket
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from psycopg.pq import TransactionStatus
 from sqlalchemy import insert, select, text
 
 from gridfleet.storage import workers
+from gridfleet.storage.database import silence
 from gridfleet.storage.database.connection import Database
 from gridfleet.storage.errors import DatabaseUnreachableError, SettingsError
 from gridfleet.storage.schema import Trial, Worker
@@ -115,6 +118,26 @@ def test_what_the_url_asks_for_counts(make_settings: Callable[..., Settings]) ->
 
 
 # transactions
+
+
+@pytest.mark.parametrize("backend", ["postgresql"])
+@pytest.mark.parametrize("leaving", [SystemExit, KeyboardInterrupt])
+def test_an_exit_amid_a_statement_is_no_error_of_the_database(
+    database: Database, leaving: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = database.engine.raw_connection()
+    signals = [leaving]
+
+    def now() -> float:
+        if signals and connection.driver_connection.info.transaction_status == TransactionStatus.ACTIVE:
+            raise signals.pop()  # as a handler does whose signal comes at this line
+        return 0.0
+
+    monkeypatch.setattr(silence, "time", SimpleNamespace(monotonic=now))
+    monkeypatch.setattr(database.engine.dialect, "_dialect_specific_select_one", "SELECT pg_sleep(60)")
+    with pytest.raises(leaving):
+        database.engine.dialect.do_ping(connection.driver_connection)
+    connection.invalidate()
 
 
 def test_a_transaction_that_fails_writes_nothing(database: Database) -> None:
