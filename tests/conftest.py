@@ -33,6 +33,7 @@ from gridfleet.storage.settings import PREFIX, Settings
 from gridfleet.storage.sources import collect
 from gridfleet.storage.sources.local import is_installed
 from gridfleet.worker.broker.keys import Keys
+from gridfleet.worker.guards.memory import THREAD_VARIABLES
 from tests.running_worker import STOP_S, RunningWorker, workers_in
 from tests.warm_workers import WarmWorkers
 
@@ -381,8 +382,10 @@ def _nothing_of_another_test() -> Iterator[None]:
 
     A seed of Keras or TensorFlow (of one, a submission warns), deterministic operations, and what was registered with
     Keras: it travels with every search, which needs workers of the same Python if it is in no module. So do a user's
-    modules that were imported here: they would be read for each search from then on.
+    modules that were imported here: they would be read for each search from then on. And the numbers of threads that
+    `gridfleet verify` sets: a fleet that another test starts would have them.
     """
+    variables = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     was_deterministic = _is_deterministic()
     registered = dict(_registered_with_keras())
     imported = set(sys.modules)
@@ -399,6 +402,11 @@ def _nothing_of_another_test() -> Iterator[None]:
     if _is_deterministic() and not was_deterministic:
         sys.modules["tensorflow.python.framework.config"].disable_op_determinism()
     _unregister_from_keras(registered)
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _unregister_from_keras(registered: dict[str, Any]) -> None:

@@ -41,6 +41,9 @@ OF_ROUNDS = (
     *("n_possible_iterations_", "n_required_iterations_", "best_index_", "best_score_", "best_params_"),
 )
 
+#: The fleet that tests share is started by any of them.
+pytestmark = pytest.mark.usefixtures("own_environment")
+
 
 class Picky(ClassifierMixin, BaseEstimator):
     """Raises for one value; waits where it is told to."""
@@ -265,7 +268,6 @@ def test_bad_input_is_one_sentence_before_anything_is_stored(
         gridfleet.submit(wrong, *IRIS)
 
 
-@pytest.mark.usefixtures("own_environment")
 def test_verify_names_the_first_candidate_that_should_not_have_gone_on(
     halving_fleet: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

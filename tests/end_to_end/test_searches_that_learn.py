@@ -36,6 +36,9 @@ SPACE = [
     {"kernel": ["linear"], "C": scipy.stats.loguniform(1e-2, 1e2), "class_weight": [None, {0: 1, 1: 2, 2: 1}]},
 ]
 
+#: The fleet that tests share is started by any of them.
+pytestmark = pytest.mark.usefixtures("own_environment")
+
 
 def search(**options: Any) -> gridfleet.OptunaSearchCV:
     sampler = {"name": "tpe", "n_startup_trials": 4}
@@ -172,7 +175,6 @@ def test_an_error_of_optuna_ends_fit_with_its_sentence(embedded_home: Path, caps
     assert "no more trials could be proposed: ValueError" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.usefixtures("own_environment")
 def test_verify_names_the_first_proposal_that_does_not_follow(
     embedded_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
